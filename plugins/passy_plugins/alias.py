@@ -1,0 +1,96 @@
+"""What clients ask for → who can answer, best first.
+
+Order of the rules for an asked name: an alias of that exact name; an alias with ``*`` that matches it (the most
+specific first); ``upstream/model`` of a configured upstream; an upstream that lists the name among its models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from random import random
+
+from passy_proxy import Exchange, Filter, Model, Models, Reply, Settings, Target, hookimpl
+from passy_proxy import serves, setting
+
+
+class Config(Settings):
+    models: Models = setting("models", "The table of models; there is one, written under models:.")
+    direct: bool = setting(
+        True, "Also take upstream/model, and names an upstream lists, without an alias."
+    )
+
+
+class Alias(Filter):
+    name = "alias"
+    needs = frozenset({"body"})
+    provides = frozenset({"targets"})
+    config: Config
+
+    async def start(self) -> None:
+        # An alias without weights always has the same targets: they are looked up once.
+        self._fixed = {
+            model.name: model.targets
+            for model in self.config.models.aliases
+            if not model.weighted and "*" not in model.name
+        }
+
+    def on_request(self, ex: Exchange) -> Reply | None:
+        if ex.targets:
+            return None  # An earlier filter chose already: an organisation's own upstream.
+        name = ex.request.head.model
+        if (allowed := ex.principal and ex.principal.models) and not serves(allowed, name):
+            return Reply(
+                403,
+                "model_not_allowed",
+                f"This key may not use the model {name!r}.",
+                param="model",
+            )
+        targets = self._fixed.get(name)
+        if targets is None:
+            targets = self.targets(name)
+        if targets:
+            ex.targets = targets
+            return None
+        return self.unknown(name, found=targets is not None)
+
+    def targets(self, name: str) -> Sequence[Target] | None:
+        """Targets for a name; empty when those it has are not configured, ``None`` when unknown."""
+        model = self.config.models.find(name)
+        if model is not None:
+            return shuffled(model, name) if model.weighted else model.at(name)
+        return self.config.models.direct(name) if self.config.direct else None
+
+    def unknown(self, name: str, *, found: bool) -> Reply:
+        models = self.config.models
+        if found:
+            missing = ", ".join(models.missing(name)) or "its provider"
+            return Reply(
+                503,
+                "no_healthy_target",
+                f"No provider for the model {name!r} is configured: {missing} has no credential.",
+                param="model",
+            )
+        near = get_close_matches(name, models.names(), n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
+        return Reply(
+            404,
+            "model_not_found",
+            f"The model {name[:200]!r} does not exist here.{hint} GET /v1/models lists those that do.",
+            param="model",
+        )
+
+
+def shuffled(model: Model, name: str) -> Sequence[Target]:
+    """The targets with, inside each priority, a weighted draw for first place and so on."""
+    ordered: list[Target] = []
+    for tier in model.tiers:
+        # Exponential keys: sorting by log(u)/w is a weighted draw without replacement.
+        drawn = sorted(tier, key=lambda choice: random() ** (1.0 / choice.weight), reverse=True)
+        ordered += [choice.at(name) for choice in drawn]
+    return ordered
+
+
+@hookimpl
+def passy_filters() -> Sequence[type[Filter]]:
+    return [Alias]

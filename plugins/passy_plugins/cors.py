@@ -1,0 +1,67 @@
+"""Cross-origin requests from browsers. Closed unless origins are named.
+
+There are no cookies on this side of the gateway, so allowing any origin gives a page nothing that it does
+not bring itself: its own key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from passy_proxy import Exchange, Filter, Head, Reply, Settings, hookimpl, setting
+
+
+class Config(Settings):
+    origins: tuple[str, ...] = setting((), "Origins allowed; '*' is any.")
+    methods: tuple[str, ...] = setting(("GET", "POST", "OPTIONS"), "Methods allowed.")
+    headers: tuple[str, ...] = setting(("Content-Type", "Authorization"), "Headers allowed.")
+    max_age: int = setting(600, "Seconds a browser may remember the answer.", ge=0)
+
+
+class Cors(Filter):
+    name = "cors"
+    config: Config
+
+    async def start(self) -> None:
+        self._any = "*" in self.config.origins
+        self._origins = {origin.encode() for origin in self.config.origins}
+        self._methods = ", ".join(self.config.methods).encode()
+        self._headers = ", ".join(self.config.headers).encode()
+
+    def allowed(self, ex: Exchange) -> bytes | None:
+        """The value of access-control-allow-origin, or ``None`` where it is not to be sent."""
+        origin = ex.request.header(b"origin")
+        if origin is None:
+            return None
+        if self._any:
+            return b"*"
+        return origin if origin in self._origins else None
+
+    def on_request(self, ex: Exchange) -> Reply | None:
+        if ex.request.method != "OPTIONS":
+            return None
+        if self.allowed(ex) is None:
+            return Reply(403, "origin_not_allowed", "This origin may not call the gateway.")
+        return Reply(
+            204,
+            "preflight",
+            body=b"",
+            headers=[
+                (b"access-control-allow-methods", self._methods),
+                (b"access-control-allow-headers", self._headers),
+                (b"access-control-max-age", b"%d" % self.config.max_age),
+            ],
+        )
+
+    def on_response(self, ex: Exchange, head: Head) -> None:
+        if (origin := self.allowed(ex)) is None:
+            return
+        head.headers.append((b"access-control-allow-origin", origin))
+        head.headers.append((b"access-control-expose-headers", b"*"))
+        if not self._any:
+            head.headers.append((b"vary", b"origin"))
+
+
+@hookimpl
+def passy_filters() -> Sequence[type[Filter]]:
+    return [Cors]

@@ -1,0 +1,254 @@
+"""OpenAI's dialect, also the hub: requests pass through with another model name and key."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from passy_proxy import json
+from passy_proxy.body import rewrite
+from passy_proxy.dialect import Dialect, Tap, Untranslatable, uploaded
+from passy_proxy.event import Reply
+from passy_proxy.hookspecs import hookimpl
+from passy_proxy.transport import UpstreamRequest
+
+from passy_plugins.dialects.forwarding import (
+    IDEMPOTENT,
+    JSON,
+    declared_length,
+    headers_for,
+    path_below,
+)
+from passy_plugins.dialects.openai_answer import PlainTap, ResponsesTap, StreamTap
+from passy_plugins.dialects.watch import loads_object
+
+if TYPE_CHECKING:
+    from passy_proxy.exchange import Request
+    from passy_proxy.records import Credential
+    from passy_proxy.stores import Room
+    from passy_proxy.upstream import Target
+
+PATHS = {
+    "chat": b"/chat/completions",
+    "completions": b"/completions",
+    "embeddings": b"/embeddings",
+    "responses": b"/responses",
+    "moderations": b"/moderations",
+}
+"""Operations whose body is JSON with a model in it. Anything else keeps its own path."""
+
+TEXT = frozenset(("chat", "completions"))
+"""Operations that end their streams with ``[DONE]`` and tell their usage when asked."""
+
+REPLAY_SAFE = frozenset(("chat", "completions", "embeddings", "moderations", "models", "audio"))
+
+KEPT = frozenset((b"accept", b"user-agent", b"openai-beta", b"idempotency-key"))
+KEPT_BELOW = KEPT | {b"content-type"}
+
+TYPES = {
+    402: "insufficient_quota",
+    403: "permission_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+def _limit_names(kind: str) -> tuple[bytes, bytes, bytes]:
+    limit, remaining, reset = (f"x-ratelimit-{x}-{kind}" for x in ("limit", "remaining", "reset"))
+    return limit.encode(), remaining.encode(), reset.encode()
+
+
+LIMIT_NAMES = {kind: _limit_names(kind) for kind in ("requests", "tokens")}
+
+
+def duration(seconds: float) -> bytes:
+    """Seconds as OpenAI writes them: ``20ms``, ``1s``, ``6m0s``, ``1h0m0s``; never too short."""
+    if seconds < 1:
+        return b"%dms" % ceil(seconds * 1000) if seconds > 0 else b"0s"
+    minutes, rest = divmod(ceil(seconds), 60)
+    if minutes < 60:
+        return b"%dm%ds" % (minutes, rest) if minutes else b"%ds" % rest
+    return b"%dh%dm%ds" % (*divmod(minutes, 60), rest)
+
+
+def error_type(status: int) -> str:
+    """OpenAI's ``error.type`` for a status."""
+    return TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
+
+
+class OpenAI:
+    """Speaks OpenAI to upstreams and clients. Requests of other dialects are refused."""
+
+    name = "openai"
+    auth_header = b"authorization"
+    auth_prefix = b"Bearer "
+    limit_prefix = b"x-ratelimit-"
+
+    def limit_lines(self, kind: str, room: Room, now: float) -> tuple[tuple[bytes, bytes], ...]:
+        limit, remaining, reset = LIMIT_NAMES.get(kind) or _limit_names(kind)
+        return (
+            (limit, b"%d" % room.limit),
+            (remaining, b"%d" % room.remaining),
+            (reset, duration(room.reset)),
+        )
+
+    def request(
+        self, request: Request, target: Target, credential: Credential | None, spoken: str
+    ) -> UpstreamRequest:
+        if spoken != "openai":
+            raise Untranslatable(f"A request in the dialect {spoken!r} cannot be put to OpenAI.")
+        upstream = target.upstream
+        operation = request.operation
+        suffix = PATHS.get(operation)
+        if suffix is None:
+            return self._passed(request, target, credential)
+        path = upstream.paths.get(operation) if upstream.paths else None
+        head = request.head
+        body = request.body
+        model = target.model if target.model and target.model != head.model else None
+        asks = head.stream and not head.include_usage and operation in TEXT
+        if model is not None or asks:
+            body = rewrite(body, head, model, asks)
+        headers = headers_for(request, upstream, credential, KEPT)
+        headers.append(JSON)
+        return UpstreamRequest(
+            request.method,
+            path or upstream.path + suffix,
+            headers,
+            body,
+            None,
+            _replay_safe(request, headers),
+            target.timeouts,
+        )
+
+    def _passed(
+        self, request: Request, target: Target, credential: Credential | None
+    ) -> UpstreamRequest:
+        """A request of which nothing is known but its path."""
+        body = uploaded(request)
+        head = request.head
+        if target.model and head.model and target.model != head.model and isinstance(body, bytes):
+            body = rewrite(body, head, target.model, False)
+        headers = headers_for(request, target.upstream, credential, KEPT_BELOW)
+        return UpstreamRequest(
+            request.method,
+            path_below(request, target.upstream),
+            headers,
+            body,
+            declared_length(request),
+            _replay_safe(request, headers),
+            target.timeouts,
+        )
+
+    def tap(self, request: Request, streamed: bool, spoken: str) -> Tap:
+        operation = request.operation
+        if not streamed:
+            return PlainTap()
+        if operation == "responses":
+            return ResponsesTap()
+        head = request.head
+        text = operation in TEXT
+        hidden = text and head.stream and not head.include_usage
+        return StreamTap(hidden_usage=hidden, marked_end=text)
+
+    def dropped(self, request: Request, spoken: str) -> tuple[str, ...]:
+        return ()
+
+    def problem(self, status: int, body: bytes, spoken: str) -> bytes:
+        said = loads_object(body)
+        if _is_envelope(said.get("error")):
+            return body
+        return json.dumps({"error": _normalised(status, body, said)})
+
+    def head(self, request_id: str, elapsed_ms: int) -> list[tuple[bytes, bytes]]:
+        return [
+            (b"x-request-id", request_id.encode()),
+            (b"openai-processing-ms", b"%d" % elapsed_ms),
+            (b"openai-version", b"2020-10-01"),
+        ]
+
+    def reply(self, reply: Reply, request_id: str) -> tuple[int, bytes]:
+        if reply.body is not None:
+            return reply.status, reply.body
+        kind = reply.type or (
+            "insufficient_quota" if reply.code == "insufficient_quota" else error_type(reply.status)
+        )
+        error: dict[str, object] = {
+            "message": reply.message,
+            "type": kind,
+            "param": reply.param,
+            "code": reply.code or None,
+        }
+        if request_id:
+            error["request_id"] = request_id
+        if reply.attempts is not None:
+            error["attempts"] = reply.attempts
+        return reply.status, json.dumps({"error": error})
+
+    def broken(self, message: str, code: str, request_id: str) -> bytes:
+        error = {
+            "message": message,
+            "type": "server_error",
+            "param": None,
+            "code": code,
+            "request_id": request_id,
+        }
+        return b"data: " + json.dumps({"error": error}) + b"\n\n"
+
+
+def _replay_safe(request: Request, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether asking twice does no harm: nothing is kept, and the client did not say "once"."""
+    if request.streamed_upload:
+        return False
+    for name, _ in headers:
+        if name == b"idempotency-key":
+            return False
+    if request.operation == "responses":
+        return request.method in IDEMPOTENT or not _kept_or_queued(request)
+    return request.operation in REPLAY_SAFE or request.method in IDEMPOTENT
+
+
+def _kept_or_queued(request: Request) -> bool:
+    """Whether a Responses request leaves something behind at the provider."""
+    if b'"store"' not in request.body and b'"background"' not in request.body:
+        return False
+    said = request.json
+    return bool(said.get("store") or said.get("background")) if isinstance(said, dict) else True
+
+
+def _is_envelope(error: object) -> bool:
+    return (
+        isinstance(error, dict)
+        and isinstance(error.get("message"), str)
+        and isinstance(error.get("type"), str)
+    )
+
+
+def _normalised(status: int, body: bytes, said: dict[str, Any]) -> dict[str, object]:
+    """OpenAI's error object from whatever an upstream made of it; the code and the rest stay."""
+    error = said.get("error", said)
+    error = {"message": error} if isinstance(error, str) else error
+    error = error if isinstance(error, dict) else {}
+    message = next((error[name] for name in ("message", "detail", "msg") if error.get(name)), None)
+    if message is None:
+        message = said.get("message") or plain_words(body) or f"The upstream answered {status}."
+    kind = error.get("type")
+    return {
+        "message": message if isinstance(message, str) else json.dumps(message).decode(),
+        "type": kind if isinstance(kind, str) and kind else error_type(status),
+        "param": error.get("param"),
+        "code": error.get("code"),
+    }
+
+
+def plain_words(body: bytes, most: int = 500) -> str:
+    """A short text answer as it is; nothing of HTML, JSON or anything long."""
+    text = body[: most + 1].decode("utf-8", "replace").strip()
+    return "" if len(text) > most or text[:1] in ("<", "{", "[") else text
+
+
+@hookimpl
+def passy_dialects() -> list[Dialect]:
+    return [OpenAI()]

@@ -1,0 +1,218 @@
+"""What is read in OpenAI's answers on their way to the client: usage above all."""
+
+from __future__ import annotations
+
+import re
+
+from passy_proxy.body import read_answer
+from passy_proxy.records import Usage
+
+from passy_plugins.dialects.watch import USAGE, Watch, last_usage, loads_object
+
+DONE = b"data: [DONE]\n\n"
+
+GATHERED = 1 << 20
+"""A plain answer that comes in pieces is remembered up to this size; beyond it, its end only."""
+REMEMBERED = 16 * 1024
+
+MOST = 1 << 40
+"""No answer has as many tokens: a larger number is taken for this one, and fits every column."""
+
+FINISH = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]+)"')
+
+
+def count(value: object) -> int | None:
+    """A number of tokens: negative ones are 0, and what is no whole number is ``None``."""
+    if type(value) is not int:
+        return None
+    return 0 if value < 0 else min(value, MOST)
+
+
+def usage_of(said: object) -> Usage | None:
+    """What a ``usage`` of chat, completions, embeddings or responses says; ``None`` if nothing."""
+    if not isinstance(said, dict):
+        return None
+    get = said.get
+    entered = count(get("prompt_tokens", get("input_tokens")))
+    written = count(get("completion_tokens", get("output_tokens")))
+    if entered is None or written is None:
+        if entered is written:
+            return None
+        total = count(get("total_tokens")) or 0
+        entered = max(total - (written or 0), 0) if entered is None else entered
+        written = max(total - entered, 0) if written is None else written
+    into = get("prompt_tokens_details", get("input_tokens_details"))
+    out = get("completion_tokens_details", get("output_tokens_details"))
+    cached = part(into, "cached_tokens", entered) or part(said, "prompt_cache_hit_tokens", entered)
+    thought = part(out, "reasoning_tokens", MOST)
+    if thought and get("total_tokens") == entered + written + thought:
+        written += thought  # some providers count what was thought beside what was said
+    return Usage(
+        entered,
+        written,
+        cached,
+        part(into, "cache_write_tokens", entered - cached),
+        min(thought, written),
+        part(into, "audio_tokens", entered),
+        part(out, "audio_tokens", written),
+    )
+
+
+def part(details: object, name: str, most: int) -> int:
+    """A number of tokens that are contained in ``most`` others; 0 where nothing is said."""
+    value = details.get(name) if isinstance(details, dict) else None
+    return min(count(value) or 0, most) if value else 0
+
+
+def error_message(error: object) -> str:
+    """The words of an ``error``; empty for ``null``."""
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("code") or error.get("type") or "unnamed error"
+    return str(error) if error else ""
+
+
+class PlainTap:
+    """Reads a plain JSON answer once it is whole, and passes it on as it is."""
+
+    __slots__ = (
+        "_pieces",
+        "_size",
+        "done",
+        "error",
+        "finish_reason",
+        "model",
+        "text_bytes",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.model = ""
+        self.finish_reason = ""
+        self.text_bytes = 0
+        self.done = False
+        self.error = ""
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> bytes:
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > GATHERED:
+            self._pieces = [b"".join(self._pieces[-2:])[-REMEMBERED:]]
+        return data
+
+    def finish(self) -> bytes:
+        self.done = True
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._pieces = []
+        if self._size > GATHERED:
+            self.usage = usage_of(last_usage(body))
+            return b""
+        if (answer := read_answer(body)) is not None:
+            self.model = answer.model or ""
+            self.usage = usage_of(answer.usage)
+        at = body.rfind(b'"finish_reason"')
+        if at >= 0 and (finish := FINISH.match(body, at)):
+            self.finish_reason = finish[1].decode("utf-8", "replace")
+        if self.usage is None:
+            self._without_usage(body)
+        return b""
+
+    def _without_usage(self, body: bytes) -> None:
+        self.text_bytes = sum(map(len, Watch.generated.findall(body)))
+        if body.find(b'"error"') >= 0:
+            said = loads_object(body)
+            self.error = error_message(said.get("error"))
+
+
+class StreamTap(Watch):
+    """Chat and text completions, and what else comes as ``data:`` lines.
+
+    ``hidden_usage``: the usage chunk was asked for by us and is not for the client.
+    ``marked_end``: a complete stream ends with ``[DONE]``.
+    """
+
+    __slots__ = ("_hidden_usage", "_marked_end")
+
+    def __init__(self, *, hidden_usage: bool, marked_end: bool) -> None:
+        super().__init__()
+        self._hidden_usage = hidden_usage
+        self._marked_end = marked_end
+
+    def notable(self, data: bytes) -> bool:
+        return (
+            USAGE.search(data) is not None
+            or data.rfind(b"[DONE]") >= 0
+            or data.rfind(b'"error"') >= 0
+            or data.rfind(b'"finish_reason":"') >= 0
+            or data.rfind(b'"finish_reason": "') >= 0
+        )
+
+    def read(self, data: bytes) -> bool:
+        if data.startswith(b"[DONE]"):
+            self.done = True
+            return True
+        for written in self.generated.findall(data):
+            self.text_bytes += len(written)
+        said = loads_object(data)
+        if error := said.get("error"):
+            self.error = error_message(error)
+        usage = usage_of(said.get("usage"))
+        if usage is not None:
+            self.usage = usage
+        choices = said.get("choices")
+        if choices == []:
+            return usage is None or not self._hidden_usage
+        if isinstance(choices, list):
+            for choice in choices:
+                if isinstance(choice, dict) and choice.get("finish_reason"):
+                    self.finish_reason = str(choice["finish_reason"])
+        return True
+
+    def read_end(self, start: bytes, end: bytes) -> None:
+        usage = usage_of(last_usage(end))
+        if usage is not None:
+            self.usage = usage
+        if finish := FINISH.search(end):
+            self.finish_reason = finish[1].decode("utf-8", "replace")
+
+    def ending(self) -> bytes:
+        if not self._marked_end:
+            self.done = True
+        elif self.finish_reason:
+            self.done = True
+            return DONE
+        return b""
+
+
+class ResponsesTap(Watch):
+    """The Responses API: named events, the last of which holds the whole response."""
+
+    __slots__ = ()
+
+    generated = re.compile(rb'"delta"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"')
+    last = re.compile(rb'"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|error)"')
+
+    def notable(self, data: bytes) -> bool:
+        return self.last.search(data) is not None
+
+    def read(self, data: bytes) -> bool:
+        said = loads_object(data)
+        kind = said.get("type")
+        if kind == "error":
+            self.error = error_message(said.get("error") or said.get("message") or said)
+        elif isinstance(kind, str) and isinstance(response := said.get("response"), dict):
+            self.usage = usage_of(response.get("usage")) or self.usage
+            self.finish_reason = str(response.get("status") or kind.removeprefix("response."))
+            self.error = error_message(response.get("error"))
+            self.done = True
+        return True
+
+    def read_end(self, start: bytes, end: bytes) -> None:
+        last = self.last.search(start)
+        if last is not None:
+            self.usage = usage_of(last_usage(end)) or self.usage
+            self.finish_reason = last[0].rpartition(b".")[2].strip(b'"').decode()
+            self.done = True

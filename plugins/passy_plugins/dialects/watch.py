@@ -1,0 +1,264 @@
+"""Watching server-sent events on their way through, without touching or parsing most of them.
+
+A stream is nearly always one chunk after another that differ in their text only. So the first such
+chunk is kept as a mould (what stands before the text, what stands after it), and a read that fits
+the mould is passed on with three comparisons. Where the chunks' ends differ too (random padding),
+the part they share is kept as the mould's middle. What does not fit is searched for the few words
+that matter, and only a message that has one of them is decoded.
+
+Half a message is held back until the rest has come: a client can do nothing with it, and what ends
+a broken stream must not land in the middle of a line. A message beyond ``HELD`` bytes is passed on
+as it arrives; of its end, enough is remembered to find the usage.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from passy_proxy import json
+from passy_proxy.records import Usage
+
+HELD = 64 * 1024
+REMEMBERED = 16 * 1024
+MOULDS = 16
+"""Attempts at finding a mould; a stream whose chunks differ in more than their text gets none."""
+
+OVERLAP = 24
+"""Longer than any word that makes a message notable."""
+
+ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+DATA = re.compile(rb"(?:^|[\r\n])data:? ?([^\r\n]*)")
+USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]+)"')
+FLAT = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
+
+
+def payload(message: bytes) -> bytes:
+    """The data of one server-sent event."""
+    return b"\n".join(DATA.findall(message))
+
+
+def loads_object(data: bytes) -> dict[str, Any]:
+    """``data`` as a JSON object; an empty one when it is none."""
+    try:
+        said = json.loads(data)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def last_usage(body: bytes) -> Any:  # noqa: ANN401
+    """The last object called ``usage`` in ``body``, which need not be whole, or ``None``."""
+    ends = [found.end() for found in USAGE.finditer(body)]
+    flat = FLAT.match(body, ends[-1]) if ends else None
+    try:
+        return json.loads(flat[0]) if flat else None
+    except ValueError:
+        return None
+
+
+class Watch:
+    """The part of a stream's tap that is the same in every dialect."""
+
+    __slots__ = (
+        "_after",
+        "_before",
+        "_carry",
+        "_fixed",
+        "_long",
+        "_middle",
+        "_moulds",
+        "_start",
+        "done",
+        "error",
+        "finish_reason",
+        "model",
+        "text_bytes",
+        "usage",
+    )
+
+    generated = re.compile(
+        rb'"(?:content|reasoning_content|reasoning|arguments|refusal|text)"\s*:\s*'
+        rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
+    )
+    """Finds what the model wrote; group 1 is the text, still escaped."""
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.model = ""
+        self.finish_reason = ""
+        self.text_bytes = 0
+        self.done = False
+        self.error = ""
+        self._before = b"\0"
+        self._after = b""
+        self._middle = b""
+        self._fixed = 0
+        self._moulds = MOULDS
+        self._carry = bytearray()
+        self._long = False
+        self._start = b""
+
+    def notable(self, data: bytes) -> bool:
+        """Whether some message in ``data`` may have to be decoded."""
+        raise NotImplementedError
+
+    def read(self, data: bytes) -> bool:
+        """Take what matters from one message's data; false when the client must not see it."""
+        raise NotImplementedError
+
+    def read_end(self, start: bytes, end: bytes) -> None:
+        """The same for a message too long to be held: its first and its last bytes."""
+        raise NotImplementedError
+
+    def ending(self) -> bytes:
+        """What is to be added to an answer that ended without its end marker."""
+        return b""
+
+    def feed(self, data: bytes) -> bytes:
+        if self._carry or self._long:
+            return self._continue(data)
+        if data.startswith(self._before) and data.rfind(b"\n\n", 0, len(data) - 2) < 0:
+            if data.endswith(self._after) and len(data) >= self._fixed:
+                self.text_bytes += len(data) - self._fixed
+                return data
+            if self._middle and self._fits(data):
+                return data
+        if data.endswith(ENDS):
+            return self._whole(data)
+        return self._continue(data)
+
+    def finish(self) -> bytes:
+        rest = bytes(self._carry)
+        self._carry.clear()
+        if self._long:
+            self.read_end(self._start, rest)
+            rest = b""
+        elif rest:
+            if not _is_complete(payload(rest)):
+                return rest
+            rest = self._whole(rest)
+        if self.error:
+            self.done = True
+        if self.done:
+            return rest
+        end = self.ending()
+        return rest + (b"\n\n" if rest and not rest.endswith(ENDS) else b"") + end if end else rest
+
+    def _fits(self, data: bytes) -> bool:
+        """Whether only the text and the last part of this one message differ from others."""
+        at = len(self._before)
+        end = data.find(b'"', at)
+        if data[end - 1] == 0x5C or not data.startswith(self._middle, end):
+            return False
+        if not data.endswith(b"\n\n") or self.notable(data[end + len(self._middle) - OVERLAP :]):
+            return False
+        self.text_bytes += end - at
+        return True
+
+    def _whole(self, data: bytes) -> bytes:
+        """``data`` is one or more complete messages."""
+        if not self.model and (model := MODEL.search(data)):
+            self.model = model[1].decode("utf-8", "replace")
+        if self.notable(data):
+            return self._one_by_one(data)
+        self._count(data)
+        return data
+
+    def _one_by_one(self, data: bytes) -> bytes:
+        kept: list[bytes] = []
+        at = 0
+        for boundary in BOUNDARY.finditer(data):
+            message = data[at : boundary.end()]
+            at = boundary.end()
+            if self._keep(message):
+                kept.append(message)
+        if at < len(data) and self._keep(data[at:]):
+            kept.append(data[at:])
+        size = sum(map(len, kept))
+        return data if size == len(data) else b"".join(kept)
+
+    def _keep(self, message: bytes) -> bool:
+        if self.notable(message):
+            return self.read(payload(message))
+        self._count(message)
+        return True
+
+    def _count(self, data: bytes) -> None:
+        before = self._before
+        if data.startswith(before) and data.rfind(b"\n\n", 0, len(data) - 2) < 0:
+            end = data.find(b'"', len(before))
+            while end > 0 and data[end - 1] == 0x5C:
+                end = data.find(b'"', end + 1)
+            self.text_bytes += max(end - len(before), 0)
+            if self._moulds:
+                self._moulds -= 1
+                shared = _shared(self._middle or self._after, data[end:])
+                self._middle = shared if len(shared) > OVERLAP else b""
+            return
+        spans = [found.span(1) for found in self.generated.finditer(data)]
+        self.text_bytes += sum(end - start for start, end in spans)
+        if spans and self._moulds:
+            self._moulds -= 1
+            start, end = spans[-1]
+            self._before = data[data.rfind(b"\n\n", 0, start) + 2 if len(spans) > 1 else 0 : start]
+            self._after = data[end:]
+            self._middle = b""
+            self._fixed = len(self._before) + len(self._after)
+
+    def _continue(self, data: bytes) -> bytes:
+        """``data`` begins or ends in the middle of a message."""
+        if self._long:
+            return self._past_long(data)
+        carry = self._carry
+        searched = max(len(carry) - 3, 0)
+        carry += data
+        cut = max(
+            carry.rfind(b"\n\n", searched) + 2,
+            carry.rfind(b"\n\r\n", searched) + 3,
+            carry.rfind(b"\r\r", searched) + 2,
+        )
+        out = b""
+        if cut > 2:
+            out = self._whole(bytes(carry[:cut]))
+            del carry[:cut]
+        if len(carry) > HELD:
+            out += carry
+            self._long = True
+            self._start = bytes(carry[:512])
+            del carry[:-REMEMBERED]
+        return out
+
+    def _past_long(self, data: bytes) -> bytes:
+        """Pass on the rest of a message that was too long to be held."""
+        carry = self._carry
+        overlap = bytes(carry[-3:])
+        boundary = BOUNDARY.search(overlap + data)
+        if boundary is None:
+            carry += data
+            del carry[:-REMEMBERED]
+            return data
+        end = max(boundary.end() - len(overlap), 0)
+        carry += data[:end]
+        self.read_end(self._start, bytes(carry[-REMEMBERED:]))
+        carry.clear()
+        self._long = False
+        return data[:end] + self.feed(data[end:]) if end < len(data) else data
+
+
+def _shared(one: bytes, other: bytes) -> bytes:
+    """The longest beginning that both have."""
+    size = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), -1)
+    return one[:size] if size >= 0 else min(one, other, key=len)
+
+
+def _is_complete(data: bytes) -> bool:
+    if not data or data.startswith(b"[DONE]"):
+        return True
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,76 @@
+"""Terminal: ``GET /v1/models`` and ``/v1/models/{id}``, as far as the caller's key goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from passy_proxy import Attempt, Dispatch, Exchange, Models, Reply, Settings, Terminal, hookimpl
+from passy_proxy import json, serves, setting
+
+
+class Config(Settings):
+    models: Models = setting("models", "The table of models; there is one, written under models:.")
+
+
+class ModelList(Terminal):
+    name = "models"
+    needs = frozenset({"principal"})
+    config: Config
+
+    async def start(self) -> None:
+        models = self.config.models
+        self._cards = {name: card(name, models.owner(name)) for name in models.names()}
+
+    async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
+        asked = unquote(ex.request.path.partition("/models")[2].strip("/"))
+        allowed = ex.principal.models if ex.principal else None
+        cards = [
+            one for name, one in self._cards.items() if allowed is None or serves(allowed, name)
+        ]
+        # Both families of clients ask at this path; Anthropic's say so by this header.
+        native = ex.request.header(b"anthropic-version") is not None
+        if asked:
+            cards = [one for one in cards if one["id"] == asked]
+            if not cards:
+                message = f"The model {asked[:200]!r} does not exist, or this key may not use it."
+                return Reply(404, "model_not_found", message, param="model")
+            return listed(anthropic_card(cards[0]) if native else cards[0])
+        if native:
+            return listed(anthropic_list([anthropic_card(one) for one in cards]))
+        return listed({"object": "list", "data": cards})
+
+
+CREATED = 1_735_689_600
+"""2025-01-01: aliases have no date of their own, and clients want a number."""
+
+
+def card(name: str, owner: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": owner}
+
+
+def anthropic_card(one: dict[str, object]) -> dict[str, object]:
+    return {
+        "type": "model",
+        "id": one["id"],
+        "display_name": one["id"],
+        "created_at": "2025-01-01T00:00:00Z",
+    }
+
+
+def anthropic_list(cards: list[dict[str, object]]) -> dict[str, object]:
+    return {
+        "data": cards,
+        "has_more": False,
+        "first_id": cards[0]["id"] if cards else None,
+        "last_id": cards[-1]["id"] if cards else None,
+    }
+
+
+def listed(body: dict[str, object]) -> Reply:
+    return Reply(200, "models", body=json.dumps(body))
+
+
+@hookimpl
+def passy_filters() -> Sequence[type[Terminal]]:
+    return [ModelList]

@@ -1,0 +1,186 @@
+"""State in this process: counters, what gateway.yaml says of keys and organisations, the last records.
+
+Named in gateway.yaml by ``kind: memory``, and what a file without ``stores:`` gets. Nothing of it
+outlives the process; what the file says is there again after a start.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
+
+from passy_plugins.stores.buckets import Buckets
+from passy_proxy import keys
+from passy_proxy.config.settings import Secret, Settings, setting
+from passy_proxy.hookspecs import hookimpl
+from passy_proxy.records import (
+    Credential,
+    CredentialRef,
+    CustomProvider,
+    Limits,
+    Principal,
+    UsageRecord,
+)
+from passy_proxy.site import Site
+from passy_proxy.stores import Store
+from passy_proxy.units import RateSetting
+
+SHORTEST_KEY = 16
+
+
+def _key(value: Secret) -> Secret:
+    if len(value.reveal()) < SHORTEST_KEY:
+        raise ValueError(f"a key of fewer than {SHORTEST_KEY} characters can be guessed")
+    return value
+
+
+def _digest(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise ValueError("a digest is 64 hexadecimal digits, as `passy keys show --json` gives it")
+    return value.lower()
+
+
+def _moment(value: object) -> object:
+    """An ISO date or time as Unix seconds; UTC where it says nothing else."""
+    if not isinstance(value, str):
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError("no date; write 2030-12-31 or 2030-12-31T18:00:00+01:00") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+Moment = Annotated[
+    float, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+
+
+class KeySettings(Settings):
+    key: Annotated[Secret, AfterValidator(_key)] | None = setting(
+        None, 'The key itself, from a variable: "${MY_KEY}".'
+    )
+    digest: Annotated[str, AfterValidator(_digest)] | None = setting(
+        None, "In place of the key: its HMAC-SHA-256 under this installation's secret key."
+    )
+    id: str = setting("", "How the books call the key; made from its digest when not given.")
+    name: str = setting("", "Whose it is or what it is for.")
+    organisation: str | None = setting(None, "The organisation it belongs to.")
+    requests: RateSetting | None = setting(None, "Requests, such as 60/min.")
+    tokens: RateSetting | None = setting(None, "Tokens in and out, such as 100k/min.")
+    concurrency: int | None = setting(None, "Requests at the same time.", ge=1)
+    models: tuple[str, ...] | None = setting(
+        None, "The models it may ask for, exact or with *; all when not given."
+    )
+    expires: Moment | None = setting(None, "When it ends: a date or time, UTC.")
+    disabled: bool = setting(False, "Refuse it.")
+
+    @model_validator(mode="after")
+    def _either(self) -> KeySettings:
+        if (self.key is None) == (self.digest is None):
+            raise ValueError("give either 'key' or 'digest'")
+        return self
+
+
+class ProviderSettings(Settings):
+    id: str = setting(..., "How it is called in the books: custom-<id>.", min_length=1)
+    name: str = setting("", "What people call it.")
+    dialect: str = setting("openai", "The dialect it speaks.")
+    url: str = setting(..., "Its base URL.", min_length=1)
+    models: tuple[str, ...] = setting(("*",), "The models it serves; * is any.")
+    credential: Secret | None = setting(None, "The organisation's key for it.")
+    status: Literal["active", "inactive"] = setting("active", "Whether it is asked.")
+    priority: int = setting(0, "Of several that serve a model, the lowest is asked first.")
+
+
+class OrganisationSettings(Settings):
+    credentials: dict[str, Secret] = setting(
+        {}, "Upstream → the organisation's own key for it, used in place of the operator's."
+    )
+    providers: tuple[ProviderSettings, ...] = setting((), "The organisation's own upstreams.")
+
+
+class MemorySettings(Settings):
+    keys: tuple[KeySettings, ...] = setting((), "Client keys.")
+    organisations: dict[str, OrganisationSettings] = setting({}, "Name → what it brings itself.")
+    keep: int = setting(1_000, "How many of the last usage records to hold.", ge=0)
+
+
+class Memory(Buckets, Store):
+    """Counters, Directory, Vault and Ledger of one process."""
+
+    kind = "memory"
+    Settings = MemorySettings
+
+    def __init__(
+        self, settings: MemorySettings, site: Site, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        super().__init__(clock)
+        pepper = site.keyring.pepper if settings.keys else b""
+        self._principals = dict(_principal(each, pepper) for each in settings.keys)
+        self._providers: dict[str, list[CustomProvider]] = {}
+        self._credentials: dict[CredentialRef, Credential] = {}
+        for name, organisation in settings.organisations.items():
+            self._add(name, organisation)
+        self.records: deque[UsageRecord] = deque(maxlen=settings.keep)
+        """The last usage records, oldest first."""
+
+    def _add(self, name: str, settings: OrganisationSettings) -> None:
+        listed = sorted(settings.providers, key=lambda each: each.priority)
+        self._providers[name] = [_provider(name, each) for each in listed]
+        own = {each.id: each.credential for each in listed if each.credential}
+        for upstream, secret in (settings.credentials | own).items():
+            self._credentials[CredentialRef(name, upstream)] = Credential(secret.reveal(), name)
+
+    async def principal(self, digest: bytes) -> Principal | None:
+        return self._principals.get(digest)
+
+    async def providers(self, organisation: str) -> Sequence[CustomProvider]:
+        return self._providers.get(organisation, ())
+
+    async def credential(self, ref: CredentialRef) -> Credential | None:
+        return self._credentials.get(ref)
+
+    def record(self, usage: UsageRecord) -> None:
+        self.records.append(usage)
+
+
+def _principal(settings: KeySettings, pepper: bytes) -> tuple[bytes, Principal]:
+    """The digest and whose it is."""
+    if settings.key is not None:
+        digest = keys.digest(pepper, settings.key.reveal().encode())
+    else:
+        digest = bytes.fromhex(settings.digest or "")
+    return digest, Principal(
+        key_id=settings.id or f"key_{digest.hex()[:16]}",
+        name=settings.name,
+        organisation=settings.organisation,
+        limits=Limits(settings.requests, settings.tokens, settings.concurrency),
+        models=settings.models,
+        expires=settings.expires,
+        disabled=settings.disabled,
+    )
+
+
+def _provider(organisation: str, settings: ProviderSettings) -> CustomProvider:
+    return CustomProvider(
+        id=settings.id,
+        organisation=organisation,
+        name=settings.name or settings.id,
+        dialect=settings.dialect,
+        url=settings.url,
+        models=settings.models,
+        active=settings.status == "active",
+        priority=settings.priority,
+    )
+
+
+@hookimpl
+def passy_stores() -> dict[str, type[Store]]:
+    return {Memory.kind: Memory}

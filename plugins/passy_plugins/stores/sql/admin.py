@@ -1,0 +1,181 @@
+"""The writing side: issuing keys, entering organisations and what they bring, reading the books.
+
+Used by commands and the portal, never by a request. Every value goes to the database as a parameter.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Executable, Row, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from passy_plugins.stores.sql.database import Sqlite, sqlite_path
+from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.ready import agree, ready
+from passy_plugins.stores.sql.schema import (
+    credentials,
+    custom_providers,
+    keys,
+    organisations,
+    usage,
+)
+from passy_proxy import keys as client_keys
+from passy_proxy.issue import IssuedKey, NewKey
+from passy_proxy.json import dumps, loads
+from passy_proxy.records import AttemptRecord, Limits, UsageRecord
+from passy_proxy.stores import StoreUnavailable
+from passy_proxy.units import rate
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import CursorResult
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from passy_proxy.keyring import Keyring
+    from passy_proxy.units import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class NewProvider:
+    """An organisation's own upstream, as it is entered."""
+
+    organisation: str
+    name: str
+    url: str
+    dialect: str = "openai"
+    models: tuple[str, ...] = ("*",)
+    status: str = "active"
+    priority: int = 0
+
+
+class Admin:
+    """Writes to the database of ``url``. See `opened`."""
+
+    def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
+        self._engine = engine
+        self._keyring = keyring
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, url: str, keyring: Keyring) -> AsyncIterator[Admin]:
+        """An Admin on a database that is there and of the newest revision, closed at the end.
+
+        `StoreUnavailable` when it cannot be had.
+        """
+        database = Sqlite(sqlite_path(url), "admin")
+        try:
+            await ready(database, url)
+            await agree(database, keyring)
+        finally:
+            await database.close()
+        engine = engine_for(url)
+        try:
+            yield cls(engine, keyring)
+        finally:
+            await engine.dispose()
+
+    async def create_key(self, wanted: NewKey) -> tuple[IssuedKey, str]:
+        """The record, and the key itself: this once."""
+        key = client_keys.new_key()
+        key_id = _new_id("key")
+        limits = wanted.limits
+        await self._write(
+            insert(keys).values(
+                id=key_id,
+                digest=client_keys.digest(self._keyring.pepper, key.encode()),
+                shown=client_keys.shown(key),
+                name=wanted.name,
+                email=None if wanted.is_test else wanted.email,
+                description=wanted.described(),
+                organisation=wanted.organisation,
+                user_id=wanted.user_id,
+                requests=_text(limits.requests),
+                tokens=_text(limits.tokens),
+                concurrency=limits.concurrency,
+                models=None if wanted.models is None else dumps(wanted.models).decode(),
+                usage_limit=wanted.usage_limit,
+                is_test=wanted.is_test,
+                is_trial=wanted.is_trial,
+                expires=None if wanted.expires is None else int(wanted.expires * 1000),
+                disabled=False,
+                created=_now(),
+            )
+        )
+        record = await self.get_key(key_id)
+        assert record is not None
+        return record, key
+
+    async def list_keys(self, organisation: str | None = None) -> list[IssuedKey]:
+        """All keys, or those of an organisation, oldest first."""
+        wanted = _KEYS.order_by(keys.c.created, keys.c.id)
+        if organisation is not None:
+            wanted = wanted.where(keys.c.organisation == organisation)
+        return [_issued(row) for row in await self._read(wanted)]
+
+    async def get_key(self, key_id: str) -> IssuedKey | None:
+        rows = await self._read(_KEYS.where(keys.c.id == key_id))
+        return _issued(rows[0]) if rows else None
+
+    async def disable_key(self, key_id: str) -> IssuedKey | None:
+        """The record as it is now; ``None`` when there is no such key."""
+        await self._write(update(keys).where(keys.c.id == key_id).values(disabled=True))
+        return await self.get_key(key_id)
+
+    async def create_organisation(self, name: str) -> str:
+        """Its id."""
+        organisation = _new_id("org")
+        values = {"id": organisation, "name": name, "created": _now()}
+        await self._write(insert(organisations).values(values))
+        return organisation
+
+    async def add_provider(self, new: NewProvider, credential: str | None = None) -> str:
+        """Its id. The credential is sealed for this organisation and this provider."""
+        provider = _new_id("prov")
+        sealed = None
+        if credential is not None:
+            sealed = self._keyring.seal(credential, new.organisation, provider)
+        values = asdict(new) | {
+            "id": provider,
+            "models": dumps(new.models).decode(),
+            "version": 1,
+            "sealed": sealed,
+            "created": _now(),
+        }
+        await self._write(insert(custom_providers).values(values))
+        return provider
+
+    async def set_status(self, provider: str, status: str) -> bool:
+        """``active`` or ``inactive``; whether there is such a provider."""
+        change = update(custom_providers).where(custom_providers.c.id == provider)
+        grown = custom_providers.c.version + 1
+        return bool(await self._write(change.values(status=status, version=grown)))
+
+    async def set_credential(self, organisation: str, upstream: str, credential: str) -> None:
+        """The organisation's own key for a shared upstream, in place of the one it had."""
+        sealed = self._keyring.seal(credential, organisation, upstream)
+        mine = (credentials.c.organisation == organisation, credentials.c.upstream == upstream)
+        if await self._write(update(credentials).where(*mine).values(sealed=sealed)):
+            return
+        values = {"organisation": organisation, "upstream": upstream, "sealed": sealed}
+        await self._write(insert(credentials).values(values | {"created": _now()}))
+
+    async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
+        """The latest exchanges of a key, latest first."""
+        mine = (usage.c.key_id == key_id, usage.c.key_id != "")  # the index is of named keys only
+        rows = await self._read(select(usage).where(*mine).order_by(usage.c.at.desc()).limit(most))
+        return [_usage(row) for row in rows]
+
+    async def _read(self, statement: Executable) -> Sequence[Row[Any]]:
+        try:
+            async with self._engine.connect() as connection:
+                return (await connection.execute(statement)).all()
+        except (DBAPIError, OSError) as error:
+            raise StoreUnavailable(str(error.__cause__ or error)) from error
+
+    async def _write(self, statement: Executable) -> int:
+        """How many rows were changed. ValueError when the database's own rules forbid it."""

@@ -1,0 +1,156 @@
+"""Where the data plane's statements run, by the scheme of the URL: the one place that knows a driver."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from passy_plugins.stores.sql import statements
+from passy_proxy.stores import StoreUnavailable
+
+T = TypeVar("T")
+Value = str | int | float | bytes | None
+Row = tuple[Value, ...]
+
+BUSY_SECONDS = 5.0
+"""How long one process waits for another's write to this file to end."""
+
+ROWS_AT_ONCE = 125
+"""Usage rows in one INSERT: each statement gives up the interpreter lock and has to win it back."""
+
+_WRONG = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+"""Not the database's fault, and no better the next time."""
+
+
+def sqlite_path(url: str) -> Path:
+    """The file that ``sqlite:///relative`` or ``sqlite:////absolute`` names.
+
+    ValueError for any other URL; its message repeats no more than the scheme, since a URL may hold a
+    password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite":
+        raise ValueError(f"no driver for '{parts.scheme}://'; write sqlite:///folder/file.db")
+    path = unquote(parts.path.removeprefix("/"))
+    if parts.netloc or parts.query or path in ("", ":memory:"):
+        raise ValueError("write sqlite:///relative/file.db or sqlite:////absolute/file.db")
+    return Path(path)
+
+
+class Sqlite:
+    """One connection to one file, in a thread of its own: a slow disk delays only who asked."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"passy-sql-{name}")
+        self._live: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        """Connect now, to learn of trouble at the start. A file that is not there is made."""
+        await self._run(lambda connection: None)
+
+    async def close(self) -> None:
+        """Wait for what is running, then disconnect."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    async def fetch(self, statement: str, *values: Value) -> list[Row]:
+        """All rows. Like everything here it raises `StoreUnavailable`."""
+        return await self._run(lambda connection: connection.execute(statement, values).fetchall())
+
+    async def insert_usage(self, batch: Sequence[T], row: Callable[[T], Row]) -> None:
+        """All of ``batch`` or none, in one transaction; those already there are left alone.
+
+        ``row`` is applied in the thread. ValueError when one among them can never be written.
+        """
+        try:
+            await self._run(lambda connection: _insert_usage(connection, list(map(row, batch))))
+        except (*_WRONG, OverflowError) as error:
+            raise ValueError(str(error)) from error
+
+    async def create(self, script: str) -> None:
+        """Run ``script`` as one transaction, unless somebody else has by the time it may write."""
+        await self._run(lambda connection: _create(connection, script))
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def here() -> T:
+            if self._live is None:
+                self._live = _connect(self.path)
+            return work(self._live)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, here)
+        except _WRONG:
+            raise
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(f"{self.path}: {error}") from error
+
+    def _close(self) -> None:
+        if self._live is not None:
+            self._live.close()
+            self._live = None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        _prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Readers beside one writer, and no flush to the disk but at checkpoints."""
+    last = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:  # changing the mode does not wait for others by itself
+            if time.monotonic() > last:
+                raise
+            time.sleep(0.02)
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+
+
+def _transaction(connection: sqlite3.Connection, work: Callable[[], None]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        work()
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _insert_usage(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    def work() -> None:
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            values: list[Value] = []
+            for row in some:
+                values += row
+            connection.execute(statements.record_usage(len(some)), values)
+
+    _transaction(connection, work)
+
+
+def _create(connection: sqlite3.Connection, script: str) -> None:
+    def work() -> None:
+        if connection.execute(statements.TABLES).fetchone() == (0,):
+            for statement in script.split(";"):
+                connection.execute(statement)
+
+    _transaction(connection, work)

@@ -1,0 +1,66 @@
+"""What a database goes through before it is used: its tables, its revision, its secret key."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from passy_plugins.stores.sql import statements
+from passy_plugins.stores.sql.database import Sqlite
+from passy_proxy.keyring import Keyring
+from passy_proxy.stores import StoreUnavailable
+
+_FRESH = Path(__file__).with_name("fresh.sql")
+
+
+async def ready(database: Sqlite, url: str) -> None:
+    """Bring the tables to the newest revision: nothing to do, a script for a new file, or alembic.
+
+    `StoreUnavailable` says why it cannot be done.
+    """
+    if await database.fetch(statements.TABLES) == [(0,)]:
+        await database.create(_FRESH.read_text(encoding="utf-8"))
+    newest = statements.REVISIONS[-1]
+    found = await _revision(database)
+    if found == newest:
+        return
+    if found not in statements.REVISIONS:
+        raise StoreUnavailable(
+            f"the database is of revision {found}, which this version does not know; "
+            f"it knows up to {newest}"
+        )
+    await _upgrade(url)
+
+
+async def agree(database: Sqlite, keyring: Keyring) -> None:
+    """Make sure that the keys in the database were made under the pepper we have."""
+    mine = keyring.mark()
+    await database.fetch(statements.SET_MARK, "pepper", mine)
+    if await database.fetch(statements.MARK, "pepper") != [(mine,)]:
+        raise StoreUnavailable(
+            "the keys in this database were made under another secret key; give the one it was "
+            "made with last in PASSY_SECRET_KEYS, or its secret.key in the data folder"
+        )
+
+
+async def _revision(database: Sqlite) -> object:
+    try:
+        rows = await database.fetch(statements.REVISION)
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"this is not a database of passy ({error})") from error
+    return rows[0][0] if rows else None
+
+
+async def _upgrade(url: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "passy_plugins.stores.sql.migrate",
+        stdin=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate(url.encode() + b"\n")
+    if process.returncode:
+        last = said.decode(errors="replace").strip().splitlines()[-1:]
+        raise StoreUnavailable(f"the database could not be migrated: {' '.join(last)}")

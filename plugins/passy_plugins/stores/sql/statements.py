@@ -1,0 +1,47 @@
+"""The SQL of the data plane: what a running gateway asks, and the one thing it writes.
+
+Plain text and not built by SQLAlchemy, whose import would double a gateway's start and memory for the
+sake of these few lines. They are standard enough for SQLite and PostgreSQL alike; parameters are
+numbered ``?1``, which asyncpg spells ``$1``. Tables and migrations are SQLAlchemy's and alembic's
+(``schema.py``), and the tests run these statements on what the migrations made.
+"""
+
+from __future__ import annotations
+
+from passy_proxy.records import UsageRecord
+
+REVISIONS = ("0001",)
+"""Every revision there has been, oldest first. The database is brought to the last one on start."""
+
+REVISION = "SELECT version_num FROM alembic_version"
+
+TABLES = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
+"""SQLite's way to say whether the file is new; the only question that knows its dialect."""
+
+PRINCIPAL = """
+SELECT id, name, organisation, requests, tokens, concurrency, models, expires, disabled, is_test, is_trial
+FROM keys WHERE digest = ?1
+"""
+
+PROVIDERS = """
+SELECT id, organisation, name, dialect, url, models, status, priority, version
+FROM custom_providers WHERE organisation = ?1 ORDER BY priority, id
+"""
+
+CREDENTIAL = """
+SELECT sealed FROM credentials WHERE organisation = ?1 AND upstream = ?2
+UNION ALL
+SELECT sealed FROM custom_providers WHERE organisation = ?1 AND id = ?2 AND sealed IS NOT NULL
+"""
+
+MARK = "SELECT value FROM marks WHERE name = ?1"
+SET_MARK = "INSERT INTO marks (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING"
+
+_COLUMNS = ", ".join(UsageRecord._fields)
+_ROW = "(" + ", ".join("?" * len(UsageRecord._fields)) + ")"
+
+
+def record_usage(rows: int) -> str:
+    """Insert ``rows`` usage rows at once; one whose id is there already is left as it was."""
+    values = ", ".join([_ROW] * rows)
+    return f"INSERT INTO usage ({_COLUMNS}) VALUES {values} ON CONFLICT (id) DO NOTHING"

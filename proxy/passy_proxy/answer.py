@@ -1,0 +1,110 @@
+"""The heads of answers: which of an upstream's headers pass, and which the gateway adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from time import monotonic
+
+from passy_proxy.attempt import Attempt
+from passy_proxy.event import Head, Reply
+from passy_proxy.exchange import Exchange
+
+Headers = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = (
+    b"connection",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+)
+OURS = (b"content-length", b"server", b"date", b"cache-control", b"x-accel-buffering")
+ACCOUNT = (b"set-cookie", b"openai-organization", b"openai-project", b"anthropic-organization-id")
+"""What would tell one tenant about the account it shares with others."""
+ORIGIN = (
+    b"alt-svc",
+    b"strict-transport-security",
+    b"report-to",
+    b"nel",
+    b"access-control-allow-origin",
+    b"openai-version",
+)
+"""What is true of the upstream's origin and not of ours."""
+
+FATE: dict[bytes, bytes | None] = {
+    **dict.fromkeys(HOP_BY_HOP + OURS + ACCOUNT + ORIGIN),
+    b"x-request-id": b"x-upstream-request-id",
+    b"request-id": b"x-upstream-request-id",
+    b"openai-processing-ms": b"x-upstream-processing-ms",
+}
+"""Upstream header → its name downstream, or ``None`` where it ends here. Others pass as they are."""
+
+STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+def carried(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The upstream's headers that go on to the client."""
+    passing: Headers = []
+    named: bytes = b""
+    for pair in headers:
+        name = pair[0]
+        if name not in FATE:
+            passing.append(pair)
+        elif (renamed := FATE[name]) is not None:
+            passing.append((renamed, pair[1]))
+        elif name == b"connection":
+            named += b"," + pair[1]
+    if named and named[1:].lower() not in (b"keep-alive", b"close"):
+        listed = {token.strip() for token in named.lower().split(b",")}
+        passing = [pair for pair in passing if pair[0] not in listed]
+    return passing
+
+
+def relayed_head(ex: Exchange, attempt: Attempt) -> Head:
+    """The head of an upstream's answer, as the client gets it."""
+    assert attempt.leg is not None
+    headers = carried(attempt.leg.headers)
+    now = monotonic()
+    elapsed = now - ex.started
+    upstream = attempt.head_at - attempt.started
+    headers += ex.route.dialect.head(ex.id, int(elapsed * 1000))
+    headers += (
+        (b"x-passy-upstream", attempt.target.header),
+        (b"x-passy-attempts", b"%d" % len(ex.attempts)),
+        (b"x-passy-upstream-ms", b"%d" % (upstream * 1000)),
+        (b"x-passy-overhead-ms", b"%.1f" % ((elapsed - waited(ex)) * 1000)),
+        (b"x-passy-config", ex.snapshot.hash),
+    )
+    if attempt.streamed:
+        headers += STREAM
+    if attempt.dropped:
+        headers.append((b"x-passy-dropped", ", ".join(attempt.dropped).encode("ascii", "replace")))
+    return Head(attempt.leg.status, headers)
+
+
+def waited(ex: Exchange) -> float:
+    """Seconds spent waiting for heads of upstreams."""
+    if len(ex.attempts) == 1:
+        return ex.attempts[0].head_at - ex.attempts[0].started
+    return sum(attempt.head_at - attempt.started for attempt in ex.attempts)
+
+
+def replied_head(ex: Exchange, reply: Reply) -> tuple[Head, bytes]:
+    """Head and body of the gateway's own answer."""
+    if reply.body is None:
+        status, body = ex.route.dialect.reply(reply, ex.id)
+    else:
+        status, body = reply.status, reply.body
+    headers = ex.route.dialect.head(ex.id, int((monotonic() - ex.started) * 1000))
+    headers += (
+        (b"content-type", reply.content_type),
+        (b"x-passy-config", ex.snapshot.hash),
+        *reply.headers,
+    )
+    if ex.attempts:
+        headers.append((b"x-passy-attempts", b"%d" % len(ex.attempts)))
+    return Head(status, headers), body

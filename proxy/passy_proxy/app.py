@@ -1,0 +1,109 @@
+"""The ASGI callable: pins a snapshot, matches a route, runs its chain."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from passy_proxy import json
+from passy_proxy.chain import Chain
+from passy_proxy.downstream import AsgiDownstream, Downstream
+from passy_proxy.exchange import Exchange, Request
+from passy_proxy.route import Route
+
+if TYPE_CHECKING:
+    from passy_proxy.gateway import Gateway
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+NOTHING: dict[str, Any] = {}
+BODY_LIMIT = 32 << 20
+
+
+class App:
+    """Raw ASGI. Runs under our own edge, and under any ASGI server."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.other(scope, receive, send)
+            return
+        snapshot = self.gateway.snapshot
+        downstream: Downstream | None = (scope.get("extensions") or NOTHING).get("passy.edge")
+        if downstream is None:
+            downstream = AsgiDownstream(scope, receive, send)
+        method, path = scope["method"], scope["path"]
+        route = snapshot.routes.find(method, path)
+        if route is None:
+            await self.unrouted(method, path, downstream)
+            return
+        request = Request(method, path, scope["query_string"], scope["headers"], downstream)
+        request.operation = route.operation
+        request.limit = route.body_limit
+        request.streamed_upload = route.streamed_upload
+        request.rest = path[route.root :]
+        snapshot.running += 1
+        try:
+            await route.chain.run(Exchange(snapshot, route, request, downstream))
+        finally:
+            snapshot.left()
+
+    async def unrouted(self, method: str, path: str, downstream: Downstream) -> None:
+        """Health for orchestrators; for everything else a 404 that helps."""
+        known = self.gateway.health(path) if method in ("GET", "HEAD") else None
+        status, body = known or self.not_found(method, path)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if status == 405:
+            allowed = ", ".join(self.gateway.snapshot.routes.methods(path))
+            headers.append((b"allow", allowed.encode()))
+        downstream.start(status, headers)
+        downstream.finish(body)
+        await downstream.settle()
+
+    def not_found(self, method: str, path: str) -> tuple[int, bytes]:
+        """404, or 405 where another method would have done."""
+        routes = self.gateway.snapshot.routes
+        shown = path[:200]
+        if allowed := routes.methods(path):
+            message = f"{method} {shown} is not possible here; {' and '.join(allowed)} are."
+            return 405, error(message, "method_not_allowed")
+        hint = ""
+        for prefix in ("/v1", "/v1/v1"):
+            other = f"/v1{path}" if prefix == "/v1" else path.removeprefix("/v1")
+            if other != path and routes.find(method, other) is not None:
+                hint = f" Did you mean {other}? An OpenAI client's base_url ends in /v1."
+        return 404, error(f"There is nothing at {method} {shown}.{hint}", "unknown_url")
+
+    async def other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The server's life cycle; WebSockets are refused."""
+        if scope["type"] == "lifespan":
+            await self.lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.gateway.start()
+        except Exception as exc:
+            await send({"type": "lifespan.startup.failed", "message": str(exc)})
+            raise
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.gateway.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def error(message: str, code: str) -> bytes:
+    """OpenAI's error shape, for what no route's dialect speaks for."""
+    fields = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return json.dumps({"error": fields})
+
+
+__all__ = ["App", "Chain", "Route"]

@@ -1,0 +1,362 @@
+"""The heart: how a request passes through its filters.
+
+A chain is an ordered tuple of filters, the last one terminal. It is compiled once per route and
+snapshot: a pluggy manager checks every hook's name and arguments, then its implementations become
+tuples ``(depth, bound method, waits)``, one tuple a phase, holding only the filters that implement
+the hook. At run time there is no pluggy, no lookup by name, and no allocation per filter.
+
+An exchange goes through three phases. *Descend*: ``on_request`` of each filter in order, then the
+terminal filter's ``route``, which makes attempts until it commits to one. *Ascend*: ``on_response``
+in reverse, then the answer, event by event. *Complete*: ``on_complete`` in reverse, exactly once for each
+filter the exchange entered, whatever happened before.
+
+Two rules hold it together.
+
+1. Nothing is sent before ``route`` has returned, and no attempt is made after it has. So an
+   exchange can be answered by somebody else only while the client has seen nothing.
+2. The client's hang-up cancels the task at whatever it waits for, and is turned into an outcome
+   here, in ``run``, with ``uncancel``. The completion phase then runs in a task that nobody is
+   cancelling. The edge calls back directly, so no watcher task exists.
+
+What is ugly: a plain answer and a stream are one thing to filters but two paths here, because a
+plain answer that is all there goes out with its head in a single write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
+from time import monotonic
+from typing import Any
+
+import pluggy
+
+from passy_proxy.answer import relayed_head, replied_head
+from passy_proxy.attempt import Attempt, Dispatch
+from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
+from passy_proxy.event import Event, Head, Reply
+from passy_proxy.exchange import (
+    CLIENT_GONE,
+    INTERNAL_ERROR,
+    OK,
+    UPSTREAM_BROKEN,
+    Exchange,
+    Outcome,
+)
+from passy_proxy.filter import ExchangeHooks, Filter, Terminal
+from passy_proxy.heartbeat import Heartbeat
+from passy_proxy.request_body import read_body
+from passy_proxy.sse import Decoder
+from passy_proxy.transport import TransportError
+
+Compiled = tuple[tuple[int, Callable[..., Any], bool], ...]
+
+HOOKS = ("on_request", "on_attempt", "on_attempt_end", "on_response", "on_event", "on_complete")
+
+
+class BadFilter(Exception):
+    """A filter whose hooks do not fit the contract; ``filter`` is the offender."""
+
+    def __init__(self, filter: Filter, message: str) -> None:
+        super().__init__(message)
+        self.filter = filter
+
+
+class FilterRegistry(pluggy.PluginManager):
+    """A pluggy manager that takes every ``on_*`` method of a filter as an implementation."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        # What a class merely inherits from Filter does not count, and neither do attributes.
+        if not name.startswith("on_") or not callable(getattr(type(plugin), name, None)):
+            return None
+        if getattr(getattr(plugin, name), "passy.exchange_impl", None):
+            raise BadFilter(plugin, f"{name} has pluggy options; the order is the chain's alone")
+        options = super().parse_hookimpl_opts(plugin, name)
+        return options or pluggy.HookimplOpts(
+            wrapper=False,
+            hookwrapper=False,
+            optionalhook=False,
+            tryfirst=False,
+            trylast=False,
+            specname=None,
+        )
+
+
+def contract(filters: Sequence[Filter]) -> FilterRegistry:
+    """A validated manager of ``filters``. Raises BadFilter naming a hook that does not exist."""
+    registry = FilterRegistry("passy.exchange")
+    registry.add_hookspecs(ExchangeHooks)
+    for position, filter in enumerate(filters):
+        try:
+            registry.register(filter, f"{position}:{filter.name}")
+            registry.check_pending()
+        except pluggy.PluginValidationError as exc:
+            raise BadFilter(filter, _plain(filter, str(exc))) from exc
+        on_event = getattr(filter, "on_event", None)
+        if on_event is not None and iscoroutinefunction(on_event):
+            raise BadFilter(filter, "on_event must be a plain function: no I/O between two tokens")
+    return registry
+
+
+def _plain(filter: Filter, message: str) -> str:
+    for name in dir(filter):
+        if name.startswith("on_") and name not in HOOKS:
+            return f"{filter.name} has no such hook: {name}; the hooks are {', '.join(HOOKS)}"
+    return f"{filter.name}: {message}".replace("\n", " ")
+
+
+def compiled(registry: FilterRegistry, filters: Sequence[Filter], hook: str) -> Compiled:
+    """``(depth, bound method, waits)`` of each filter that implements ``hook``, in chain order."""
+    depth_of = {id(filter): depth for depth, filter in enumerate(filters, start=1)}
+    found = [
+        (depth_of[id(impl.plugin)], impl.function, iscoroutinefunction(impl.function))
+        for impl in getattr(registry.hook, hook).get_hookimpls()
+    ]
+    return tuple(sorted(found, key=lambda step: step[0]))
+
+
+class Chain:
+    """An ordered tuple of filters, compiled."""
+
+    def __init__(self, filters: Sequence[Filter], *, heartbeat: float = 0.0) -> None:
+        terminal = filters[-1]
+        assert isinstance(terminal, Terminal)
+        registry = contract(filters)
+        self.filters = tuple(filters)
+        self.terminal = terminal
+        self.full = len(filters)
+        self.heartbeat = heartbeat
+        """Seconds of silence in a stream before a comment is sent; 0 is never."""
+        self.on_request = self._with_body(compiled(registry, filters, "on_request"))
+        self.on_response = compiled(registry, filters, "on_response")[::-1]
+        self.on_event = compiled(registry, filters, "on_event")[::-1]
+        self.on_complete = compiled(registry, filters, "on_complete")[::-1]
+        self.dispatch = Dispatch(
+            compiled(registry, filters, "on_attempt"), compiled(registry, filters, "on_attempt_end")
+        )
+
+    def _with_body(self, steps: Compiled) -> Compiled:
+        # The body is read just before the first filter that needs it, so that a request which is
+        # refused for its key never costs us the memory of its body.
+        needing = [d for d, f in enumerate(self.filters, start=1) if "body" in f.needs]
+        if not needing:
+            return steps
+        first = needing[0]
+        before = tuple(step for step in steps if step[0] < first)
+        after = tuple(step for step in steps if step[0] >= first)
+        return (*before, (first - 1, read_body, True), *after)
+
+    async def run(self, ex: Exchange) -> None:
+        """Answer the exchange. Never raises, but for a cancellation that is not the client's."""
+        downstream = ex.downstream
+        try:
+            ex.task = asyncio.current_task()
+            downstream.watch(ex.hang_up)
+            try:
+                answer = await self.descend(ex)
+                if isinstance(answer, Reply):
+                    await self.reply(ex, answer)
+                else:
+                    await self.relay(ex, answer)
+            finally:
+                downstream.watch(None)
+        except asyncio.CancelledError:
+            if not ex.gone:
+                ex.outcome = Outcome("upstream_broken", "shutdown")
+                raise
+            assert ex.task is not None
+            ex.task.uncancel()
+            ex.outcome = CLIENT_GONE
+        except ClientGone:
+            ex.outcome = CLIENT_GONE
+        except Exception as exc:
+            await self.fail(ex, exc)
+        finally:
+            ex.task = None
+            await self.complete(ex)
+        await downstream.settle()
+
+    async def descend(self, ex: Exchange) -> Attempt | Reply:
+        """Forward through the filters, then the terminal one."""
+        for depth, hook, waits in self.on_request:
+            ex.depth = depth
+            reply = hook(ex)
+            if waits:
+                reply = await reply
+            if reply is not None:
+                return reply  # type: ignore[no-any-return]
+        ex.depth = self.full
+        return await self.terminal.route(ex, self.dispatch)
+
+    async def reply(self, ex: Exchange, reply: Reply) -> None:
+        """Send the gateway's own answer."""
+        ex.reply = reply
+        head, body = replied_head(ex, reply)
+        await self.respond(ex, head)
+        ex.outcome = Outcome.replied(reply.code)
+        self.send_whole(ex, head, body)
+
+    async def respond(self, ex: Exchange, head: Head) -> None:
+        """``on_response`` of every entered filter, last one first."""
+        ex.head = head
+        for depth, hook, waits in self.on_response:
+            if depth <= ex.depth:
+                edited = hook(ex, head)
+                if waits:
+                    await edited
+
+    def send_whole(self, ex: Exchange, head: Head, body: bytes) -> None:
+        """Head and body in one write."""
+        head.headers.append((b"content-length", b"%d" % len(body)))
+        ex.status = head.status
+        ex.written_at = monotonic()
+        ex.downstream.start(head.status, head.headers)
+        ex.downstream.finish(body)
+
+    async def relay(self, ex: Exchange, attempt: Attempt) -> None:
+        """Send the answer of the attempt the terminal committed to."""
+        try:
+            if attempt.failure is not None:
+                # An upstream's refusal that is nobody else's to mend: its own words, its own status.
+                body = await attempt.problem()
+                head = relayed_head(ex, attempt)
+                await self.respond(ex, head)
+                ex.outcome = Outcome("ok", "upstream_status")
+                self.send_whole(ex, head, body)
+            elif attempt.whole:
+                ex.usage = attempt.tap.usage if attempt.tap else None
+                head = relayed_head(ex, attempt)
+                await self.respond(ex, head)
+                body = attempt.answer
+                if self.on_event:
+                    events = self.through(ex, [Event(body, final=True)])
+                    body = b"".join([event.raw for event in events])
+                ex.outcome = OK
+                self.send_whole(ex, head, body)
+            else:
+                await self.stream(ex, attempt)
+        finally:
+            attempt.close()
+
+    async def stream(self, ex: Exchange, attempt: Attempt) -> None:
+        """Relay pieces as they come off the upstream's socket."""
+        leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
+        assert leg is not None
+        assert tap is not None
+        head = relayed_head(ex, attempt)
+        await self.respond(ex, head)
+        ex.status = head.status
+        splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
+        downstream.start(head.status, head.headers)
+        beat = Heartbeat.of(self.heartbeat, downstream) if attempt.streamed else None
+        try:
+            data = attempt.answer
+            ex.written_at = monotonic()
+            if not data:
+                downstream.write(b"")
+            while True:
+                if splitter is not None:
+                    data = splitter.feed(data)
+                if data and not downstream.write(data):
+                    await downstream.drain()
+                if beat is not None:
+                    beat.sent(data)
+                raw = await leg.read()
+                if not raw:
+                    break
+                data = tap.feed(raw)
+            data = tap.finish()
+            if splitter is not None:
+                data = splitter.feed(data) + splitter.finish()
+            ex.usage = tap.usage
+            if attempt.streamed and not tap.done:
+                raise TransportError("broken", "the stream ended before its end marker", sent=True)
+            ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
+            downstream.finish(data)
+        except TransportError as exc:
+            ex.usage = tap.usage
+            self.break_off(ex, attempt, str(exc))
+        finally:
+            if beat is not None:
+                beat.stop()
+            if ex.usage is None:
+                ex.usage = tap.usage
+
+    def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
+        """The upstream broke after the commit: say so in the stream, or cut what cannot be said."""
+        ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
+        if attempt.streamed:
+            message = f"{attempt.target.label} broke off its answer: {reason}"
+            ex.downstream.finish(ex.route.dialect.broken(message, "upstream_broken", ex.id))
+        else:
+            ex.downstream.abort()
+
+    def through(self, ex: Exchange, events: Sequence[Event]) -> list[Event]:
+        """``on_event`` of every entered filter, last one first, over ``events``."""
+        current = list(events)
+        for depth, hook, _ in self.on_event:
+            if depth > ex.depth:
+                continue
+            following: list[Event] = []
+            for event in current:
+                changed = hook(ex, event)
+                if changed is None:
+                    following.append(event)
+                elif isinstance(changed, Event):
+                    following.append(changed)
+                else:
+                    following.extend(changed)
+            current = following
+        return current
+
+    async def fail(self, ex: Exchange, exc: Exception) -> None:
+        """Our own fault: log it whole, tell the client nothing but the request's id."""
+        ex.outcome = INTERNAL_ERROR
+        ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
+        for attempt in ex.attempts:
+            attempt.close()
+        if ex.downstream.started:
+            ex.downstream.abort()
+            return
+        message = f"The gateway made a mistake. Quote {ex.id} when you report it."
+        head, body = replied_head(ex, Reply(500, "internal_error", message))
+        self.send_whole(ex, head, body)
+
+    async def complete(self, ex: Exchange) -> None:
+        """The end of the last attempt, then of every entered filter, last one first."""
+        if ex.attempts:
+            await self.dispatch.end(ex, ex.attempts[-1])
+        for depth, hook, waits in self.on_complete:
+            if depth > ex.depth:
+                continue
+            try:
+                done = hook(ex)
+                if waits:
+                    await done
+            except Exception as exc:
+                # The second and last broad handler: one filter's fault is not the next one's.
+                ex.snapshot.log.error("on_complete_failed", request_id=ex.id, exc_info=exc)
+
+
+class Splitter:
+    """Cuts an answer into events for chains whose filters look at them."""
+
+    def __init__(self, chain: Chain, ex: Exchange, streamed: bool) -> None:
+        self._chain = chain
+        self._ex = ex
+        self._decoder = Decoder() if streamed else None
+
+    def feed(self, data: bytes) -> bytes:
+        """Bytes for the client out of ``data``, after every filter has seen its events."""
+        if self._decoder is None:
+            return self._joined([Event(data)]) if data else b""
+        return self._joined([Event(m.raw, m.data) for m in self._decoder.feed(data)])
+
+    def finish(self) -> bytes:
+        """The rest, and the one final event (empty for a stream, whose end was said already)."""
+        rest = [] if self._decoder is None else self._decoder.finish()
+        return self._joined([*(Event(m.raw, m.data) for m in rest), Event(b"", final=True)])
+
+    def _joined(self, events: Sequence[Event]) -> bytes:
+        return b"".join([event.raw for event in self._chain.through(self._ex, events)])

@@ -1,0 +1,24 @@
+"""Print the JSON Schema of gateway.yaml, for editors."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+def command() -> None:
+    """Print the JSON Schema of gateway.yaml, with the settings of every installed plugin.
+
+    For VS Code: put "# yaml-language-server: $schema=gateway.schema.json" at the top of the file.
+    """
+    import json
+
+    from passy_proxy.config.build import settings_of
+    from passy_proxy.config.model import json_schema
+    from passy_proxy.registry import Registry
+
+    registry = Registry()
+    for name in registry.installed():
+        registry.load(name)
+    filters = {name: settings_of(kind) for name, kind in registry.filters.items()}
+    click.echo(json.dumps(json_schema(filters), indent=2, ensure_ascii=False))

@@ -1,0 +1,66 @@
+"""Run the gateway."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from passy_proxy.cli import Exit
+from passy_proxy.cli._terms import complain, fail, place_options, placed, show
+from passy_proxy.config.model import Address, address
+from passy_proxy.config.problem import ConfigInvalid
+
+
+@click.command()
+@place_options
+@click.option("--listen", help="host:port or :port. [HOST and PORT, else listen: in the file]")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes. [1]")
+@click.option("--check", is_flag=True, help="Only say what is wrong with the configuration.")
+def command(
+    config: Path | None, data: Path | None, listen: str | None, workers: int, check: bool
+) -> None:
+    """Run the gateway until it is told to stop."""
+    place, variables = placed(config, data)
+    if check:
+        from passy_proxy.cli.check import verdict
+
+        verdict(place, variables, as_json=False)
+        return
+    try:
+        file = place.file(variables)
+    except ConfigInvalid as exc:
+        file = last_good(place, variables, exc)
+    for warning in file.warnings:
+        show(warning)
+    at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
+    from passy_proxy.server import Server, Workers, gateway_at, server_config
+
+    if workers == 1:
+        from passy_proxy.app import App
+
+        gateway = gateway_at(place, file.settings.log, variables)
+        server = Server(server_config(App(gateway), at, file.settings.edge), gateway)
+        server.run()
+        if not server.started:
+            raise SystemExit(Exit.failed)
+        return
+    # Each worker finds its place in the environment it inherits.
+    os.environ["PASSY_DATA"] = str(place.data)
+    if place.path is not None:
+        os.environ["PASSY_CONFIG"] = str(place.path)
+    settings = server_config(
+        "passy_proxy.server:worker", at, file.settings.edge, factory=True, workers=workers
+    )
+    Workers(settings, sockets=[settings.bind_socket()]).run()
+
+
+def where(listen: str | None, host: str | None, port: str | None, written: Address) -> Address:
+    """The address to listen on: the option, else the environment, else the file."""
+    try:
+        if listen:
+            return address(listen)
+        return address(f"{host or written.host}:{port or written.port}") if host or port else written
+    except ValueError as exc:
+        fail(str(exc), Exit.wrong_usage)

@@ -1,0 +1,34 @@
+"""Run the test suite (in a checkout)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from passy_proxy.cli._checkout import checkout, tool
+
+
+# `-h` stays pytest's: were it ours, `-khost` would be read as `-k -h …`.
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.option("--fast", is_flag=True, help="Leave out what needs Node.js or a real model.")
+@click.option("--large", is_flag=True, help="Include the long runs.")
+@click.option("--fuzz", type=click.IntRange(min=1), metavar="N", help="Examples per fuzz test.")
+@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
+def command(fast: bool, large: bool, fuzz: int | None, pytest_args: tuple[str, ...]) -> NoReturn:
+    """Run the test suite.
+
+    Everything passy does not know goes to pytest, which has the last line and the exit code:
+    passy test -x tests/proxy
+    """
+    root = checkout()
+    pytest = tool("pytest", install="./passy test")
+    left_out = ["node", "model"] if fast else []
+    left_out += [] if large else ["large"]
+    marked = ["-m", " and ".join(f"not {marker}" for marker in left_out)] if left_out else []
+    wish = {} if fuzz is None else {"PASSY_FUZZ": str(fuzz)}
+    os.chdir(root)
+    sys.stdout.flush()
+    os.execve(pytest, [pytest, *marked, *pytest_args], {**os.environ, **wish})

@@ -1,0 +1,510 @@
+"""Configuration → snapshot: every name looked up, every filter made, every chain compiled.
+
+Nothing is started here, and nothing stops at the first mistake: all that can be found wrong is, each
+with its place in the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from collections.abc import Mapping as Map
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from passy_proxy.chain import BadFilter, Chain
+from passy_proxy.config.document import Mapping, Node, Text, plain
+from passy_proxy.config.model import (
+    ChainEntry,
+    GatewayFile,
+    HttpUpstream,
+    ModelEntry,
+    RouteEntry,
+    StoreEntry,
+    TargetEntry,
+    UpstreamEntry,
+)
+from passy_proxy.config.problem import ConfigInvalid, Problem, nearest
+from passy_proxy.config.settings import Settings, read
+from passy_proxy.config.snapshot import Snapshot
+from passy_proxy.connections import Connections
+from passy_proxy.dialect import Dialect
+from passy_proxy.filter import Filter, Terminal
+from passy_proxy.keyring import Keyring
+from passy_proxy.models import Choice, Model, Models
+from passy_proxy.prices import Prices
+from passy_proxy.records import Credential
+from passy_proxy.registry import BadPlugin, Registry
+from passy_proxy.route import Route, RouteTable
+from passy_proxy.shared import Shared
+from passy_proxy.site import Site
+from passy_proxy.stores import Counters, Directory, Ledger, Store, Vault
+from passy_proxy.transport import Limits, Timeouts, Transport
+from passy_proxy.transport.connect import BadOrigin, Connector, Tls, parse_origin
+from passy_proxy.upstream import Upstream, Upstreams
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+STORES = (Counters, Directory, Vault, Ledger)
+"""A setting of one of these types is written as the name of a store."""
+
+OPERATIONS = {
+    "/chat/completions": "chat",
+    "/completions": "completions",
+    "/embeddings": "embeddings",
+    "/responses": "responses",
+    "/messages": "messages",
+    "/messages/count_tokens": "count_tokens",
+}
+"""End of a route's path → what a dialect calls it, where the route does not say."""
+
+
+class Parts:
+    """What builds share: the installed plugins, live objects, the process's own things."""
+
+    def __init__(
+        self, registry: Registry, shared: Shared, site: Site, log: FilteringBoundLogger
+    ) -> None:
+        self.registry = registry
+        self.shared = shared
+        self.site = site
+        self.log = log
+        self.connector = Connector()
+
+
+def build(file: GatewayFile, parts: Parts, hash: str) -> Snapshot:
+    """A snapshot, not started. Raises ConfigInvalid with everything that is wrong."""
+    builder = _Builder(file, parts, hash)
+    try:
+        return builder.snapshot()
+    except ConfigInvalid:
+        # What was taken from `shared` has not been started, so forgetting it is all there is to do.
+        parts.shared.forget(builder.made.held)
+        raise
+
+
+class _Builder:
+    def __init__(self, file: GatewayFile, parts: Parts, hash: str) -> None:
+        self.file = file
+        self.parts = parts
+        self.registry = parts.registry
+        self.made = Snapshot(file, hash=hash, log=parts.log, shared=parts.shared)
+        self.problems: list[Problem] = []
+        self.filters: dict[tuple[object, ...], Filter] = {}
+        self.given: dict[type, object] = {}
+        self.places: dict[int, list[str]] = {}
+
+    def snapshot(self) -> Snapshot:
+        """The whole, or ConfigInvalid."""
+        made, file = self.made, self.file
+        self.plugins()
+        made.stores = self.stores()
+        made.upstreams = Upstreams(self.upstreams())
+        made.models = Models(self.models(), made.upstreams)
+        self.given = {
+            Keyring: self.parts.site.keyring,
+            Models: made.models,
+            Upstreams: made.upstreams,
+            Prices: Prices(file.settings.prices),
+            Connections: Connections(self.restricted, self.registry.dialect),
+        }
+        routes = [route for entry in file.routes if (route := self.route(entry))]
+        for name, chain in file.chains.items():
+            self.check_unused(name, chain)
+        made.routes = RouteTable(routes)
+        made.filters = list(self.filters.values())
+        made.warnings = file.warnings
+        if self.problems:
+            raise ConfigInvalid(self.problems)
+        return made
+
+    def complain(self, node: Node, message: str, hint: str | None = None) -> None:
+        self.problems.append(node.problem(message, hint))
+
+    def found(self, kind: str, name: str, node: Node, look_up: Any) -> Any:  # noqa: ANN401
+        """What ``look_up`` says of ``name``, or ``None`` and a complaint."""
+        try:
+            thing = look_up(name)
+        except BadPlugin as exc:
+            self.complain(node, str(exc))
+            return None
+        if thing is None:
+            meant = nearest(name, self.registry.installed())
+            hint = f"did you mean {meant!r}?" if meant else "is its package installed?"
+            self.complain(node, f"no {kind} is named {name!r}; {hint}")
+        return thing
+
+    def plugins(self) -> None:
+        root = self.file.root
+        for position, name in enumerate(self.file.settings.plugins):
+            assert root is not None  # Something in it named the plugin.
+            node = root.find(("plugins", position))
+            self.found("plugin", name, node, self.registry.load)
+
+    # What the filters use
+
+    def stores(self) -> dict[str, Store]:
+        made = {}
+        for name, entry in self.file.stores.items():
+            store = self.store(entry)
+            if store is not None:
+                made[name] = store
+        return made
+
+    def store(self, entry: StoreEntry) -> Store | None:
+        kind = self.found("kind of store", entry.kind, entry.node, self.registry.store)
+        if kind is None:
+            return None
+        settings = self.read(settings_of(kind), entry.settings)
+        if settings is None:
+            return None
+        key = ("store", entry.kind, repr(plain(entry.settings)))
+        self.made.store_keys[entry.name] = key
+        return self.share(key, lambda: kind(settings, self.parts.site), "stop")
+
+    def share(self, key: Hashable, make: Any, close: str) -> Any:  # noqa: ANN401
+        thing = self.parts.shared.take(key, make, close)
+        self.made.held.append(key)
+        return thing
+
+    def read(
+        self, settings: type[Settings], node: Node, given: Map[str, object] | None = None
+    ) -> Any:  # noqa: ANN401
+        read_in = read(settings, node, given)
+        if isinstance(read_in, list):
+            self.problems += read_in
+            return None
+        return read_in
+
+    def upstreams(self) -> dict[str, Upstream]:
+        made = {}
+        for name, entry in self.file.upstreams.items():
+            if not entry.left_out and (upstream := self.upstream(entry)) is not None:
+                made[name] = upstream
+        return made
+
+    def upstream(self, entry: UpstreamEntry) -> Upstream | None:
+        if not isinstance(entry.settings, HttpUpstream):
+            return self.in_process(entry)
+        http = entry.settings
+        dialect: Dialect | None = self.found(
+            "dialect", http.dialect, entry.node, self.registry.dialect
+        )
+        transport = self.transport(http, entry.node)
+        if dialect is None or transport is None:
+            return None
+        stated = http.model_fields_set
+        secret = http.credential.reveal()
+        origin = parse_origin(http.url)
+        return Upstream(
+            name=entry.name,
+            transport=transport,
+            dialect=dialect,
+            credential=Credential(secret) if secret else None,
+            path=origin.base_path,
+            paths={operation: path.encode() for operation, path in http.paths.items()},
+            auth_header=http.auth_header.lower().encode()
+            if "auth_header" in stated
+            else dialect.auth_header,
+            auth_prefix=http.auth_prefix.encode()
+            if "auth_prefix" in stated
+            else dialect.auth_prefix,
+            headers=tuple(
+                (name.lower().encode(), value.reveal().encode())
+                for name, value in http.headers.items()
+            ),
+            api_version=http.api_version,
+            forward_headers=frozenset(name.lower().encode() for name in http.forward_headers),
+            models=http.models,
+            timeouts=Timeouts(**dict(http.timeouts)),
+            key=entry.name,
+            origin=entry.origin,
+        )
+
+    def in_process(self, entry: UpstreamEntry) -> Upstream | None:
+        kind = self.found(
+            "kind of upstream", entry.settings.kind, entry.node, self.registry.upstream
+        )
+        if kind is None:
+            return None
+        settings = self.read(settings_of(kind), entry.rest)
+        if settings is None:
+            return None
+        return Upstream(
+            name=entry.name,
+            transport=kind(settings),
+            dialect=None,
+            models=entry.settings.models,
+            key=entry.name,
+            origin=entry.origin,
+        )
+
+    def transport(self, http: HttpUpstream, node: Node) -> Transport | None:
+        try:
+            origin = parse_origin(http.url)
+        except BadOrigin as exc:
+            self.complain(node, f"the url cannot be used: {exc}")
+            return None
+        if http.ca_file:
+            try:
+                self.parts.connector.tls_context(Tls(http.ca_file, http.verify))
+            except OSError as exc:
+                self.complain(node, f"ca_file {http.ca_file!r} cannot be read: {exc}")
+                return None
+        limits = Limits(http.max_connections, http.keep_alive)
+        tls = Tls(http.ca_file or None, http.verify)
+        proxy = http.proxy.reveal()
+        other = http.transport == "httpcore" or http.http2 or bool(proxy)
+        key = ("transport", origin, limits, tls, http.http2, http.proxy, other)
+        connector = self.parts.connector
+
+        def make() -> Transport:
+            if other or not HAVE_HTTPTOOLS:
+                from passy_proxy.transport.httpcore import HttpcoreTransport
+
+                return HttpcoreTransport(
+                    origin, connector, limits, tls, http2=http.http2, proxy=proxy or None
+                )
+            from passy_proxy.transport.http1 import Http1Transport
+
+            return Http1Transport(origin, connector, limits, tls)
+
+        transport: Transport = self.share(key, make, "aclose")
+        return transport
+
+    def restricted(self, url: str) -> Transport:
+        """A transport for an organisation's own upstream, under the SSRF rules."""
+        from passy_proxy.transport.http1 import Http1Transport
+
+        allow = self.parts.connector.settings.allow
+        return Http1Transport(parse_origin(url, True, allow), self.parts.connector)
+
+    def models(self) -> list[Model]:
+        return [self.model(entry) for entry in self.file.models.values()]
+
+    def model(self, entry: ModelEntry) -> Model:
+        choices, missing = [], []
+        for position, target in enumerate(entry.targets):
+            known = self.file.upstreams.get(target.upstream)
+            if known is None:
+                meant = nearest(target.upstream, self.file.upstreams)
+                hint = f"; did you mean {meant!r}?" if meant else ""
+                message = f"{entry.name!r} names an unknown upstream {target.upstream!r}{hint}"
+                self.complain(target.node, message, "write upstream/model")
+            elif known.left_out:
+                missing.append(target.upstream)
+            elif (upstream := self.made.upstreams.get(target.upstream)) is not None:
+                choices.append(choice(entry, target, upstream, position))
+        return Model(entry.name, choices, missing, entry.origin)
+
+    # Chains
+
+    def route(self, entry: RouteEntry) -> Route | None:
+        settings = entry.settings
+        method, _, path = settings.match.strip().partition(" ")
+        path = path.strip()
+        if not path.startswith("/") or "*" in path[:-1] or not (method.isupper() or method == "*"):
+            at = entry.node.entries.get("match", entry.node)
+            self.complain(
+                at, f"{settings.match!r} is no match", "for instance POST /v1/chat/completions"
+            )
+            return None
+        dialect = self.found("dialect", settings.dialect, entry.node, self.registry.dialect)
+        chain = self.chain(entry)
+        if dialect is None or chain is None:
+            return None
+        streamed = settings.body == "stream"
+        operation = settings.operation or ("" if streamed else operation_of(path))
+        return Route(
+            match=settings.match,
+            method=method,
+            path=path,
+            chain=chain,
+            dialect=dialect,
+            operation=operation,
+            streamed_upload=streamed,
+            body_limit=int(settings.body_limit),
+            root=len(settings.root),
+            origin=entry.node.place,
+            places=tuple(self.places[id(chain)]),
+        )
+
+    def chain(self, entry: RouteEntry) -> Chain | None:
+        written = entry.chain
+        if isinstance(written, str):
+            at = entry.node.entries.get("chain", entry.node)
+            if written not in self.file.chains:
+                meant = nearest(written, self.file.chains)
+                hint = f"; did you mean {meant!r}?" if meant else ""
+                self.complain(at, f"no chain is named {written!r}{hint}")
+                return None
+            written = self.file.chains[written]
+        known = [one.name for one in written]
+        for name in entry.override:
+            if name not in known:
+                at = entry.node.find(("override", name), key=True)
+                meant = nearest(name, known)
+                hint = f"; did you mean {meant!r}?" if meant else ""
+                self.complain(at, f"this chain has no filter {name!r}{hint}")
+        filters = []
+        for one in written:
+            override = entry.override.get(one.name, one.settings)
+            if override is not None:  # None is off.
+                filters.append((one, self.filter(one, override)))
+        return self.compiled(
+            [(one, made) for one, made in filters if made is not None], len(filters)
+        )
+
+    def filter(self, entry: ChainEntry, override: Mapping) -> Filter | None:
+        """The filter of one chain entry; equal settings share one."""
+        kind: type[Filter] | None = self.found(
+            "filter", entry.name, entry.node, self.registry.filter
+        )
+        if kind is None:
+            return None
+        settings = entry.settings.merged(override) if override is not entry.settings else override
+        config_class = settings_of(kind)
+        given = self.live(config_class, settings, entry.node)
+        if given is None:
+            return None
+        config = self.read(config_class, settings, given)
+        if config is None:
+            return None
+        live = tuple((name, id(thing)) for name, thing in given.items())
+        rest = tuple((f, repr(plain(settings.entries[f]))) for f in settings.entries)
+        key = (kind, live, tuple(sorted(rest)))
+        if key not in self.filters:
+            self.filters[key] = kind(config, self.parts.log.bind(filter=entry.name))
+        return self.filters[key]
+
+    def live(
+        self, config_class: type[Settings], settings: Mapping, at: Node
+    ) -> dict[str, object] | None:
+        """Stores and the gateway's own parts, for the settings that are of their types."""
+        given: dict[str, object] = {}
+        for name, declared in config_class.model_fields.items():
+            kinds = {declared.annotation, *get_args(declared.annotation)}
+            if own := kinds & self.given.keys():
+                given[name] = self.given[own.pop()]
+            elif wanted := kinds & set(STORES):
+                store = self.named_store(name, wanted.pop(), settings.entries.get(name), at)
+                if store is None:
+                    return None
+                given[name] = store
+        return given
+
+    def named_store(self, field: str, kind: type, node: Node | None, at: Node) -> Store | None:
+        """The store that a filter's setting names."""
+        if not self.file.stores:
+            # A file without stores means: keep everything in memory.
+            return self.memory(at)
+        names = ", ".join(self.file.stores)
+        if not isinstance(node, Text) or not node.text:
+            self.complain(node or at, f"{field!r} needs the name of a store; there are {names}")
+            return None
+        store = self.made.stores.get(node.text)
+        if store is None:
+            if node.text not in self.file.stores:
+                meant = nearest(node.text, self.file.stores)
+                hint = f"did you mean {meant!r}?" if meant else f"there are {names}"
+                self.complain(node, f"no store is named {node.text!r}; {hint}")
+            return None
+        if not isinstance(store, kind):
+            what = kind.__name__.lower()
+            self.complain(
+                node, f"the store {node.text!r} is of kind {store.kind}, which has no {what}"
+            )
+            return None
+        return store
+
+    def memory(self, at: Node) -> Store | None:
+        if "memory" not in self.made.stores:
+            kind = self.found("kind of store", "memory", at, self.registry.store)
+            if kind is None:
+                return None
+            key = self.made.store_keys["memory"] = ("store", "memory", "")
+            store = self.share(key, lambda: kind(settings_of(kind)(), self.parts.site), "stop")
+            self.made.stores["memory"] = store
+        return self.made.stores["memory"]
+
+    def compiled(self, filters: list[tuple[ChainEntry, Filter]], wanted: int) -> Chain | None:
+        """The chain, if every filter was made and the order is one that can work."""
+        before = len(self.problems)
+        provided: dict[str, str] = {"body": "the core"}
+        for position, (entry, filter) in enumerate(filters):
+            last = position == len(filters) - 1
+            if isinstance(filter, Terminal) is not last:
+                self.complain(entry.node, self.misplaced(entry, last))
+            for need in sorted(filter.needs - provided.keys()):
+                self.complain(entry.node, self.unmet(entry, need, filters))
+            provided |= dict.fromkeys(filter.provides, entry.name)
+        if len(self.problems) > before or len(filters) < wanted or not filters:
+            return None
+        beat = getattr(filters[-1][1].config, "heartbeat", 0.0)
+        try:
+            chain = Chain([filter for _, filter in filters], heartbeat=beat)
+            self.places[id(chain)] = [entry.node.place for entry, _ in filters]
+            return chain
+        except BadFilter as exc:
+            [entry] = [entry for entry, filter in filters if filter is exc.filter][:1]
+            self.complain(entry.node, str(exc))
+            return None
+
+    @staticmethod
+    def misplaced(entry: ChainEntry, last: bool) -> str:
+        if last:
+            return f"a chain ends in a terminal filter, and {entry.name} is none; add fallback or direct"
+        return f"{entry.name} is terminal: nothing can stand behind it"
+
+    @staticmethod
+    def unmet(entry: ChainEntry, need: str, filters: list[tuple[ChainEntry, Filter]]) -> str:
+        message = f"{entry.name} needs {need}, but no earlier filter provides it"
+        for other, filter in filters:
+            if need in filter.provides:
+                return f"{message}; put it after {other.name!r} (line {other.node.line})"
+        return message
+
+    def check_unused(self, name: str, chain: tuple[ChainEntry, ...]) -> None:
+        """Complain of mistakes in a chain that no route uses, as in any other."""
+        if any(entry.chain == name for entry in self.file.routes):
+            return
+        for one in chain:
+            self.filter(one, one.settings)
+
+
+def choice(entry: ModelEntry, target: TargetEntry, upstream: Upstream, position: int) -> Choice:
+    """One target of an alias; its time limit is the target's, else the alias's, else the upstream's."""
+    limit = target.timeout if target.timeout is not None else entry.timeout
+    timeouts = None
+    if limit is not None:
+        # The limit is on the wait for an answer; a stream that has begun may go on for longer.
+        first = dataclasses.replace(upstream.timeouts, first_byte=limit)
+        timeouts = replace(first, connect=min(limit, first.connect or limit))
+    priority = position if target.priority is None else target.priority
+    weighted = any(other.weight != 1.0 for other in entry.targets)
+    if weighted and target.priority is None:
+        priority = 0
+    return Choice(upstream, target.model, priority, target.weight, timeouts, entry.fallback_on)
+
+
+def settings_of(kind: type[Any]) -> type[Settings]:
+    """The settings class of a filter (its ``config`` annotation), store or in-process upstream."""
+    declared = getattr(kind, "Settings", None) or get_type_hints(kind).get("config")
+    return declared if isinstance(declared, type) and issubclass(declared, Settings) else Settings
+
+
+def operation_of(path: str) -> str:
+    """What a dialect calls the operation of a route's path; empty for one that is passed through."""
+    for end, operation in OPERATIONS.items():
+        if path.endswith(end) and (operation != "completions" or "/chat/" not in path):
+            return operation
+    return ""
+
+
+try:
+    import httptools  # noqa: F401
+
+    HAVE_HTTPTOOLS = True
+except ImportError:
+    HAVE_HTTPTOOLS = False

@@ -1,0 +1,933 @@
+"""The edge: the HTTP/1.1 protocol class that uvicorn runs in place of its own.
+
+uvicorn listens, does TLS and signals, starts workers and the application's lifespan; this file does
+what happens on a connection. Three rules keep it small:
+
+* One request at a time. The next head on a connection is not looked at before the answer to the
+  previous one is out, so pipelined requests are answered in order by having no way to be otherwise.
+* No task, timer or future that is not needed. A request is one task, which runs the application; a
+  hang-up is a call; a body that has come is given without waiting; deadlines are one attribute,
+  looked at by the sweep of `timers.py`.
+* What `framing.py` refuses, nobody sees. The answer to it comes from here, and ends the connection.
+
+A client that shuts down only its sending side counts as one that left: a proxy cannot tell the two
+apart in time, and an answer nobody waits for costs money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from .downstream import BodyTimeout, BodyTooLarge, ClientGone, Headers
+from .framing import CHUNKED, Chunks, HeadLimits, HeadReader, Refused, RequestHead
+from .timers import NEVER, Sweep, sweep_of
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+EXTENSION = "passy.edge"
+"""Where an application finds the Downstream: ``scope["extensions"]["passy.edge"]``."""
+
+_log = logging.getLogger("uvicorn.error")
+
+# What a connection is busy with; says what its deadline is for.
+_IDLE: Final = 0  # between requests
+_HEAD: Final = 1  # a request has begun, or its first one is due
+_BODY: Final = 2  # the application runs, the body has not all come
+_BUSY: Final = 3  # the application runs, the body is here
+_REST: Final = 4  # answered; the rest of the body is thrown away
+_CLOSING: Final = 5  # nothing more is read, the last bytes are on their way
+
+_STATUS_LINE = {
+    int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+# How the end of an answer's body is told.
+_BY_LENGTH: Final = 0
+_BY_CHUNKS: Final = 1
+_NO_BODY: Final = 2
+_UNTIL_CLOSE: Final = 3
+
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
+_SMALL = 16 * 1024  # below this, joining is cheaper than handing over pieces
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeLimits:
+    """How much a client may send, how slowly, and for how long it may do nothing.
+
+    Bytes and seconds. A client must send its body at ``body_rate`` bytes a second, looked at after
+    ``body_grace``. ``high_water`` is the most that is buffered for an application that does not
+    read, of requests that wait for their turn, and for a client that does not read. ``rest_bytes``
+    and ``rest_timeout`` say how much of a body is thrown away after an early answer before the
+    connection is given up. ``connections_per_ip`` 0 means any number.
+    """
+
+    head: HeadLimits = field(default_factory=HeadLimits)
+    body_bytes: int = 512 * 1024 * 1024
+    header_timeout: float = 10.0
+    body_rate: float = 1024.0
+    body_grace: float = 10.0
+    keep_alive: float = 75.0
+    write_timeout: float = 30.0
+    high_water: int = 64 * 1024
+    rest_bytes: int = 64 * 1024
+    rest_timeout: float = 1.0
+    connections_per_ip: int = 0
+
+
+class Edge:
+    """What the connections of one worker share. Give it to uvicorn as ``http=``."""
+
+    def __init__(self, limits: EdgeLimits | None = None) -> None:
+        self.limits = limits or EdgeLimits()
+        self.heads = HeadReader(self.limits.head)
+        self.draining = False
+        """Say ``connection: close`` in every answer, so that clients go elsewhere."""
+        self._peers: dict[str, int] = {}
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._default_lines = b""
+
+    def __call__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Connection:
+        if not config.loaded:
+            config.load()
+        return Connection(self, config, server_state, app_state, _loop)
+
+    def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """``date``, ``server`` and uvicorn's own; rendered when uvicorn changes the list (1/s)."""
+        if headers is not self._default_headers:
+            self._default_headers = headers
+            self._default_lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return self._default_lines
+
+    def enter(self, peer: str) -> bool:
+        """Count a connection; or do not, and return False, if its address has enough."""
+        count = self._peers.get(peer, 0)
+        if 0 < self.limits.connections_per_ip <= count:
+            return False
+        self._peers[peer] = count + 1
+        return True
+
+    def leave(self, peer: str) -> None:
+        if (count := self._peers.pop(peer) - 1) > 0:
+            self._peers[peer] = count
+
+
+def edge(limits: EdgeLimits | None = None) -> Edge:
+    """What ``uvicorn.Config(http=...)`` takes."""
+    return Edge(limits)
+
+
+class Connection(asyncio.Protocol):
+    """One client connection: reads requests, runs the application, keeps the deadlines."""
+
+    __slots__ = (
+        "app",
+        "app_state",
+        "began",
+        "buffer",
+        "chunks",
+        "client",
+        "config",
+        "connections",
+        "counted",
+        "cycle",
+        "deadline",
+        "edge",
+        "left",
+        "limits",
+        "loop",
+        "paused_reading",
+        "paused_writing",
+        "phase",
+        "received",
+        "scheme",
+        "server",
+        "server_state",
+        "shutting_down",
+        "stay",
+        "sweep",
+        "tasks",
+        "transport",
+        "unsent",
+        "writable",
+    )
+
+    transport: asyncio.Transport
+    sweep: Sweep
+
+    def __init__(
+        self,
+        edge: Edge,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        self.edge = edge
+        self.limits = edge.limits
+        self.config = config
+        self.app = config.loaded_app
+        self.server_state = server_state
+        self.app_state = app_state
+        self.tasks = server_state.tasks
+        self.connections = cast("set[Connection]", server_state.connections)
+        self.loop = loop or asyncio.get_running_loop()
+        self.server: tuple[str, int] | None = None
+        self.client: tuple[str, int] | None = None
+        self.scheme = "http"
+        self.cycle: Cycle | None = None
+        self.phase = _HEAD
+        self.deadline = NEVER
+        self.buffer = bytearray()  # a head that has not ended, or requests that wait
+        self.chunks: Chunks | None = None
+        self.left = 0  # bytes of the body still to come, unless chunked
+        self.began = 0.0  # when the body, or the reading of it after a pause, began
+        self.received = 0  # bytes since then
+        self.unsent = 0  # bytes the client had not taken at the last look
+        self.paused_reading = False
+        self.paused_writing = False
+        self.shutting_down = False
+        self.counted = False  # among those of its address
+        self.stay = False  # another request may follow the body that is thrown away
+        self.writable: asyncio.Event | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.connections.add(self)
+        self.server = _address(transport.get_extra_info("sockname"))
+        self.client = _address(transport.get_extra_info("peername"))
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self.transport.set_write_buffer_limits(high=self.limits.high_water)
+        self.sweep = sweep_of(self.loop)
+        self.sweep.add(self)
+        self.deadline = self.sweep.now + self.limits.header_timeout
+        self.counted = self.edge.enter(self._peer)
+        if not self.counted:
+            self.refuse(Refused(503, "too_many_connections", "Your address has too many open."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
+        self.sweep.discard(self)
+        if self.counted:
+            self.edge.leave(self._peer)
+        self.phase = _CLOSING
+        self._client_left()
+
+    def eof_received(self) -> None:
+        """Half-closed counts as closed; the transport closes itself when we return."""
+        self._client_left()
+
+    def data_received(self, data: bytes) -> None:
+        phase = self.phase
+        if phase == _IDLE:
+            self._read_head(data)
+        elif phase == _HEAD:
+            self._more_head(data)
+        elif phase == _BODY:
+            self._read_body(data)
+        elif phase == _BUSY:
+            self.buffer += data
+            if len(self.buffer) > self.limits.high_water:
+                self._pause_reading()
+        elif phase == _REST:
+            self._skip(data)
+
+    def pause_writing(self) -> None:
+        self.paused_writing = True
+        self.unsent = self.transport.get_write_buffer_size()
+        self.deadline = self.sweep.now + self.limits.write_timeout
+
+    def resume_writing(self) -> None:
+        self.paused_writing = False
+        if self.writable is not None:
+            self.writable.set()
+        if self.phase == _BODY:
+            self._await_body()
+        elif self.phase == _BUSY:
+            self.deadline = NEVER
+            if self.cycle is None:
+                self._next()
+
+    def shutdown(self) -> None:
+        """uvicorn stops: an idle connection closes, a busy one after its answer."""
+        self.shutting_down = True
+        if self.phase <= _HEAD:
+            self.close()
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed; what that means depends on what was waited for."""
+        phase = self.phase
+        if self.paused_writing or phase == _CLOSING:
+            self._check_progress(now)
+        elif phase == _HEAD and self.buffer:
+            self.refuse(Refused(408, "request_timeout", "The head of the request came too slowly."))
+        elif phase == _BODY:
+            due = self.began + self.limits.body_grace + self.received / self.limits.body_rate
+            self.deadline = due if due > now else NEVER
+            if due <= now and self.cycle is not None:
+                self.cycle.body_is_slow()
+        else:
+            self.close()
+
+    def want_body(self, cycle: Cycle) -> None:
+        """The application waits for the body."""
+        if cycle.expects_continue:
+            cycle.expects_continue = False
+            if not cycle.started:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._await_body()
+        elif self.paused_reading:
+            self._resume_reading()
+            self._await_body()
+
+    def stays(self, cycle: Cycle) -> bool:
+        """Whether the connection can serve another request after this answer."""
+        if self.edge.draining or self.shutting_down or cycle.expects_continue or cycle.slow:
+            return False
+        return cycle.complete or (self.chunks is None and self.left <= self.limits.rest_bytes)
+
+    def answered(self, cycle: Cycle) -> None:
+        """The last byte of the answer was handed to the transport."""
+        self.cycle = None
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if not cycle.complete:
+            self._rest(cycle.keep_alive)
+        elif not cycle.keep_alive or self.shutting_down:
+            self.close()
+        elif not self.paused_writing:
+            self._next()
+
+    def close(self) -> None:
+        """Close once the client has taken what was written."""
+        self.phase = _CLOSING
+        self.unsent = self.transport.get_write_buffer_size()
+        self.deadline = self.sweep.now + self.limits.write_timeout
+        self.transport.close()
+
+    def cut(self) -> None:
+        """Reset the connection, so that a client can tell it from an answer that has ended."""
+        self.phase = _CLOSING
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+    def refuse(self, refusal: Refused) -> None:
+        """Answer in place of the application, and end the connection."""
+        cycle = self.cycle
+        self.cycle = None
+        if cycle is not None:
+            cycle.leave()
+            if cycle.started:
+                self.cut()
+                return
+        lines = self.edge.default_lines(self.server_state.default_headers)
+        self.transport.write(_envelope(refusal, lines))
+        self.chunks = None
+        self.left = self.limits.rest_bytes + 1
+        self._rest(stay=False)
+
+    @property
+    def _peer(self) -> str:
+        return self.client[0] if self.client is not None else ""
+
+    def _client_left(self) -> None:
+        if self.cycle is not None:
+            self.cycle.leave()
+        if self.writable is not None:
+            self.writable.set()
+
+    def _check_progress(self, now: float) -> None:
+        """Cut a client that has taken nothing since the last look."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < self.unsent:
+            self.unsent = unsent
+            self.deadline = now + self.limits.write_timeout
+        else:
+            self.deadline = NEVER
+            self._client_left()
+            self.cut()
+
+    def _next(self) -> None:
+        """Ready for another request, which may already be here."""
+        self.phase = _IDLE
+        self.deadline = self.sweep.now + self.limits.keep_alive
+        if self.paused_reading:
+            self._resume_reading()
+        if self.buffer:
+            data = bytes(self.buffer)
+            self.buffer.clear()
+            self._read_head(data)
+
+    def _read_head(self, data: bytes) -> None:
+        """``data`` begins with a head."""
+        end = data.find(b"\r\n\r\n") + 4
+        try:
+            if end < 4:
+                self.phase = _HEAD
+                self.deadline = self.sweep.now + self.limits.header_timeout
+                self.buffer += data
+                self.edge.heads.check_unfinished(data)
+            elif end == len(data):
+                self._begin(self.edge.heads.read(data), b"")
+            else:
+                self._begin(self.edge.heads.read(data[:end]), data[end:])
+        except Refused as refusal:
+            self.refuse(refusal)
+
+    def _more_head(self, data: bytes) -> None:
+        """Another piece of a head; the first one on this connection has no deadline of its own."""
+        if not self.buffer:
+            deadline = self.deadline
+            self._read_head(data)
+            if self.phase == _HEAD:
+                self.deadline = deadline
+            return
+        seen = max(0, len(self.buffer) - 3)
+        self.buffer += data
+        if self.buffer.find(b"\r\n\r\n", seen) >= 0:
+            data = bytes(self.buffer)
+            self.buffer.clear()
+            self._read_head(data)
+            return
+        try:
+            self.edge.heads.check_unfinished(self.buffer)
+        except Refused as refusal:
+            self.refuse(refusal)
+
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
+        """Run the application on a request. Raises Refused."""
+        config = self.config
+        if config.limit_concurrency is not None and len(self.tasks) >= config.limit_concurrency:
+            raise Refused(503, "server_is_overloaded", "Too many requests are being served.")
+        length = head.length
+        if length > self.limits.body_bytes:
+            raise Refused(413, "request_too_large", f"The limit is {self.limits.body_bytes} bytes.")
+        self.cycle = cycle = Cycle(self, head)
+        if length == 0:
+            self._body_ended(cycle, rest)
+        elif len(rest) >= length > 0:
+            cycle.arrive(rest[:length])
+            self._body_ended(cycle, rest[length:])
+        else:
+            self.phase = _BODY
+            self.left = length
+            self.chunks = Chunks() if length == CHUNKED else None
+            self._await_body()
+            if rest:
+                self._read_body(rest)
+        if self.cycle is not None:  # else its first chunk was refused
+            cycle.task = task = self.loop.create_task(cycle.run(self.app, self._scope(head, cycle)))
+            self.tasks.add(task)
+
+    def _scope(self, head: RequestHead, cycle: Cycle) -> dict[str, Any]:
+        line = head.line
+        root_path = self.config.root_path
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1" if line.minor else "1.0",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": line.method,
+            "root_path": root_path,
+            "path": root_path + line.path,
+            "raw_path": root_path.encode() + line.raw_path if root_path else line.raw_path,
+            "query_string": line.query,
+            "headers": head.headers,
+            "state": self.app_state.copy(),
+            "extensions": {EXTENSION: cycle},
+        }
+
+    def _await_body(self) -> None:
+        """From here on the client has to send."""
+        self.began = self.sweep.now
+        self.received = 0
+        self.deadline = self.began + self.limits.body_grace
+
+    def _read_body(self, data: bytes) -> None:
+        cycle = self.cycle
+        assert cycle is not None
+        self.received += len(data)
+        if self.chunks is not None:
+            self._read_chunks(self.chunks, cycle, data)
+            return
+        self.left -= len(data)
+        if self.left > 0:
+            cycle.arrive(data)
+            self._hold_back(cycle)
+        elif self.left == 0:
+            cycle.arrive(data)
+            self._body_ended(cycle, b"")
+        else:
+            cycle.arrive(data[: self.left])
+            self._body_ended(cycle, data[self.left :])
+
+    def _read_chunks(self, chunks: Chunks, cycle: Cycle, data: bytes) -> None:
+        try:
+            for piece in chunks.feed(data):
+                cycle.arrive(piece)
+            if cycle.size > self.limits.body_bytes:
+                message = f"The limit is {self.limits.body_bytes} bytes."
+                raise Refused(413, "request_too_large", message)
+        except Refused as refusal:
+            self.refuse(refusal)
+            return
+        if chunks.done:
+            self.chunks = None
+            self._body_ended(cycle, chunks.rest)
+        else:
+            self._hold_back(cycle)
+
+    def _hold_back(self, cycle: Cycle) -> None:
+        """Stop reading while the application has enough to do."""
+        if cycle.buffered > self.limits.high_water and not cycle.wants_all:
+            self._pause_reading()
+            self.deadline = NEVER
+
+    def _body_ended(self, cycle: Cycle, rest: bytes) -> None:
+        self.phase = _BUSY
+        self.deadline = NEVER
+        cycle.end_body()
+        if rest:
+            self.buffer += rest
+
+    def _rest(self, stay: bool) -> None:
+        """The answer is out, the body is not in: throw it away, for a while.
+
+        Closing at once would reset the connection, and the answer might be lost with it.
+        """
+        self.phase = _REST
+        self.received = 0
+        self.stay = stay
+        self.deadline = self.sweep.now + self.limits.rest_timeout
+        if self.paused_reading:
+            self._resume_reading()
+        if not stay and self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def _skip(self, data: bytes) -> None:
+        self.received += len(data)
+        rest = b""
+        try:
+            if self.chunks is not None:
+                self.chunks.feed(data)
+                ended, rest = self.chunks.done, self.chunks.rest
+            else:
+                self.left -= len(data)
+                ended = self.left <= 0
+                rest = data[self.left :] if self.left else b""
+        except Refused:
+            self.close()
+            return
+        if ended and self.stay:
+            self.chunks = None
+            self.buffer += rest
+            self._next()
+        elif ended or self.received > self.limits.rest_bytes:
+            self.close()
+
+    def _pause_reading(self) -> None:
+        if not self.paused_reading and not self.transport.is_closing():
+            self.paused_reading = True
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        self.paused_reading = False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+
+class Cycle:
+    """One request and its answer: a Downstream, and an ASGI ``receive`` and ``send``."""
+
+    __slots__ = (
+        "_connection",
+        "_event",
+        "_framing",
+        "_handed",
+        "_hang_up",
+        "_head",
+        "_left",
+        "_length",
+        "_method",
+        "_minor",
+        "_pieces",
+        "buffered",
+        "complete",
+        "expects_continue",
+        "finished",
+        "gone",
+        "keep_alive",
+        "size",
+        "slow",
+        "started",
+        "task",
+        "wants_all",
+    )
+
+    def __init__(self, connection: Connection, head: RequestHead) -> None:
+        self._connection = connection
+        self._method = head.line.method
+        self._minor = head.line.minor
+        self._length = head.length
+        self.keep_alive = head.keep_alive
+        self.expects_continue = head.expects_continue
+        self.task: asyncio.Task[None] | None = None
+        self._event: asyncio.Event | None = None  # set when something happened to the request
+        self._hang_up: Callable[[], None] | None = None
+        self._pieces: list[bytes] = []
+        self.size = 0  # bytes of the body so far
+        self.buffered = 0  # of those, not yet taken by the application
+        self.complete = False  # the body has all come
+        self.wants_all = False  # the application waits for the whole body
+        self.slow = False
+        self._handed = False  # the application has received the end of the body
+        self._head = b""  # rendered, not yet written
+        self._framing = _BY_LENGTH
+        self._left = 0  # bytes that the answer still lacks
+        self.started = False
+        self.finished = False
+        self.gone = False
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body; at once if it is here. Raises BodyTooLarge, BodyTimeout, ClientGone."""
+        if self._length > limit or self.size > limit:
+            raise BodyTooLarge(limit)
+        if not self.complete:
+            await self._all(limit)
+        pieces = self._pieces
+        if len(pieces) == 1:
+            return pieces[0]
+        whole = b"".join(pieces)
+        self._pieces = [whole]
+        return whole
+
+    async def pieces(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises BodyTooLarge, BodyTimeout, ClientGone."""
+        if self._length > limit:
+            raise BodyTooLarge(limit)
+        total = 0
+        while True:
+            for piece in self._take():
+                total += len(piece)
+                if total > limit:
+                    raise BodyTooLarge(limit)
+                yield piece
+            if self._pieces:
+                continue
+            if self.complete:
+                return
+            self._connection.want_body(self)
+            await self._happening()
+            if not self._pieces:
+                self._check()
+
+    def watch(self, hang_up: Callable[[], None] | None) -> None:
+        """Call ``hang_up`` when the client leaves; at once if it has."""
+        if hang_up is not None and self.gone:
+            hang_up()
+        else:
+            self._hang_up = hang_up
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Render the head. Raises ValueError for a header that would end early."""
+        if self.started:
+            raise RuntimeError("the answer has a head already")
+        connection = self._connection
+        keep_alive = self.keep_alive and connection.stays(self)
+        parts: list[bytes] = []
+        length = None
+        for name, value in headers:
+            if name not in _FRAMING:
+                parts += (name, b": ", value, b"\r\n")
+            elif name == b"content-length":
+                length = value
+            elif name == b"connection" and b"close" in value.lower():
+                keep_alive = False
+        block = b"".join(parts)
+        lines = len(parts) // 4
+        if block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
+            raise ValueError("a header of the answer holds CR, LF or NUL")
+        framing = self._frame(status, length)
+        if not keep_alive or self._framing == _UNTIL_CLOSE:
+            keep_alive = False
+            framing += b"connection: close\r\n"
+        self.keep_alive = keep_alive
+        self.started = True
+        self._head = b"%b%b%b%b\r\n" % (
+            _STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status,
+            connection.edge.default_lines(connection.server_state.default_headers),
+            block,
+            framing,
+        )
+
+    def write(self, data: bytes) -> bool:
+        """A piece of the body. False: ``await drain()`` before more."""
+        if self.gone or self.finished:
+            return False
+        head = self._head
+        self._head = b""
+        framing = self._framing
+        if framing == _BY_LENGTH:
+            self._left -= len(data)
+            if self._left < 0:
+                raise RuntimeError("the answer is longer than its content-length")
+        elif framing == _BY_CHUNKS:
+            if data:
+                self._write_chunk(head, data, b"\r\n")
+                return not self._connection.paused_writing
+        elif framing == _NO_BODY:
+            data = b""
+        self._write(head, data)
+        return not self._connection.paused_writing
+
+    def finish(self, data: bytes = b"") -> None:
+        """The last piece. An answer that lacks a part of its content-length is cut instead."""
+        if self.gone or self.finished:
+            return
+        head = self._head
+        self._head = b""
+        framing = self._framing
+        if framing == _BY_LENGTH and self._left != len(data):
+            self.abort()
+            raise RuntimeError("the answer is not as long as its content-length")
+        self.finished = True
+        self._hang_up = None
+        if framing == _BY_CHUNKS:
+            if data:
+                self._write_chunk(head, data, b"\r\n0\r\n\r\n")
+            else:
+                self._write(head, b"0\r\n\r\n")
+        else:
+            self._write(head, b"" if framing == _NO_BODY else data)
+        if self._event is not None:
+            self._event.set()
+        self._connection.answered(self)
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough. Raises ClientGone."""
+        connection = self._connection
+        while connection.paused_writing and not self.gone:
+            if connection.writable is None:
+                connection.writable = asyncio.Event()
+            connection.writable.clear()
+            await connection.writable.wait()
+        if self.gone:
+            raise ClientGone
+
+    def abort(self) -> None:
+        """End the connection before the end of the answer; what was written still goes out.
+
+        Unless only the end of the connection tells the end of the answer: then by a reset.
+        """
+        if self.gone or self.finished:
+            return
+        self.finished = True
+        self._hang_up = None
+        self._connection.cycle = None
+        if self._framing == _UNTIL_CLOSE:
+            self._connection.cut()
+        else:
+            self._connection.close()
+
+    async def settle(self) -> None:
+        """Nothing: ``finish`` has handed everything to the transport."""
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI: a piece of the body, then the client's leaving."""
+        while not (self.gone or self.finished or self.slow):
+            if self._pieces or (self.complete and not self._handed):
+                self._handed = self.complete
+                return {
+                    "type": "http.request",
+                    "body": b"".join(self._take()),
+                    "more_body": not self.complete,
+                }
+            if not self.complete:
+                self._connection.want_body(self)
+            await self._happening()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """ASGI: the head, then pieces of the body. To a client that left: nothing."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            headers = message.get("headers", ())
+            self.start(message["status"], [(name.lower(), value) for name, value in headers])
+        elif kind != "http.response.body":
+            raise RuntimeError(f"unexpected ASGI message {kind!r}")
+        elif not self.started:
+            raise RuntimeError("the body of the answer was sent before its head")
+        elif not message.get("more_body", False):
+            self.finish(bytes(message.get("body", b"")))
+        elif not self.write(bytes(message.get("body", b""))):
+            with contextlib.suppress(ClientGone):
+                await self.drain()
+
+    async def run(self, app: Callable[..., Awaitable[None]], scope: dict[str, Any]) -> None:
+        """Run the application; whatever it does, the request is answered or cut."""
+        try:
+            await app(scope, self.receive, self.send)
+            if not (self.finished or self.gone or self.slow):
+                _log.error("the application left a request without a complete answer")
+        except Exception:
+            _log.exception("the application failed")
+        finally:
+            if self.task is not None:
+                self._connection.tasks.discard(self.task)
+            if not (self.finished or self.gone):
+                self._give_up()
+
+    def arrive(self, piece: bytes) -> None:
+        """A piece of the body has come."""
+        self._pieces.append(piece)
+        self.size += len(piece)
+        self.buffered += len(piece)
+        if self._event is not None:
+            self._event.set()
+
+    def end_body(self) -> None:
+        """The body has all come."""
+        self.complete = True
+        self.expects_continue = False
+        if self._event is not None:
+            self._event.set()
+
+    def body_is_slow(self) -> None:
+        """The client sends too slowly: who waits for the body is told."""
+        self.slow = True
+        if self._event is not None:
+            self._event.set()
+
+    def leave(self) -> None:
+        """The client has left."""
+        if self.gone or self.finished:
+            return
+        self.gone = True
+        if self._event is not None:
+            self._event.set()
+        hang_up, self._hang_up = self._hang_up, None
+        if hang_up is not None:
+            hang_up()
+
+    async def _all(self, limit: int) -> None:
+        self.wants_all = True
+        try:
+            while not self.complete:
+                self._check()
+                self._connection.want_body(self)
+                await self._happening()
+                if self.size > limit:
+                    raise BodyTooLarge(limit)
+        finally:
+            self.wants_all = False
+
+    async def _happening(self) -> None:
+        if self._event is None:
+            self._event = asyncio.Event()
+        self._event.clear()
+        await self._event.wait()
+
+    def _check(self) -> None:
+        if self.gone:
+            raise ClientGone
+        if self.slow:
+            raise BodyTimeout
+
+    def _take(self) -> list[bytes]:
+        pieces = self._pieces
+        self._pieces = []
+        self.buffered = 0
+        return pieces
+
+    def _frame(self, status: int, length: bytes | None) -> bytes:
+        """Decide how the end of the body is told; the header that says so."""
+        if status in (204, 304) or status < 200:
+            self._framing = _NO_BODY
+            return b""
+        if self._method == "HEAD":
+            self._framing = _NO_BODY
+        elif length is not None:
+            self._framing = _BY_LENGTH
+            self._left = int(length)
+        elif self._minor:
+            self._framing = _BY_CHUNKS
+            return b"transfer-encoding: chunked\r\n"
+        else:
+            self._framing = _UNTIL_CLOSE
+        return b"" if length is None else b"content-length: %d\r\n" % int(length)
+
+    def _write(self, head: bytes, data: bytes) -> None:
+        if not head:
+            if data:
+                self._connection.transport.write(data)
+        elif len(data) > _SMALL:
+            self._connection.transport.writelines((head, data))
+        else:
+            self._connection.transport.write(head + data)
+
+    def _write_chunk(self, head: bytes, data: bytes, end: bytes) -> None:
+        if len(data) > _SMALL:
+            self._connection.transport.writelines((b"%b%x\r\n" % (head, len(data)), data, end))
+        else:
+            self._connection.transport.write(b"%b%x\r\n%b%b" % (head, len(data), data, end))
+
+    def _give_up(self) -> None:
+        """The application has ended, the answer has not."""
+        if self.started and not self._head:
+            self.abort()
+            return
+        self.started = False
+        if self.slow:
+            refusal = Refused(
+                408, "request_body_timeout", "The body of the request came too slowly."
+            )
+        else:
+            refusal = Refused(500, "internal_error", "The gateway failed to answer.")
+        self._connection.refuse(refusal)
+
+
+def _address(name: object) -> tuple[str, int] | None:
+    """An IP address and port; a Unix socket has none."""
+    if isinstance(name, tuple) and len(name) >= 2:
+        return str(name[0]), int(name[1])
+    return None
+
+
+def _envelope(refusal: Refused, default_lines: bytes) -> bytes:
+    """The whole answer to a request that is refused, in the shape OpenAI's clients parse."""
+    kinds = {408: "timeout_error", 500: "server_error", 503: "service_unavailable_error"}
+    kind = kinds.get(refusal.status, "invalid_request_error")
+    error = {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}
+    request_id = "req_" + secrets.token_hex(16)
+    body = json.dumps({"error": error | {"request_id": request_id}}).encode()
+    lines = (
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        f"x-request-id: {request_id}\r\nconnection: close\r\n"
+    )
+    if refusal.status == 503:
+        lines += "retry-after: 1\r\n"
+    return b"%b%b%b\r\n%b" % (_STATUS_LINE[refusal.status], default_lines, lines.encode(), body)

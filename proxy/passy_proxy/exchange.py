@@ -1,0 +1,188 @@
+"""The nouns of the whole system: one request, and everything that becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from random import getrandbits
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any
+
+from passy_proxy import json
+from passy_proxy.body import Head as BodyHead
+from passy_proxy.downstream import Downstream
+from passy_proxy.event import Head, Reply
+from passy_proxy.records import Principal, Usage
+from passy_proxy.stash import Stash
+
+if TYPE_CHECKING:
+    from passy_proxy.attempt import Attempt
+    from passy_proxy.config.snapshot import Snapshot
+    from passy_proxy.route import Route
+    from passy_proxy.upstream import Target
+
+
+class Outcome:
+    """How an exchange ended. ``kind`` is one of the six below; ``code`` says more for replies."""
+
+    __slots__ = ("code", "kind")
+
+    def __init__(self, kind: str, code: str = "") -> None:
+        self.kind = kind
+        self.code = code
+
+    def __repr__(self) -> str:
+        return f"Outcome({self.kind}{':' + self.code if self.code else ''})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Outcome) and (self.kind, self.code) == (other.kind, other.code)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.code))
+
+    @classmethod
+    def replied(cls, code: str) -> Outcome:
+        return cls("replied", code)
+
+
+PENDING = Outcome("pending")
+OK = Outcome("ok")
+UPSTREAM_BROKEN = Outcome("upstream_broken")
+CLIENT_GONE = Outcome("client_gone")
+INTERNAL_ERROR = Outcome("internal_error", "internal_error")
+
+NO_HEAD = BodyHead(model="")
+
+
+class Request:
+    """The client's request, never edited: each attempt starts from it."""
+
+    __slots__ = (
+        "_json",
+        "_query",
+        "body",
+        "downstream",
+        "head",
+        "headers",
+        "limit",
+        "method",
+        "operation",
+        "path",
+        "query",
+        "rest",
+        "streamed_upload",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        downstream: Downstream,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        """Lower-case names, as they came, repeated ones too."""
+        self.downstream = downstream
+        self.body = b""
+        """Read before the first filter that needs it; empty for a streamed upload."""
+        self.head: BodyHead = NO_HEAD
+        """``model``, ``stream`` and their like, read from the body without parsing the rest."""
+        self.operation = ""
+        """``chat``, ``embeddings``, ``messages`` …; empty on routes that only pass through."""
+        self.rest = ""
+        """The path below the API's root (``/v1``), as pass-through routes send it on."""
+        self.limit = 0
+        """Largest body accepted, in bytes."""
+        self.streamed_upload = False
+        self._json: Any = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of the header ``name`` (lower case)."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    @property
+    def json(self) -> Any:
+        """The body parsed, once, on first use. Filters read it and never change it."""
+        if self._json is None:
+            self._json = json.loads(self.body)
+        return self._json
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, for uploads that are passed on as a stream."""
+        return self.downstream.pieces(self.limit)
+
+
+class Exchange:
+    """One downstream request and everything that becomes of it."""
+
+    __slots__ = (
+        "at",
+        "attempts",
+        "depth",
+        "downstream",
+        "gone",
+        "head",
+        "id",
+        "outcome",
+        "principal",
+        "reply",
+        "request",
+        "route",
+        "snapshot",
+        "started",
+        "stash",
+        "status",
+        "targets",
+        "task",
+        "usage",
+        "written_at",
+    )
+
+    def __init__(
+        self, snapshot: Snapshot, route: Route, request: Request, downstream: Downstream
+    ) -> None:
+        self.at = time()
+        """Unix seconds of arrival, for the books."""
+        self.started = monotonic()
+        """Seconds of the monotonic clock, for durations."""
+        self.id = f"req_{int(self.at * 1000):012x}{getrandbits(80):020x}"
+        """Sortable by time, unique for ever, and sent back as ``x-request-id``."""
+        self.snapshot = snapshot
+        self.route = route
+        self.request = request
+        self.downstream = downstream
+        self.principal: Principal | None = None
+        self.targets: Sequence[Target] = ()
+        """Who could answer, in order of preference."""
+        self.attempts: list[Attempt] = []
+        """Who was asked."""
+        self.usage: Usage | None = None
+        """Tokens, once the answer told them."""
+        self.outcome = PENDING
+        self.reply: Reply | None = None
+        """The gateway's own answer, where it gave one."""
+        self.head: Head | None = None
+        """The head sent to the client."""
+        self.status = 0
+        self.stash = Stash()
+        self.depth = 0
+        """How many filters were entered."""
+        self.gone = False
+        """The client hung up while the chain ran."""
+        self.task: asyncio.Task[Any] | None = None
+        """The task the chain runs in, while it runs."""
+        self.written_at = 0.0
+        """Monotonic seconds of the first byte of the answer."""
+
+    def hang_up(self) -> None:
+        """The edge's call when the client leaves: stop whatever the exchange waits for."""
+        self.gone = True
+        if self.task is not None:
+            self.task.cancel()

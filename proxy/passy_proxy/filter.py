@@ -1,0 +1,85 @@
+"""The filter protocol: six hooks, all optional, and the contract pluggy checks them against.
+
+``None`` always means *carry on*. A hook may be a plain function or ``async def``; which it is is decided
+once, when the chain is compiled, and a hook a filter does not define costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pluggy
+
+from passy_proxy.event import Event, Failure, Head, Reply
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from passy_proxy.attempt import Attempt, Dispatch
+    from passy_proxy.exchange import Exchange
+
+hookspec = pluggy.HookspecMarker("passy.exchange")
+
+
+class ExchangeHooks:
+    """The moments of an exchange, in order. What a filter may implement, and with which arguments."""
+
+    @hookspec
+    def on_request(self, ex: Exchange) -> Reply | None:
+        """On the way in. A Reply turns round here: later filters are never entered."""
+
+    @hookspec
+    def on_attempt(self, ex: Exchange, attempt: Attempt) -> Failure | None:
+        """Before each try. May change ``attempt.credential``; a Failure means: not this target."""
+
+    @hookspec
+    def on_attempt_end(self, ex: Exchange, attempt: Attempt) -> None:
+        """After each try, once: answered, failed or given up."""
+
+    @hookspec
+    def on_response(self, ex: Exchange, head: Head) -> None:
+        """On the way out, reversed, before anything is sent. May edit ``head``. Runs for replies too."""
+
+    @hookspec
+    def on_event(self, ex: Exchange, event: Event) -> Event | tuple[Event, ...] | None:
+        """For each unit of the answer: replace it, expand it, or ``()`` to swallow it. A plain function."""
+
+    @hookspec
+    def on_complete(self, ex: Exchange) -> None:
+        """The end, reversed, exactly once for each filter the exchange entered, whatever happened."""
+
+
+class Filter:
+    """One feature of the gateway, as one link of a chain.
+
+    A filter object is shared by all exchanges of a snapshot and does not change after ``start()``;
+    what belongs to one exchange lives in ``ex.stash``. ``needs`` names what an earlier filter must
+    provide (``principal``, ``targets``) or the core shall have read (``body``).
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    provides: ClassVar[frozenset[str]] = frozenset()
+    status: ClassVar[str] = "stable"
+    config: Any
+    """Subclasses annotate it: ``config: Config``; the loader reads that annotation."""
+
+    def __init__(self, config: Any, log: FilteringBoundLogger) -> None:
+        self.config = config
+        self.log = log
+
+    async def start(self) -> None:
+        """Called once, before the snapshot goes live."""
+
+    async def stop(self) -> None:
+        """Called once, after the last exchange of the snapshot; also after a failed ``start()``."""
+
+
+class Terminal(Filter):
+    """The last link of a chain: it owns the attempts."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"body"})
+
+    async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
+        """Make attempts until one will do. *Returning* one commits: no other can follow."""
+        raise NotImplementedError

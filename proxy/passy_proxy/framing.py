@@ -1,0 +1,362 @@
+"""The grammar of an HTTP/1.1 request, without input or output: its head and its chunked body.
+
+Each line of a head is inside the grammar or the request is refused, so there is no second reading
+of it: no bare LF, no folded line, no space before a colon, no control byte. A proxy in front of us
+that reads the same bytes differently is thereby contradicted instead of believed.
+
+Clients repeat themselves: of twenty lines of a head, eighteen were seen a moment ago. So lines that
+passed are remembered by their exact bytes, and a remembered line costs one look-up. Lines that hold
+a secret are never remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
+from typing import NamedTuple, NoReturn, TypeVar
+from urllib.parse import unquote_to_bytes
+
+Headers = list[tuple[bytes, bytes]]
+Remembered = TypeVar("Remembered")
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_NAME = re.compile(_TOKEN)
+_NOT_IN_VALUE = re.compile(rb"[^\t -~\x80-\xff]")
+_TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]++) HTTP/([0-9]\.[0-9])")
+_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+_FIRST_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r"
+_PATH = re.compile(rb"(/(?:[\w.~!$&'()*+,;=:@/\-]|%[0-9A-Fa-f]{2})*+)(?:\?([!\"$-~]*+))?")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
+# Of what RFC 9110 allows as a host, what names have: no escapes, no sub-delimiters.
+_HOST = re.compile(rb"[\w.~\-]++(?::[0-9]{0,5})?")
+_HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::[0-9]{0,5})?")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect")
+_SECRET = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"x-api-key", b"api-key"))
+_CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect"))
+_MAX_REMEMBERED = 1024
+_MAX_REMEMBERED_LINE = 256
+
+CHUNKED = -1
+"""The length of a body whose end is told by its last chunk."""
+
+
+class Refused(Exception):
+    """A request that no application may see. The answer to it ends the connection."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """What a head may measure: ``head`` and ``target`` in bytes, ``fields`` in lines."""
+
+    head: int = 32 * 1024
+    fields: int = 100
+    target: int = 8 * 1024
+
+
+class RequestLine(NamedTuple):
+    """The first line of a request. ``path`` is the decoded ``raw_path``, segment by segment."""
+
+    method: str
+    raw_path: bytes
+    path: str
+    query: bytes
+    minor: int
+    """The version: HTTP/1.``minor``, 0 or 1."""
+    authority: bytes | None
+    """The host in a URL that was given in its absolute form."""
+
+
+class RequestHead:
+    """The head of one request, checked. Names of headers are in lower case."""
+
+    __slots__ = ("expects_continue", "headers", "keep_alive", "length", "line")
+
+    line: RequestLine
+    headers: Headers
+    length: int
+    """Of the body, in bytes, or ``CHUNKED``."""
+    keep_alive: bool
+    expects_continue: bool
+
+
+class HeadReader:
+    """Reads the heads of all the requests of one worker."""
+
+    __slots__ = ("_fields", "_lines", "_names", "_underscore", "limits")
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self.limits = limits
+        self._fields: dict[bytes, tuple[bytes, bytes]] = {}
+        self._lines: dict[bytes, RequestLine] = {}
+        self._names: dict[bytes, bytes] = {}  # as spelled -> in lower case
+        self._underscore = False  # a name of the head at hand holds one
+
+    def read(self, raw: bytes) -> RequestHead:
+        """Parse ``raw``, which ends with its first empty line. Raises Refused."""
+        if len(raw) > self.limits.head:
+            raise Refused(431, "headers_too_large", f"The head exceeds {self.limits.head} bytes.")
+        lines = raw.split(b"\r\n")
+        if not lines[0]:  # one empty line before a request is customarily overlooked
+            del lines[0]
+        head = RequestHead()
+        head.line = line = self._lines.get(lines[0]) or self._read_line(lines[0])
+        known = self._fields.get
+        headers = [known(text) or self._read_field(text) for text in lines[1:-2]]
+        if len(headers) > self.limits.fields:
+            message = f"There are more than {self.limits.fields} headers."
+            raise Refused(431, "too_many_headers", message)
+        head.headers = headers
+        fields = dict(headers)
+        if len(fields) != len(headers):
+            _join_repeated(headers, fields)
+        if self._underscore:
+            self._underscore = False
+            _refuse_twins(fields)
+        host = fields.get(b"host")
+        if host is None and line.minor:
+            raise Refused(400, "invalid_host", "The Host header is missing.")
+        if line.authority is not None and (host is None or line.authority != host.lower()):
+            raise Refused(400, "invalid_host", "The URL names another host than the Host header.")
+        _read_framing(head, fields)
+        return head
+
+    def check_unfinished(self, raw: bytes | bytearray) -> None:
+        """Refuse a head before it has ended, if it cannot end well any more. Raises Refused."""
+        if raw[0] not in _FIRST_BYTES:
+            raise Refused(400, "invalid_request", "This is not an HTTP request.")
+        if raw.count(b"\n") != raw.count(b"\r\n"):
+            _refuse_text(b"\n")
+        limit = self.limits.target + 64  # the method and the version
+        if len(raw) > limit and raw.find(b"\r\n", 2, limit) < 0:
+            raise Refused(414, "url_too_long", f"The URL exceeds {self.limits.target} bytes.")
+        if len(raw) > self.limits.head:
+            raise Refused(431, "headers_too_large", f"The head exceeds {self.limits.head} bytes.")
+
+    def _read_line(self, text: bytes) -> RequestLine:
+        match = _REQUEST_LINE.fullmatch(text)
+        if match is None:
+            _refuse_text(text)
+        method, target, version = match.groups()
+        if version not in (b"1.1", b"1.0"):
+            raise Refused(505, "version_not_supported", "Only HTTP/1.1 and 1.0 are supported.")
+        if method not in _METHODS:
+            raise Refused(501, "method_not_supported", "This method is not supported.")
+        if len(target) > self.limits.target:
+            raise Refused(414, "url_too_long", f"The URL exceeds {self.limits.target} bytes.")
+        authority = None
+        if (absolute := _ABSOLUTE.fullmatch(target)) is not None:
+            authority = absolute[1].lower()
+            target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+        raw_path, path, query = _read_target(target)
+        line = RequestLine(
+            method.decode("ascii"), raw_path, path, query, int(version[2:]), authority
+        )
+        if not query:  # which may hold a secret
+            _remember(self._lines, text, line)
+        return line
+
+    def _read_field(self, text: bytes) -> tuple[bytes, bytes]:
+        spelled, colon, value = text.partition(b":")
+        name = self._names.get(spelled)
+        if name is None or not colon:
+            if not colon or _NAME.fullmatch(spelled) is None:
+                _refuse_text(text)
+            name = spelled.lower()
+            _remember(self._names, spelled, name)
+        if _NOT_IN_VALUE.search(value) is not None:
+            _refuse_text(text)
+        field = (name, value.strip(b" \t"))
+        if name in _SECRET:
+            return field
+        if name in _CHECKED:
+            _check_field(*field)
+        if b"_" in name:
+            self._underscore = True
+        else:
+            _remember(self._fields, text, field)
+        return field
+
+
+def _remember(known: dict[bytes, Remembered], key: bytes, value: Remembered) -> None:
+    if len(key) <= _MAX_REMEMBERED_LINE:
+        if len(known) >= _MAX_REMEMBERED:
+            known.clear()
+        known[key] = value
+
+
+def _read_framing(head: RequestHead, fields: dict[bytes, bytes]) -> None:
+    """How the body is delimited, and whether the connection may live on."""
+    length = fields.get(b"content-length")
+    if b"transfer-encoding" in fields:
+        if length is not None:
+            raise Refused(400, "invalid_framing", "Content-Length and Transfer-Encoding together.")
+        if not head.line.minor:
+            raise Refused(400, "invalid_framing", "HTTP/1.0 has no Transfer-Encoding.")
+        head.length = CHUNKED
+    elif length is None:
+        head.length = 0
+    elif not length.isdigit() or len(length) > 18:
+        raise Refused(400, "invalid_framing", "The Content-Length is not a number.")
+    else:
+        head.length = int(length)
+    connection = fields.get(b"connection")
+    head.keep_alive = head.line.minor == 1 and (
+        connection is None or b"close" not in connection.lower()
+    )
+    head.expects_continue = b"expect" in fields and head.line.minor == 1 and head.length != 0
+
+
+def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
+    """Refuse what may appear once only; of the list that steers us, see all the lines."""
+    names = [name for name, _ in headers]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            code = "invalid_host" if name == b"host" else "invalid_framing"
+            raise Refused(400, code, f"The header {name.decode()} is repeated.")
+    if b"connection" in fields:
+        lines = [value for name, value in headers if name == b"connection"]
+        fields[b"connection"] = b",".join(lines)
+
+
+def _refuse_twins(fields: dict[bytes, bytes]) -> None:
+    """CGI-like software reads ``a_b`` and ``a-b`` as one name: an attacker writes the other one."""
+    plain = [name.replace(b"_", b"-") for name in fields]
+    if len(set(plain)) != len(plain):
+        raise Refused(400, "ambiguous_header", "Two header names differ only in '_' and '-'.")
+
+
+def _check_field(name: bytes, value: bytes) -> None:
+    if name == b"host":
+        _check_host(value)
+    elif name == b"upgrade":
+        raise Refused(501, "upgrade_not_supported", "Protocol upgrades are not supported.")
+    elif name == b"transfer-encoding" and value.lower() != b"chunked":
+        raise Refused(400, "invalid_framing", "This Transfer-Encoding is not supported.")
+    elif name == b"expect" and value.lower() != b"100-continue":
+        raise Refused(417, "expectation_not_supported", "This expectation is not supported.")
+
+
+def _check_host(host: bytes) -> None:
+    if _HOST.fullmatch(host) is not None:
+        return
+    try:
+        if (literal := _HOST_V6.fullmatch(host)) is not None:
+            IPv6Address(literal[1].decode("ascii"))
+            return
+    except AddressValueError:
+        pass
+    raise Refused(400, "invalid_host", "The Host header is not a host name.")
+
+
+def _read_target(target: bytes) -> tuple[bytes, str, bytes]:
+    """The path as it is, the path decoded, the query."""
+    match = _PATH.fullmatch(target)
+    if match is None:
+        raise Refused(400, "invalid_path", "The path is malformed.")
+    raw, query = match[1], match[2] or b""
+    decoded = unquote_to_bytes(raw)
+    again = unquote_to_bytes(decoded)  # what software behind us would see that decodes twice
+    if b"\\" in again or _CONTROL.search(again) or again.count(b"/") != raw.count(b"/"):
+        raise Refused(400, "invalid_path", "The path hides a separator or a control byte.")
+    segments = again.split(b"/")[1:]
+    if b"" in segments[:-1]:
+        raise Refused(400, "invalid_path", "The path has an empty segment.")
+    if any(segment.partition(b";")[0] in (b".", b"..") for segment in segments):
+        raise Refused(400, "invalid_path", "The path has a dot segment.")
+    try:
+        return raw, decoded.decode(), query
+    except UnicodeDecodeError:
+        raise Refused(400, "invalid_path", "The path is not UTF-8.") from None
+
+
+def _refuse_text(text: bytes) -> NoReturn:
+    """Why a line is outside the grammar."""
+    if b"\n" in text or b"\r" in text:
+        message = "A line ends in something else than CR LF."
+    elif text.startswith((b" ", b"\t")):
+        message = "A header is folded over lines."
+    else:
+        message = "A line of the head is malformed."
+    raise Refused(400, "invalid_request", message)
+
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
+_MAX_SIZE_LINE = 256
+_MAX_TRAILERS = 8 * 1024
+
+
+class Chunks:
+    """Decodes one chunked body. Extensions and trailers are checked and dropped."""
+
+    __slots__ = ("_left", "_start", "_trailers", "_unread", "done", "rest")
+
+    def __init__(self) -> None:
+        self.done = False
+        """The body has ended; ``rest`` is what came after it."""
+        self.rest = b""
+        self._unread = b""
+        self._left = 0  # bytes that the current chunk still lacks
+        self._start = True  # no chunk before, so no CR LF that would end it
+        self._trailers = -1  # bytes of trailers seen, -1 before the last chunk
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The pieces of the body in ``data``. Raises Refused."""
+        if self._unread:
+            data = self._unread + data
+            self._unread = b""
+        pieces: list[bytes] = []
+        at = 0
+        while at < len(data) and not self.done:
+            if self._left:
+                piece = data[at : at + self._left]
+                self._left -= len(piece)
+                at += len(piece)
+                pieces.append(piece)
+            elif (line_end := self._line_end(data, at)) >= 0:
+                at = self._line(data, at, line_end)
+            else:
+                self._unread = data[at:]
+                break
+        if self.done:
+            self.rest = data[at:]
+        return pieces
+
+    def _line_end(self, data: bytes, at: int) -> int:
+        """Where the framing line at ``at`` ends, -1 if it has not ended yet."""
+        skip = 0
+        if self._trailers < 0 and not self._start:
+            if not b"\r\n".startswith(data[at : at + 2]):
+                raise Refused(400, "invalid_framing", "A chunk is longer than it said.")
+            skip = 2
+        end = data.find(b"\r\n", at + skip)
+        length = (end if end >= 0 else len(data)) - at
+        if length > (_MAX_SIZE_LINE if self._trailers < 0 else _MAX_TRAILERS - self._trailers):
+            raise Refused(400, "invalid_framing", "A chunk's size or trailer line is too long.")
+        return end
+
+    def _line(self, data: bytes, at: int, end: int) -> int:
+        """Read one framing line; where the next thing begins."""
+        if self._trailers < 0:
+            match = _SIZE.fullmatch(data, at if self._start else at + 2, end)
+            if match is None:
+                raise Refused(400, "invalid_framing", "The size of a chunk is malformed.")
+            self._start = False
+            self._left = int(match[1], 16)
+            if not self._left:
+                self._trailers = 0
+        elif end == at:
+            self.done = True
+        elif _TRAILER.fullmatch(data, at, end) is None:
+            raise Refused(400, "invalid_framing", "A trailer is malformed.")
+        else:
+            self._trailers += end - at + 2
+        return end + 2

@@ -1,0 +1,156 @@
+"""One gateway in one process: its snapshot, and how it is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from passy_proxy import json
+from passy_proxy.config.build import Parts, build
+from passy_proxy.config.document import Document, load, parse
+from passy_proxy.config.legacy import layers
+from passy_proxy.config.problem import ConfigInvalid
+from passy_proxy.config.snapshot import Snapshot, StartFailed
+from passy_proxy.registry import Registry
+from passy_proxy.shared import Shared
+from passy_proxy.site import Site
+from passy_proxy.tasks import Tasks
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+LAST_GOOD = "last-good.yaml"
+STOP = 5.0
+"""Seconds that exchanges may still take once the server has stopped."""
+POLL = 1.0
+"""Seconds between two looks at the configuration file."""
+
+
+class Gateway:
+    """Holds the live snapshot; loads, reloads and stops.
+
+    ``path`` is the configuration file, or ``None`` for one given as ``text``. A reload that fails leaves
+    the old snapshot serving; a start that fails falls back to the last configuration that worked,
+    kept in the data folder.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        variables: Mapping[str, str],
+        log: FilteringBoundLogger,
+        *,
+        path: Path | None = None,
+        text: str = "",
+    ) -> None:
+        self.site = site
+        self.path = path
+        self.log = log
+        self._text = text
+        self._variables = variables
+        self.parts = Parts(Registry(), Shared(), site, log)
+        self.tasks = Tasks(log)
+        self._content = ""
+        self.snapshot: Snapshot
+        self.draining = False
+        self.problem: str = ""
+        """Why the configuration on disk is not the one that runs; empty when it is."""
+
+    async def start(self) -> None:
+        """Load and go live. Raises ConfigInvalid or StartFailed when nothing can serve."""
+        try:
+            self.snapshot = await self._started(self._read())
+        except (ConfigInvalid, StartFailed) as exc:
+            good = self.site.data / LAST_GOOD
+            if self.path is None or not good.exists():
+                raise
+            self.problem = str(exc)
+            self.log.error("configuration_refused", using=str(good), problems=str(exc))
+            self.snapshot = await self._started(load(good, self._variables))
+        else:
+            self._keep()
+        for plugin in self.parts.registry.loaded.values():
+            name = f"{plugin.distribution} {plugin.version}"
+            self.log.debug("plugin_loaded", plugin=plugin.name, distribution=name)
+        if self.path is not None:
+            self.tasks.start(self._watch())
+        with contextlib.suppress(RuntimeError, ValueError):  # Not the main thread: no signals here.
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, lambda: self.tasks.start(self.reload()))
+
+    async def stop(self) -> None:
+        """Stop watching, let what runs end, stop everything."""
+        await self.tasks.stop()
+        await self.snapshot.retire(STOP)
+
+    async def reload(self) -> bool:
+        """Read the configuration again. False when it was refused: the old one goes on serving."""
+        try:
+            following = await self._started(self._read())
+        except (ConfigInvalid, StartFailed, OSError) as exc:
+            self.problem = str(exc)
+            self.log.error("reload_refused", problems=str(exc))
+            return False
+        before, self.snapshot = self.snapshot, following
+        self.problem = ""
+        self._keep()
+        self.log.info("reloaded", config=following.hash.decode())
+        self.tasks.start(before.retire())
+        return True
+
+    def health(self, path: str) -> tuple[int, bytes] | None:
+        """Status and body of the health paths; they ask nobody but this process."""
+        if path in ("/livez", "/healthz", "/health"):
+            return 200, b'{"status":"ok"}'
+        if path == "/readyz":
+            checks = {"configuration": self.problem or "ok", "draining": self.draining}
+            status = "draining" if self.draining else "ok"
+            return 503 if self.draining else 200, json.dumps({"status": status, "checks": checks})
+        if path == "/":
+            return 200, json.dumps({"passy": "LLM gateway", "base_url": "/v1"})
+        return None
+
+    def _read(self) -> Document:
+        if self.path is None:
+            document = parse(self._text, "built-in", self._variables)
+            self._content = self._text
+        else:
+            self._content = self.path.read_text(encoding="utf-8", errors="replace")
+            document = load(self.path, self._variables)
+        return document
+
+    async def _started(self, document: Document) -> Snapshot:
+        file = layers(document, self._variables)
+        hash = hashlib.sha256(self._content.encode()).hexdigest()[:8]
+        snapshot = build(file, self.parts, hash)
+        for warning in snapshot.warnings:
+            self.log.info("configuration", problem=str(warning))
+        await snapshot.start()
+        return snapshot
+
+    def _keep(self) -> None:
+        """Remember a configuration that worked."""
+        if self.path is None:
+            return
+        good = self.site.data / LAST_GOOD
+        draft = good.with_suffix(".tmp")
+        with contextlib.suppress(OSError):
+            draft.write_text(self._content, encoding="utf-8")
+            draft.chmod(0o600)
+            draft.replace(good)
+
+    async def _watch(self) -> None:
+        """Reload when the file's content changes. Each worker looks for itself."""
+        assert self.path is not None
+        while True:
+            await asyncio.sleep(POLL)
+            with contextlib.suppress(OSError):
+                content = self.path.read_text(encoding="utf-8", errors="replace")
+                if content != self._content:
+                    await self.reload()
+                    self._content = content

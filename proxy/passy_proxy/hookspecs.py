@@ -1,0 +1,37 @@
+"""Process hooks: what a plugin package may bring. All are called before the first request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from passy_proxy.dialect import Dialect
+    from passy_proxy.filter import Filter
+    from passy_proxy.stores import Store
+
+hookspec = pluggy.HookspecMarker("passy")
+hookimpl = pluggy.HookimplMarker("passy")
+
+
+class ProcessHooks:
+    """The kinds of parts a plugin contributes."""
+
+    @hookspec
+    def passy_filters(self) -> list[type[Filter]]:
+        """Filter classes; each is named in chains by its ``name``."""
+
+    @hookspec
+    def passy_dialects(self) -> list[Dialect]:
+        """Dialects; each is named in upstreams and routes by its ``name``."""
+
+    @hookspec
+    def passy_stores(self) -> dict[str, type[Store]]:
+        """Store classes by the ``kind`` that YAML names."""
+
+    @hookspec
+    def passy_upstreams(self) -> dict[str, type[Any]]:
+        """In-process upstreams by ``kind``: transports with a ``Settings`` class."""

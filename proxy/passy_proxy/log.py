@@ -1,0 +1,114 @@
+"""Logging: structlog for what happens now and then, a batch writer for what happens all the time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, MutableMapping
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
+
+import structlog
+
+from passy_proxy import json
+from passy_proxy.config.problem import redacted
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+BATCH = 256
+PENDING = 20_000
+"""Lines that may wait; beyond that they are dropped and counted, since a log never holds up traffic."""
+
+
+def configure(level: str, format: str, stream: IO[str] | None = None) -> FilteringBoundLogger:
+    """The process's logger: JSON lines, or the pretty form (``auto``: on a terminal)."""
+    stream = stream or sys.stderr
+    pretty = format == "pretty" or (format == "auto" and stream.isatty())
+    final: Any = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if pretty
+        else structlog.processors.JSONRenderer(serializer=_json)
+    )
+    processors: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _mask,
+    ]
+    if not pretty:
+        processors.append(structlog.processors.format_exc_info)
+        processors.append(_mask)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    return structlog.wrap_logger(  # type: ignore[no-any-return]
+        structlog.PrintLogger(stream),
+        processors=[*processors, final],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _json(event: object, **_: object) -> str:
+    return json.dumps(event).decode()
+
+
+def _mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What looks like a key is masked, whatever brought it here."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = redacted(value)
+    return event
+
+
+T = TypeVar("T")
+
+
+class LineWriter(Generic[T]):
+    """Writes lines from a thread of its own, in batches; the event loop only appends to a list."""
+
+    def __init__(
+        self, descriptor: int, render: Callable[[T], bytes], interval: float = 0.2
+    ) -> None:
+        self._descriptor = descriptor
+        self._render = render
+        self._interval = interval
+        self._lines: list[T] = []
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.dropped = 0
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="passy-log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: T) -> None:
+        """Queue a line; it is made into text later, off the path."""
+        if len(self._lines) < PENDING:
+            self._lines.append(line)
+        else:
+            self.dropped += 1
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """Write what waits, for at most ``timeout`` seconds."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        for begin in range(0, len(lines), BATCH):
+            batch = [self._render(line) for line in lines[begin : begin + BATCH]]
+            try:
+                self._write(b"".join(batch))
+            except OSError:
+                self.dropped += len(batch)
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._descriptor, data) :]

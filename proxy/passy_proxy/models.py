@@ -1,0 +1,119 @@
+"""The table of models: what clients may ask for, and the targets behind each name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from passy_proxy.transport import Timeouts
+from passy_proxy.upstream import Target, Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One target of an alias, before the asked name is filled in."""
+
+    upstream: Upstream
+    model: str
+    """May be ``*``: the name as it was asked for."""
+    priority: int = 0
+    weight: float = 1.0
+    timeouts: Timeouts | None = None
+    fallback_on: frozenset[str] | None = None
+
+    def at(self, asked: str) -> Target:
+        model = self.model.replace("*", asked) if "*" in self.model else self.model
+        return Target.at(self.upstream, model, self.timeouts, self.fallback_on)
+
+
+class Model:
+    """An alias: its targets in tiers of equal priority, lowest first."""
+
+    __slots__ = ("missing", "name", "origin", "targets", "tiers", "weighted")
+
+    def __init__(
+        self, name: str, choices: Sequence[Choice], missing: Sequence[str] = (), origin: str = ""
+    ) -> None:
+        self.name = name
+        self.missing = tuple(missing)
+        """Upstreams it names that are left out for want of a credential."""
+        self.origin = origin
+        tiers: dict[int, list[Choice]] = {}
+        for choice in choices:
+            tiers.setdefault(choice.priority, []).append(choice)
+        self.tiers = tuple(tuple(tiers[priority]) for priority in sorted(tiers))
+        self.weighted = any(
+            len(tier) > 1 and any(choice.weight != 1.0 for choice in tier) for tier in self.tiers
+        )
+        self.targets = self.at(name) if "*" not in name else ()
+
+    def at(self, asked: str) -> tuple[Target, ...]:
+        """Its targets for the name asked, in the order written inside each priority."""
+        return tuple(choice.at(asked) for tier in self.tiers for choice in tier)
+
+
+class Models:
+    """Aliases, and the upstreams that can be named without one."""
+
+    def __init__(self, aliases: Iterable[Model], upstreams: Mapping[str, Upstream]) -> None:
+        self.aliases = tuple(aliases)
+        self._exact = {model.name: model for model in self.aliases if "*" not in model.name}
+        wild = [model for model in self.aliases if "*" in model.name]
+        self._wild = sorted(wild, key=lambda model: -len(model.name))
+        self._upstreams = upstreams
+        self._listed: dict[str, Target] = {}
+        for upstream in upstreams.values():
+            for name in upstream.models:
+                if "*" not in name:
+                    self._listed.setdefault(name, Target.at(upstream, name))
+
+    def find(self, name: str) -> Model | None:
+        """The alias for a name: exact, else the longest pattern that matches."""
+        model = self._exact.get(name)
+        if model is None:
+            for model in self._wild:
+                if fnmatchcase(name, model.name):
+                    return model
+            return None
+        return model
+
+    def direct(self, name: str) -> tuple[Target, ...] | None:
+        """A target without an alias: ``upstream/model``, or a name that an upstream lists."""
+        if (listed := self._listed.get(name)) is not None:
+            return (listed,)
+        head, slash, model = name.partition("/")
+        upstream = self._upstreams.get(head)
+        if slash and model and upstream is not None and serves(upstream.models, model):
+            return (Target.at(upstream, model),)
+        if upstream is None:
+            upstream = self._upstreams.get(name.partition(":")[0])
+            if upstream is None or upstream.dialect is not None:
+                return None
+        elif upstream.dialect is not None:
+            return None
+        # An in-process upstream answers to its own name, and to its variants (``echo:slow``).
+        return (Target.at(upstream, name),)
+
+    def missing(self, name: str) -> tuple[str, ...]:
+        """Upstreams that the alias ``name`` would need and that have no credential."""
+        model = self.find(name)
+        return model.missing if model is not None else ()
+
+    def names(self) -> list[str]:
+        """All names a client can ask for: usable aliases, in-process upstreams, listed models."""
+        names = [model.name for model in self.aliases if model.tiers and "*" not in model.name]
+        names += [u.name for u in self._upstreams.values() if u.dialect is None]
+        names += self._listed
+        return list(dict.fromkeys(names))
+
+    def owner(self, name: str) -> str:
+        """Who answers first for a name, for model lists."""
+        model = self._exact.get(name)
+        targets = model.targets if model is not None else self.direct(name)
+        return targets[0].upstream.name if targets else "passy"
+
+
+def serves(patterns: Sequence[str], model: str) -> bool:
+    """Whether a list of names and patterns (``*``) covers ``model``."""
+    return model in patterns or any(fnmatchcase(model, p) for p in patterns if "*" in p)

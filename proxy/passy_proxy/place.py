@@ -1,0 +1,71 @@
+"""Where a process finds its configuration and keeps its own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from passy_proxy.config.document import Document, load, parse
+from passy_proxy.config.legacy import layers
+from passy_proxy.config.model import GatewayFile
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A configuration (``path``, or ``text`` where there is no file) and a data folder."""
+
+    path: Path | None
+    text: str
+    data: Path
+
+    @classmethod
+    def of(
+        cls, variables: Mapping[str, str], config: Path | None = None, data: Path | None = None
+    ) -> Place:
+        """By the arguments, else the environment, else the usual places. Raises FileNotFoundError."""
+        path = config or _config(variables)
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"there is no configuration at {path}")
+        text = "" if path else BUILT_IN.read_text(encoding="utf-8")
+        return cls(path, text, data or _data(variables))
+
+    def document(self, variables: Mapping[str, str]) -> Document:
+        """The configuration's tree. Raises ConfigInvalid."""
+        if self.path is None:
+            return parse(self.text, "built-in", variables)
+        return load(self.path, variables)
+
+    def file(self, variables: Mapping[str, str]) -> GatewayFile:
+        """The configuration with what the environment adds. Raises ConfigInvalid."""
+        return layers(self.document(variables), variables)
+
+
+_PACKAGED = Path(__file__).with_name("built-in.yaml")
+BUILT_IN = _PACKAGED if _PACKAGED.exists() else CHECKOUT / "config/gateway.yaml"
+"""The wheel carries the checkout's file."""
+
+
+def _config(variables: Mapping[str, str]) -> Path | None:
+    if named := variables.get("PASSY_CONFIG"):
+        return Path(named)
+    home = Path(variables.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    usual = (
+        Path("config/gateway.yaml"),
+        Path("gateway.yaml"),
+        home / "passy/gateway.yaml",
+        Path("/etc/passy/gateway.yaml"),
+    )
+    return next((path for path in usual if path.is_file()), None)
+
+
+def _data(variables: Mapping[str, str]) -> Path:
+    if named := variables.get("PASSY_DATA"):
+        return Path(named)
+    if home := variables.get("XDG_DATA_HOME"):
+        return Path(home) / "passy"
+    if (CHECKOUT / "pyproject.toml").is_file() or Path(".passy").is_dir():
+        return Path(".passy")
+    return Path.home() / ".local/share/passy"

@@ -1,0 +1,132 @@
+"""The data model that proxy, stores and portal share: what a fact means, not where it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from passy_proxy.units import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one key or organisation may use; ``None`` is no limit of its own."""
+
+    requests: Rate | None = None
+    tokens: Rate | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking. ``models`` are exact names or patterns with ``*``; ``None`` allows all."""
+
+    key_id: str
+    name: str = ""
+    organisation: str | None = None
+    limits: Limits = Limits()
+    models: tuple[str, ...] | None = None
+    expires: float | None = None
+    """Unix seconds."""
+    disabled: bool = False
+    is_test: bool = False
+    is_trial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What is shown to an upstream. Its text form never holds the secret."""
+
+    secret: str
+    owner: str = "operator"
+    """``operator``, or the id of the organisation whose key it is."""
+
+    def __repr__(self) -> str:
+        return f"Credential(owner={self.owner!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRef:
+    """Names a stored credential without holding it: an organisation's own key for ``upstream``."""
+
+    organisation: str
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True)
+class CustomProvider:
+    """An organisation's own upstream. It serves ``models`` (``*`` is any) while ``active``."""
+
+    id: str
+    organisation: str
+    name: str
+    dialect: str
+    url: str
+    models: tuple[str, ...]
+    active: bool = True
+    priority: int = 0
+    version: int = 0
+    """Grows with each edit, so that a connection pool is never reused for changed settings."""
+
+
+class Usage(NamedTuple):
+    """Tokens of one answer. ``input`` contains ``cached`` and ``cache_write``."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    audio_input: int = 0
+    audio_output: int = 0
+    estimated: bool = False
+
+
+class AttemptRecord(NamedTuple):
+    """One try, as the books keep it."""
+
+    upstream: str
+    model: str
+    status: int
+    """0 when no head came."""
+    failure: str
+    """Empty for the try that answered."""
+    started_ms: int
+    """Since the start of the exchange."""
+    head_ms: int
+    """Time to the head of the answer, or to the failure."""
+    maybe_billed: bool
+
+
+class UsageRecord(NamedTuple):
+    """One exchange, as the books keep it. Exactly one per exchange; ``id`` is unique for ever."""
+
+    id: str
+    at: float
+    """Unix seconds, UTC, of the request's arrival."""
+    key_id: str
+    organisation: str
+    route: str
+    model: str
+    """As asked."""
+    upstream: str
+    upstream_model: str
+    outcome: str
+    status: int
+    streamed: bool
+    input: int
+    output: int
+    cached: int
+    cache_write: int
+    reasoning: int
+    audio_input: int
+    audio_output: int
+    estimated: bool
+    cost_nanos: int | None
+    """Billionths of a US dollar; ``None`` means no price is known, never zero."""
+    price: str
+    """The price used, as text, with its source."""
+    first_ms: int
+    """To the first byte of the answer."""
+    duration_ms: int
+    attempts: tuple[AttemptRecord, ...]

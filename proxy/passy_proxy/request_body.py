@@ -1,0 +1,38 @@
+"""Reading the request's body: the core's own step in every chain, just before it is first needed."""
+
+from __future__ import annotations
+
+from passy_proxy.body import BadBody, read_head
+from passy_proxy.downstream import BodyTimeout, BodyTooLarge
+from passy_proxy.event import Reply
+from passy_proxy.exchange import Exchange
+from passy_proxy.units import size
+
+
+async def read_body(ex: Exchange) -> Reply | None:
+    """Fill ``request.body`` and ``request.head``; a Reply for a body that cannot be taken.
+
+    A streamed upload is left unread: it is passed on as it arrives.
+    """
+    request = ex.request
+    if request.streamed_upload:
+        return None
+    try:
+        request.body = await ex.downstream.body(request.limit)
+    except BodyTooLarge:
+        limit = size(request.limit)
+        return Reply(413, "request_too_large", f"The body is larger than the limit of {limit}.")
+    except BodyTimeout:
+        return Reply(
+            408,
+            "request_body_timeout",
+            "The body arrived too slowly. Send it again.",
+            [(b"x-should-retry", b"false")],
+        )
+    if request.operation:
+        try:
+            request.head = read_head(request.body)
+        except BadBody as exc:
+            code = "invalid_value" if exc.param else "invalid_json"
+            return Reply(400, code, str(exc), param=exc.param)
+    return None

@@ -1,0 +1,115 @@
+"""Runs the gateway under uvicorn with our own edge: one process, or several on one address."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.supervisors.multiprocess import Multiprocess
+
+from passy_proxy.app import App
+from passy_proxy.config.document import environment
+from passy_proxy.gateway import Gateway
+from passy_proxy.keyring import Keyring
+from passy_proxy.log import configure
+from passy_proxy.place import Place
+from passy_proxy.site import Site
+
+if TYPE_CHECKING:
+    from passy_proxy.config.model import Address, EdgeSettings, LogSettings
+
+
+def gateway_at(place: Place, log: LogSettings, variables: Mapping[str, str]) -> Gateway:
+    """The gateway of a place, not started. Raises KeyringError."""
+    place.data.mkdir(parents=True, exist_ok=True)
+    site = Site(place.data, Keyring.load(place.data, variables.get("PASSY_SECRET_KEYS")))
+    level = variables.get("PASSY_LOG_LEVEL") or log.level
+    format = variables.get("PASSY_LOG_FORMAT") or log.format
+    logger = configure(level, format)
+    return Gateway(site, variables, logger, path=place.path, text=place.text)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; starts ``ready`` beside itself once it listens."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        gateway: Gateway,
+        ready: Callable[[Server], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._when_ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._when_ready is not None and not self.should_exit:
+            self._gateway.tasks.start(self._when_ready(self))
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, once started."""
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
+
+
+def server_config(app: Any, address: Address, edge: EdgeSettings, **more: Any) -> uvicorn.Config:  # noqa: ANN401
+    """uvicorn's settings: our protocol class where httptools is there, else uvicorn's own."""
+    return uvicorn.Config(
+        app,
+        host=address.host,
+        port=address.port,
+        http=protocol(edge),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=int(edge.keep_alive),
+        timeout_graceful_shutdown=int(edge.shutdown_timeout),
+        backlog=2048,
+        **more,
+    )
+
+
+def protocol(edge: EdgeSettings) -> Any:  # noqa: ANN401
+    """What uvicorn takes as ``http``."""
+    try:
+        from passy_proxy.edge import EdgeLimits
+        from passy_proxy.edge import edge as edge_of
+        from passy_proxy.framing import HeadLimits
+    except ImportError:
+        return "auto"
+    head = HeadLimits(
+        int(edge.max_header_bytes), edge.max_headers, int(edge.max_url_bytes)
+    )
+    return edge_of(
+        EdgeLimits(
+            head=head,
+            header_timeout=edge.header_timeout,
+            keep_alive=edge.keep_alive,
+            write_timeout=edge.write_timeout,
+            connections_per_ip=edge.max_connections_per_ip,
+        )
+    )
+
+
+class Workers(Multiprocess):
+    """uvicorn's supervisor: restarts a worker that died, passes SIGHUP on instead of restarting."""
+
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
+def worker() -> App:
+    """The app of one of several processes; its place is in the environment it was started with."""
+    variables = environment()
+    place = Place.of(variables)
+    return App(gateway_at(place, place.file(variables).settings.log, variables))

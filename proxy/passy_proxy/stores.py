@@ -1,0 +1,106 @@
+"""The store protocols: what a filter may ask of a place that keeps state.
+
+A filter names a store in its settings by one of these types and receives the live object. Whether
+an unreachable store means *allow* or *deny* is the filter's setting; a store that cannot answer raises
+:class:`StoreUnavailable` and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from passy_proxy.records import (
+    Credential,
+    CredentialRef,
+    CustomProvider,
+    Principal,
+    UsageRecord,
+)
+from passy_proxy.units import Rate
+
+
+class StoreUnavailable(Exception):
+    """The store cannot answer now."""
+
+
+class Claim(NamedTuple):
+    """One limit to be taken from: ``key`` names the counter, ``limit`` is a rate or a count at once."""
+
+    key: str
+    limit: Rate | int
+    """A :class:`Rate` refills continuously; an ``int`` is a concurrency limit, given back at settle."""
+    cost: int
+
+
+class Room(NamedTuple):
+    """What one claim's counter looked like just after the decision."""
+
+    limit: int
+    remaining: int
+    reset: float
+    """Seconds until the counter is full again."""
+    retry: float
+    """Seconds until this claim would be admitted; 0 when it was."""
+
+
+class Grant(NamedTuple):
+    """The answer to a take: admitted, or refused with nothing taken from any counter."""
+
+    admitted: bool
+    rooms: tuple[Room, ...]
+    """One per claim, in order."""
+    claims: Sequence[Claim]
+    token: object = None
+    """Private to the store."""
+
+
+@runtime_checkable
+class Counters(Protocol):
+    """Rate limits, budgets, concurrency. All claims of one take are decided at once."""
+
+    async def take(self, claims: Sequence[Claim]) -> Grant: ...
+
+    async def settle(self, grant: Grant, actual: Sequence[int | None]) -> None:
+        """Replace each claim's cost by what was used; ``None`` leaves it as taken.
+
+        Concurrency claims are given back whatever ``actual`` says.
+        """
+        ...
+
+
+@runtime_checkable
+class Directory(Protocol):
+    """Who a key belongs to. ``digest`` is ``keys.digest`` of the whole key."""
+
+    async def principal(self, digest: bytes) -> Principal | None: ...
+
+
+@runtime_checkable
+class Vault(Protocol):
+    """An organisation's own upstreams and credentials."""
+
+    async def providers(self, organisation: str) -> Sequence[CustomProvider]: ...
+
+    async def credential(self, ref: CredentialRef) -> Credential | None:
+        """``ref.upstream`` is the name of a shared upstream or the id of a custom provider."""
+        ...
+
+
+@runtime_checkable
+class Ledger(Protocol):
+    """The books."""
+
+    def record(self, usage: UsageRecord) -> None:
+        """Never blocks and never raises: queued, written in batches, drained on stop."""
+        ...
+
+
+class Store:
+    """Life cycle that every store shares. ``kind`` is the word in gateway.yaml."""
+
+    kind: str = ""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...

@@ -1,0 +1,124 @@
+"""The upstream side of the wire: one small protocol, chosen per upstream.
+
+A :class:`Transport` sends one request to one upstream and returns a :class:`Leg` once the
+head of the answer is known. The leg owns its connection; closing it gives the connection back
+when the answer was read to its end, and drops it otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; ``None`` means no limit. ``total`` counts from the call of ``open``."""
+
+    connect: float | None = 5.0
+    tls: float | None = 5.0
+    write: float | None = 30.0
+    first_byte: float | None = 60.0
+    idle: float | None = 60.0
+    total: float | None = 590.0
+    pool: float | None = 5.0
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one upstream's connections.
+
+    ``keepalive``: seconds an idle connection is kept when the upstream does not say how long it
+    keeps it (``Keep-Alive: timeout=N``); with a hint, somewhat less than the hint.
+    """
+
+    max_connections: int = 1000
+    keepalive: float = 4.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(slots=True)
+class UpstreamRequest:
+    """A request as it goes upstream: built from parsed parts only, one framing.
+
+    ``body`` is the whole body, or an iterator of pieces with ``length`` known (content-length)
+    or ``None`` (chunked). ``headers`` hold neither host nor framing nor hop-by-hop headers:
+    the transport writes those itself. ``replay_safe`` says whether an answerless request on a
+    reused connection may be sent again.
+    """
+
+    method: str
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | AsyncIterator[bytes] = b""
+    length: int | None = None
+    replay_safe: bool = False
+    timeouts: Timeouts = field(default=DEFAULT_TIMEOUTS)
+
+
+class TransportError(Exception):
+    """A try that did not become an answer, or an answer that broke off.
+
+    ``kind``: ``connect`` (DNS, refused, TLS, forbidden address), ``pool`` (no free connection in
+    time), ``timeout`` (write, first byte, idle or total; ``phase`` says which), ``broken`` (EOF or
+    reset), ``protocol`` (bytes that are not HTTP, a cap exceeded). ``sent`` is true when any byte
+    of the request may have reached the upstream.
+    """
+
+    def __init__(self, kind: str, message: str, *, phase: str = "", sent: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.phase = phase
+        self.sent = sent
+
+
+class Leg(Protocol):
+    """One answer, and the connection it arrives on."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    """Lower-case names, trimmed values, hop-by-hop and framing headers still in."""
+
+    complete: bool
+    """The whole body has arrived (it may still wait to be read)."""
+
+    async def read(self) -> bytes:
+        """All body bytes that have arrived, waiting for the first; ``b""`` once at the end.
+
+        Raises :class:`TransportError` when the answer breaks off. Calling again after the end
+        gives ``b""``.
+        """
+        ...
+
+    async def read_all(self, limit: int) -> bytes:
+        """The whole rest of the body; a ``protocol`` error beyond ``limit`` bytes."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back (complete answers) or drop it. Idempotent, never blocks."""
+        ...
+
+
+class Transport(Protocol):
+    """Opens legs to one origin."""
+
+    async def open(self, request: UpstreamRequest) -> Leg:
+        """Send ``request``; return when the answer's head is there. Raises TransportError.
+
+        Cancelling it leaves nothing behind: no socket, no task, no pool slot.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close idle connections now, busy ones when their legs end."""
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """Counts: ``open``, ``idle``, ``waiting``, ``opened`` (ever), ``reused`` (ever)."""
+        ...

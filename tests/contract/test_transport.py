@@ -1,0 +1,1084 @@
+"""One suite for every transport: what a leg promises whatever carries it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import json
+import random
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from passy_proxy.transport import Limits, Timeouts, Transport, TransportError, UpstreamRequest
+from passy_proxy.transport.connect import VERIFIED, Connector, Tls, parse_origin
+from passy_proxy.transport.http1 import Http1Transport
+from passy_proxy.transport.httpcore import HttpcoreTransport
+
+pytestmark = pytest.mark.anyio
+
+Script = Callable[["Wire"], Awaitable[None]]
+MIB = 1024 * 1024
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@dataclass
+class Wire:
+    """The upstream's end of one connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    number: int
+    served: int = 0
+
+    async def request(self) -> tuple[bytes, bytes]:
+        """Head and body of the next request; raises EOFError when there is none."""
+        head = await self.head()
+        lowered = head.lower()
+        if b"transfer-encoding: chunked" in lowered:
+            return head, await self.chunked()
+        if b"content-length:" not in lowered:
+            return head, b""
+        length = int(lowered.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        return head, await self.reader.readexactly(length)
+
+    async def head(self) -> bytes:
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        self.served += 1
+        return head
+
+    async def chunked(self) -> bytes:
+        body = b""
+        while size := int(await self.reader.readuntil(b"\r\n"), 16):
+            body += (await self.reader.readexactly(size + 2))[:-2]
+        await self.reader.readuntil(b"\r\n")
+        return body
+
+    async def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            if self.writer.is_closing():
+                raise ConnectionResetError
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    def reset(self) -> None:
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+    async def gone(self) -> bool:
+        """Wait until the other side closed."""
+        with suppress(ConnectionError):
+            while await self.reader.read(65536):
+                pass
+        return True
+
+
+@dataclass
+class Upstream:
+    """A scripted server on 127.0.0.1."""
+
+    port: int = 0
+    wires: list[Wire] = field(default_factory=list)
+    live: int = 0
+
+    @asynccontextmanager
+    async def serve(self, script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.add(task)
+            wire = Wire(reader, writer, len(self.wires))
+            self.wires.append(wire)
+            self.live += 1
+            try:
+                await script(wire)
+            except (EOFError, ConnectionError, asyncio.CancelledError):
+                pass
+            finally:
+                self.live -= 1
+                tasks.discard(task)
+                writer.close()
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls, limit=MIB)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        finally:
+            server.close()
+            for task in list(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+Build = Callable[..., Transport]
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
+@pytest.fixture(params=["http1", "httpcore"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def build(kind: str) -> AsyncIterator[Build]:
+    made: list[Transport] = []
+
+    def make(url: str, limits: Limits | None = None, tls: Tls = VERIFIED) -> Transport:
+        maker = Http1Transport if kind == "http1" else HttpcoreTransport
+        transport = maker(parse_origin(url), Connector(), limits or Limits(), tls)
+        made.append(transport)
+        return transport
+
+    yield make
+    for transport in made:
+        await transport.aclose()
+
+
+def post(body: bytes | AsyncIterator[bytes] = b"{}", **more: object) -> UpstreamRequest:
+    headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer k")]
+    request = UpstreamRequest("POST", b"/v1/chat/completions", headers, body)
+    return replace(request, **more)  # type: ignore[arg-type]
+
+
+async def answer(wire: Wire, data: bytes = OK) -> None:
+    while True:
+        await wire.request()
+        await wire.send(data)
+
+
+def answering(data: bytes) -> Script:
+    return lambda wire: answer(wire, data)
+
+
+async def settled(transport: Transport, **expected: int) -> None:
+    """Wait, at most 2 s, for these counts."""
+    for _ in range(200):
+        stats = transport.stats()
+        if all(stats[name] == count for name, count in expected.items()):
+            return
+        await asyncio.sleep(0.01)
+    assert expected == {name: transport.stats()[name] for name in expected}
+
+
+async def all_gone(upstream: Upstream) -> None:
+    async with asyncio.timeout(2):
+        while upstream.live:
+            await asyncio.sleep(0.01)
+
+
+# Plain answers.
+
+
+async def test_a_plain_answer_arrives_whole(build: Build) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def script(wire: Wire) -> None:
+        while True:
+            seen.append(await wire.request())
+            await wire.send(OK)
+
+    async with Upstream().serve(script) as url:
+        transport = build(url + "/base")
+        leg = await transport.open(post(b'{"a":1}'))
+        assert leg.status == 200
+        assert (b"content-type", b"application/json") in leg.headers
+        assert await leg.read_all(100) == b"{}"
+        assert leg.complete
+        assert await leg.read() == b""
+        leg.close()
+        leg.close()
+        await settled(transport, open=1, idle=1, waiting=0, opened=1, reused=0)
+    head, body = seen[0]
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"POST /base/v1/chat/completions HTTP/1.1"
+    assert {line.lower() for line in lines[1:-2]} == {
+        b"host: " + url.removeprefix("http://").encode(),
+        b"content-type: application/json",
+        b"authorization: bearer k",
+        b"content-length: 7",
+    }
+    assert body == b'{"a":1}'
+
+
+async def test_chunked_pieces_are_passed_on_as_they_arrive(build: Build) -> None:
+    go = asyncio.Queue[bytes]()
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+            b"transfer-encoding: chunked\r\n\r\n"
+        )
+        while piece := await go.get():
+            await wire.send(b"%x;ext=1\r\n%b\r\n" % (len(piece), piece))
+        await wire.send(b"0\r\nx-trailer: 1\r\n\r\n")
+        await wire.gone()
+
+    async with Upstream().serve(script) as url:
+        leg = await build(url).open(post())
+        assert not leg.complete
+        for piece in (b"data: a\n\n", b"data: b\n\n", b"data: [DONE]\n\n"):
+            go.put_nowait(piece)
+            assert await leg.read() == piece
+        go.put_nowait(b"")
+        assert await leg.read() == b""
+        assert leg.complete
+        assert b"x-trailer" not in dict(leg.headers)
+        leg.close()
+
+
+async def test_an_answer_may_end_with_the_connection(build: Build) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\n\r\nall", b" of it")
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        assert await leg.read_all(100) == b"all of it"
+        assert leg.complete
+        leg.close()
+        await settled(transport, open=0, idle=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "status"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", 200),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", 204),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", 304),
+        ("GET", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 200),
+    ],
+)
+async def test_answers_without_a_body_leave_the_connection_in_use(
+    build: Build, method: str, data: bytes, status: int
+) -> None:
+    async with Upstream().serve(answering(data)) as url:
+        transport = build(url)
+        for _ in range(3):
+            leg = await transport.open(UpstreamRequest(method, b"/", []))
+            assert leg.status == status
+            assert await leg.read() == b""
+            assert leg.complete
+            leg.close()
+        assert transport.stats()["opened"] == 1
+        assert transport.stats()["reused"] == 2
+
+
+async def test_informational_answers_are_skipped(build: Build) -> None:
+    data = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + OK
+    async with Upstream().serve(answering(data)) as url:
+        transport = build(url)
+        for _ in range(2):
+            leg = await transport.open(post())
+            assert leg.status == 200
+            assert b"link" not in dict(leg.headers)
+            assert await leg.read_all(10) == b"{}"
+            leg.close()
+        assert transport.stats()["opened"] == 1
+
+
+async def test_an_http_1_0_answer_closes_its_connection(build: Build) -> None:
+    data = b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+    async with Upstream().serve(answering(data)) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        assert await leg.read_all(10) == b"{}"
+        leg.close()
+        await settled(transport, open=0)
+
+
+async def test_connection_close_is_obeyed(build: Build) -> None:
+    data = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    async with Upstream().serve(answering(data)) as url:
+        transport = build(url)
+        for _ in range(2):
+            leg = await transport.open(post())
+            assert await leg.read_all(10) == b"{}"
+            leg.close()
+        await settled(transport, open=0, opened=2)
+
+
+# Large bodies.
+
+
+async def test_a_slow_reader_holds_the_upstream_back(build: Build) -> None:
+    size, sent = 64 * MIB, 0
+
+    async def script(wire: Wire) -> None:
+        nonlocal sent
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        while sent < size:
+            await wire.send(b"x" * 65536)
+            sent += 65536
+        await wire.gone()
+
+    async with Upstream().serve(script) as url:
+        leg = await build(url).open(post())
+        before = -1
+        while before != sent:  # until the upstream cannot send any more
+            before = sent
+            await asyncio.sleep(0.1)
+        assert sent < size / 2
+        received = longest = 0
+        while data := await leg.read():
+            received += len(data)
+            longest = max(longest, len(data))
+        assert received == size
+        assert longest <= MIB
+        assert leg.complete
+        leg.close()
+
+
+async def test_an_answer_beyond_the_limit_is_refused(build: Build) -> None:
+    data = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n" + b"x" * 100
+    async with Upstream().serve(answering(data)) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        with pytest.raises(TransportError) as raised:
+            await leg.read_all(99)
+        assert raised.value.kind == "protocol"
+        leg.close()
+        leg = await transport.open(post())
+        assert await leg.read_all(100) == b"x" * 100
+        leg.close()
+
+
+async def test_a_large_request_body_arrives_whole(build: Build) -> None:
+    lengths: list[int] = []
+
+    async def script(wire: Wire) -> None:
+        while True:
+            lengths.append(len((await wire.request())[1]))
+            await wire.send(OK)
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        for size in (0, 1, 65536, 65537, 8 * MIB):
+            leg = await transport.open(post(b"x" * size))
+            assert await leg.read_all(10) == b"{}"
+            leg.close()
+        assert transport.stats()["opened"] == 1
+    assert lengths == [0, 1, 65536, 65537, 8 * MIB]
+
+
+async def pieces_of(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        await asyncio.sleep(0)
+        yield piece
+
+
+@pytest.mark.parametrize("length", [None, 3 * MIB + 2])
+async def test_an_upload_is_streamed_from_an_iterator(build: Build, length: int | None) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def script(wire: Wire) -> None:
+        while True:
+            seen.append(await wire.request())
+            await wire.send(OK)
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        for _ in range(2):
+            body = pieces_of(b"a" * MIB, b"", b"bb", b"c" * (2 * MIB))
+            leg = await transport.open(post(body, length=length))
+            assert await leg.read_all(10) == b"{}"
+            leg.close()
+        assert transport.stats()["opened"] == 1
+    framing = b"chunked" if length is None else b"%d" % (3 * MIB + 2)
+    for head, body in seen:
+        assert framing in head
+        assert body == b"a" * MIB + b"bb" + b"c" * (2 * MIB)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+async def test_an_upload_of_another_length_than_announced_is_cut(build: Build, length: int) -> None:
+    whole: list[bytes] = []
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        whole.append(await wire.reader.readexactly(length))
+        await wire.gone()
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        with pytest.raises(TransportError) as raised:
+            await transport.open(post(pieces_of(b"ab", b"c"), length=length))
+        assert raised.value.kind == "protocol"
+        assert raised.value.sent
+        await settled(transport, open=0)
+    assert whole in ([], [b"a"])
+
+
+async def test_a_failing_upload_leaves_nothing_behind(build: Build) -> None:
+    class Gone(Exception):
+        pass
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise Gone
+
+    upstream = Upstream()
+    async with upstream.serve(answer) as url:
+        transport = build(url)
+        with pytest.raises(Gone):
+            await transport.open(post(body()))
+        await settled(transport, open=0)
+        await all_gone(upstream)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_early_answer_wins_over_the_broken_pipe(build: Build, streamed: bool) -> None:
+    early = b"HTTP/1.1 413 Too Large\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbig!"
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(early)  # and close, with the body unread
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(320):
+            yield b"x" * 65536
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        for _ in range(20):
+            leg = await transport.open(post(body() if streamed else b"x" * (20 * MIB)))
+            assert leg.status == 413
+            assert await leg.read_all(10) == b"big!"
+            leg.close()
+        await settled(transport, open=0, opened=20)
+
+
+async def test_an_early_answer_wins_while_the_upstream_reads_no_further(build: Build) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 401 No\r\ncontent-length: 2\r\n\r\nno")
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(60)
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        async with asyncio.timeout(10):
+            leg = await transport.open(post(b"x" * (20 * MIB)))
+            assert leg.status == 401
+            assert await leg.read_all(10) == b"no"
+        leg.close()
+        await settled(transport, open=0)
+
+
+# The pool.
+
+
+async def test_a_connection_is_used_again(build: Build) -> None:
+    upstream = Upstream()
+    async with upstream.serve(answer) as url:
+        transport = build(url)
+        for _ in range(10):
+            leg = await transport.open(post())
+            await leg.read_all(10)
+            leg.close()
+        stats = {"open": 1, "idle": 1, "waiting": 0, "opened": 1, "reused": 9}
+        assert transport.stats() == stats
+    assert [wire.served for wire in upstream.wires] == [10]
+
+
+async def test_requests_beyond_the_bound_wait_in_turn(build: Build) -> None:
+    order: list[bytes] = []
+    upstream = Upstream()
+
+    async def script(wire: Wire) -> None:
+        while True:
+            order.append((await wire.request())[1])
+            await wire.send(OK)
+
+    async with upstream.serve(script) as url:
+        transport = build(url, Limits(max_connections=2))
+
+        async def one(number: int) -> None:
+            leg = await transport.open(post(b"%02d" % number))
+            await leg.read_all(10)
+            await asyncio.sleep(0)
+            leg.close()
+
+        await asyncio.gather(*(one(number) for number in range(20)))
+        await settled(transport, open=2, idle=2, waiting=0)
+    assert len(upstream.wires) == 2
+    assert [b"%02d" % number for number in range(20)] == sorted(order)
+    assert all(abs(int(seen) - place) <= 2 for place, seen in enumerate(order))
+
+
+async def test_the_wait_for_a_connection_is_bounded(build: Build) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")
+        await wire.gone()
+
+    async with Upstream().serve(script) as url:
+        transport = build(url, Limits(max_connections=1))
+        leg = await transport.open(post())
+        started = asyncio.get_running_loop().time()
+        waiting = asyncio.ensure_future(transport.open(post(timeouts=Timeouts(pool=0.5))))
+        await settled(transport, waiting=1)
+        with pytest.raises(TransportError) as raised:
+            await waiting
+        waited = asyncio.get_running_loop().time() - started
+        assert raised.value.kind == "pool"
+        assert not raised.value.sent
+        assert 0.25 <= waited <= 0.75
+        assert transport.stats()["waiting"] == 0
+        leg.close()
+        await settled(transport, open=0)
+
+
+async def test_an_idle_connection_expires(build: Build) -> None:
+    upstream = Upstream()
+    async with upstream.serve(answer) as url:
+        transport = build(url, Limits(keepalive=0.3))
+        leg = await transport.open(post())
+        await leg.read_all(10)
+        leg.close()
+        await settled(transport, open=1, idle=1)
+        await all_gone(upstream)
+        await settled(transport, open=0, idle=0)
+
+
+async def test_a_closed_transport_opens_nothing(build: Build) -> None:
+    upstream = Upstream()
+    async with upstream.serve(answer) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        await leg.read_all(10)
+        leg.close()
+        await transport.aclose()
+        with pytest.raises(TransportError) as raised:
+            await transport.open(post())
+        assert raised.value.kind == "pool"
+        await all_gone(upstream)
+        await settled(transport, open=0, idle=0)
+
+
+# Timeouts.
+
+STUCK = {
+    "write": Timeouts(write=0.5),
+    "first byte": Timeouts(first_byte=0.5),
+    "drip": Timeouts(first_byte=0.5),
+    "idle": Timeouts(idle=0.5),
+    "total": Timeouts(total=0.5),
+    "total in body": Timeouts(total=0.5),
+}
+
+
+@pytest.mark.parametrize("case", STUCK)
+async def test_each_timeout_fires_at_its_value(build: Build, case: str) -> None:
+    body = b"x" * (16 * MIB) if case == "write" else b"{}"
+
+    async def script(wire: Wire) -> None:
+        if case == "write":
+            wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.sleep(60)
+        await wire.request()
+        if case == "drip":
+            for byte in b"HTTP/1.1 200 OK\r\nx-long: " + b"x" * 1000:
+                await wire.send(bytes([byte]))
+                await asyncio.sleep(0.05)
+        if case in ("idle", "total in body"):
+            await wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")
+        while case == "total in body":
+            await wire.send(b"x")
+            await asyncio.sleep(0.05)
+        await wire.gone()
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        with pytest.raises(TransportError) as raised:
+            leg = await transport.open(post(body, timeouts=STUCK[case]))
+            try:
+                await leg.read_all(1000)
+            finally:
+                leg.close()
+        elapsed = clock() - started
+        assert raised.value.kind == "timeout"
+        assert raised.value.phase == {"drip": "first byte", "total in body": "total"}.get(case, case)
+        assert raised.value.sent
+        assert 0.25 <= elapsed <= (1.0 if case == "write" else 0.75)
+        await settled(transport, open=0)
+
+
+async def test_a_black_hole_ends_with_the_connect_timeout(build: Build) -> None:
+    with socket.socket() as listener:  # its backlog is full: further SYNs go unanswered
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        with socket.socket() as first, socket.socket() as second:
+            for filler in (first, second):
+                filler.setblocking(False)
+                with suppress(BlockingIOError):
+                    filler.connect(listener.getsockname())
+            transport = build(f"http://127.0.0.1:{listener.getsockname()[1]}")
+            clock = asyncio.get_running_loop().time
+            started = clock()
+            with pytest.raises(TransportError) as raised:
+                await transport.open(post(timeouts=Timeouts(connect=0.5)))
+            assert 0.25 <= clock() - started <= 0.75
+    assert raised.value.kind == "connect"
+    assert not raised.value.sent
+    assert transport.stats()["open"] == 0
+
+
+async def test_a_refused_connection_is_of_kind_connect(build: Build) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        transport = build(f"http://127.0.0.1:{unused.getsockname()[1]}")
+        with pytest.raises(TransportError) as raised:
+            await transport.open(post())
+    assert raised.value.kind == "connect"
+    assert not raised.value.sent
+    assert transport.stats()["open"] == 0
+
+
+# Answers that break off, or are none.
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize(
+    "data", [b"", b"HTTP/1.1 200", HEAD, HEAD + b"12345", CHUNKED, CHUNKED + b"5\r\n12345\r\n"]
+)
+async def test_an_answer_that_breaks_off_is_never_a_success(
+    build: Build, data: bytes, reset: bool
+) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(data)
+        if reset:
+            wire.reset()
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        with pytest.raises(TransportError) as raised:
+            leg = await transport.open(post(replay_safe=True))
+            try:
+                await leg.read_all(100)
+            finally:
+                assert not leg.complete
+                leg.close()
+        assert raised.value.kind == "broken"
+        assert raised.value.sent
+        await settled(transport, open=0)
+        assert transport.stats()["opened"] == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x15\x03\x01\x00\x02\x02\x46" * 10,
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nab",
+        b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nEVIL",
+        b"HTTP/1.1 200 OK\r\nx: " + b"a" * 200_000 + b"\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 201 + b"content-length: 0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000,
+    ],
+    ids=range(11),
+)
+async def test_what_is_no_answer_is_a_protocol_error(build: Build, data: bytes) -> None:
+    async with Upstream().serve(answering(data)) as url:
+        transport = build(url)
+        with pytest.raises(TransportError) as raised:
+            await transport.open(post(timeouts=Timeouts(first_byte=5)))
+        assert raised.value.kind == "protocol"
+        assert raised.value.sent
+        await settled(transport, open=0)
+
+
+@pytest.mark.parametrize("data", [b"5\r\nabcdeX", b"zz\r\nabc", b"-1\r\n", b"5;" + b"x" * 999_999])
+async def test_malformed_chunks_end_the_answer(build: Build, data: bytes) -> None:
+    async with Upstream().serve(answering(CHUNKED + data)) as url:
+        transport = build(url)
+        with pytest.raises(TransportError) as raised:
+            leg = await transport.open(post(timeouts=Timeouts(idle=5)))
+            try:
+                await leg.read_all(1000)
+            finally:
+                leg.close()
+        assert raised.value.kind == "protocol"
+        await settled(transport, open=0)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    "more", [b"EVIL", b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL", b"H"]
+)
+async def test_bytes_after_the_message_reach_nobody(build: Build, more: bytes, late: bool) -> None:
+    upstream = Upstream()
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(*((OK, more) if late else (OK + more,)))
+        await wire.gone()
+
+    async with upstream.serve(script) as url:
+        transport = build(url)
+        for turn in range(5):
+            leg = await transport.open(post())
+            assert await leg.read_all(10) == b"{}"
+            leg.close()
+            await settled(transport, open=0)
+            assert len(upstream.wires) == turn + 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"x-a", b"b\r\nevil: 1"),
+        (b"x-a", b"b\nevil"),
+        (b"x-a", b"b\0"),
+        (b"x\r\nevil", b"b"),
+        (b"x: evil", b"b"),
+        (b"", b"b"),
+        (b"Content-Length", b"5"),
+        (b"transfer-encoding", b"chunked"),
+        (b"host", b"evil"),
+    ],
+)
+async def test_headers_that_would_change_the_framing_are_refused(
+    build: Build, header: tuple[bytes, bytes]
+) -> None:
+    upstream = Upstream()
+    async with upstream.serve(answer) as url:
+        transport = build(url)
+        with pytest.raises(TransportError) as raised:
+            await transport.open(post(headers=[(b"a", b"b"), header]))
+        assert raised.value.kind == "protocol"
+        assert not raised.value.sent
+    assert upstream.wires == []
+
+
+@pytest.mark.parametrize("target", [b"", b"v1", b"/a b", b"/a\r\nx: y", b"http://evil/", b"/\xff"])
+async def test_malformed_targets_are_refused(build: Build, target: bytes) -> None:
+    upstream = Upstream()
+    async with upstream.serve(answer) as url:
+        with pytest.raises(TransportError) as raised:
+            await build(url).open(post(target=target))
+        assert raised.value.kind == "protocol"
+    assert upstream.wires == []
+
+
+# Stale connections.
+
+
+async def test_a_stale_connection_never_reaches_the_caller(build: Build) -> None:
+    async def script(wire: Wire) -> None:
+        while True:
+            async with asyncio.timeout(0.2):
+                head = await wire.head()
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            await wire.reader.readexactly(length)
+            await wire.send(OK)
+
+    async def quiet(wire: Wire) -> None:
+        with suppress(TimeoutError):
+            await script(wire)
+
+    async with Upstream().serve(quiet) as url:
+        transport = build(url)
+
+        async def spaced(pause: float) -> None:
+            for _ in range(5):
+                leg = await transport.open(post(replay_safe=True))
+                assert await leg.read_all(10) == b"{}"
+                leg.close()
+                await asyncio.sleep(pause)
+
+        await asyncio.gather(*(spaced(0.19 + 0.001 * step) for step in range(20)))
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_dead_reused_connection_is_replaced_once_if_replay_safe(
+    build: Build, reset: bool
+) -> None:
+    upstream = Upstream()
+
+    async def script(wire: Wire) -> None:
+        if wire.number == 0:
+            await wire.request()
+            await wire.send(OK)
+        await wire.request()
+        if reset:
+            wire.reset()
+
+    async with upstream.serve(script) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        await leg.read_all(10)
+        leg.close()
+        with pytest.raises(TransportError) as raised:
+            await transport.open(post(replay_safe=True))
+        assert raised.value.kind == "broken"
+        assert raised.value.sent
+        assert [wire.served for wire in upstream.wires] == [2, 1]
+        await settled(transport, open=0)
+
+
+async def test_a_request_which_is_not_replay_safe_is_sent_once(build: Build) -> None:
+    upstream = Upstream()
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(OK)
+        await wire.request()
+
+    async with upstream.serve(script) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        await leg.read_all(10)
+        leg.close()
+        with pytest.raises(TransportError) as raised:
+            await transport.open(post())
+        assert raised.value.kind == "broken"
+        assert raised.value.sent
+    assert [wire.served for wire in upstream.wires] == [2]
+
+
+# Cancellation.
+
+
+async def test_closing_a_leg_early_closes_its_connection(build: Build) -> None:
+    upstream = Upstream()
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(HEAD, b"123")
+        await wire.gone()
+
+    async with upstream.serve(script) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        assert await leg.read()
+        leg.close()
+        await settled(transport, open=0)
+        await all_gone(upstream)
+
+
+async def test_cancellation_at_random_moments_leaves_nothing_behind(build: Build) -> None:
+    chance = random.Random(13)
+    upstream = Upstream()
+
+    async def script(wire: Wire) -> None:
+        while True:
+            await wire.request()
+            await asyncio.sleep(chance.random() * 0.01)
+            await wire.send(CHUNKED + b"2\r\n{}\r\n")
+            await asyncio.sleep(chance.random() * 0.005)
+            await wire.send(b"0\r\n\r\n")
+
+    async with upstream.serve(script) as url:
+        transport = build(url, Limits(max_connections=10))
+        tasks = len(asyncio.all_tasks())
+
+        async def one() -> None:
+            leg = await transport.open(post(timeouts=Timeouts(pool=30)))
+            try:
+                assert await leg.read_all(100) == b"{}"
+            finally:
+                leg.close()
+
+        async def cancelled() -> None:
+            task = asyncio.ensure_future(one())
+            await asyncio.sleep(chance.random() * 0.05)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        for _ in range(20):
+            await asyncio.gather(*(cancelled() for _ in range(50)))
+        await settled(transport, waiting=0)
+        stats = transport.stats()
+        assert stats["open"] == stats["idle"] <= 10
+        async with asyncio.timeout(2):
+            while upstream.live != stats["open"]:
+                await asyncio.sleep(0.01)
+            while len(asyncio.all_tasks()) - upstream.live > tasks:
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*(one() for _ in range(100)))
+        assert transport.stats()["open"] <= 10
+
+
+async def test_a_cancelled_wait_takes_no_slot(build: Build) -> None:
+    release = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        while True:
+            await wire.request()
+            await release.wait()
+            await wire.send(OK)
+
+    async with Upstream().serve(script) as url:
+        transport = build(url, Limits(max_connections=1))
+        first = asyncio.ensure_future(transport.open(post()))
+        await settled(transport, open=1)
+        queue = [asyncio.ensure_future(transport.open(post())) for _ in range(5)]
+        await settled(transport, waiting=5)
+        for task in queue[:4]:
+            task.cancel()
+        await settled(transport, waiting=1)
+        release.set()
+        for task in (first, queue[4]):
+            leg = await task
+            assert await leg.read_all(10) == b"{}"
+            leg.close()
+        await settled(transport, open=1, idle=1, waiting=0)
+
+
+# TLS.
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority made for the test."""
+
+    ca_file: str
+    server: ssl.SSLContext
+
+
+def authority(folder: Path, *names: str) -> Authority:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "passy test CA")])
+
+    def certificate(subject: x509.Name, public: ec.EllipticCurvePublicKey, ca: bool) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False
+            )
+        )
+        if ca:
+            usage = x509.KeyUsage(
+                digital_signature=True, key_cert_sign=True, crl_sign=True,
+                content_commitment=False, key_encipherment=False, data_encipherment=False,
+                key_agreement=False, encipher_only=False, decipher_only=False,
+            )  # fmt: skip
+            builder = builder.add_extension(usage, critical=True)
+        else:
+            places: list[x509.GeneralName] = []
+            for name in names:
+                try:
+                    places.append(x509.IPAddress(ipaddress.ip_address(name)))
+                except ValueError:
+                    places.append(x509.DNSName(name))
+            builder = builder.add_extension(x509.SubjectAlternativeName(places), critical=False)
+        return builder.sign(ca_key, hashes.SHA256())
+
+    pem = serialization.Encoding.PEM
+    leaf = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "passy test upstream")])
+    ca_file, chain = folder / "ca.pem", folder / "server.pem"
+    ca_file.write_bytes(certificate(issuer, ca_key.public_key(), True).public_bytes(pem))
+    chain.write_bytes(
+        key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + certificate(leaf, key.public_key(), False).public_bytes(pem)
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(chain)
+    return Authority(str(ca_file), server)
+
+
+async def test_tls_is_verified_against_a_custom_authority(build: Build, tmp_path: Path) -> None:
+    trusted = authority(tmp_path, "127.0.0.1")
+    async with Upstream().serve(answer, trusted.server) as url:
+        transport = build(url, tls=Tls(ca_file=trusted.ca_file))
+        for _ in range(3):
+            leg = await transport.open(post())
+            assert await leg.read_all(10) == b"{}"
+            leg.close()
+        assert transport.stats()["opened"] == 1
+
+
+async def test_large_bodies_pass_over_tls(build: Build, tmp_path: Path) -> None:
+    trusted = authority(tmp_path, "127.0.0.1")
+
+    async def script(wire: Wire) -> None:
+        while True:
+            _, body = await wire.request()
+            await wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+    async with Upstream().serve(script, trusted.server) as url:
+        transport = build(url, tls=Tls(ca_file=trusted.ca_file))
+        for _ in range(2):
+            leg = await transport.open(post(b"x" * (4 * MIB)))
+            assert await leg.read_all(4 * MIB) == b"x" * (4 * MIB)
+            leg.close()
+        assert transport.stats()["opened"] == 1
+
+
+@pytest.mark.parametrize("fault", ["unknown authority", "another name"])
+async def test_tls_that_cannot_be_verified_is_refused(
+    build: Build, tmp_path: Path, fault: str
+) -> None:
+    named = authority(tmp_path, "127.0.0.1" if fault == "unknown authority" else "other.test")
+    trust = VERIFIED if fault == "unknown authority" else Tls(ca_file=named.ca_file)
+    async with Upstream().serve(answer, named.server) as url:
+        transport = build(url, tls=trust)
+        with pytest.raises(TransportError) as raised:
+            await transport.open(post())
+        assert raised.value.kind == "connect"
+        assert raised.value.phase == "tls"
+        assert not raised.value.sent
+        assert transport.stats()["open"] == 0
+        leg = await build(url, tls=Tls(verify=False)).open(post())
+        assert json.loads(await leg.read_all(10)) == {}
+        leg.close()
+
+
+async def test_a_server_that_never_shakes_hands_ends_with_the_tls_timeout(build: Build) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.gone()
+
+    upstream = Upstream()
+    async with upstream.serve(script) as url:
+        transport = build(url.replace("http:", "https:"))
+        clock = asyncio.get_running_loop().time
+        transport_started = clock()
+        with pytest.raises(TransportError) as raised:
+            await transport.open(post(timeouts=Timeouts(tls=0.5)))
+        assert 0.25 <= clock() - transport_started <= 0.75
+        assert (raised.value.kind, raised.value.phase) == ("connect", "tls")
+        await all_gone(upstream)
+        assert transport.stats()["open"] == 0
