@@ -7,9 +7,15 @@ used as it is: no task, queue or copy between the core and the socket. Under any
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Protocol
 
+Scope = Mapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -72,7 +78,7 @@ class Downstream(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Wait until the client has read enough. Raises ClientGone (also for one that stopped reading)."""
+        """Wait until the client has read enough. Raises ClientGone, also if it stopped reading."""
         ...
 
     async def settle(self) -> None:
@@ -82,3 +88,162 @@ class Downstream(Protocol):
     def abort(self) -> None:
         """Cut the connection: the answer cannot be completed honestly any other way."""
         ...
+
+
+class AsgiDownstream:
+    """A Downstream over plain ASGI, for any other server than our own edge.
+
+    ``start``, ``write`` and ``finish`` only take note; ``drain`` and ``settle`` send. What the
+    server does not tell us, we cannot: the pace of an upload is its business (BodyTimeout is never
+    raised), and an answer is cut by leaving it incomplete, which servers turn into a closed
+    connection.
+    """
+
+    __slots__ = (
+        "_body",
+        "_cut",
+        "_hang_up",
+        "_length",
+        "_read",
+        "_receive",
+        "_send",
+        "_unsent",
+        "_watcher",
+        "finished",
+        "gone",
+        "started",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._length = _content_length(scope["headers"])
+        self._body = b""
+        self._read = False  # the body has been read to its end
+        self._unsent: list[Message] = []
+        self._hang_up: Callable[[], None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._cut = False
+        self.started = False
+        self.finished = False
+        self.gone = False
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body. Raises BodyTooLarge, ClientGone."""
+        if not self._read:
+            self._body = b"".join([piece async for piece in self.pieces(limit)])
+        elif len(self._body) > limit:
+            raise BodyTooLarge(limit)
+        return self._body
+
+    async def pieces(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises BodyTooLarge, ClientGone."""
+        if self._length > limit:
+            raise BodyTooLarge(limit)
+        size = 0
+        while not self._read:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._leave()
+                raise ClientGone
+            piece: bytes = message.get("body", b"")
+            size += len(piece)
+            if size > limit:
+                raise BodyTooLarge(limit)
+            if not message.get("more_body", False):
+                self._read = True
+                self._begin_watching()
+            if piece:
+                yield piece
+
+    def watch(self, hang_up: Callable[[], None] | None) -> None:
+        """Call ``hang_up`` when the client leaves: from a task, once the body has been read."""
+        if hang_up is not None and self.gone:
+            hang_up()
+            return
+        self._hang_up = hang_up
+        if hang_up is None:
+            self._end_watching()
+        elif self._read:
+            self._begin_watching()
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Take note of the head."""
+        if self.started:
+            raise RuntimeError("the answer has a head already")
+        self.started = True
+        headers = [field for field in headers if field[0] != b"transfer-encoding"]
+        self._unsent.append({"type": "http.response.start", "status": status, "headers": headers})
+
+    def write(self, data: bytes) -> bool:
+        """Take note of a piece of the body; always False: ``drain`` sends it."""
+        if not (self.gone or self.finished):
+            self._unsent.append({"type": "http.response.body", "body": data, "more_body": True})
+        return False
+
+    def finish(self, data: bytes = b"") -> None:
+        """Take note of the last piece; ``settle`` sends it."""
+        if not (self.gone or self.finished):
+            self.finished = True
+            self._unsent.append({"type": "http.response.body", "body": data, "more_body": False})
+            # The server also reports a disconnect once the answer is complete.
+            self._hang_up = None
+            self._end_watching()
+
+    async def drain(self) -> None:
+        """Send what was noted. Raises ClientGone."""
+        unsent, self._unsent = self._unsent, []
+        try:
+            for message in unsent:
+                if self.gone:
+                    break
+                await self._send(message)
+        except OSError:  # what ASGI 2.4 lets a server raise for a client that left
+            self._leave()
+        if self.gone:
+            raise ClientGone
+
+    async def settle(self) -> None:
+        """Send what is left. Never raises for a client that has left."""
+        self._end_watching()
+        if not self._cut:
+            with contextlib.suppress(ClientGone):
+                await self.drain()
+
+    def abort(self) -> None:
+        """Leave the answer incomplete."""
+        self._cut = self.finished = True
+        self._unsent.clear()
+        self._hang_up = None
+        self._end_watching()
+
+    def _begin_watching(self) -> None:
+        if self._hang_up is not None and self._watcher is None:
+            self._watcher = asyncio.get_running_loop().create_task(self._await_disconnect())
+
+    def _end_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    async def _await_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.gone or self.finished:
+            return
+        self.gone = True
+        self._unsent.clear()
+        hang_up, self._hang_up = self._hang_up, None
+        if hang_up is not None:
+            hang_up()
+
+
+def _content_length(headers: Headers) -> int:
+    """What the client announced; -1 if nothing, or nothing sensible."""
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return -1

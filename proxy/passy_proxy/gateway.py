@@ -16,6 +16,7 @@ from passy_proxy.config.document import Document, load, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.config.snapshot import Snapshot, StartFailed
+from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
@@ -24,7 +25,6 @@ from passy_proxy.tasks import Tasks
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-LAST_GOOD = "last-good.yaml"
 STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
 POLL = 1.0

@@ -69,7 +69,9 @@ class Keyring:
         ``owner`` says whose it is, as in ``(organisation, provider, field)``: moved to another row, it
         does not open.
         """
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 6 MB, and a start needs none
+        from cryptography.hazmat.primitives.ciphers.aead import (
+            AESGCM,  # 6 MB, and a start needs none
+        )
 
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = AESGCM(self._keys[self.first]).encrypt(nonce, plain.encode(), _bound(owner))
@@ -86,7 +88,9 @@ class Keyring:
             raise KeyringError("a sealed value is damaged or of a later version")
         key = self._keys.get(key_id)
         if key is None:
-            raise KeyringError(f"sealed with key {key_id}, which is not among the secret keys given")
+            raise KeyringError(
+                f"sealed with key {key_id}, which is not among the secret keys given"
+            )
         nonce, _, body = rest.partition(":")
         try:
             return AESGCM(key).decrypt(_unb64(nonce), _unb64(body), _bound(owner)).decode()
@@ -144,7 +148,9 @@ def _read(path: Path) -> str:
     with path.open("rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if os.name == "posix" and mode & 0o077:
-            raise KeyringError(f"{path} can be read by others than its owner; run: chmod 600 {path}")
+            raise KeyringError(
+                f"{path} can be read by others than its owner; run: chmod 600 {path}"
+            )
         return file.read().decode(errors="replace")
 
 

@@ -10,6 +10,9 @@ from passy_proxy.config.document import Document, load, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.model import GatewayFile
 
+LAST_GOOD = "last-good.yaml"
+"""In the data folder: the last configuration that went live."""
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 

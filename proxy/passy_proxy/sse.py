@@ -29,7 +29,8 @@ from msgspec import Struct
 DEFAULT_MAX_MESSAGE_BYTES = 8 << 20
 
 _BOM = b"\xef\xbb\xbf"
-_BLANK_LINE = re.compile(rb"\n\n|[\r\n]\r\n?")
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_BLANK_LINE = re.compile(rb"[\n\r](?:\r\n?|(?<=\n)\n)")
 
 
 class MalformedStream(ValueError):
@@ -58,23 +59,30 @@ class Decoder:
         self._broken = False
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages completed by `data`, which may be any number of bytes."""
+        """The messages completed by `data`, which may be any number of bytes.
+
+        When the bound is met after some of them, these are returned and the next call raises.
+        """
         if self._broken:
             raise self._too_long()
+        if b"\r" in data:
+            self._carriage = True
+        elif not self._pending and data.startswith(b"data: ") and data.endswith(b"\n\n"):
+            if data.find(b"\n") == len(data) - 2 < self._limit - 1:  # the usual read
+                self._first = False
+                return [Message("", data[6:-2], data)]
         seen = 0
         if self._pending:
-            seen = len(self._pending) - 2  # the blank line may have begun in the last read
+            seen = max(len(self._pending) - 2, 0)  # the blank line may have begun before
             self._pending += data
-            if not self._carriage and b"\r" in data:
-                self._carriage = True
-            if self._blank_line(self._pending, max(seen, 0)) < 0:
-                self._bound(len(self._pending))
+            if self._blank_line(self._pending, seen) < 0:
+                self._broken = len(self._pending) > self._limit
+                if self._broken:
+                    raise self._too_long()
                 return []
             data = bytes(self._pending)
             self._pending.clear()
-        elif not self._carriage and b"\r" in data:
-            self._carriage = True
-        return self._cut(data, max(seen, 0))
+        return self._cut(data, seen)
 
     def finish(self) -> list[Message]:
         """What is left when the stream has ended: nothing, or one message."""
@@ -84,37 +92,66 @@ class Decoder:
         self._pending.clear()
         if not raw:
             return []
-        event, data = self._fields(raw)
-        return [Message(event, data, raw, terminated=_BLANK_LINE.search(raw) is not None)]
+        return [Message(*self._fields(raw), raw, terminated=bool(_BLANK_LINE.search(raw)))]
 
     def _cut(self, data: bytes, seen: int) -> list[Message]:
         messages: list[Message] = []
         start = 0
         end = self._blank_line(data, seen)
         while end >= 0:
-            raw = data[start:end]  # the whole of data is not copied
+            raw = data[start:end]
             if len(raw) > self._limit:
-                self._broken = True
                 break
-            if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and not self._carriage:
-                messages.append(Message("", raw[6:-2], raw))
-            else:
-                messages.append(Message(*self._fields(raw), raw))
+            messages.append(Message(*self._fields(raw), raw))
             self._first = False
             start = end
             end = self._blank_line(data, start)
-        if self._broken and not messages:
-            raise self._too_long()
-        if start < len(data) and not self._broken:
+        self._broken = (end if end >= 0 else len(data)) - start > self._limit
+        if not self._broken:
             self._pending += data[start:]
-            self._bound(len(data) - start, raises=not messages)
+        elif not messages:
+            raise self._too_long()
         return messages
 
     def _blank_line(self, data: bytes | bytearray, start: int) -> int:
         """Where the first blank line at or after `start` ends, -1 when that is not yet known."""
         if not self._carriage:
-            return data.find(b"\n\n", start) + 2 or -1
-        found = _BLANK_LINE.search(data, start)
-        if found is None or (found.end() == len(data) and data.endswith(b"\r")):
+            found = data.find(b"\n\n", start)
+            return found + 2 if found >= 0 else -1
+        match = _BLANK_LINE.search(data, start)
+        if match is None or (match.end() == len(data) and data.endswith(b"\r")):
             return -1
-        return found.end()
+        return match.end()
+
+    def _fields(self, raw: bytes) -> tuple[str, bytes]:
+        """Event name and data of one piece."""
+        if not self._carriage and raw.find(b"\n") == len(raw) - 2 and raw.startswith(b"data: "):
+            return "", raw[6:-2]
+        if self._first and raw.startswith(_BOM):
+            raw = raw.removeprefix(_BOM)
+        event = ""
+        lines = []
+        for line in raw.splitlines():
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                lines.append(value.removeprefix(b" "))
+            elif name == b"event":
+                event = value.removeprefix(b" ").decode("utf-8", "replace")
+        return event, b"\n".join(lines)
+
+    def _too_long(self) -> MalformedStream:
+        self._pending.clear()
+        return MalformedStream(f"a message of the stream exceeds {self._limit} bytes")
+
+
+def encode(data: bytes, event: str | None = None) -> bytes:
+    """The bytes of one message; `data` with line ends becomes several data lines."""
+    head = b""
+    if event is not None:
+        if "\n" in event or "\r" in event:
+            raise ValueError(f"an event name must be one line, not {event!r}")
+        head = b"event: %b\n" % event.encode()
+    if b"\n" not in data and b"\r" not in data:
+        return b"%bdata: %b\n\n" % (head, data)
+    lines = b"".join(b"data: %b\n" % line for line in _LINE_END.split(data))
+    return b"%b%b\n" % (head, lines)

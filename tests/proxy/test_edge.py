@@ -72,7 +72,7 @@ class Client:
             return b""
         if headers.get("transfer-encoding") == "chunked":
             body = b""
-            while size := int(await self.reader.readline(), 16):
+            while size := int(await self.reader.readuntil(b"\r\n"), 16):
                 body += await self.reader.readexactly(size)
                 assert b"\r\n" == await self.reader.readexactly(2)
             assert b"\r\n" == await self.reader.readexactly(2)

@@ -32,6 +32,7 @@ BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 DATA = re.compile(rb"(?:^|[\r\n])data:? ?([^\r\n]*)")
 USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]+)"')
+TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*')
 FLAT = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
@@ -66,7 +67,6 @@ class Watch:
         "_after",
         "_before",
         "_carry",
-        "_fixed",
         "_long",
         "_middle",
         "_moulds",
@@ -95,7 +95,6 @@ class Watch:
         self._before = b"\0"
         self._after = b""
         self._middle = b""
-        self._fixed = 0
         self._moulds = MOULDS
         self._carry = bytearray()
         self._long = False
@@ -120,11 +119,13 @@ class Watch:
     def feed(self, data: bytes) -> bytes:
         if self._carry or self._long:
             return self._continue(data)
-        if data.startswith(self._before) and data.rfind(b"\n\n", 0, len(data) - 2) < 0:
-            if data.endswith(self._after) and len(data) >= self._fixed:
-                self.text_bytes += len(data) - self._fixed
+        if data.startswith(self._before):
+            after = len(data) - len(self._after)
+            end = data.find(b'"', len(self._before))
+            if end == after and data.endswith(self._after):
+                self.text_bytes += end - len(self._before)
                 return data
-            if self._middle and self._fits(data):
+            if self._middle and self._fits(data, end):
                 return data
         if data.endswith(ENDS):
             return self._whole(data)
@@ -147,15 +148,15 @@ class Watch:
         end = self.ending()
         return rest + (b"\n\n" if rest and not rest.endswith(ENDS) else b"") + end if end else rest
 
-    def _fits(self, data: bytes) -> bool:
-        """Whether only the text and the last part of this one message differ from others."""
-        at = len(self._before)
-        end = data.find(b'"', at)
+    def _fits(self, data: bytes, end: int) -> bool:
+        """Whether the text, up to ``end``, and the last part are all that is new in this message."""
         if data[end - 1] == 0x5C or not data.startswith(self._middle, end):
             return False
-        if not data.endswith(b"\n\n") or self.notable(data[end + len(self._middle) - OVERLAP :]):
+        if not data.endswith(b"\n\n") or data.rfind(b"\n\n", 0, len(data) - 2) >= 0:
             return False
-        self.text_bytes += end - at
+        if self.notable(data[end + len(self._middle) - OVERLAP :]):
+            return False
+        self.text_bytes += end - len(self._before)
         return True
 
     def _whole(self, data: bytes) -> bytes:
@@ -189,10 +190,8 @@ class Watch:
     def _count(self, data: bytes) -> None:
         before = self._before
         if data.startswith(before) and data.rfind(b"\n\n", 0, len(data) - 2) < 0:
-            end = data.find(b'"', len(before))
-            while end > 0 and data[end - 1] == 0x5C:
-                end = data.find(b'"', end + 1)
-            self.text_bytes += max(end - len(before), 0)
+            end = _closing(data, len(before))
+            self.text_bytes += end - len(before)
             if self._moulds:
                 self._moulds -= 1
                 shared = _shared(self._middle or self._after, data[end:])
@@ -200,13 +199,12 @@ class Watch:
             return
         spans = [found.span(1) for found in self.generated.finditer(data)]
         self.text_bytes += sum(end - start for start, end in spans)
-        if spans and self._moulds:
+        if spans and self._moulds and spans[-1][1] > data.rfind(b"\n\n", 0, len(data) - 2):
             self._moulds -= 1
             start, end = spans[-1]
             self._before = data[data.rfind(b"\n\n", 0, start) + 2 if len(spans) > 1 else 0 : start]
             self._after = data[end:]
             self._middle = b""
-            self._fixed = len(self._before) + len(self._after)
 
     def _continue(self, data: bytes) -> bytes:
         """``data`` begins or ends in the middle of a message."""
@@ -246,6 +244,12 @@ class Watch:
         carry.clear()
         self._long = False
         return data[:end] + self.feed(data[end:]) if end < len(data) else data
+
+
+def _closing(data: bytes, start: int) -> int:
+    """Where the JSON string ends whose text begins at ``start``."""
+    text = TEXT.match(data, start)
+    return text.end() if text else len(data)
 
 
 def _shared(one: bytes, other: bytes) -> bytes:

@@ -23,8 +23,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from math import gcd, inf
 
-from passy_proxy.stores import Claim, Grant, Room
 from passy_proxy.units import Rate
+
+from passy_proxy.stores import Claim, Grant, Room
 
 SECOND = 1_000_000_000
 LONGEST_QUEUE = 120 * SECOND

@@ -10,9 +10,10 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from typing import Annotated, Literal
 
+from passy_proxy.units import RateSetting
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
 
 from passy_plugins.stores.buckets import Buckets
@@ -29,7 +30,6 @@ from passy_proxy.records import (
 )
 from passy_proxy.site import Site
 from passy_proxy.stores import Store
-from passy_proxy.units import RateSetting
 
 SHORTEST_KEY = 16
 
@@ -54,7 +54,7 @@ def _moment(value: object) -> object:
         moment = datetime.fromisoformat(value)
     except ValueError:
         raise ValueError("no date; write 2030-12-31 or 2030-12-31T18:00:00+01:00") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 Moment = Annotated[

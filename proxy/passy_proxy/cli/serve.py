@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from passy_proxy.cli import Exit
 from passy_proxy.cli._terms import complain, fail, place_options, placed, show
-from passy_proxy.config.model import Address, address
+from passy_proxy.config.model import Address, GatewayFile, address
 from passy_proxy.config.problem import ConfigInvalid
+from passy_proxy.place import LAST_GOOD, Place
 
 
 @click.command()
@@ -54,6 +56,17 @@ def command(
         "passy_proxy.server:worker", at, file.settings.edge, factory=True, workers=workers
     )
     Workers(settings, sockets=[settings.bind_socket()]).run()
+
+
+def last_good(place: Place, variables: Mapping[str, str], exc: ConfigInvalid) -> GatewayFile:
+    """The last configuration that worked, when the one on disk does not; exits 78 without one."""
+    good = place.data / LAST_GOOD
+    if not good.is_file():
+        complain(exc)
+    for problem in exc.problems:
+        show(problem)
+    click.secho(f"passy: serving with the last configuration that worked: {good}", fg="yellow", err=True)
+    return Place(good, "", place.data).file(variables)
 
 
 def where(listen: str | None, host: str | None, port: str | None, written: Address) -> Address:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from operator import itemgetter
 
 from . import TransportError, UpstreamRequest
 from .connect import Origin
 
-_NAME = itemgetter(0)
+_COLON = b": ".join
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"/[!-~]*")
 _OURS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
@@ -62,12 +61,13 @@ class HeadWriter:
         """The header lines. Raises like :meth:`head`."""
         if not headers:
             return b""
-        if not self._names.issuperset(map(_NAME, headers)):
-            for name, _ in headers:
+        names = self._names
+        for name, _ in headers:
+            if name not in names:
                 self._admit(name)
-        block = b"\r\n".join(map(b": ".join, headers))
+        block = b"\r\n".join(map(_COLON, headers))
         breaks = len(headers) - 1
-        if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b"\0" in block:
+        if block.count(b"\n") != breaks or block.count(b"\r") != breaks or 0 in block:
             raise TransportError("protocol", "a header value holds a line break or NUL")
         return block + b"\r\n"
 

@@ -8,9 +8,11 @@ Named in gateway.yaml by ``kind: sql``. This package is in two halves. What a ru
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, cast
 
 import structlog
+from passy_proxy.units import Rate, rate
 from pydantic import AfterValidator
 
 from passy_plugins.stores.sql import statements
@@ -31,10 +33,10 @@ from passy_proxy.records import (
 )
 from passy_proxy.site import Site
 from passy_proxy.stores import Store, StoreUnavailable
-from passy_proxy.units import Rate, rate
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.database import Row
+    from passy_proxy.issue import Issuer
 
 
 def _known(url: Secret) -> Secret:
@@ -63,9 +65,7 @@ class Sql(Store):
         path = sqlite_path(self._url)
         self._reader = Sqlite(path, "read")
         self._writer = Sqlite(path, "write")
-        self._spool = Spool(
-            self._write, structlog.get_logger("passy.stores.sql"), settings.waiting
-        )
+        self._spool = Spool(self._write, structlog.get_logger("passy.stores.sql"), settings.waiting)
 
     async def start(self) -> None:
         """Open the database, make or migrate its tables, begin to take records.
@@ -91,7 +91,9 @@ class Sql(Store):
 
     async def providers(self, organisation: str) -> Sequence[CustomProvider]:
         """By priority, those that are not active among them."""
-        return [_provider(row) for row in await self._reader.fetch(statements.PROVIDERS, organisation)]
+        return [
+            _provider(row) for row in await self._reader.fetch(statements.PROVIDERS, organisation)
+        ]
 
     async def credential(self, ref: CredentialRef) -> Credential | None:
         """Opened at the moment it is asked for, and kept nowhere."""
@@ -101,7 +103,9 @@ class Sql(Store):
         try:
             secret = self._keyring.open(cast(str, rows[0][0]), ref.organisation, ref.upstream)
         except KeyringError as error:
-            raise StoreUnavailable(f"{ref.organisation}'s key for {ref.upstream}: {error}") from None
+            raise StoreUnavailable(
+                f"{ref.organisation}'s key for {ref.upstream}: {error}"
+            ) from None
         return Credential(secret, ref.organisation)
 
     def record(self, usage: UsageRecord) -> None:
@@ -117,6 +121,13 @@ class Sql(Store):
     def lost(self) -> int:
         """Records that were given up."""
         return self._spool.lost
+
+    @classmethod
+    def issuer(cls, url: str, site: Site) -> AbstractAsyncContextManager[Issuer]:
+        """The part that issues keys (`passy_proxy.issue`). ValueError for a URL without a driver."""
+        from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
+
+        return Admin.opened(url, site.keyring)
 
     async def _write(self, batch: Sequence[UsageRecord]) -> None:
         await self._writer.insert_usage(batch, row)

@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Executable, Row, func, insert, select, update
-from sqlalchemy.exc import DBAPIError
+from passy_proxy.units import rate
+from sqlalchemy import Executable, Row, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from passy_plugins.stores.sql.database import Sqlite, sqlite_path
 from passy_plugins.stores.sql.engine import engine_for
@@ -30,14 +31,12 @@ from passy_proxy.issue import IssuedKey, NewKey
 from passy_proxy.json import dumps, loads
 from passy_proxy.records import AttemptRecord, Limits, UsageRecord
 from passy_proxy.stores import StoreUnavailable
-from passy_proxy.units import rate
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import CursorResult
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from passy_proxy.units import Rate
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from passy_proxy.keyring import Keyring
-    from passy_proxy.units import Rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +165,86 @@ class Admin:
 
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""
-        mine = (usage.c.key_id == key_id, usage.c.key_id != "")  # the index is of named keys only
+        mine = (usage.c.key_id == key_id, _BY_KEY)
         rows = await self._read(select(usage).where(*mine).order_by(usage.c.at.desc()).limit(most))
         return [_usage(row) for row in rows]
 
     async def _read(self, statement: Executable) -> Sequence[Row[Any]]:
-        try:
-            async with self._engine.connect() as connection:
-                return (await connection.execute(statement)).all()
-        except (DBAPIError, OSError) as error:
-            raise StoreUnavailable(str(error.__cause__ or error)) from error
+        async with self._connected() as connection:
+            return (await connection.execute(statement)).all()
 
     async def _write(self, statement: Executable) -> int:
-        """How many rows were changed. ValueError when the database's own rules forbid it."""
+        """How many rows it touched. ValueError when the tables' own rules forbid it."""
+        async with self._connected() as connection:
+            return (await connection.execute(statement)).rowcount
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        """A connection and its transaction; what is said of a failure holds no values."""
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except IntegrityError as error:
+            raise ValueError(str(error.orig)) from None
+        except (DBAPIError, OSError) as error:
+            raise StoreUnavailable(str(getattr(error, "orig", error))) from None
+
+
+_BY_KEY = text("usage.key_id <> ''")
+"""What the index of usage by key is limited to; a query that does not say it is not given it."""
+
+_LAST_USED = (
+    select(func.max(usage.c.at)).where(usage.c.key_id == keys.c.id, _BY_KEY).scalar_subquery()
+)
+_KEYS = select(keys, _LAST_USED.label("last_used"))
+
+
+def _new_id(kind: str) -> str:
+    return f"{kind}_{secrets.token_hex(8)}"
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _text(limit: Rate | None) -> str | None:
+    return None if limit is None else str(limit)
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _issued(row: Row[Any]) -> IssuedKey:
+    requests = None if row.requests is None else rate(row.requests)
+    tokens = None if row.tokens is None else rate(row.tokens)
+    return IssuedKey(
+        id=row.id,
+        digest=row.digest,
+        shown=row.shown,
+        name=row.name,
+        email=row.email,
+        description=row.description,
+        organisation=row.organisation,
+        user_id=row.user_id,
+        limits=Limits(requests, tokens, row.concurrency),
+        models=None if row.models is None else tuple(loads(row.models)),
+        usage_limit=row.usage_limit,
+        expires=_seconds(row.expires),
+        disabled=row.disabled,
+        is_test=row.is_test,
+        is_trial=row.is_trial,
+        created=row.created / 1000,
+        last_used=_seconds(row.last_used),
+    )
+
+
+def _usage(row: Row[Any]) -> UsageRecord:
+    attempts = tuple(AttemptRecord(*each) for each in loads(row.attempts))
+    record: UsageRecord = UsageRecord._make(row)
+    return record._replace(
+        at=row.at / 1000,
+        streamed=bool(row.streamed),
+        estimated=bool(row.estimated),
+        attempts=attempts,
+    )

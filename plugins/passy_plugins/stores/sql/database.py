@@ -24,7 +24,12 @@ BUSY_SECONDS = 5.0
 ROWS_AT_ONCE = 125
 """Usage rows in one INSERT: each statement gives up the interpreter lock and has to win it back."""
 
-_WRONG = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+_WRONG = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+)
 """Not the database's fault, and no better the next time."""
 
 

@@ -19,7 +19,9 @@ def engine_for(url: str) -> AsyncEngine:
     """An engine on the database of ``url``, in the forms `sqlite_path` knows."""
     path = sqlite_path(url)
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}", connect_args={"timeout": BUSY_SECONDS}
+        f"sqlite+aiosqlite:///{path}",
+        connect_args={"timeout": BUSY_SECONDS},
+        hide_parameters=True,
     )
     event.listen(engine.sync_engine, "connect", _prepare)
     return engine

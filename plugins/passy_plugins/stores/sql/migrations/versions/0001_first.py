@@ -84,7 +84,15 @@ def _own_providers() -> None:
 
 def _usage() -> None:
     texts = ("key_id", "organisation", "route", "model", "upstream", "upstream_model", "outcome")
-    tokens = ("input", "output", "cached", "cache_write", "reasoning", "audio_input", "audio_output")
+    tokens = (
+        "input",
+        "output",
+        "cached",
+        "cache_write",
+        "reasoning",
+        "audio_input",
+        "audio_output",
+    )
     op.create_table(
         "usage",
         sa.Column("id", sa.Text, primary_key=True),

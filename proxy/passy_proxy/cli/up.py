@@ -1,0 +1,197 @@
+"""Start everything on one port, and show a first answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from passy_proxy.cli import Exit
+from passy_proxy.cli._terms import complain, place_options, placed, show
+from passy_proxy.cli.serve import where
+from passy_proxy.config.model import Address
+from passy_proxy.config.problem import ConfigInvalid
+
+if TYPE_CHECKING:
+    from passy_proxy.gateway import Gateway
+    from passy_proxy.server import Server
+
+TRIES = 20
+"""Ports looked at, from the configured one on."""
+
+
+@click.command()
+@place_options
+@click.option("--listen", help="host:port or :port. [HOST and PORT, else listen: in the file]")
+@click.option("--json", "as_json", is_flag=True, help="Say where everything is as one JSON line.")
+def command(config: Path | None, data: Path | None, listen: str | None, as_json: bool) -> None:
+    """Start everything on one port. The first run makes a key and shows it, once."""
+    began = time.monotonic()
+    place, variables = placed(config, data)
+    try:
+        file = place.file(variables)
+    except ConfigInvalid as exc:
+        complain(exc)
+    for warning in file.warnings:
+        # That a standard provider has no key is no news here: the banner says what there is.
+        if not variables.get("CI") and "left out" not in warning.message:
+            show(warning)
+    from passy_proxy.app import App
+    from passy_proxy.keyring import KeyringError
+    from passy_proxy.server import Server, gateway_at, server_config
+
+    try:
+        gateway = gateway_at(place, file.settings.log, variables)
+    except KeyringError as exc:
+        raise click.ClickException(str(exc)) from exc
+    wanted = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
+    at = free(wanted)
+
+    async def ready(server: Server) -> None:
+        key = await first_key(gateway)
+        shown = Shown(at, key, time.monotonic() - began, await first_request(at, key))
+        click.echo(shown.as_json(gateway) if as_json else "", nl=as_json)
+        if not as_json:
+            shown.draw(gateway, wanted)
+
+    server = Server(server_config(App(gateway), at, file.settings.edge), gateway, ready)
+    server.run()
+    if not server.started:
+        raise SystemExit(Exit.failed)
+
+
+def free(wanted: Address) -> Address:
+    """The address, or the same host with the next port that nobody has."""
+    for port in range(wanted.port, wanted.port + TRIES):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((wanted.host, port))
+            return Address(wanted.host, port)
+    raise click.ClickException(
+        f"ports {wanted.port} to {wanted.port + TRIES - 1} are all taken; try: passy up --listen :0"
+    )
+
+
+async def first_key(gateway: Gateway) -> str | None:
+    """A key, made on the first run; ``None`` when there is one already or no store to keep it."""
+    for store in gateway.snapshot.stores.values():
+        make = getattr(store, "first_key", None)
+        if make is not None:
+            key: str | None = await make()
+            return key
+    return None
+
+
+class First(NamedTuple):
+    """How the gateway answered its own first request."""
+
+    status: int
+    milliseconds: float
+    body: dict[str, Any]
+
+
+async def first_request(at: Address, key: str | None) -> First | None:
+    """One chat completion through the whole chain, over the socket like anybody's."""
+    if key is None:
+        return None
+    from passy_proxy import json
+
+    body = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "hello"}]})
+    host = "127.0.0.1" if at.host == "0.0.0.0" else at.host
+    began = time.monotonic()
+    reader, writer = await asyncio.open_connection(host, at.port)
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: %b\r\nauthorization: Bearer %b\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+        % (str(at).encode(), key.encode(), len(body), body)
+    )
+    answer = await asyncio.wait_for(reader.read(), 10)
+    took = (time.monotonic() - began) * 1000
+    writer.close()
+    head, _, content = answer.partition(b"\r\n\r\n")
+    return First(int(head.split(b" ", 2)[1]), took, json.loads(content))
+
+
+class Shown(NamedTuple):
+    """What the banner tells."""
+
+    at: Address
+    key: str | None
+    started: float
+    first: First | None
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.at.host == "0.0.0.0" else self.at.host
+        return f"http://{Address(host, self.at.port)}"
+
+    def as_json(self, gateway: Gateway) -> str:
+        from passy_proxy import json
+
+        return json.dumps(
+            {
+                "url": self.url,
+                "base_url": f"{self.url}/v1",
+                "key": self.key,
+                "models": gateway.snapshot.models.names(),
+                "config": gateway.snapshot.hash.decode(),
+                "first_request": self.first.status if self.first else None,
+            }
+        ).decode()
+
+    def draw(self, gateway: Gateway, wanted: Address) -> None:
+        """For people."""
+        from passy_proxy import __version__
+
+        snapshot = gateway.snapshot
+        source = gateway.path or "built-in"
+        dim, bold = (lambda t: click.style(t, dim=True)), (lambda t: click.style(t, bold=True))
+        key = self.key or "(made on the first run)"
+        lines = [
+            "",
+            f"{bold('passy')} {__version__}  {dim(f'config {source} · {snapshot.hash.decode()} · started in {self.started:.1f} s')}",
+            "",
+            f"  gateway  {bold(self.url + '/v1')}",
+            f"  models   {models_line(snapshot.models.names(), snapshot.upstreams)}",
+            f"  key      {bold(key)}{dim('   shown this once') if self.key else dim('   another: passy keys create')}",
+        ]
+        if self.at.port != wanted.port:
+            lines.append(f"  {click.style(f'port {wanted.port} is taken', fg='yellow')}")
+        lines.append("")
+        if self.first is not None:
+            lines.append(f"  first request   {told(self.first)}")
+            lines.append("")
+        lines += [
+            f"  try it   curl {self.url}/v1/chat/completions -H 'Authorization: Bearer {self.key or '$KEY'}' \\",
+            "             -H 'Content-Type: application/json' \\",
+            """             -d '{"model":"echo","messages":[{"role":"user","content":"hello"}]}'""",
+            f"  stop     Ctrl-C        {dim('what happens: passy explain · what is wrong: passy check')}",
+            "",
+        ]
+        click.echo("\n".join(lines))
+
+
+def models_line(names: list[str], upstreams: dict[str, Any]) -> str:
+    """What can be asked for, and how to have more."""
+    shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+    if set(upstreams) <= {"echo"}:
+        shown += click.style("  (set OPENAI_API_KEY, ANTHROPIC_API_KEY … to have more)", dim=True)
+    return shown
+
+
+def told(first: First) -> str:
+    """The first answer in a line."""
+    if first.status != 200:
+        reason = first.body.get("error", {}).get("message", "")
+        return click.style(f"echo → {first.status} {reason} ✗", fg="red")
+    usage = first.body["usage"]
+    mark = click.style("✓", fg="green")
+    return (
+        f"echo → 200 in {first.milliseconds:.0f} ms · {usage['prompt_tokens']} tokens in, "
+        f"{usage['completion_tokens']} out   {mark}"
+    )
