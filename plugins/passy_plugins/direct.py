@@ -29,7 +29,7 @@ class Direct(Terminal):
         attempt = await dispatch(ex, self._target)
         await attempt.ready(first_event=False)
         failure = attempt.failure
-        return attempt if failure is None or failure.kind == "status" else failed_reply(ex, attempt)
+        return attempt if failure is None or failure.kind == "status" else failed_reply(ex)
 
 
 @hookimpl

@@ -22,11 +22,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from passy_proxy import Attempt, Dispatch, Duration, Exchange, Failure, Reply, Target, Terminal
-from passy_proxy import Settings, hookimpl, setting
+from passy_proxy import Settings, failed_reply, hookimpl, setting
 
 Condition = Literal["5xx", "4xx", "timeout", "rate_limit"]
-
-NO_RETRY = (b"x-should-retry", b"false")
 
 
 class Config(Settings):
@@ -145,16 +143,7 @@ class Fallback(Terminal):
             return attempt
         if failure.kind == "status" and not self.may_follow(attempt):
             return attempt
-        if failure.kind == "untranslatable" and alone:
-            return Reply(400, "unsupported_parameter", failure.message)
-        tried = [told(one) for one in ex.attempts]
-        headers = [] if alone and not failure.sent else [NO_RETRY]
-        if failure.kind == "timeout" and alone:
-            message = f"{attempt.target.label} did not answer in time: {failure.message}"
-            return Reply(504, "upstream_timeout", message, headers, attempts=tried)
-        reasons = "; ".join(f"{one['provider']}: {one['reason']}" for one in tried)
-        message = f"All providers failed: {reasons}"
-        return Reply(502, "upstream_error", message, headers, "provider_error", attempts=tried)
+        return failed_reply(ex)
 
 
 def unconnected(failure: Failure | None) -> bool:
@@ -169,18 +158,6 @@ def conditions(status: int) -> frozenset[str]:
     if status == 429:
         return frozenset({"rate_limit", "4xx"})
     return frozenset({"4xx"}) if status >= 400 else frozenset()
-
-
-def told(attempt: Attempt) -> dict[str, object]:
-    """An attempt as the error tells the client."""
-    failure = attempt.failure
-    return {
-        "provider": attempt.target.upstream.name,
-        "model": attempt.target.model,
-        "status": attempt.status or None,
-        "reason": failure.message if failure else "",
-        "ms": round((attempt.head_at - attempt.started) * 1000),
-    }
 
 
 @hookimpl

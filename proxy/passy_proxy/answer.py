@@ -108,3 +108,36 @@ def replied_head(ex: Exchange, reply: Reply) -> tuple[Head, bytes]:
     if ex.attempts:
         headers.append((b"x-passy-attempts", b"%d" % len(ex.attempts)))
     return Head(status, headers), body
+
+
+NO_RETRY = (b"x-should-retry", b"false")
+
+
+def failed_reply(ex: Exchange) -> Reply:
+    """What the client hears when every attempt failed without an answer of its own to pass on."""
+    last = ex.attempts[-1]
+    failure = last.failure
+    assert failure is not None
+    alone = len(ex.attempts) == 1
+    if failure.kind == "untranslatable" and alone:
+        return Reply(400, "unsupported_parameter", failure.message)
+    tried = [told(attempt) for attempt in ex.attempts]
+    # Once we have tried again ourselves, or may have been billed, a client's retry only adds to it.
+    headers = [] if alone and not failure.sent else [NO_RETRY]
+    if failure.kind == "timeout" and alone:
+        message = f"{last.target.label} did not answer in time: {failure.message}"
+        return Reply(504, "upstream_timeout", message, headers, attempts=tried)
+    reasons = "; ".join(f"{one['provider']}: {one['reason']}" for one in tried)
+    message = f"All providers failed: {reasons}"
+    return Reply(502, "upstream_error", message, headers, "provider_error", attempts=tried)
+
+
+def told(attempt: Attempt) -> dict[str, object]:
+    """A failed attempt as the error tells the client."""
+    return {
+        "provider": attempt.target.upstream.name,
+        "model": attempt.target.model,
+        "status": attempt.status or None,
+        "reason": attempt.failure.message if attempt.failure else "",
+        "ms": round((attempt.head_at - attempt.started) * 1000),
+    }

@@ -76,10 +76,10 @@ class _StreamOptions(Struct, gc=False):
 
 class _Wire(Struct, gc=False, rename={"marked": f"m{_MARK}", "marked_stream": f"s{_MARK}"}):
     marked: str | UnsetType = UNSET
-    marked_stream: bool | None | UnsetType = UNSET
+    marked_stream: bool | UnsetType | None = UNSET
     model: str | UnsetType = UNSET
-    stream: bool | None | UnsetType = UNSET
-    stream_options: _StreamOptions | None | UnsetType = UNSET
+    stream: bool | UnsetType | None = UNSET
+    stream_options: _StreamOptions | UnsetType | None = UNSET
     max_completion_tokens: int | float | None = None
     max_tokens: int | float | None = None
     max_output_tokens: int | float | None = None
@@ -108,24 +108,14 @@ _encode = msgspec.json.Encoder().encode
 
 def read_head(body: bytes) -> Head:
     """The head of a request body; BadBody when it is not JSON, or steers ambiguously."""
-    at = body.find(_MODEL, 0, _FRONT)
-    if at < 0:
-        at = body.rfind(_MODEL)
-    stream_at = body.find(_STREAM, 0, _FRONT)
-    if stream_at < 0:
-        stream_at = body.rfind(_STREAM, -_BACK)
-    try:
-        wire = _decode_wire(_marked(body, at, stream_at))
-    except (DecodeError, UnicodeDecodeError, RecursionError):
-        raise _refusal(body) from None
+    wire, at = _survey(body)
     if not body.isascii():
         _check_utf8(body)
     if not _shallow(body):
         raise _too_deep()
-    model, stream = wire.marked, wire.marked_stream
-    at += len(_MODEL)
-    if model is UNSET or wire.model is not UNSET or wire.stream is not UNSET:
-        model, stream, at = _exact(body)
+    model = wire.marked
+    if not isinstance(model, str):
+        raise BadBody("'model' is missing.", "model")
     if not model:
         raise BadBody("'model' must not be empty.", "model")
     options = wire.stream_options
@@ -133,9 +123,9 @@ def read_head(body: bytes) -> Head:
     if limit is None:
         limit = wire.max_tokens if wire.max_tokens is not None else wire.max_output_tokens
     return Head(
-        model,  # type: ignore[arg-type]  # UNSET is falsy: refused above
-        stream is True,
-        bool(options) and options.include_usage is True,  # type: ignore[union-attr]
+        model,
+        wire.marked_stream is True,
+        isinstance(options, _StreamOptions) and options.include_usage is True,
         int(limit) if limit is not None and limit >= 0 else None,
         1 if wire.n is None else max(1, int(wire.n)),
         at,
@@ -210,30 +200,48 @@ def usage_of(body: bytes) -> dict[str, object] | None:
     return None if answer is None else answer.usage
 
 
+def _survey(body: bytes) -> tuple[_Wire, int]:
+    """The decoded head, model and stream under their marks, and an offset before the model.
+
+    First guess: near either end, where clients put them. Second: the first in the body.
+    """
+    try:
+        at = body.find(_MODEL, 0, _FRONT)
+        if at < 0:
+            at = body.rfind(_MODEL)
+        stream_at = body.find(_STREAM, 0, _FRONT)
+        if stream_at < 0:
+            stream_at = body.rfind(_STREAM, -_BACK)
+        wire = _decode_wire(_marked(body, at, stream_at))
+        if wire.marked is not UNSET and wire.model is UNSET and wire.stream is UNSET:
+            return wire, at + len(_MODEL)
+        at = body.find(_MODEL)
+        wire = _decode_wire(_marked(body, at, body.find(_STREAM)))
+        if wire.marked is not UNSET and wire.model is UNSET and wire.stream is UNSET:
+            return wire, at + len(_MODEL)
+        wire = _decode_wire(body)
+    except (DecodeError, UnicodeDecodeError, RecursionError):
+        raise _refusal(body) from None
+    span = member_span(body, "model")
+    member_span(body, "stream")
+    wire.marked, wire.marked_stream = wire.model, wire.stream
+    return wire, span[0] if span else 0
+
+
 def _marked(body: bytes, at: int, stream_at: int) -> bytes:
     """The body with the two keys renamed; an offset below 0 leaves its key alone."""
     if at < 0:
         return body
     if stream_at < 0:
         return b"".join((body[:at], _MODEL_MARK, body[at + len(_MODEL) :]))
-    low, high = (at, stream_at) if at < stream_at else (stream_at, at)
-    marks = (_MODEL_MARK, _STREAM_MARK) if at < stream_at else (_STREAM_MARK, _MODEL_MARK)
-    after_low = low + (len(_MODEL) if low == at else len(_STREAM))
-    after_high = high + (len(_MODEL) if high == at else len(_STREAM))
-    return b"".join((body[:low], marks[0], body[after_low:high], marks[1], body[after_high:]))
-
-
-def _exact(body: bytes) -> tuple[str | UnsetType, bool | None | UnsetType, int]:
-    """Model, stream and an offset before the model, when the byte searches were no proof."""
-    try:
-        wire = _decode_wire(body)
-    except (DecodeError, UnicodeDecodeError, RecursionError):
-        raise _refusal(body) from None
-    span = member_span(body, "model")
-    if span is None:
-        raise BadBody("'model' is missing.", "model")
-    member_span(body, "stream")
-    return wire.model, wire.stream, span[0]
+    if at < stream_at:
+        between = body[at + len(_MODEL) : stream_at]
+        rest = body[stream_at + len(_STREAM) :]
+        return b"".join((body[:at], _MODEL_MARK, between, _STREAM_MARK, rest))
+    between = body[stream_at + len(_STREAM) : at]
+    return b"".join(
+        (body[:stream_at], _STREAM_MARK, between, _MODEL_MARK, body[at + len(_MODEL) :])
+    )
 
 
 def _values_of(body: bytes, name: str) -> list[int]:
@@ -296,6 +304,8 @@ def _shallow(body: bytes) -> bool:
     Few opening brackets, counted wherever they stand, are proof enough, for the whole body or for
     each element of its long lists. Only what is left is followed bracket by bracket.
     """
+    if len(body) <= 2 * MAX_DEPTH:
+        return True
     if len(body) - len(body.replace(b"{", b"", 129).replace(b"[", b"", 129)) <= MAX_DEPTH:
         return True
     try:

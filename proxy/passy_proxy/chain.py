@@ -34,7 +34,8 @@ import pluggy
 
 from passy_proxy.answer import relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
-from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
+from passy_proxy.downstream import ClientGone
+from passy_proxy.estimate import estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
     CLIENT_GONE,
@@ -326,7 +327,11 @@ class Chain:
     async def complete(self, ex: Exchange) -> None:
         """The end of the last attempt, then of every entered filter, last one first."""
         if ex.attempts:
-            await self.dispatch.end(ex, ex.attempts[-1])
+            last = ex.attempts[-1]
+            if ex.usage is None and last.tap is not None and ex.request.operation:
+                # An upstream that answered and told no usage: what is recorded is a marked guess.
+                ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
+            await self.dispatch.end(ex, last)
         for depth, hook, waits in self.on_complete:
             if depth > ex.depth:
                 continue

@@ -192,12 +192,9 @@ class AsgiDownstream:
 
     async def drain(self) -> None:
         """Send what was noted. Raises ClientGone."""
-        unsent, self._unsent = self._unsent, []
         try:
-            for message in unsent:
-                if self.gone:
-                    break
-                await self._send(message)
+            while self._unsent:
+                await self._send(self._unsent.pop(0))
         except OSError:  # what ASGI 2.4 lets a server raise for a client that left
             self._leave()
         if self.gone:

@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from .downstream import BodyTimeout, BodyTooLarge, ClientGone, Headers
-from .framing import CHUNKED, Chunks, HeadLimits, HeadReader, Refused, RequestHead
-from .timers import NEVER, Sweep, sweep_of
+from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Headers
+from passy_proxy.framing import CHUNKED, Chunks, HeadLimits, HeadReader, Refused, RequestHead
+from passy_proxy.timers import NEVER, Sweep, sweep_of
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -50,7 +50,7 @@ _REST: Final = 4  # answered; the rest of the body is thrown away
 _CLOSING: Final = 5  # nothing more is read, the last bytes are on their way
 
 _STATUS_LINE = {
-    int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus
+    int(status): f"HTTP/1.1 {int(status)} {status.phrase}".encode() for status in HTTPStatus
 }
 # How the end of an answer's body is told.
 _BY_LENGTH: Final = 0
@@ -60,6 +60,7 @@ _UNTIL_CLOSE: Final = 3
 
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
+_TASK = "passy exchange"  # a fixed name saves the making of one
 _SMALL = 16 * 1024  # below this, joining is cheaper than handing over pieces
 
 
@@ -97,7 +98,8 @@ class Edge:
         """Say ``connection: close`` in every answer, so that clients go elsewhere."""
         self._peers: dict[str, int] = {}
         self._default_headers: list[tuple[bytes, bytes]] = []
-        self._default_lines = b""
+        self._default_lines = b"\r\n"
+        self.default_count = 0
 
     def __call__(
         self,
@@ -111,10 +113,15 @@ class Edge:
         return Connection(self, config, server_state, app_state, _loop)
 
     def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """``date``, ``server`` and uvicorn's own; rendered when uvicorn changes the list (1/s)."""
+        """``date``, ``server`` and uvicorn's own, and the end of the head.
+
+        Rendered when uvicorn makes a new list, which is once a second. ``default_count`` is the
+        number of lines.
+        """
         if headers is not self._default_headers:
             self._default_headers = headers
-            self._default_lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            self._default_lines = b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
+            self.default_count = len(headers)
         return self._default_lines
 
     def enter(self, peer: str) -> bool:
@@ -425,11 +432,11 @@ class Connection(asyncio.Protocol):
         if length > self.limits.body_bytes:
             raise Refused(413, "request_too_large", f"The limit is {self.limits.body_bytes} bytes.")
         self.cycle = cycle = Cycle(self, head)
-        if length == 0:
-            self._body_ended(cycle, rest)
-        elif len(rest) >= length > 0:
-            cycle.arrive(rest[:length])
-            self._body_ended(cycle, rest[length:])
+        if len(rest) >= length >= 0:
+            self.phase = _BUSY
+            self.deadline = NEVER
+            cycle.have_body(rest[:length])
+            self.buffer += rest[length:]
         else:
             self.phase = _BODY
             self.left = length
@@ -438,7 +445,8 @@ class Connection(asyncio.Protocol):
             if rest:
                 self._read_body(rest)
         if self.cycle is not None:  # else its first chunk was refused
-            cycle.task = task = self.loop.create_task(cycle.run(self.app, self._scope(head, cycle)))
+            run = cycle.run(self.app, self._scope(head, cycle))
+            cycle.task = task = self.loop.create_task(run, name=_TASK)
             self.tasks.add(task)
 
     def _scope(self, head: RequestHead, cycle: Cycle) -> dict[str, Any]:
@@ -658,31 +666,39 @@ class Cycle:
             raise RuntimeError("the answer has a head already")
         connection = self._connection
         keep_alive = self.keep_alive and connection.stays(self)
-        parts: list[bytes] = []
+        lines = [_STATUS_LINE.get(status) or b"HTTP/1.1 %d " % status]
         length = None
-        for name, value in headers:
+        for header in headers:
+            name = header[0]
             if name not in _FRAMING:
-                parts += (name, b": ", value, b"\r\n")
+                lines.append(b": ".join(header))
             elif name == b"content-length":
-                length = value
-            elif name == b"connection" and b"close" in value.lower():
+                length = header[1]
+            elif name == b"connection" and b"close" in header[1].lower():
                 keep_alive = False
-        block = b"".join(parts)
-        lines = len(parts) // 4
-        if block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
-            raise ValueError("a header of the answer holds CR, LF or NUL")
-        framing = self._frame(status, length)
-        if not keep_alive or self._framing == _UNTIL_CLOSE:
+        if self._bodyless(status):
+            self._framing = _NO_BODY
+        elif length is not None:
+            self._framing = _BY_LENGTH
+            self._left = int(length)
+        elif self._minor:
+            self._framing = _BY_CHUNKS
+            lines.append(b"transfer-encoding: chunked")
+        else:
+            self._framing = _UNTIL_CLOSE
             keep_alive = False
-            framing += b"connection: close\r\n"
+        if length is not None and status != 204:
+            lines.append(b"content-length: " + length)
+        if not keep_alive:
+            lines.append(b"connection: close")
+        lines.append(connection.edge.default_lines(connection.server_state.default_headers))
+        head = b"\r\n".join(lines)
+        ends = len(lines) + connection.edge.default_count
+        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
+            raise ValueError("a header of the answer holds CR, LF or NUL")
         self.keep_alive = keep_alive
         self.started = True
-        self._head = b"%b%b%b%b\r\n" % (
-            _STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status,
-            connection.edge.default_lines(connection.server_state.default_headers),
-            block,
-            framing,
-        )
+        self._head = head
 
     def write(self, data: bytes) -> bool:
         """A piece of the body. False: ``await drain()`` before more."""
@@ -801,6 +817,14 @@ class Cycle:
             if not (self.finished or self.gone):
                 self._give_up()
 
+    def have_body(self, body: bytes) -> None:
+        """The whole body came with the head."""
+        if body:
+            self._pieces.append(body)
+            self.size = self.buffered = len(body)
+        self.complete = True
+        self.expects_continue = False
+
     def arrive(self, piece: bytes) -> None:
         """A piece of the body has come."""
         self._pieces.append(piece)
@@ -863,22 +887,8 @@ class Cycle:
         self.buffered = 0
         return pieces
 
-    def _frame(self, status: int, length: bytes | None) -> bytes:
-        """Decide how the end of the body is told; the header that says so."""
-        if status in (204, 304) or status < 200:
-            self._framing = _NO_BODY
-            return b""
-        if self._method == "HEAD":
-            self._framing = _NO_BODY
-        elif length is not None:
-            self._framing = _BY_LENGTH
-            self._left = int(length)
-        elif self._minor:
-            self._framing = _BY_CHUNKS
-            return b"transfer-encoding: chunked\r\n"
-        else:
-            self._framing = _UNTIL_CLOSE
-        return b"" if length is None else b"content-length: %d\r\n" % int(length)
+    def _bodyless(self, status: int) -> bool:
+        return status == 204 or status == 304 or status < 200 or self._method == "HEAD"
 
     def _write(self, head: bytes, data: bytes) -> None:
         if not head:
@@ -924,10 +934,13 @@ def _envelope(refusal: Refused, default_lines: bytes) -> bytes:
     error = {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}
     request_id = "req_" + secrets.token_hex(16)
     body = json.dumps({"error": error | {"request_id": request_id}}).encode()
-    lines = (
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        f"x-request-id: {request_id}\r\nconnection: close\r\n"
-    )
+    lines = [
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        f"x-request-id: {request_id}",
+        "connection: close",
+    ]
     if refusal.status == 503:
-        lines += "retry-after: 1\r\n"
-    return b"%b%b%b\r\n%b" % (_STATUS_LINE[refusal.status], default_lines, lines.encode(), body)
+        lines.append("retry-after: 1")
+    head = [_STATUS_LINE[refusal.status], *(line.encode() for line in lines), default_lines]
+    return b"\r\n".join(head) + body

@@ -51,7 +51,7 @@ UPSTREAM_BROKEN = Outcome("upstream_broken")
 CLIENT_GONE = Outcome("client_gone")
 INTERNAL_ERROR = Outcome("internal_error", "internal_error")
 
-NO_HEAD = BodyHead(model="")
+NO_HEAD = BodyHead("", False, False, None, 1, 0, False)
 
 
 class Request:

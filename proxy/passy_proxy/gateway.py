@@ -129,7 +129,7 @@ class Gateway:
         hash = hashlib.sha256(self._content.encode()).hexdigest()[:8]
         snapshot = build(file, self.parts, hash)
         for warning in snapshot.warnings:
-            self.log.info("configuration", problem=str(warning))
+            self.log.debug("configuration", problem=str(warning))
         await snapshot.start()
         return snapshot
 

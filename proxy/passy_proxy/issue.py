@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from passy_proxy.records import Limits
@@ -21,7 +21,7 @@ class NewKey:
     """Empty means: what `described` makes of it."""
     organisation: str | None = None
     user_id: str | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     models: tuple[str, ...] | None = None
     usage_limit: float | None = None
     """Kept as given; what it counts is for the budget to say."""

@@ -1,9 +1,9 @@
-"""The secret keys of an installation: what they seal, and the pepper under which client keys are kept.
+"""The secret keys of an installation, what they seal, and the pepper of its client keys.
 
-The ring is an ordered list of long random texts. **The first one seals, all of them open**, so a new
-key is put in front and the old ones stay until everything has been sealed again. **The pepper comes
-from the last one**, so that putting a key in front leaves every stored digest of a client key valid;
-the last key is what the client keys hang on and is the one never to drop.
+The ring is an ordered list of long random texts. **The first one seals, all of them open**, so a
+new key is put in front and the old ones stay until everything has been sealed again. **The pepper
+comes from the last one**, so that putting a key in front leaves every stored digest of a client
+key valid; the last key is what the client keys hang on and is the one never to drop.
 
 Each use has its own key, derived by HMAC-SHA-256 with a label: what one of them gives away says
 nothing about the others.
@@ -49,8 +49,8 @@ class Keyring:
     def load(cls, data: Path, listed: str | None) -> Keyring:
         """The ring from ``listed`` (comma-separated, the value of ``PASSY_SECRET_KEYS``).
 
-        Without it (``None``), from ``<data>/secret.key``, which is made when there is none. An empty
-        ``listed`` is a mistake, not a wish for a fresh key.
+        Without it (``None``), from ``<data>/secret.key``, which is made when there is none. An
+        empty ``listed`` is a mistake, not a wish for a fresh key.
         """
         if listed is not None:
             return cls(_split(listed))
@@ -66,8 +66,8 @@ class Keyring:
     def seal(self, plain: str, *owner: str) -> str:
         """AES-256-GCM as ``v1:<key id>:<nonce>:<ciphertext>``, bound to ``owner``.
 
-        ``owner`` says whose it is, as in ``(organisation, provider, field)``: moved to another row, it
-        does not open.
+        ``owner`` says whose it is, as in ``(organisation, provider, field)``: moved to another
+        row, it does not open.
         """
         from cryptography.hazmat.primitives.ciphers.aead import (
             AESGCM,  # 6 MB, and a start needs none
@@ -155,7 +155,7 @@ def _read(path: Path) -> str:
 
 
 def _create(path: Path) -> None:
-    """A fresh key, complete before it has its name: of two processes at once, the first one's stays."""
+    """A fresh key, complete before it has its name; of two processes at once the first wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

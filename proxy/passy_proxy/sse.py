@@ -67,10 +67,9 @@ class Decoder:
             raise self._too_long()
         if b"\r" in data:
             self._carriage = True
-        elif not self._pending and data.startswith(b"data: ") and data.endswith(b"\n\n"):
-            if data.find(b"\n") == len(data) - 2 < self._limit - 1:  # the usual read
-                self._first = False
-                return [Message("", data[6:-2], data)]
+        elif not self._pending and _is_plain(data) and len(data) <= self._limit:  # the usual read
+            self._first = False
+            return [Message("", data[6:-2], data)]
         seen = 0
         if self._pending:
             seen = max(len(self._pending) - 2, 0)  # the blank line may have begun before
@@ -125,7 +124,7 @@ class Decoder:
 
     def _fields(self, raw: bytes) -> tuple[str, bytes]:
         """Event name and data of one piece."""
-        if not self._carriage and raw.find(b"\n") == len(raw) - 2 and raw.startswith(b"data: "):
+        if not self._carriage and _is_plain(raw):
             return "", raw[6:-2]
         if self._first and raw.startswith(_BOM):
             raw = raw.removeprefix(_BOM)
@@ -142,6 +141,11 @@ class Decoder:
     def _too_long(self) -> MalformedStream:
         self._pending.clear()
         return MalformedStream(f"a message of the stream exceeds {self._limit} bytes")
+
+
+def _is_plain(raw: bytes) -> bool:
+    """Whether this, free of CR, is nothing but one data line and a blank one."""
+    return raw.startswith(b"data: ") and raw.endswith(b"\n\n") and raw.find(b"\n") == len(raw) - 2
 
 
 def encode(data: bytes, event: str | None = None) -> bytes:

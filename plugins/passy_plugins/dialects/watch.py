@@ -18,6 +18,7 @@ from typing import Any
 
 from passy_proxy import json
 from passy_proxy.records import Usage
+from passy_proxy.sse import Decoder, Message
 
 HELD = 64 * 1024
 REMEMBERED = 16 * 1024
@@ -29,16 +30,16 @@ OVERLAP = 24
 
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
-DATA = re.compile(rb"(?:^|[\r\n])data:? ?([^\r\n]*)")
 USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]+)"')
 TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*')
 FLAT = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
-def payload(message: bytes) -> bytes:
-    """The data of one server-sent event."""
-    return b"\n".join(DATA.findall(message))
+def messages(data: bytes) -> list[Message]:
+    """The messages in ``data``, which begins and ends between two of them."""
+    decoder = Decoder(len(data))
+    return decoder.feed(data) + decoder.finish()
 
 
 def loads_object(data: bytes) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class Watch:
             self.read_end(self._start, rest)
             rest = b""
         elif rest:
-            if not _is_complete(payload(rest)):
+            if not all(_is_complete(message.data) for message in messages(rest)):
                 return rest
             rest = self._whole(rest)
         if self.error:
@@ -149,7 +150,7 @@ class Watch:
         return rest + (b"\n\n" if rest and not rest.endswith(ENDS) else b"") + end if end else rest
 
     def _fits(self, data: bytes, end: int) -> bool:
-        """Whether the text, up to ``end``, and the last part are all that is new in this message."""
+        """Whether only the text, up to ``end``, and the last part are new in this message."""
         if data[end - 1] == 0x5C or not data.startswith(self._middle, end):
             return False
         if not data.endswith(b"\n\n") or data.rfind(b"\n\n", 0, len(data) - 2) >= 0:
@@ -170,22 +171,14 @@ class Watch:
 
     def _one_by_one(self, data: bytes) -> bytes:
         kept: list[bytes] = []
-        at = 0
-        for boundary in BOUNDARY.finditer(data):
-            message = data[at : boundary.end()]
-            at = boundary.end()
-            if self._keep(message):
-                kept.append(message)
-        if at < len(data) and self._keep(data[at:]):
-            kept.append(data[at:])
-        size = sum(map(len, kept))
-        return data if size == len(data) else b"".join(kept)
-
-    def _keep(self, message: bytes) -> bool:
-        if self.notable(message):
-            return self.read(payload(message))
-        self._count(message)
-        return True
+        for message in messages(data):
+            if self.notable(message.raw):
+                if self.read(message.data):
+                    kept.append(message.raw)
+            else:
+                self._count(message.raw)
+                kept.append(message.raw)
+        return data if sum(map(len, kept)) == len(data) else b"".join(kept)
 
     def _count(self, data: bytes) -> None:
         before = self._before
@@ -199,6 +192,8 @@ class Watch:
             return
         spans = [found.span(1) for found in self.generated.finditer(data)]
         self.text_bytes += sum(end - start for start, end in spans)
+        if b"\r" in data:
+            self._moulds = 0  # the search for one message's end knows LF only
         if spans and self._moulds and spans[-1][1] > data.rfind(b"\n\n", 0, len(data) - 2):
             self._moulds -= 1
             start, end = spans[-1]

@@ -1,17 +1,17 @@
 """Counters in one process: exact, O(1), and nothing running beside them.
 
-A rate is a bucket that holds ``amount`` and refills continuously, ``amount`` in ``seconds``. What is
-kept is the *debt*, how far it is from full, in a unit so small that both a nanosecond of refilling and
-one piece are whole numbers of it. Nothing is ever rounded: of a limit of N exactly N are admitted,
-however the clock ticks between them.
+A rate is a bucket that holds ``amount`` and refills continuously, ``amount`` in ``seconds``. What
+is kept is the *debt*, how far it is from full, in a unit so small that both a nanosecond of
+refilling and one piece are whole numbers of it. Nothing is ever rounded: of a limit of N exactly N
+are admitted, however the clock ticks between them.
 
 Three numbers may surprise:
 
-- *retry* counts those who were refused before. Two hundred clients that wait as they are told come back
-  one after the other and are all admitted, not all at once and refused again. Clients who never come
-  back would make the queue endless, so beyond ``LONGEST_QUEUE`` its tail is shared.
-- *debt* may exceed the bucket after a settle: an answer can be dearer than was reserved. It goes down to
-  one whole bucket below zero, not deeper.
+- *retry* counts those who were refused before. Two hundred clients that wait as they are told come
+  back one after the other and are all admitted, not all at once and refused again. Clients who
+  never come back would make the queue endless, so beyond ``LONGEST_QUEUE`` its tail is shared.
+- *debt* may exceed the bucket after a settle: an answer can be dearer than was reserved. It goes
+  down to one whole bucket below zero, not deeper.
 - A bucket that is full again says nothing an absent one would not, and is dropped: each new counter
   looks at two old ones.
 """
@@ -23,9 +23,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from math import gcd, inf
 
-from passy_proxy.units import Rate
-
 from passy_proxy.stores import Claim, Grant, Room
+from passy_proxy.units import Rate
 
 SECOND = 1_000_000_000
 LONGEST_QUEUE = 120 * SECOND
@@ -78,7 +77,7 @@ class Bucket:
         return Room(self.limit.amount, remaining, reset, retry)
 
     def wait(self, cost: int, now: int) -> float:
-        """Seconds until ``cost`` will be admitted, those already waiting first; joins their queue."""
+        """Seconds until ``cost`` is admitted, after those who wait already; joins their queue."""
         price, rate = cost * self.price, self.rate
         if price > self.full or not rate:
             return inf
@@ -109,7 +108,7 @@ class Buckets:
         buckets = self._buckets
         rooms: list[Room] = []
         for key, limit, cost in claims:
-            if type(limit) is int:
+            if isinstance(limit, int):
                 used = self._slots.get(key, 0) + cost
                 if used > limit:
                     return self._refused(claims, len(rooms), now)
@@ -142,7 +141,7 @@ class Buckets:
         open_.clear()
         for claim, used in zip(grant.claims, actual, strict=True):
             key, limit, cost = claim
-            if type(limit) is int:
+            if isinstance(limit, int):
                 self._give_back(key, cost)
             elif used is not None and used != cost:
                 self._correct(key, limit, (used if used > 0 else 0) - cost)
@@ -164,7 +163,7 @@ class Buckets:
     def _refused(self, claims: Sequence[Claim], taken: int, now: int) -> Grant:
         """Give back what the first ``taken`` claims took, then say of each how it stands."""
         for key, limit, cost in claims[:taken]:
-            if type(limit) is int:
+            if isinstance(limit, int):
                 self._give_back(key, cost)
             elif (bucket := self._buckets.get(key)) is not None:
                 bucket.debt -= cost * bucket.price

@@ -1,4 +1,4 @@
-"""State in this process: counters, what gateway.yaml says of keys and organisations, the last records.
+"""State in this process: counters, the keys and organisations of gateway.yaml, the last records.
 
 Named in gateway.yaml by ``kind: memory``, and what a file without ``stores:`` gets. Nothing of it
 outlives the process; what the file says is there again after a start.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from passy_proxy.units import RateSetting
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
 
 from passy_plugins.stores.buckets import Buckets
@@ -30,6 +29,7 @@ from passy_proxy.records import (
 )
 from passy_proxy.site import Site
 from passy_proxy.stores import Store
+from passy_proxy.units import RateSetting
 
 SHORTEST_KEY = 16
 
@@ -128,8 +128,8 @@ class Memory(Buckets, Store):
         self._credentials: dict[CredentialRef, Credential] = {}
         for name, organisation in settings.organisations.items():
             self._add(name, organisation)
-        self.records: deque[UsageRecord] = deque(maxlen=settings.keep)
-        """The last usage records, oldest first."""
+        self._records: OrderedDict[str, UsageRecord] = OrderedDict()
+        self._keep = settings.keep
 
     def _add(self, name: str, settings: OrganisationSettings) -> None:
         listed = sorted(settings.providers, key=lambda each: each.priority)
@@ -148,7 +148,15 @@ class Memory(Buckets, Store):
         return self._credentials.get(ref)
 
     def record(self, usage: UsageRecord) -> None:
-        self.records.append(usage)
+        records = self._records
+        records.setdefault(usage.id, usage)
+        if len(records) > self._keep:
+            records.popitem(last=False)
+
+    @property
+    def records(self) -> list[UsageRecord]:
+        """The last usage records, oldest first."""
+        return list(self._records.values())
 
 
 def _principal(settings: KeySettings, pepper: bytes) -> tuple[bytes, Principal]:

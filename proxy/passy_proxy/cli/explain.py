@@ -62,9 +62,14 @@ def command(
 
 def facts(snapshot: Snapshot, route: Route, model: str | None) -> dict[str, Any]:
     """The compiled route, as data."""
+    from passy_proxy.request_body import read_body
+
     chain = route.chain
     phases = {
-        phase: [chain.filters[depth - 1].name for depth, hook, _ in steps(chain, phase) if depth]
+        phase: [
+            "(the body is read)" if hook is read_body else chain.filters[depth - 1].name
+            for depth, hook, _ in steps(chain, phase)
+        ]
         for phase in PHASES
     }
     told: dict[str, Any] = {

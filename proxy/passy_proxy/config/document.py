@@ -472,6 +472,8 @@ _ADVICE = (
     ("anchor", "anchors (&name) are not read", "quote a value that starts with '*' or '&'"),
 )  # fmt: skip
 
+_OPENED = ("a quote is opened", "',' or")
+
 
 def _syntax(error: yaml.MarkedYAMLError, source: Source) -> Problem:
     said = error.problem or error.context or "not YAML"
@@ -485,7 +487,7 @@ def _syntax(error: yaml.MarkedYAMLError, source: Source) -> Problem:
         message, hint = _ADVICE[0][1:]
     # What was opened and never closed is found at the end of the file; its beginning says more.
     opened = error.context_mark
-    if opened and mark and mark.line > opened.line and ("quote" in message or "missing" in message):
+    if opened and mark and mark.line > opened.line and message.startswith(_OPENED):
         mark = opened
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     return Node(source, line, column, ()).problem(message, hint)

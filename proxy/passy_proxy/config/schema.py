@@ -36,6 +36,13 @@ class _AsWritten(GenerateJsonSchema):
     def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
         return {"anyOf": [super().float_schema(schema), _VARIABLE]}
 
+    def function_before_schema(
+        self, schema: core_schema.BeforeValidatorFunctionSchema
+    ) -> JsonSchemaValue:
+        inner = super().function_before_schema(schema)
+        # What reads a number with its unit takes text.
+        return {"type": ["number", "string"]} if _is_number(schema["schema"]) else inner
+
     def is_instance_schema(self, schema: core_schema.IsInstanceSchema) -> JsonSchemaValue:
         return {**_TEXT, "description": "The name of something configured in this file."}
 
@@ -104,6 +111,10 @@ def json_schema(
     for name, section in sections.items():
         top["properties"][name] = {**top["properties"][name], **section}
     return {"$schema": DRAFT, **top, "title": "gateway.yaml", "$defs": definitions}
+
+
+def _is_number(schema: core_schema.CoreSchema) -> bool:
+    return schema["type"] in ("int", "float")
 
 
 def _name(settings: type[Settings]) -> str:

@@ -105,6 +105,7 @@ class _Connection(asyncio.Protocol):
         """See to it that the request's iterator is the caller's again."""
         upload, self._upload = self._upload, None
         if upload is not None:
+            self._answer.reusable = False
             upload.cancel()
             await asyncio.wait((upload,))
 
@@ -175,7 +176,7 @@ class _Connection(asyncio.Protocol):
     def _finish(self, leg: Leg) -> None:
         leg.line = self.leg = None
         answer = self._answer
-        cut = self._unwritten or self._upload is not None  # answered before it had the request
+        cut = self._unwritten or self._upload is not None
         if not answer.reusable or cut or answer.keepalive <= 0.0 or self._pool.closed:
             self.drop()
             return
@@ -229,7 +230,9 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._unwritten = False
-        if self.leg is not None and not self.leg.status:
+        if self.leg is not None and self.leg.status:  # answered before it had the request
+            self._answer.reusable = False
+        elif self.leg is not None:
             self._arm(None if self._upload is not None else self._timeouts.first_byte)
         self._wake_upload()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -37,9 +38,11 @@ class Pool(Generic[_C]):
     Everything is O(1).
     """
 
-    __slots__ = ("_waiters", "closed", "idle", "limit", "open", "opened", "reused")
+    __slots__ = ("_returned", "_waiters", "closed", "idle", "limit", "open", "opened", "reused")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, returned: Callable[[_C], object] | None = None) -> None:
+        """``returned`` takes back what was handed to someone who had just given up."""
+        self._returned = returned or self.give
         self.limit = limit
         self.closed = False
         self.open = 0
@@ -94,7 +97,7 @@ class Pool(Generic[_C]):
             elif (given := waiter.future.result()) is None:
                 self.drop()
             else:
-                self.give(given)
+                self._returned(given)
             raise
         finally:
             sweep.discard(waiter)

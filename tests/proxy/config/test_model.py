@@ -465,3 +465,10 @@ def test_the_schema_knows_the_kinds_it_is_given() -> None:
     assert ({"const": "memory"}, ["kind"]) == (store["properties"]["kind"], store["required"])
     echo = schema["properties"]["upstreams"]["additionalProperties"]["anyOf"][1]
     assert {"kind", "dialect", "models", "priority", "max_chars"} == set(echo["properties"])
+
+
+def test_the_schema_takes_a_duration_as_it_is_written() -> None:
+    schema = json_schema({})
+    timeouts = schema["$defs"]["TimeoutSettings"]["properties"]
+    assert "string" in timeouts["connect"]["type"]
+    assert "5s" == timeouts["connect"]["default"]

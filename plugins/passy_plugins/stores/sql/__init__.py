@@ -2,7 +2,8 @@
 
 Named in gateway.yaml by ``kind: sql``. This package is in two halves. What a running gateway needs
 (``database``, ``ledger``, ``statements``) imports no SQLAlchemy; what writes (``admin``), migrates
-(``migrate``) and describes the tables (``schema``) does, and is imported by commands and the portal.
+(``migrate``) and describes the tables (``schema``) does, and is imported by commands and the
+portal.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, cast
 
 import structlog
-from passy_proxy.units import Rate, rate
 from pydantic import AfterValidator
 
 from passy_plugins.stores.sql import statements
@@ -70,8 +70,8 @@ class Sql(Store):
     async def start(self) -> None:
         """Open the database, make or migrate its tables, begin to take records.
 
-        `StoreUnavailable` when it cannot be opened, is of a later version, or was made under another
-        secret key.
+        `StoreUnavailable` when it cannot be opened, is of a later version, or was made under
+        another secret key.
         """
         await ready(self._writer, self._url)
         await agree(self._writer, self._keyring)
@@ -124,7 +124,7 @@ class Sql(Store):
 
     @classmethod
     def issuer(cls, url: str, site: Site) -> AbstractAsyncContextManager[Issuer]:
-        """The part that issues keys (`passy_proxy.issue`). ValueError for a URL without a driver."""
+        """What issues keys (see `passy_proxy.issue`). ValueError for a URL without a driver."""
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
         return Admin.opened(url, site.keyring)
@@ -140,17 +140,17 @@ def _principal(row: Row) -> Principal:
         key_id=cast(str, key_id),
         name=cast(str, name),
         organisation=cast("str | None", organisation),
-        limits=Limits(_rate(requests), _rate(tokens), cast("int | None", concurrency)),
+        limits=Limits(
+            statements.rate_of(cast("str | None", requests)),
+            statements.rate_of(cast("str | None", tokens)),
+            cast("int | None", concurrency),
+        ),
         models=None if models is None else tuple(loads(cast(str, models))),
         expires=None if expires is None else cast(int, expires) / 1000,
         disabled=bool(disabled),
         is_test=bool(is_test),
         is_trial=bool(is_trial),
     )
-
-
-def _rate(text: object) -> Rate | None:
-    return None if text is None else rate(cast(str, text))
 
 
 def _provider(row: Row) -> CustomProvider:

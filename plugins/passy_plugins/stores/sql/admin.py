@@ -1,6 +1,7 @@
 """The writing side: issuing keys, entering organisations and what they bring, reading the books.
 
-Used by commands and the portal, never by a request. Every value goes to the database as a parameter.
+Used by commands and the portal, never by a request. Every value goes to the database as a
+parameter.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from passy_proxy.units import rate
 from sqlalchemy import Executable, Row, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -26,6 +26,7 @@ from passy_plugins.stores.sql.schema import (
     organisations,
     usage,
 )
+from passy_plugins.stores.sql.statements import rate_of, rate_text
 from passy_proxy import keys as client_keys
 from passy_proxy.issue import IssuedKey, NewKey
 from passy_proxy.json import dumps, loads
@@ -33,7 +34,6 @@ from passy_proxy.records import AttemptRecord, Limits, UsageRecord
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
-    from passy_proxy.units import Rate
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from passy_proxy.keyring import Keyring
@@ -93,8 +93,8 @@ class Admin:
                 description=wanted.described(),
                 organisation=wanted.organisation,
                 user_id=wanted.user_id,
-                requests=_text(limits.requests),
-                tokens=_text(limits.tokens),
+                requests=rate_text(limits.requests),
+                tokens=rate_text(limits.tokens),
                 concurrency=limits.concurrency,
                 models=None if wanted.models is None else dumps(wanted.models).decode(),
                 usage_limit=wanted.usage_limit,
@@ -207,17 +207,11 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _text(limit: Rate | None) -> str | None:
-    return None if limit is None else str(limit)
-
-
 def _seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
 
 
 def _issued(row: Row[Any]) -> IssuedKey:
-    requests = None if row.requests is None else rate(row.requests)
-    tokens = None if row.tokens is None else rate(row.tokens)
     return IssuedKey(
         id=row.id,
         digest=row.digest,
@@ -227,7 +221,7 @@ def _issued(row: Row[Any]) -> IssuedKey:
         description=row.description,
         organisation=row.organisation,
         user_id=row.user_id,
-        limits=Limits(requests, tokens, row.concurrency),
+        limits=Limits(rate_of(row.requests), rate_of(row.tokens), row.concurrency),
         models=None if row.models is None else tuple(loads(row.models)),
         usage_limit=row.usage_limit,
         expires=_seconds(row.expires),

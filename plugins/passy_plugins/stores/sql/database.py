@@ -1,4 +1,4 @@
-"""Where the data plane's statements run, by the scheme of the URL: the one place that knows a driver."""
+"""Where the statements run, by the scheme of the URL: the one place that knows a driver."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _WRONG = (
 def sqlite_path(url: str) -> Path:
     """The file that ``sqlite:///relative`` or ``sqlite:////absolute`` names.
 
-    ValueError for any other URL; its message repeats no more than the scheme, since a URL may hold a
-    password.
+    ValueError for any other URL; its message repeats no more than the scheme, since a URL may hold
+    a password.
     """
     parts = urlsplit(url)
     if parts.scheme != "sqlite":

@@ -1,9 +1,9 @@
 """Usage on its way into the database: a list, and one task that empties it in batches.
 
-Recording appends to the list and nothing else. The first record of a batch wakes the task, which waits
-until there are enough or a moment has passed, and writes everything there is. When nothing happens,
-nothing runs. A row is written under the id of its exchange, and the database leaves out a second one of
-the same id: writing again after a failure of unknown outcome is always safe.
+Recording appends to the list and nothing else. The first record of a batch wakes the task, which
+waits until there are enough or a moment has passed, and writes everything there is. When nothing
+happens, nothing runs. A row is written under the id of its exchange, and the database leaves out a
+second one of the same id: writing again after a failure of unknown outcome is always safe.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def row(usage: UsageRecord) -> Row:
     """The columns of ``usage``, in the order of its fields."""
     return (
         usage[0],
-        int(usage[1] * 1000),
+        int(usage[1] * 1000 + 0.5),
         *usage[2:10],
         1 if usage[10] else 0,
         *usage[11:18],
@@ -56,11 +56,12 @@ def _text(attempts: Sequence[AttemptRecord]) -> str:
 
 
 class Spool:
-    """Holds records until ``write`` has taken them, in batches and in order. Lives on one event loop.
+    """Holds records until ``write`` has taken them, in batches and in order. Lives on one event
+    loop.
 
-    While ``write`` raises `StoreUnavailable` records wait, up to ``capacity``; what comes then is lost.
-    A record that ``write`` refuses with `ValueError` is lost alone. Losses are counted and logged,
-    troubles once a minute at most.
+    While ``write`` raises `StoreUnavailable` records wait, up to ``capacity``; what comes then is
+    lost. A record that ``write`` refuses with `ValueError` is lost alone. Losses are counted and
+    logged, troubles once a minute at most.
     """
 
     def __init__(self, write: Write, log: FilteringBoundLogger, capacity: int = 100_000) -> None:
@@ -146,7 +147,7 @@ class Spool:
         del self._waiting[: len(batch)]
 
     async def _one_by_one(self, batch: list[UsageRecord], error: ValueError) -> list[UsageRecord]:
-        """Write what can be written of a batch with a record in it that cannot; returns what is done with."""
+        """Write a batch that holds a record which cannot be; returns those that are done with."""
         for count, usage in enumerate(batch):
             try:
                 await self._write([usage])

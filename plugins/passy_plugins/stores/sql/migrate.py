@@ -1,7 +1,8 @@
-"""Bring a database to the newest revision with alembic: ``python -m passy_plugins.stores.sql.migrate``.
+"""Bring a database to the newest revision: ``python -m passy_plugins.stores.sql.migrate``.
 
-A gateway runs this as a process of its own, so that what alembic and SQLAlchemy weigh (45 MB) is gone
-when it is done. The URL comes by standard input: arguments can be read by every user of a machine.
+A gateway runs this as a process of its own, so that what alembic and SQLAlchemy weigh (45 MB) is
+gone when it is done. The URL comes by standard input: arguments can be read by every user of a
+machine.
 """
 
 from __future__ import annotations

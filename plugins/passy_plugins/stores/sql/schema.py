@@ -1,7 +1,8 @@
 """The tables, as SQLAlchemy knows them. A change here comes with a migration.
 
-Times are whole milliseconds of Unix time, UTC. Rates are texts as in gateway.yaml (``60/min``). Truth
-values in ``usage`` are 0 and 1, so that the flush can write them without conversion on any driver.
+Times are whole milliseconds of Unix time, UTC. Rates are texts, amount/seconds (``60/60``).
+Truth values in ``usage`` are 0 and 1, so that the flush can write them without conversion on any
+driver.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """The SQL of the data plane: what a running gateway asks, and the one thing it writes.
 
-Plain text and not built by SQLAlchemy, whose import would double a gateway's start and memory for the
-sake of these few lines. They are standard enough for SQLite and PostgreSQL alike; parameters are
-numbered ``?1``, which asyncpg spells ``$1``. Tables and migrations are SQLAlchemy's and alembic's
-(``schema.py``), and the tests run these statements on what the migrations made.
+Plain text and not built by SQLAlchemy, whose import would double a gateway's start and memory for
+the sake of these few lines. They are standard enough for SQLite and PostgreSQL alike; parameters
+are numbered ``?1``, which asyncpg spells ``$1``. Tables and migrations are SQLAlchemy's and
+alembic's (``schema.py``), and the tests run these statements on what the migrations made.
 """
 
 from __future__ import annotations
 
 from passy_proxy.records import UsageRecord
+from passy_proxy.units import Rate
 
 REVISIONS = ("0001",)
 """Every revision there has been, oldest first. The database is brought to the last one on start."""
@@ -19,7 +20,8 @@ TABLES = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
 """SQLite's way to say whether the file is new; the only question that knows its dialect."""
 
 PRINCIPAL = """
-SELECT id, name, organisation, requests, tokens, concurrency, models, expires, disabled, is_test, is_trial
+SELECT id, name, organisation, requests, tokens, concurrency, models, expires,
+       disabled, is_test, is_trial
 FROM keys WHERE digest = ?1
 """
 
@@ -45,3 +47,16 @@ def record_usage(rows: int) -> str:
     """Insert ``rows`` usage rows at once; one whose id is there already is left as it was."""
     values = ", ".join([_ROW] * rows)
     return f"INSERT INTO usage ({_COLUMNS}) VALUES {values} ON CONFLICT (id) DO NOTHING"
+
+
+def rate_text(rate: Rate | None) -> str | None:
+    """A rate as its column holds it: amount/seconds."""
+    return None if rate is None else f"{rate.amount}/{rate.seconds}"
+
+
+def rate_of(text: str | None) -> Rate | None:
+    """The rate that `rate_text` wrote."""
+    if text is None:
+        return None
+    amount, _, seconds = text.partition("/")
+    return Rate(int(amount), float(seconds))

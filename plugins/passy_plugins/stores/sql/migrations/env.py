@@ -1,4 +1,4 @@
-"""What alembic runs: the migrations on the connection it was given, or as text when there is none."""
+"""What alembic runs: migrations on the connection it was given, as text when there is none."""
 
 from __future__ import annotations
 

@@ -1,0 +1,211 @@
+"""Our sockets under httpcore: its network interface over asyncio, connected by the Connector."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, cast
+
+import httpcore
+
+from . import DEFAULT_TIMEOUTS, Timeouts, TransportError
+from .connect import Connector, Origin, Tls, tls_fault
+
+_UNREAD_BYTES = 262_144
+_TICK = 0.1
+"""Seconds between two looks at whether a blocked write makes progress."""
+
+
+class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
+    """One connection; TLS may be put on top of it, once or twice (a tunnel)."""
+
+    def __init__(self, origin: Origin, limits: Callable[[], Timeouts]) -> None:
+        self._origin = origin
+        self._limits = limits
+        self._chunks: deque[bytes] = deque()
+        self._unread = 0
+        self._over = False
+        self._fault: Exception | None = None
+        self._full = False
+        self._changed = asyncio.Event()
+        self.multiplexed = False
+        """It carries HTTP/2: bytes that arrive while we write are no early answer."""
+        self.received = 0
+        self.ended = False
+        """The reader was told that nothing more comes."""
+        self.cut = False
+        """A write failed."""
+        self.closed = False
+        self.unasked: Callable[[], None] | None = None
+        """Called when bytes or the end arrive while this is set (an idle connection)."""
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._use(cast(asyncio.Transport, transport))
+
+    def _use(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        transport.set_write_buffer_limits(high=1, low=0)
+
+    def data_received(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._unread += len(data)
+        self.received += len(data)
+        if self._unread > _UNREAD_BYTES:
+            self._transport.pause_reading()
+        self._news()
+
+    def eof_received(self) -> None:
+        self._over = True
+        self._news()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over = self.closed = True
+        self._fault = exc
+        self._news()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._changed.set()
+
+    def _news(self) -> None:
+        self._changed.set()
+        if self.unasked is not None:
+            self.unasked()
+
+    # httpcore.AsyncNetworkStream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        while not self._chunks:
+            if self._over:
+                self.ended = True
+                if self._fault is not None:
+                    raise httpcore.ReadError("the connection was reset")
+                return b""
+            await self._change()
+        data = self._chunks.popleft()
+        if len(data) > max_bytes:
+            self._chunks.appendleft(data[max_bytes:])
+            data = data[:max_bytes]
+        if self._unread > _UNREAD_BYTES >= self._unread - len(data) and not self.closed:
+            self._transport.resume_reading()
+        self._unread -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return
+        self._may_write()
+        self._transport.write(buffer)
+        loop = asyncio.get_running_loop()
+        backlog, since = -1, loop.time()
+        limit = self._limits().write
+        while self._full:
+            try:
+                async with asyncio.timeout(_TICK):
+                    await self._change()
+            except TimeoutError:
+                left = self._transport.get_write_buffer_size()
+                if left != backlog:
+                    backlog, since = left, loop.time()
+                elif limit is not None and loop.time() - since >= limit:
+                    raise httpcore.WriteTimeout("no progress") from None
+            self._may_write()
+
+    def _may_write(self) -> None:
+        """httpcore turns to reading the answer when a write fails; so an early answer is one."""
+        if self.closed or self._over:
+            self.cut = True
+            raise httpcore.WriteError("the connection was closed")
+        interim = (b"HTTP/1.1 1", b"HTTP/1.0 1")
+        if not self.multiplexed and self._chunks and not self._chunks[0].startswith(interim):
+            raise httpcore.WriteError("the upstream has answered already")
+
+    async def aclose(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        self.closed = True
+        self.unasked = None
+        self._transport.abort()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._limits().tls):
+                transport = await loop.start_tls(
+                    self._transport, self, ssl_context, server_hostname=server_hostname
+                )
+            if transport is None:
+                raise ConnectionResetError
+        except OSError as error:
+            self.abort()
+            raise TransportError("connect", tls_fault(self._origin, error), phase="tls") from error
+        except BaseException:
+            self.abort()
+            raise
+        self._use(transport)
+        chosen = transport.get_extra_info("ssl_object")
+        self.multiplexed = chosen is not None and chosen.selected_alpn_protocol() == "h2"
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":
+            return bool(self._chunks) or self._over
+        return self._transport.get_extra_info(info)
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+
+class Backend(httpcore.AsyncNetworkBackend):
+    """Dials ``origin`` (the upstream, or the proxy before it) whatever httpcore asks for.
+
+    ``timeouts`` are those of the request for which the connection is made.
+    """
+
+    def __init__(self, connector: Connector, origin: Origin) -> None:
+        self._connector = connector
+        self._origin = replace(origin, scheme="http")  # httpcore starts TLS itself
+        self.timeouts = DEFAULT_TIMEOUTS
+        self.stream: Stream | None = None
+        self.opened = 0
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        def made() -> Stream:
+            return Stream(self._origin, lambda: self.timeouts)
+
+        _, self.stream = await self._connector.connect(made, self._origin, Tls(), self.timeouts)
+        self.opened += 1
+        return self.stream
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        raise TransportError("connect", "unix sockets are not served")
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

@@ -1,0 +1,320 @@
+"""What every `Counters` promises. A store passes by subclassing `CountersContract`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from fractions import Fraction
+from math import ceil, floor, inf
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from passy_plugins.stores.memory import Memory, MemorySettings
+from passy_proxy.keyring import Keyring
+from passy_proxy.site import Site
+from passy_proxy.stores import Claim, Counters, Grant
+from passy_proxy.units import Rate
+
+pytestmark = pytest.mark.anyio
+
+SECOND = 1_000_000_000
+TEN_A_SECOND = Rate(10, 1)
+
+
+class Clock:
+    """A monotonic clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 7 * SECOND
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += ceil(seconds * SECOND)
+
+
+class CountersContract:
+    """Override `counters`; the store must take its time from the clock it is given."""
+
+    def counters(self, clock: Clock) -> Counters:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def store(self, clock: Clock) -> Counters:
+        return self.counters(clock)
+
+    async def test_of_a_thousand_at_once_exactly_the_limit_is_admitted(
+        self, store: Counters
+    ) -> None:
+        admitted = []
+
+        async def one() -> None:
+            grant = await store.take([Claim("key", Rate(100, 60), 1)])
+            admitted.append(grant.admitted)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(1_000):
+                group.start_soon(one)
+        assert 1_000 == len(admitted)
+        assert 100 == sum(admitted)
+
+    async def test_a_refused_take_takes_from_no_counter(self, store: Counters) -> None:
+        wide, narrow, slots = Rate(10, 1), Rate(2, 1), 5
+        await store.take([Claim("narrow", narrow, 2)])
+        claims = [Claim("wide", wide, 4), Claim("slots", slots, 1), Claim("narrow", narrow, 1)]
+        refused = await store.take(claims)
+        assert not refused.admitted
+        assert [10, 5, 0] == [room.remaining for room in refused.rooms]
+        assert [True, True, False] == [room.retry == 0 for room in refused.rooms]
+        left = await store.take([Claim("wide", wide, 10), Claim("slots", slots, 5)])
+        assert left.admitted
+
+    async def test_one_key_claimed_twice_counts_twice(self, store: Counters) -> None:
+        twice = [Claim("key", TEN_A_SECOND, 6)] * 2
+        assert not (await store.take(twice)).admitted
+        assert (await store.take(twice[:1])).admitted
+
+    async def test_a_rate_refills_continuously(self, store: Counters, clock: Clock) -> None:
+        claim = Claim("key", Rate(60, 60), 1)
+        assert (await store.take([claim._replace(cost=60)])).admitted
+        clock.advance(0.999)
+        assert not (await store.take([claim])).admitted
+        clock.advance(0.001)
+        assert (await store.take([claim])).admitted
+        clock.advance(30)
+        assert 29 == (await store.take([claim])).rooms[0].remaining
+
+    async def test_it_never_holds_more_than_its_amount(self, store: Counters, clock: Clock) -> None:
+        await store.take([Claim("key", TEN_A_SECOND, 1)])
+        clock.advance(1_000_000)
+        assert not (await store.take([Claim("key", TEN_A_SECOND, 11)])).admitted
+        assert (await store.take([Claim("key", TEN_A_SECOND, 10)])).admitted
+
+    async def test_a_client_that_waits_as_told_is_admitted(
+        self, store: Counters, clock: Clock
+    ) -> None:
+        claims = [Claim("requests", Rate(7, 3), 2), Claim("tokens", Rate(100_000, 60), 30_001)]
+        waits = 0
+        for _ in range(50):
+            grant = await store.take(claims)
+            if not grant.admitted:
+                waits += 1
+                clock.advance(max(room.retry for room in grant.rooms))
+                assert (await store.take(claims)).admitted
+        assert waits > 10
+
+    async def test_of_a_crowd_that_waits_as_told_everyone_is_admitted(
+        self, store: Counters, clock: Clock
+    ) -> None:
+        claim = Claim("key", Rate(120, 60), 1)
+        returns = []
+        for client in range(300):
+            grant = await store.take([claim])
+            if not grant.admitted:
+                returns.append((clock.now + ceil(grant.rooms[0].retry * SECOND), client))
+        assert 180 == len(returns)
+        for due, _ in sorted(returns):
+            clock.now = due
+            assert (await store.take([claim])).admitted
+
+    async def test_after_reset_seconds_it_is_full(self, store: Counters, clock: Clock) -> None:
+        for cost in (3, 1, 5):
+            grant = await store.take([Claim("key", TEN_A_SECOND, cost)])
+            clock.advance(0.05)
+        assert grant.rooms[0].reset > 0
+        clock.advance(grant.rooms[0].reset - 0.05)
+        assert (await store.take([Claim("key", TEN_A_SECOND, 10)])).admitted
+
+    async def test_what_can_never_fit_is_told_so(self, store: Counters) -> None:
+        for limit in (TEN_A_SECOND, 10, Rate(0, 60), 0):
+            grant = await store.take([Claim(f"key {limit}", limit, 11)])
+            assert not grant.admitted
+            assert inf == grant.rooms[0].retry
+
+    async def test_what_was_not_used_is_given_back(self, store: Counters) -> None:
+        grant = await store.take([Claim("key", TEN_A_SECOND, 10)])
+        await store.settle(grant, [3])
+        assert 6 == (await store.take([Claim("key", TEN_A_SECOND, 1)])).rooms[0].remaining
+
+    async def test_what_was_used_beyond_is_owed(self, store: Counters, clock: Clock) -> None:
+        grant = await store.take([Claim("key", TEN_A_SECOND, 5)])
+        await store.settle(grant, [15])
+        refused = await store.take([Claim("key", TEN_A_SECOND, 1)])
+        assert (False, 0) == (refused.admitted, refused.rooms[0].remaining)
+        assert pytest.approx(0.6) == refused.rooms[0].retry
+        clock.advance(0.6)
+        assert (await store.take([Claim("key", TEN_A_SECOND, 1)])).admitted
+
+    async def test_a_debt_is_never_deeper_than_one_amount(
+        self, store: Counters, clock: Clock
+    ) -> None:
+        grant = await store.take([Claim("key", TEN_A_SECOND, 1)])
+        await store.settle(grant, [10**15])
+        clock.advance(2)
+        assert (await store.take([Claim("key", TEN_A_SECOND, 10)])).admitted
+
+    async def test_a_negative_use_gives_back_no_more_than_was_taken(self, store: Counters) -> None:
+        await store.take([Claim("key", TEN_A_SECOND, 5)])
+        grant = await store.take([Claim("key", TEN_A_SECOND, 1)])
+        await store.settle(grant, [-1_000])
+        assert 4 == (await store.take([Claim("key", TEN_A_SECOND, 1)])).rooms[0].remaining
+
+    async def test_none_leaves_the_cost_as_it_was_taken(self, store: Counters) -> None:
+        grant = await store.take([Claim("key", TEN_A_SECOND, 5)])
+        await store.settle(grant, [None])
+        assert 4 == (await store.take([Claim("key", TEN_A_SECOND, 1)])).rooms[0].remaining
+
+    async def test_a_late_settle_counts_though_the_counter_was_long_full(
+        self, store: Counters, clock: Clock
+    ) -> None:
+        grant = await store.take([Claim("key", TEN_A_SECOND, 1)])
+        clock.advance(3_600)
+        for other in range(100):
+            await store.take([Claim(f"other {other}", TEN_A_SECOND, 1)])
+        await store.settle(grant, [9])
+        assert 1 == (await store.take([Claim("key", TEN_A_SECOND, 1)])).rooms[0].remaining
+
+    async def test_a_slot_comes_back_at_settle(self, store: Counters) -> None:
+        first = await store.take([Claim("slots", 2, 1)])
+        second = await store.take([Claim("slots", 2, 1)])
+        refused = await store.take([Claim("slots", 2, 1)])
+        assert [1, 0, 0] == [grant.rooms[0].remaining for grant in (first, second, refused)]
+        assert not refused.admitted
+        assert 0 < refused.rooms[0].retry < inf
+        await store.settle(first, [None])
+        assert (await store.take([Claim("slots", 2, 1)])).admitted
+
+    async def test_a_grant_is_settled_once(self, store: Counters) -> None:
+        claims = [Claim("slots", 2, 1), Claim("rate", TEN_A_SECOND, 4)]
+        first = await store.take(claims)
+        await store.take(claims)
+        for _ in range(3):
+            await store.settle(first, [None, 0])
+        again = await store.take(claims)
+        assert [0, 2] == [room.remaining for room in again.rooms]
+
+    async def test_settling_a_refused_grant_changes_nothing(self, store: Counters) -> None:
+        await store.take([Claim("slots", 1, 1)])
+        claims = [Claim("rate", TEN_A_SECOND, 4), Claim("slots", 1, 1)]
+        refused = await store.take(claims)
+        await store.settle(refused, [0, None])
+        still = await store.take(claims)
+        assert (False, [10, 0]) == (still.admitted, [room.remaining for room in still.rooms])
+
+    async def test_a_changed_limit_keeps_what_was_used(self, store: Counters) -> None:
+        await store.take([Claim("key", Rate(10, 60), 8)])
+        grant = await store.take([Claim("key", Rate(20, 1), 2)])
+        assert (20, 10) == (grant.rooms[0].limit, grant.rooms[0].remaining)
+        assert not (await store.take([Claim("key", Rate(5, 1), 1)])).admitted
+
+    def test_it_agrees_with_exact_arithmetic(self) -> None:
+        machine = type("Machine", (Model,), {"counters": staticmethod(self.counters)})
+        run_state_machine_as_test(
+            machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+        )
+
+
+LIMITS: dict[str, Rate | int] = {
+    "a": Rate(7, 3),
+    "b": Rate(100, 60),
+    "c": Rate(3, 86_400),
+    "slots": 3,
+}
+CLAIMS = st.lists(st.tuples(st.sampled_from(sorted(LIMITS)), st.integers(0, 9)), max_size=4)
+
+
+class Model(RuleBasedStateMachine):
+    """The same limits in fractions: how much is there, and since when."""
+
+    counters: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.store = self.counters(self.clock)
+        self.there = {key: Fraction(_amount(limit)) for key, limit in LIMITS.items()}
+        self.open: list[Grant] = []
+        self.loop = asyncio.Runner()
+
+    def teardown(self) -> None:
+        self.loop.close()
+
+    @rule(
+        nanoseconds=st.one_of(
+            st.integers(0, 10), st.integers(0, 5 * SECOND), st.integers(0, 90_000 * SECOND)
+        )
+    )
+    def time_passes(self, nanoseconds: int) -> None:
+        self.clock.now += nanoseconds
+        for key, limit in LIMITS.items():
+            if isinstance(limit, Rate):
+                more = Fraction(nanoseconds * limit.amount) / Fraction(limit.seconds) / SECOND
+                self.there[key] = min(Fraction(limit.amount), self.there[key] + more)
+
+    @rule(wanted=CLAIMS)
+    def take(self, wanted: list[tuple[str, int]]) -> None:
+        claims = [Claim(key, LIMITS[key], cost) for key, cost in wanted]
+        grant = self.loop.run(self.store.take(claims))
+        after = dict(self.there)
+        for key, cost in wanted:
+            after[key] -= cost
+        fits = all(after[key] >= 0 for key, _ in wanted)
+        assert fits == grant.admitted
+        if fits:
+            self.there = after
+            self.open.append(grant)
+        self.compare(claims, grant)
+
+    def compare(self, claims: Sequence[Claim], grant: Grant) -> None:
+        last = {claim.key: number for number, claim in enumerate(claims)}
+        for number, (claim, room) in enumerate(zip(claims, grant.rooms, strict=True)):
+            there, amount = self.there[claim.key], _amount(claim.limit)
+            assert amount == room.limit
+            if grant.admitted:
+                assert 0 == room.retry
+                if last[claim.key] != number:
+                    continue  # claimed again further on, which this room cannot show
+            else:
+                assert (there >= claim.cost) == (room.retry == 0)
+            assert max(0, floor(there)) == room.remaining
+            if isinstance(claim.limit, Rate):
+                per_second = Fraction(amount) / Fraction(claim.limit.seconds)
+                assert pytest.approx(float((amount - there) / per_second)) == room.reset
+                if not grant.admitted:
+                    assert room.retry >= float((claim.cost - there) / per_second) * (1 - 1e-12)
+
+    @rule(which=st.integers(0, 9), used=st.lists(st.none() | st.integers(-5, 40), min_size=4))
+    def settle(self, which: int, used: list[int | None]) -> None:
+        if not self.open:
+            return
+        grant = self.open.pop(which % len(self.open))
+        actual = used[: len(grant.claims)]
+        self.loop.run(self.store.settle(grant, actual))
+        for claim, now in zip(grant.claims, actual, strict=True):
+            amount = _amount(claim.limit)
+            if isinstance(claim.limit, int):
+                self.there[claim.key] += claim.cost
+            elif now is not None:
+                there = self.there[claim.key] + claim.cost - max(0, now)
+                self.there[claim.key] = min(max(there, Fraction(-amount)), Fraction(amount))
+
+
+def _amount(limit: Rate | int) -> int:
+    return limit if isinstance(limit, int) else limit.amount
+
+
+class TestMemory(CountersContract):
+    def counters(self, clock: Clock) -> Counters:
+        site = Site(Path(), Keyring(["the secret key of these tests: 0123456789"]))
+        return Memory(MemorySettings(), site, clock)
