@@ -104,7 +104,7 @@ class Samples:
         return summary(
             mine[run][name] / theirs[run][name]
             for run in mine.keys() & theirs.keys()
-            if name in mine[run] and theirs[run].get(name, 0) > 0
+            if mine[run].get(name, 0) > 0 and theirs[run].get(name, 0) > 0  # noise can be negative
         )
 
     def ratios(self) -> dict[str, dict[str, dict[str, Median]]]:

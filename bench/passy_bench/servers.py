@@ -18,6 +18,7 @@ from passy_bench.machine import pinned
 _START_LIMIT = 30.0
 _STOP_LIMIT = 3.0
 _POLL = 0.002
+_LAST_WORDS = 600
 
 #: Nothing of the caller's environment (keys, proxies, settings) reaches a measured program.
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"}
@@ -102,4 +103,5 @@ def ask(url: str, body: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
 
 
 def _last_words(log: Path) -> str:
-    return " | ".join(log.read_text(errors="replace").strip().splitlines()[-5:]) or "no output"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return " | ".join(lines[-3:])[-_LAST_WORDS:] or "no output"

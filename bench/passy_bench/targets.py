@@ -220,7 +220,7 @@ def _gateway(site: Site, name: str, root: Path, env: Mapping[str, str]) -> Targe
     run = (python, "-c", "from passy_proxy.cli import main; main()")
     where = ("--config", str(config), "--data", str(data))
     made = subprocess.run(
-        [*run, "keys", "create", "bench", "--json", *where],
+        [*run, "keys", "create", "--name", "bench", "--json", *where],
         cwd=room,
         env={**ENVIRONMENT, "HOME": str(room), **env},
         capture_output=True,

@@ -63,7 +63,7 @@ class Auth(Filter):
     config: Config
 
     async def start(self) -> None:
-        self._pepper = self.config.keyring.pepper
+        self._digest = keys.Digester(self.config.keyring.pepper)
         self._known = Memory(self.config.known)
         self._unknown = Memory(self.config.unknown)
 
@@ -71,7 +71,7 @@ class Auth(Filter):
         key = shown_key(ex)
         if key is None:
             return denied("No API key was given. Send it as 'Authorization: Bearer sk-passy-…'.")
-        digest = keys.digest(self._pepper, key)
+        digest = self._digest(key)
         seen = self._known.get(digest, NEVER_SEEN)
         principal = seen.principal
         if seen.fresh <= monotonic():

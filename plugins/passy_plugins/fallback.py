@@ -74,36 +74,44 @@ class Fallback(Terminal):
 
     async def start(self) -> None:
         self._named = frozenset(self.config.fallback_on)
+        self._most = self.config.attempts
         self._wait_first = self.config.commit == "first_event"
         self._budget = Budget()
 
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
-        self._budget.running += 1
+        budget = self._budget
+        budget.running += 1
         try:
             for target in ex.targets:
-                attempt = await self.ask(ex, dispatch, target)
-                if attempt.failure is None or not self.may_follow(attempt):
-                    break
-                if len(ex.attempts) >= self.config.attempts:
+                attempt = await dispatch(ex, target)
+                if attempt.failure is None:
+                    await self.settle_on(attempt)
+                elif unconnected(attempt.failure):
+                    attempt = await self.again(ex, dispatch, attempt)
+                if (
+                    attempt.failure is None
+                    or len(ex.attempts) >= self._most
+                    or not self.may_follow(attempt)
+                ):
                     break
         finally:
-            self._budget.running -= 1
+            budget.running -= 1
         return attempt if attempt.failure is None else self.last_word(ex, attempt)
 
-    async def ask(self, ex: Exchange, dispatch: Dispatch, target: Target) -> Attempt:
-        """One target, with its retries for connections that could not be made."""
-        attempt = await dispatch(ex, target)
+    async def again(self, ex: Exchange, dispatch: Dispatch, attempt: Attempt) -> Attempt:
+        """The same target once more, while it cannot be connected to and the budget allows."""
         for _ in range(self.config.retries):
             if not unconnected(attempt.failure) or not self._budget.allows():
                 break
-            if len(ex.attempts) >= self.config.attempts:
+            if len(ex.attempts) >= self._most:
                 break
             self._budget.retrying += 1
             try:
-                attempt = await dispatch(ex, target)
+                attempt = await dispatch(ex, attempt.target)
             finally:
                 self._budget.retrying -= 1
-        await self.settle_on(attempt)
+        if attempt.failure is None:
+            await self.settle_on(attempt)
         return attempt
 
     async def settle_on(self, attempt: Attempt) -> None:

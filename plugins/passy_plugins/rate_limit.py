@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from passy_proxy import Claim, Count, Counters, Exchange, Filter, Grant, Head, Limits, Rate, Reply
 from passy_proxy import RateSetting, Room, Settings, StashKey, StoreUnavailable
@@ -16,8 +16,8 @@ from passy_proxy import duration, hookimpl, prompt_estimate, setting
 
 Dimension = Literal["key", "organisation", "model"]
 
+NO_LIMITS = Limits()
 SUBJECT = {"requests": "requests", "tokens": "tokens", "concurrency": "requests at once"}
-NO_ROOMS: dict[str, Room] = {}
 
 
 class Config(Settings):
@@ -36,8 +36,14 @@ class Config(Settings):
     )
 
 
-GRANT: StashKey[Grant] = StashKey("rate_limit.grant")
-KINDS: StashKey[tuple[str, ...]] = StashKey("rate_limit.kinds")
+class Held(NamedTuple):
+    """What an exchange was granted: one kind of limit for each claim."""
+
+    grant: Grant
+    kinds: list[str]
+
+
+HELD: StashKey[Held] = StashKey("rate_limit.held")
 
 
 class RateLimit(Filter):
@@ -48,6 +54,7 @@ class RateLimit(Filter):
     async def start(self) -> None:
         config = self.config
         self._own = Limits(config.requests, config.tokens, config.concurrency)
+        self._by_key = config.per == ("key",)
 
     async def on_request(self, ex: Exchange) -> Reply | None:
         limits = self.limits(ex)
@@ -72,14 +79,14 @@ class RateLimit(Filter):
             return self.undecided()
         if not grant.admitted:
             return refused(ex, kinds, grant)
-        ex.stash[GRANT] = grant
-        ex.stash[KINDS] = tuple(kinds)
+        ex.stash[HELD] = Held(grant, kinds)
         return None
 
     def limits(self, ex: Exchange) -> Limits:
         """The key's own limits, each where it has one; else this filter's."""
-        own, theirs = self._own, ex.principal.limits if ex.principal else None
-        if theirs is None or (theirs.requests is theirs.tokens is theirs.concurrency is None):
+        own = self._own
+        theirs = ex.principal.limits if ex.principal else NO_LIMITS
+        if theirs == NO_LIMITS:
             return own
         return Limits(
             theirs.requests or own.requests,
@@ -91,15 +98,14 @@ class RateLimit(Filter):
         """What this exchange is counted under: one part per dimension, in the order of ``per``."""
         principal = ex.principal
         assert principal is not None
-        parts = []
-        for dimension in self.config.per:
-            if dimension == "key":
-                parts.append(principal.key_id)
-            elif dimension == "organisation":
-                parts.append(principal.organisation or "")
-            else:
-                parts.append(ex.request.head.model)
-        return ":" + ":".join(parts)
+        if self._by_key:
+            return ":" + principal.key_id
+        part = {
+            "key": principal.key_id,
+            "organisation": principal.organisation or "",
+            "model": ex.request.head.model,
+        }
+        return ":" + ":".join([part[dimension] for dimension in self.config.per])
 
     def reservation(self, ex: Exchange) -> int:
         """Tokens to hold back until the answer tells."""
@@ -118,19 +124,19 @@ class RateLimit(Filter):
         )
 
     def on_response(self, ex: Exchange, head: Head) -> None:
-        grant = ex.stash.get(GRANT)
-        if grant is not None:
-            show(ex, head, dict(zip(ex.stash[KINDS], grant.rooms, strict=True)))
+        held = ex.stash.get(HELD)
+        if held is not None:
+            show(ex, head, held.kinds, held.grant.rooms)
 
     async def on_complete(self, ex: Exchange) -> None:
-        grant = ex.stash.get(GRANT)
-        if grant is None:
+        held = ex.stash.get(HELD)
+        if held is None:
             return
         usage = ex.usage
         used = usage.input + usage.output if usage else 0
-        actual = [used if kind == "tokens" else None for kind in ex.stash[KINDS]]
+        actual = [used if kind == "tokens" else None for kind in held.kinds]
         try:
-            await self.config.counters.settle(grant, actual)
+            await self.config.counters.settle(held.grant, actual)
         except StoreUnavailable:
             self.log.warning("rate_limit_unsettled", request_id=ex.id)
 
@@ -144,7 +150,7 @@ def refused(ex: Exchange, kinds: Sequence[str], grant: Grant) -> Reply:
         f"Try again in {duration(wait_ms / 1000)}."
     )
     head = Head(429, [])
-    show(ex, head, dict(zip(kinds, grant.rooms, strict=True)))
+    show(ex, head, kinds, grant.rooms)
     head.headers += (
         (b"retry-after", b"%d" % ceil(wait_ms / 1000)),
         (b"retry-after-ms", b"%d" % wait_ms),
@@ -152,14 +158,15 @@ def refused(ex: Exchange, kinds: Sequence[str], grant: Grant) -> Reply:
     return Reply(429, "rate_limit_exceeded", message, head.headers)
 
 
-def show(ex: Exchange, head: Head, rooms: dict[str, Room]) -> None:
+def show(ex: Exchange, head: Head, kinds: Sequence[str], rooms: Sequence[Room]) -> None:
     """The key's own numbers, in place of any the provider sent."""
     dialect = ex.route.dialect
     prefix = dialect.limit_prefix
-    head.headers[:] = [pair for pair in head.headers if not pair[0].startswith(prefix)]
-    for kind in ("requests", "tokens"):
-        if (room := rooms.get(kind)) is not None:
-            head.headers += dialect.limit_lines(kind, room, ex.at)
+    headers = [pair for pair in head.headers if not pair[0].startswith(prefix)]
+    for kind, room in zip(kinds, rooms, strict=True):
+        if kind != "concurrency":
+            headers += dialect.limit_lines(kind, room, ex.at)
+    head.headers = headers
 
 
 @hookimpl

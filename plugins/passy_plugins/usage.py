@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import monotonic
 
-from passy_proxy import Attempt, AttemptRecord, Exchange, Filter, Head, Ledger, Prices, Settings
-from passy_proxy import UsageRecord, hookimpl, setting
+from passy_proxy import Attempt, AttemptRecord, Exchange, Filter, Head, Ledger, Models, Price
+from passy_proxy import Prices, Settings, Upstream, UsageRecord, hookimpl, setting
 
 
 class Config(Settings):
     ledger: Ledger = setting(..., "The store that keeps the books.")
     prices: Prices = setting("prices", "What tokens cost; overlays are written under prices:.")
+    models: Models = setting("models", "The table of models, whose prices are looked up at start.")
 
 
 class Metering(Filter):
@@ -23,63 +24,90 @@ class Metering(Filter):
     async def start(self) -> None:
         self._record = self.config.ledger.record
         self._price = self.config.prices.price
+        models = self.config.models
+        targets = [target for model in models.aliases for target in model.targets]
+        for name in models.names():
+            targets += models.direct(name) or ()
+        self.config.prices.start(targets)
+
+    async def stop(self) -> None:
+        await self.config.prices.stop()
 
     def on_response(self, ex: Exchange, head: Head) -> None:
         # A plain answer was read whole before its head is sent, so its cost is known in time.
         usage = ex.usage
         if usage is None or usage.estimated or not ex.attempts:
             return
-        target = ex.attempts[-1].target
-        price = self._price(target.upstream.name, target.model, ex.at)
+        upstream, model = asked(ex)
+        price = self._price(upstream, model, ex.at)
         if price is not None:
             nanos = price.cost(usage)
             head.headers.append((b"x-passy-cost-usd", b"%d.%09d" % divmod(nanos, 1_000_000_000)))
 
     def on_complete(self, ex: Exchange) -> None:
-        self._record(self.record(ex))
-
-    def record(self, ex: Exchange) -> UsageRecord:
-        """What the books keep of ``ex``."""
-        attempts = ex.attempts
-        started = ex.started
         usage = ex.usage
-        cost, source = None, ""
-        upstream = model = ""
-        if attempts:
-            target = attempts[-1].target
-            upstream, model = target.upstream.name, target.model
-            if usage is not None:
-                price = self._price(upstream, model, ex.at)
-                if price is not None:
-                    cost, source = price.cost(usage), price.source
-        input, output, cached, write, reasoning, heard, spoken, guessed = usage or NONE
-        principal = ex.principal
-        return UsageRecord(
-            ex.id,
-            ex.at,
-            principal.key_id if principal else "",
-            (principal.organisation or "") if principal else "",
-            ex.route.match,
-            ex.request.head.model,
-            upstream,
-            model,
-            ex.outcome.code or ex.outcome.kind,
-            ex.status,
-            ex.request.head.stream,
-            input,
-            output,
-            cached,
-            write,
-            reasoning,
-            heard,
-            spoken,
-            guessed,
-            cost,
-            source,
-            int((ex.written_at - started) * 1000) if ex.written_at else 0,
-            int((monotonic() - started) * 1000),
-            tuple([attempt_record(attempt, started) for attempt in attempts]),
-        )
+        if usage is None or not ex.attempts:
+            self._record(record(ex))
+            return
+        upstream, model = asked(ex)
+        price = self._price(upstream, model, ex.at)
+        if price is not None:
+            self._record(record(ex, price))
+            return
+        # Perhaps the price is being looked up right now. The record can wait for it: the client has
+        # its answer, and nothing of the exchange is held meanwhile.
+        unpriced, keep = record(ex), self._record
+
+        def enter(price: Price | None) -> None:
+            if price is None:
+                keep(unpriced)
+            else:
+                keep(unpriced._replace(cost_nanos=price.cost(usage), price=price.source))
+
+        self.config.prices.when_known(upstream, model, ex.at, enter)
+
+
+def asked(ex: Exchange) -> tuple[Upstream, str]:
+    """Who was asked last, and for which model there."""
+    target = ex.attempts[-1].target
+    return target.upstream, target.model or ex.request.head.model
+
+
+def record(ex: Exchange, price: Price | None = None) -> UsageRecord:
+    """What the books keep of ``ex``."""
+    attempts = ex.attempts
+    started = ex.started
+    upstream = model = ""
+    if attempts:
+        upstream, model = attempts[-1].target.upstream.name, asked(ex)[1]
+    input, output, cached, write, reasoning, heard, spoken, guessed = ex.usage or NONE
+    principal = ex.principal
+    return UsageRecord(
+        ex.id,
+        ex.at,
+        principal.key_id if principal else "",
+        (principal.organisation or "") if principal else "",
+        ex.route.match,
+        ex.request.head.model,
+        upstream,
+        model,
+        ex.outcome.code or ex.outcome.kind,
+        ex.status,
+        ex.request.head.stream,
+        input,
+        output,
+        cached,
+        write,
+        reasoning,
+        heard,
+        spoken,
+        guessed,
+        price.cost(ex.usage) if price and ex.usage else None,
+        price.source if price else "",
+        int((ex.written_at - started) * 1000) if ex.written_at else 0,
+        int((monotonic() - started) * 1000),
+        tuple([attempt_record(attempt, started) for attempt in attempts]),
+    )
 
 
 NONE = (0, 0, 0, 0, 0, 0, 0, False)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from passy_proxy.models import Model as Model
     from passy_proxy.models import Models as Models
     from passy_proxy.models import serves as serves
+    from passy_proxy.prices import Price as Price
     from passy_proxy.prices import Prices as Prices
     from passy_proxy.records import AttemptRecord as AttemptRecord
     from passy_proxy.records import Credential as Credential
@@ -87,7 +88,7 @@ _HOMES = {
     "keyring": "Keyring",
     "log": "LineWriter",
     "models": "Model Models serves",
-    "prices": "Prices",
+    "prices": "Price Prices",
     "records": "AttemptRecord Credential CredentialRef CustomProvider Limits Principal Usage"
     " UsageRecord",
     "site": "Site",

@@ -115,38 +115,34 @@ class Attempt:
         if self.failure is not None:
             return False
         try:
-            if not self.streamed:
-                await self._read_plain()
-            elif first_event:
-                await self._read_first()
+            if self.streamed:
+                if first_event:
+                    await self._read_first()
+                return self.failure is None
+            leg, tap = self.leg, self.tap
+            assert leg is not None
+            assert tap is not None
+            data = await leg.read()
+            if not leg.complete:
+                data = await self._read_more(leg, data)
+            if leg.complete and len(data) <= WHOLE:
+                self.answer = tap.feed(data) + tap.finish()
+                self.whole = True
+                leg.close()
+            else:
+                self.answer = tap.feed(data)
         except TransportError as exc:
             self.failure = Failure(exc.kind, str(exc), sent=True)
         return self.failure is None
 
-    async def _read_plain(self) -> None:
-        leg, tap = self.leg, self.tap
-        assert leg is not None
-        assert tap is not None
-        data = await leg.read()
-        if not leg.complete:
-            pieces = [data]
-            size = len(data)
-            while size < WHOLE and (piece := await leg.read()):
-                pieces.append(piece)
-                size += len(piece)
-            data = b"".join(pieces)
-        if self.whole_body_read(len(data)):
-            self.answer = tap.feed(data)
-            self.answer += tap.finish()
-            self.whole = True
-            leg.close()
-        else:
-            self.answer = tap.feed(data)
-
-    def whole_body_read(self, size: int) -> bool:
-        """Whether a plain body of which ``size`` bytes were read is all there."""
-        assert self.leg is not None
-        return self.leg.complete and size <= WHOLE
+    async def _read_more(self, leg: Leg, data: bytes) -> bytes:
+        """The rest of a plain body, as far as ``WHOLE`` bytes."""
+        pieces = [data]
+        size = len(data)
+        while size < WHOLE and (piece := await leg.read()):
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
 
     async def _read_first(self) -> None:
         leg, tap = self.leg, self.tap

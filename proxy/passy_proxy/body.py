@@ -31,9 +31,11 @@ MAX_NAMESAKES = 10_000
 
 _MODEL, _STREAM = b'"model"', b'"stream"'
 _MARK = secrets.token_hex(8)
-_MODEL_MARK, _STREAM_MARK = f'"m{_MARK}"'.encode(), f'"s{_MARK}"'.encode()
+_MODEL_NAME, _STREAM_NAME = f"m{_MARK}", f"s{_MARK}"
+_MODEL_MARK, _STREAM_MARK = f'"{_MODEL_NAME}"'.encode(), f'"{_STREAM_NAME}"'.encode()
 _FRONT, _BACK = 256, 1024
 _WINDOW = 1 << 14
+_LISTS_UP_TO = 1 << 18
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _RUNS = re.compile(rb"([\[{]+)([\]}]*)")
@@ -58,7 +60,8 @@ class Head(Struct, frozen=True, gc=False):
     """What the gateway needs to know of a request body.
 
     `max_tokens` is the client's limit on output tokens (None: no limit stated), `n` the number of
-    answers asked for (at least 1). `at` is an offset between the key of the model and its value.
+    answers asked for (at least 1). `at` is an offset between the key of the model and its value,
+    0 when that key is the first `"model"` in the body.
     """
 
     model: str
@@ -74,7 +77,7 @@ class _StreamOptions(Struct, gc=False):
     include_usage: bool | None = None
 
 
-class _Wire(Struct, gc=False, rename={"marked": f"m{_MARK}", "marked_stream": f"s{_MARK}"}):
+class _Wire(Struct, gc=False, rename={"marked": _MODEL_NAME, "marked_stream": _STREAM_NAME}):
     marked: str | UnsetType = UNSET
     marked_stream: bool | UnsetType | None = UNSET
     model: str | UnsetType = UNSET
@@ -135,7 +138,10 @@ def read_head(body: bytes) -> Head:
 
 def splice_model(body: bytes, head: Head, name: str) -> bytes:
     """The body with `name` as its model; the same object when that is its model already."""
-    return rewrite(body, head, name, include_usage=False)
+    if name == head.model:
+        return body
+    start, end = _model_span(body, head)
+    return b"".join((body[:start], _encode(name), body[end:]))
 
 
 def with_include_usage(body: bytes, head: Head) -> bytes:
@@ -144,29 +150,22 @@ def with_include_usage(body: bytes, head: Head) -> bytes:
 
 
 def rewrite(body: bytes, head: Head, model: str | None, include_usage: bool) -> bytes:
-    """Both edits in one copy. `head` must come from `read_head` of this very body."""
-    parts: list[bytes] = []
-    start = end = -1
+    """Both edits at once. `head` must come from `read_head` of this very body."""
+    edits = []
     if model is not None and model != head.model:
-        start = body.index(b'"', head.at)
-        end = body.index(b'"', start + 1) + 1
-        if b"\\" in body[start:end]:
-            end = _STRING.match(body, start).end()  # type: ignore[union-attr]
-        parts = [body[:start], _encode(model), body[end:]]
-    if not include_usage or head.include_usage:
-        return b"".join(parts) if parts else body
-    if not head.has_stream_options:
-        brace = body.index(b"{") + 1
-        insert = b'"stream_options":{"include_usage":true},'
-        if not parts:
-            return b"".join((body[:brace], insert, body[brace:]))
-        return b"".join((body[:brace], insert, body[brace:start], *parts[1:]))
-    edits = [_usage_edit(body)]
-    if parts:
-        edits.append((start, end, parts[1]))
-    for first, last, new in sorted(edits, reverse=True):
-        body = b"".join((body[:first], new, body[last:]))
-    return body
+        edits.append((*_model_span(body, head), _encode(model)))
+    if include_usage and not head.include_usage:
+        edits.append(_usage_edit(body, head))
+        edits.sort()
+    if not edits:
+        return body
+    parts = []
+    at = 0
+    for start, end, new in edits:
+        parts += (body[at:start], new)
+        at = end
+    parts.append(body[at:])
+    return b"".join(parts)
 
 
 def member_span(body: bytes, name: str) -> tuple[int, int] | None:
@@ -201,24 +200,24 @@ def usage_of(body: bytes) -> dict[str, object] | None:
 
 
 def _survey(body: bytes) -> tuple[_Wire, int]:
-    """The decoded head, model and stream under their marks, and an offset before the model.
+    """The decoded head, model and stream under their marks, and `Head.at`.
 
-    First guess: near either end, where clients put them. Second: the first in the body.
+    A large body is searched near its ends first, where clients put them; else the first are tried.
     """
     try:
-        at = body.find(_MODEL, 0, _FRONT)
-        if at < 0:
-            at = body.rfind(_MODEL)
-        stream_at = body.find(_STREAM, 0, _FRONT)
-        if stream_at < 0:
-            stream_at = body.rfind(_STREAM, -_BACK)
-        wire = _decode_wire(_marked(body, at, stream_at))
-        if wire.marked is not UNSET and wire.model is UNSET and wire.stream is UNSET:
-            return wire, at + len(_MODEL)
-        at = body.find(_MODEL)
-        wire = _decode_wire(_marked(body, at, body.find(_STREAM)))
-        if wire.marked is not UNSET and wire.model is UNSET and wire.stream is UNSET:
-            return wire, at + len(_MODEL)
+        if len(body) > _FRONT + _BACK:
+            at = body.find(_MODEL, 0, _FRONT)
+            if at < 0:
+                at = body.rfind(_MODEL)
+            stream_at = body.find(_STREAM, 0, _FRONT)
+            if stream_at < 0:
+                stream_at = body.rfind(_STREAM, -_BACK)
+            wire = _decode_wire(_marked(body, at, stream_at))
+            if _settled(wire):
+                return wire, at + len(_MODEL)
+        wire = _decode_wire(body.replace(_MODEL, _MODEL_MARK, 1).replace(_STREAM, _STREAM_MARK, 1))
+        if _settled(wire):
+            return wire, 0
         wire = _decode_wire(body)
     except (DecodeError, UnicodeDecodeError, RecursionError):
         raise _refusal(body) from None
@@ -226,6 +225,19 @@ def _survey(body: bytes) -> tuple[_Wire, int]:
     member_span(body, "stream")
     wire.marked, wire.marked_stream = wire.model, wire.stream
     return wire, span[0] if span else 0
+
+
+def _settled(wire: _Wire) -> bool:
+    """Whether the marks prove that they stand on the only top-level model and stream.
+
+    The last clause is for a model that is called "stream", where the mark fell on its name.
+    """
+    return (
+        wire.marked is not UNSET
+        and wire.model is UNSET
+        and wire.stream is UNSET
+        and wire.marked != _STREAM_NAME
+    )
 
 
 def _marked(body: bytes, at: int, stream_at: int) -> bytes:
@@ -255,7 +267,7 @@ def _values_of(body: bytes, name: str) -> list[int]:
     spelling = "".join(rf"(?:{char}|\\u(?i:{ord(char):04x}))" for char in name)
     starts = []
     depth = at = 0
-    for seen, key in enumerate(re.finditer(rf'(?<!\\)"{spelling}"\s*:\s*'.encode(), body)):
+    for seen, key in enumerate(re.finditer(rf'"(?<!\\"){spelling}"\s*:\s*'.encode(), body)):
         if seen == MAX_NAMESAKES:
             raise BadBody(f"More than {MAX_NAMESAKES} members are called '{name}'.", name)
         brackets = _brackets(body[at : key.start()])
@@ -266,8 +278,21 @@ def _values_of(body: bytes, name: str) -> list[int]:
     return starts
 
 
-def _usage_edit(body: bytes) -> tuple[int, int, bytes]:
-    """Start, end and replacement that make the existing `stream_options` include usage."""
+def _model_span(body: bytes, head: Head) -> tuple[int, int]:
+    start = body.index(b'"', head.at or body.index(_MODEL) + len(_MODEL))
+    end = body.index(b'"', start + 1) + 1
+    if body.find(b"\\", start, end) >= 0:
+        whole = _STRING.match(body, start)
+        assert whole is not None, "the head saw a string here"
+        end = whole.end()
+    return start, end
+
+
+def _usage_edit(body: bytes, head: Head) -> tuple[int, int, bytes]:
+    """Start, end and replacement that make `stream_options` include usage."""
+    if not head.has_stream_options:
+        brace = body.index(b"{") + 1
+        return brace, brace, b'"stream_options":{"include_usage":true},'
     span = member_span(body, "stream_options")
     assert span is not None, "the head saw stream_options"
     start, end = span
@@ -308,22 +333,24 @@ def _shallow(body: bytes) -> bool:
         return True
     if len(body) - len(body.replace(b"{", b"", 129).replace(b"[", b"", 129)) <= MAX_DEPTH:
         return True
+    if len(body) > _LISTS_UP_TO:  # a million elements would be a million objects
+        return _depth_within(body)
     try:
         lists = _decode_lists(body)
     except ValidationError:
         return _depth_within(body)
-    elements = [
-        bytes(element)
-        for elements in (lists.messages, lists.tools, lists.input)
-        if isinstance(elements, list)
-        for element in elements
-    ]
-    if _openers(body) - _openers(b"".join(elements)) <= MAX_DEPTH and all(
-        len(element) < 2 * MAX_DEPTH - 2 or _openers(element) <= MAX_DEPTH - 2
-        for element in elements
-    ):
-        return True
-    return _depth_within(body)
+    lengthy = (lists.messages, lists.tools, lists.input)
+    elements = [bytes(raw) for raws in lengthy if isinstance(raws, list) for raw in raws]
+    inside = _openers(b"".join(elements))
+    if _openers(body) - inside > MAX_DEPTH:
+        return _depth_within(body)
+    limit = MAX_DEPTH - 2
+    step = max(1, limit // 2 * len(elements) // max(1, inside))  # on average half of the limit
+    for at in range(0, len(elements), step):
+        group = elements[at : at + step]
+        if _openers(b"".join(group)) > limit and max(map(_openers, group)) > limit:
+            return _depth_within(body)
+    return True
 
 
 def _openers(text: bytes) -> int:
@@ -405,6 +432,8 @@ def _reason(body: bytes, text: str) -> str:
     """msgspec's complaint with the place as line and column."""
     found = _BYTE.search(text)
     byte = int(found[1]) if found else len(body)
+    if "trailing characters" in text:
+        byte -= 1  # counted as read
     lone = _LONE_SURROGATE.search(body)
     if lone and ("hex escape" in text or "surrogate" in text or not found):
         return f"half a surrogate pair at {_place(body, lone.start())}"

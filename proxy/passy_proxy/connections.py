@@ -46,6 +46,7 @@ class Connections:
             name=f"custom-{provider.id}",
             transport=self._make(provider.url),
             dialect=dialect,
+            url=provider.url,
             path=b"/" + path.encode() if path else b"",
             auth_header=dialect.auth_header,
             auth_prefix=dialect.auth_prefix,

@@ -19,16 +19,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import secrets
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Headers
+from passy_proxy.cycle import STATUS_LINES, Cycle
 from passy_proxy.framing import CHUNKED, Chunks, HeadLimits, HeadReader, Refused, RequestHead
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
@@ -37,9 +34,7 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 EXTENSION = "passy.edge"
-"""Where an application finds the Downstream: ``scope["extensions"]["passy.edge"]``."""
-
-_log = logging.getLogger("uvicorn.error")
+"""Where an application finds its Cycle: ``scope["extensions"]["passy.edge"]``."""
 
 # What a connection is busy with; says what its deadline is for.
 _IDLE: Final = 0  # between requests
@@ -49,19 +44,7 @@ _BUSY: Final = 3  # the application runs, the body is here
 _REST: Final = 4  # answered; the rest of the body is thrown away
 _CLOSING: Final = 5  # nothing more is read, the last bytes are on their way
 
-_STATUS_LINE = {
-    int(status): f"HTTP/1.1 {int(status)} {status.phrase}".encode() for status in HTTPStatus
-}
-# How the end of an answer's body is told.
-_BY_LENGTH: Final = 0
-_BY_CHUNKS: Final = 1
-_NO_BODY: Final = 2
-_UNTIL_CLOSE: Final = 3
-
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
-_TASK = "passy exchange"  # a fixed name saves the making of one
-_SMALL = 16 * 1024  # below this, joining is cheaper than handing over pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +110,7 @@ class Edge:
     def enter(self, peer: str) -> bool:
         """Count a connection; or do not, and return False, if its address has enough."""
         count = self._peers.get(peer, 0)
-        if 0 < self.limits.connections_per_ip <= count:
+        if peer and 0 < self.limits.connections_per_ip <= count:
             return False
         self._peers[peer] = count + 1
         return True
@@ -165,8 +148,7 @@ class Connection(asyncio.Protocol):
         "paused_writing",
         "phase",
         "received",
-        "scheme",
-        "server",
+        "scope",
         "server_state",
         "shutting_down",
         "stay",
@@ -197,9 +179,8 @@ class Connection(asyncio.Protocol):
         self.tasks = server_state.tasks
         self.connections = cast("set[Connection]", server_state.connections)
         self.loop = loop or asyncio.get_running_loop()
-        self.server: tuple[str, int] | None = None
         self.client: tuple[str, int] | None = None
-        self.scheme = "http"
+        self.scope: dict[str, Any] = {}  # what all requests of this connection have in common
         self.cycle: Cycle | None = None
         self.phase = _HEAD
         self.deadline = NEVER
@@ -219,9 +200,15 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.connections.add(self)
-        self.server = _address(transport.get_extra_info("sockname"))
         self.client = _address(transport.get_extra_info("peername"))
-        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "server": _address(transport.get_extra_info("sockname")),
+            "client": self.client,
+            "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
+            "root_path": "",
+        }
         self.transport.set_write_buffer_limits(high=self.limits.high_water)
         self.sweep = sweep_of(self.loop)
         self.sweep.add(self)
@@ -268,9 +255,11 @@ class Connection(asyncio.Protocol):
             self.writable.set()
         if self.phase == _BODY:
             self._await_body()
+        elif self.phase == _REST:
+            self.deadline = self.sweep.now + self.limits.rest_timeout
         elif self.phase == _BUSY:
             self.deadline = NEVER
-            if self.cycle is None:
+            if self.cycle is None:  # answered; the next request waits for the client to read
                 self._next()
 
     def shutdown(self) -> None:
@@ -319,7 +308,7 @@ class Connection(asyncio.Protocol):
             return
         if not cycle.complete:
             self._rest(cycle.keep_alive)
-        elif not cycle.keep_alive or self.shutting_down:
+        elif not cycle.keep_alive:
             self.close()
         elif not self.paused_writing:
             self._next()
@@ -378,24 +367,23 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Ready for another request, which may already be here."""
+        if self.shutting_down:
+            self.close()
+            return
         self.phase = _IDLE
         self.deadline = self.sweep.now + self.limits.keep_alive
         if self.paused_reading:
             self._resume_reading()
         if self.buffer:
-            data = bytes(self.buffer)
-            self.buffer.clear()
-            self._read_head(data)
+            self._read_buffered()
 
     def _read_head(self, data: bytes) -> None:
-        """``data`` begins with a head."""
+        """``data`` begins with a head, and nothing waits in the buffer."""
         end = data.find(b"\r\n\r\n") + 4
         try:
             if end < 4:
-                self.phase = _HEAD
-                self.deadline = self.sweep.now + self.limits.header_timeout
                 self.buffer += data
-                self.edge.heads.check_unfinished(data)
+                self._await_head()
             elif end == len(data):
                 self._begin(self.edge.heads.read(data), b"")
             else:
@@ -404,24 +392,38 @@ class Connection(asyncio.Protocol):
             self.refuse(refusal)
 
     def _more_head(self, data: bytes) -> None:
-        """Another piece of a head; the first one on this connection has no deadline of its own."""
-        if not self.buffer:
-            deadline = self.deadline
-            self._read_head(data)
-            if self.phase == _HEAD:
-                self.deadline = deadline
-            return
+        """Another piece of a head, or the first one of a connection: its deadline stands."""
         seen = max(0, len(self.buffer) - 3)
         self.buffer += data
         if self.buffer.find(b"\r\n\r\n", seen) >= 0:
-            data = bytes(self.buffer)
-            self.buffer.clear()
-            self._read_head(data)
+            self._read_buffered()
             return
         try:
             self.edge.heads.check_unfinished(self.buffer)
         except Refused as refusal:
             self.refuse(refusal)
+
+    def _read_buffered(self) -> None:
+        """The buffer begins with a head; take one request out of it."""
+        buffer = self.buffer
+        end = buffer.find(b"\r\n\r\n") + 4
+        try:
+            if end < 4:
+                self._await_head()
+                return
+            head = self.edge.heads.read(bytes(buffer[:end]))
+            size = len(buffer) if head.length == CHUNKED else end + head.length
+            rest = bytes(buffer[end:size])
+            del buffer[:size]
+            self._begin(head, rest)
+        except Refused as refusal:
+            self.refuse(refusal)
+
+    def _await_head(self) -> None:
+        """A head has begun. Raises Refused."""
+        self.phase = _HEAD
+        self.deadline = self.sweep.now + self.limits.header_timeout
+        self.edge.heads.check_unfinished(self.buffer)
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """Run the application on a request. Raises Refused."""
@@ -441,33 +443,32 @@ class Connection(asyncio.Protocol):
             self.phase = _BODY
             self.left = length
             self.chunks = Chunks() if length == CHUNKED else None
-            self._await_body()
+            self.deadline = NEVER
+            if not cycle.expects_continue:
+                self._await_body()
             if rest:
                 self._read_body(rest)
         if self.cycle is not None:  # else its first chunk was refused
             run = cycle.run(self.app, self._scope(head, cycle))
-            cycle.task = task = self.loop.create_task(run, name=_TASK)
+            cycle.task = task = self.loop.create_task(run)
             self.tasks.add(task)
 
     def _scope(self, head: RequestHead, cycle: Cycle) -> dict[str, Any]:
         line = head.line
-        root_path = self.config.root_path
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1" if line.minor else "1.0",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "method": line.method,
-            "root_path": root_path,
-            "path": root_path + line.path,
-            "raw_path": root_path.encode() + line.raw_path if root_path else line.raw_path,
-            "query_string": line.query,
-            "headers": head.headers,
-            "state": self.app_state.copy(),
-            "extensions": {EXTENSION: cycle},
-        }
+        scope = self.scope.copy()
+        scope["http_version"] = "1.1" if line.minor else "1.0"
+        scope["method"] = line.method
+        scope["path"] = line.path
+        scope["raw_path"] = line.raw_path
+        scope["query_string"] = line.query
+        scope["headers"] = head.headers
+        scope["state"] = self.app_state.copy()
+        scope["extensions"] = {EXTENSION: cycle}
+        if root_path := self.config.root_path:
+            scope["root_path"] = root_path
+            scope["path"] = root_path + line.path
+            scope["raw_path"] = root_path.encode() + line.raw_path
+        return scope
 
     def _await_body(self) -> None:
         """From here on the client has to send."""
@@ -530,7 +531,8 @@ class Connection(asyncio.Protocol):
         self.phase = _REST
         self.received = 0
         self.stay = stay
-        self.deadline = self.sweep.now + self.limits.rest_timeout
+        if not self.paused_writing:
+            self.deadline = self.sweep.now + self.limits.rest_timeout
         if self.paused_reading:
             self._resume_reading()
         if not stay and self.transport.can_write_eof() and not self.transport.is_closing():
@@ -568,358 +570,6 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
 
-class Cycle:
-    """One request and its answer: a Downstream, and an ASGI ``receive`` and ``send``."""
-
-    __slots__ = (
-        "_connection",
-        "_event",
-        "_framing",
-        "_handed",
-        "_hang_up",
-        "_head",
-        "_left",
-        "_length",
-        "_method",
-        "_minor",
-        "_pieces",
-        "buffered",
-        "complete",
-        "expects_continue",
-        "finished",
-        "gone",
-        "keep_alive",
-        "size",
-        "slow",
-        "started",
-        "task",
-        "wants_all",
-    )
-
-    def __init__(self, connection: Connection, head: RequestHead) -> None:
-        self._connection = connection
-        self._method = head.line.method
-        self._minor = head.line.minor
-        self._length = head.length
-        self.keep_alive = head.keep_alive
-        self.expects_continue = head.expects_continue
-        self.task: asyncio.Task[None] | None = None
-        self._event: asyncio.Event | None = None  # set when something happened to the request
-        self._hang_up: Callable[[], None] | None = None
-        self._pieces: list[bytes] = []
-        self.size = 0  # bytes of the body so far
-        self.buffered = 0  # of those, not yet taken by the application
-        self.complete = False  # the body has all come
-        self.wants_all = False  # the application waits for the whole body
-        self.slow = False
-        self._handed = False  # the application has received the end of the body
-        self._head = b""  # rendered, not yet written
-        self._framing = _BY_LENGTH
-        self._left = 0  # bytes that the answer still lacks
-        self.started = False
-        self.finished = False
-        self.gone = False
-
-    async def body(self, limit: int) -> bytes:
-        """The whole body; at once if it is here. Raises BodyTooLarge, BodyTimeout, ClientGone."""
-        if self._length > limit or self.size > limit:
-            raise BodyTooLarge(limit)
-        if not self.complete:
-            await self._all(limit)
-        pieces = self._pieces
-        if len(pieces) == 1:
-            return pieces[0]
-        whole = b"".join(pieces)
-        self._pieces = [whole]
-        return whole
-
-    async def pieces(self, limit: int) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises BodyTooLarge, BodyTimeout, ClientGone."""
-        if self._length > limit:
-            raise BodyTooLarge(limit)
-        total = 0
-        while True:
-            for piece in self._take():
-                total += len(piece)
-                if total > limit:
-                    raise BodyTooLarge(limit)
-                yield piece
-            if self._pieces:
-                continue
-            if self.complete:
-                return
-            self._connection.want_body(self)
-            await self._happening()
-            if not self._pieces:
-                self._check()
-
-    def watch(self, hang_up: Callable[[], None] | None) -> None:
-        """Call ``hang_up`` when the client leaves; at once if it has."""
-        if hang_up is not None and self.gone:
-            hang_up()
-        else:
-            self._hang_up = hang_up
-
-    def start(self, status: int, headers: Headers) -> None:
-        """Render the head. Raises ValueError for a header that would end early."""
-        if self.started:
-            raise RuntimeError("the answer has a head already")
-        connection = self._connection
-        keep_alive = self.keep_alive and connection.stays(self)
-        lines = [_STATUS_LINE.get(status) or b"HTTP/1.1 %d " % status]
-        length = None
-        for header in headers:
-            name = header[0]
-            if name not in _FRAMING:
-                lines.append(b": ".join(header))
-            elif name == b"content-length":
-                length = header[1]
-            elif name == b"connection" and b"close" in header[1].lower():
-                keep_alive = False
-        if self._bodyless(status):
-            self._framing = _NO_BODY
-        elif length is not None:
-            self._framing = _BY_LENGTH
-            self._left = int(length)
-        elif self._minor:
-            self._framing = _BY_CHUNKS
-            lines.append(b"transfer-encoding: chunked")
-        else:
-            self._framing = _UNTIL_CLOSE
-            keep_alive = False
-        if length is not None and status != 204:
-            lines.append(b"content-length: " + length)
-        if not keep_alive:
-            lines.append(b"connection: close")
-        lines.append(connection.edge.default_lines(connection.server_state.default_headers))
-        head = b"\r\n".join(lines)
-        ends = len(lines) + connection.edge.default_count
-        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
-            raise ValueError("a header of the answer holds CR, LF or NUL")
-        self.keep_alive = keep_alive
-        self.started = True
-        self._head = head
-
-    def write(self, data: bytes) -> bool:
-        """A piece of the body. False: ``await drain()`` before more."""
-        if self.gone or self.finished:
-            return False
-        head = self._head
-        self._head = b""
-        framing = self._framing
-        if framing == _BY_LENGTH:
-            self._left -= len(data)
-            if self._left < 0:
-                raise RuntimeError("the answer is longer than its content-length")
-        elif framing == _BY_CHUNKS:
-            if data:
-                self._write_chunk(head, data, b"\r\n")
-                return not self._connection.paused_writing
-        elif framing == _NO_BODY:
-            data = b""
-        self._write(head, data)
-        return not self._connection.paused_writing
-
-    def finish(self, data: bytes = b"") -> None:
-        """The last piece. An answer that lacks a part of its content-length is cut instead."""
-        if self.gone or self.finished:
-            return
-        head = self._head
-        self._head = b""
-        framing = self._framing
-        if framing == _BY_LENGTH and self._left != len(data):
-            self.abort()
-            raise RuntimeError("the answer is not as long as its content-length")
-        self.finished = True
-        self._hang_up = None
-        if framing == _BY_CHUNKS:
-            if data:
-                self._write_chunk(head, data, b"\r\n0\r\n\r\n")
-            else:
-                self._write(head, b"0\r\n\r\n")
-        else:
-            self._write(head, b"" if framing == _NO_BODY else data)
-        if self._event is not None:
-            self._event.set()
-        self._connection.answered(self)
-
-    async def drain(self) -> None:
-        """Wait until the client has read enough. Raises ClientGone."""
-        connection = self._connection
-        while connection.paused_writing and not self.gone:
-            if connection.writable is None:
-                connection.writable = asyncio.Event()
-            connection.writable.clear()
-            await connection.writable.wait()
-        if self.gone:
-            raise ClientGone
-
-    def abort(self) -> None:
-        """End the connection before the end of the answer; what was written still goes out.
-
-        Unless only the end of the connection tells the end of the answer: then by a reset.
-        """
-        if self.gone or self.finished:
-            return
-        self.finished = True
-        self._hang_up = None
-        self._connection.cycle = None
-        if self._framing == _UNTIL_CLOSE:
-            self._connection.cut()
-        else:
-            self._connection.close()
-
-    async def settle(self) -> None:
-        """Nothing: ``finish`` has handed everything to the transport."""
-
-    async def receive(self) -> dict[str, Any]:
-        """ASGI: a piece of the body, then the client's leaving."""
-        while not (self.gone or self.finished or self.slow):
-            if self._pieces or (self.complete and not self._handed):
-                self._handed = self.complete
-                return {
-                    "type": "http.request",
-                    "body": b"".join(self._take()),
-                    "more_body": not self.complete,
-                }
-            if not self.complete:
-                self._connection.want_body(self)
-            await self._happening()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: dict[str, Any]) -> None:
-        """ASGI: the head, then pieces of the body. To a client that left: nothing."""
-        kind = message["type"]
-        if kind == "http.response.start":
-            headers = message.get("headers", ())
-            self.start(message["status"], [(name.lower(), value) for name, value in headers])
-        elif kind != "http.response.body":
-            raise RuntimeError(f"unexpected ASGI message {kind!r}")
-        elif not self.started:
-            raise RuntimeError("the body of the answer was sent before its head")
-        elif not message.get("more_body", False):
-            self.finish(bytes(message.get("body", b"")))
-        elif not self.write(bytes(message.get("body", b""))):
-            with contextlib.suppress(ClientGone):
-                await self.drain()
-
-    async def run(self, app: Callable[..., Awaitable[None]], scope: dict[str, Any]) -> None:
-        """Run the application; whatever it does, the request is answered or cut."""
-        try:
-            await app(scope, self.receive, self.send)
-            if not (self.finished or self.gone or self.slow):
-                _log.error("the application left a request without a complete answer")
-        except Exception:
-            _log.exception("the application failed")
-        finally:
-            if self.task is not None:
-                self._connection.tasks.discard(self.task)
-            if not (self.finished or self.gone):
-                self._give_up()
-
-    def have_body(self, body: bytes) -> None:
-        """The whole body came with the head."""
-        if body:
-            self._pieces.append(body)
-            self.size = self.buffered = len(body)
-        self.complete = True
-        self.expects_continue = False
-
-    def arrive(self, piece: bytes) -> None:
-        """A piece of the body has come."""
-        self._pieces.append(piece)
-        self.size += len(piece)
-        self.buffered += len(piece)
-        if self._event is not None:
-            self._event.set()
-
-    def end_body(self) -> None:
-        """The body has all come."""
-        self.complete = True
-        self.expects_continue = False
-        if self._event is not None:
-            self._event.set()
-
-    def body_is_slow(self) -> None:
-        """The client sends too slowly: who waits for the body is told."""
-        self.slow = True
-        if self._event is not None:
-            self._event.set()
-
-    def leave(self) -> None:
-        """The client has left."""
-        if self.gone or self.finished:
-            return
-        self.gone = True
-        if self._event is not None:
-            self._event.set()
-        hang_up, self._hang_up = self._hang_up, None
-        if hang_up is not None:
-            hang_up()
-
-    async def _all(self, limit: int) -> None:
-        self.wants_all = True
-        try:
-            while not self.complete:
-                self._check()
-                self._connection.want_body(self)
-                await self._happening()
-                if self.size > limit:
-                    raise BodyTooLarge(limit)
-        finally:
-            self.wants_all = False
-
-    async def _happening(self) -> None:
-        if self._event is None:
-            self._event = asyncio.Event()
-        self._event.clear()
-        await self._event.wait()
-
-    def _check(self) -> None:
-        if self.gone:
-            raise ClientGone
-        if self.slow:
-            raise BodyTimeout
-
-    def _take(self) -> list[bytes]:
-        pieces = self._pieces
-        self._pieces = []
-        self.buffered = 0
-        return pieces
-
-    def _bodyless(self, status: int) -> bool:
-        return status == 204 or status == 304 or status < 200 or self._method == "HEAD"
-
-    def _write(self, head: bytes, data: bytes) -> None:
-        if not head:
-            if data:
-                self._connection.transport.write(data)
-        elif len(data) > _SMALL:
-            self._connection.transport.writelines((head, data))
-        else:
-            self._connection.transport.write(head + data)
-
-    def _write_chunk(self, head: bytes, data: bytes, end: bytes) -> None:
-        if len(data) > _SMALL:
-            self._connection.transport.writelines((b"%b%x\r\n" % (head, len(data)), data, end))
-        else:
-            self._connection.transport.write(b"%b%x\r\n%b%b" % (head, len(data), data, end))
-
-    def _give_up(self) -> None:
-        """The application has ended, the answer has not."""
-        if self.started and not self._head:
-            self.abort()
-            return
-        self.started = False
-        if self.slow:
-            refusal = Refused(
-                408, "request_body_timeout", "The body of the request came too slowly."
-            )
-        else:
-            refusal = Refused(500, "internal_error", "The gateway failed to answer.")
-        self._connection.refuse(refusal)
-
-
 def _address(name: object) -> tuple[str, int] | None:
     """An IP address and port; a Unix socket has none."""
     if isinstance(name, tuple) and len(name) >= 2:
@@ -942,5 +592,5 @@ def _envelope(refusal: Refused, default_lines: bytes) -> bytes:
     ]
     if refusal.status == 503:
         lines.append("retry-after: 1")
-    head = [_STATUS_LINE[refusal.status], *(line.encode() for line in lines), default_lines]
+    head = [STATUS_LINES[refusal.status], *(line.encode() for line in lines), default_lines]
     return b"\r\n".join(head) + body

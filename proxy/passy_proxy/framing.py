@@ -289,7 +289,7 @@ def _refuse_text(text: bytes) -> NoReturn:
     raise Refused(400, "invalid_request", message)
 
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
 _MAX_SIZE_LINE = 256
 _MAX_TRAILERS = 8 * 1024
 

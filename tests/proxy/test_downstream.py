@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+
 from passy_proxy.downstream import AsgiDownstream, BodyTooLarge, ClientGone, Downstream
 
 pytestmark = pytest.mark.anyio

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Downstream
 from passy_proxy.edge import EXTENSION, Connection, Edge, EdgeLimits, edge
 

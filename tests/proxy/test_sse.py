@@ -8,6 +8,7 @@ from itertools import combinations_with_replacement, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from passy_proxy.sse import Decoder, MalformedStream, Message, encode
 
 # input → (event, data, raw, terminated) of each message
@@ -164,7 +165,19 @@ def reference(stream: bytes) -> list[tuple[str, bytes]]:
 
 
 PARTS = st.sampled_from(
-    [b"\n", b"\r", b"\r\n", b"\n\n", b"data", b"data: ", b"event: ", b":", b" ", b"x", b"\xef\xbb\xbf"]
+    [
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b"\n\n",
+        b"data",
+        b"data: ",
+        b"event: ",
+        b":",
+        b" ",
+        b"x",
+        b"\xef\xbb\xbf",
+    ]
 )
 
 

@@ -76,8 +76,13 @@ def path_below(request: Request, upstream: Upstream) -> bytes:
     """Where a request that is only passed through goes: the same path below the upstream's root."""
     path = upstream.paths.get(request.operation)
     if path is None:
-        path = upstream.path + quote(request.rest, PATH_SAFE).encode()
+        path = upstream.path + quoted(request.rest)
     return path + b"?" + request.query if request.query else path
+
+
+def quoted(path: str) -> bytes:
+    """A path for the request line; what is quoted already stays as it is."""
+    return quote(path, PATH_SAFE).encode()
 
 
 def declared_length(request: Request) -> int | None:

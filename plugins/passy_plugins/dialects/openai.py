@@ -5,13 +5,6 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from passy_proxy import json
-from passy_proxy.body import rewrite
-from passy_proxy.dialect import Dialect, Tap, Untranslatable, uploaded
-from passy_proxy.event import Reply
-from passy_proxy.hookspecs import hookimpl
-from passy_proxy.transport import UpstreamRequest
-
 from passy_plugins.dialects.forwarding import (
     IDEMPOTENT,
     JSON,
@@ -21,6 +14,12 @@ from passy_plugins.dialects.forwarding import (
 )
 from passy_plugins.dialects.openai_answer import PlainTap, ResponsesTap, StreamTap
 from passy_plugins.dialects.watch import loads_object
+from passy_proxy import json
+from passy_proxy.body import rewrite
+from passy_proxy.dialect import Dialect, Tap, Untranslatable, uploaded
+from passy_proxy.event import Reply
+from passy_proxy.hookspecs import hookimpl
+from passy_proxy.transport import UpstreamRequest
 
 if TYPE_CHECKING:
     from passy_proxy.exchange import Request

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
+from passy_plugins.dialects.watch import USAGE, Watch, last_usage, loads_object
 from passy_proxy.body import read_answer
 from passy_proxy.records import Usage
-
-from passy_plugins.dialects.watch import USAGE, Watch, last_usage, loads_object
 
 DONE = b"data: [DONE]\n\n"
 
@@ -85,6 +84,10 @@ class PlainTap:
         "usage",
     )
 
+    read_usage = staticmethod(usage_of)
+    finish_word = FINISH
+    generated = Watch.generated
+
     def __init__(self) -> None:
         self.usage: Usage | None = None
         self.model = ""
@@ -108,20 +111,19 @@ class PlainTap:
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._pieces = []
         if self._size > GATHERED:
-            self.usage = usage_of(last_usage(body))
+            self.usage = self.read_usage(last_usage(body))
             return b""
         if (answer := read_answer(body)) is not None:
             self.model = answer.model or ""
-            self.usage = usage_of(answer.usage)
-        at = body.rfind(b'"finish_reason"')
-        if at >= 0 and (finish := FINISH.match(body, at)):
+            self.usage = self.read_usage(answer.usage)
+        if finish := self.finish_word.search(body):
             self.finish_reason = finish[1].decode("utf-8", "replace")
         if self.usage is None:
             self._without_usage(body)
         return b""
 
     def _without_usage(self, body: bytes) -> None:
-        self.text_bytes = sum(map(len, Watch.generated.findall(body)))
+        self.text_bytes = sum(map(len, self.generated.findall(body)))
         if body.find(b'"error"') >= 0:
             said = loads_object(body)
             self.error = error_message(said.get("error"))

@@ -14,7 +14,7 @@ def command() -> None:
     import json
 
     from passy_proxy.config.build import settings_of
-    from passy_proxy.config.model import json_schema
+    from passy_proxy.config.schema import json_schema
     from passy_proxy.registry import Registry
 
     registry = Registry()

@@ -32,6 +32,7 @@ from passy_proxy.dialect import Dialect
 from passy_proxy.filter import Filter, Terminal
 from passy_proxy.keyring import Keyring
 from passy_proxy.models import Choice, Model, Models
+from passy_proxy.price_book import PriceBook
 from passy_proxy.prices import Prices
 from passy_proxy.records import Credential
 from passy_proxy.registry import BadPlugin, Registry
@@ -106,7 +107,10 @@ class _Builder:
             Keyring: self.parts.site.keyring,
             Models: made.models,
             Upstreams: made.upstreams,
-            Prices: Prices(file.settings.prices),
+            Prices: Prices(
+                file.settings.prices,
+                PriceBook(self.parts.site.data / "prices.json", self.parts.log),
+            ),
             Connections: Connections(self.restricted, self.registry.dialect),
         }
         routes = [route for entry in file.routes if (route := self.route(entry))]
@@ -202,6 +206,7 @@ class _Builder:
             transport=transport,
             dialect=dialect,
             credential=Credential(secret) if secret else None,
+            url=http.url,
             path=origin.base_path,
             paths={operation: path.encode() for operation, path in http.paths.items()},
             auth_header=http.auth_header.lower().encode()

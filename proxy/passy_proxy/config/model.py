@@ -253,6 +253,10 @@ class PriceSettings(Settings):
     input: float = setting(..., "Price of tokens read.", ge=0)
     output: float = setting(..., "Price of tokens written.", ge=0)
     cached_input: float | None = setting(None, "Price of tokens read from a cache.", ge=0)
+    cache_write: float | None = setting(None, "Price of tokens written into a cache.", ge=0)
+    reasoning: float | None = setting(None, "Price of tokens thought, not shown.", ge=0)
+    audio_input: float | None = setting(None, "Price of audio tokens read.", ge=0)
+    audio_output: float | None = setting(None, "Price of audio tokens written.", ge=0)
     per: Count = setting("1M", "How many tokens the prices are for.")
 
 

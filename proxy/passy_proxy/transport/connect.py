@@ -56,6 +56,7 @@ _TRANSLATED = _networks(  # addresses that carry an IPv4 address, by which a che
     "::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48",
     "2001::/32", "2002::/16", "192.88.99.0/24",
 )  # fmt: skip
+_LOOPBACK = ipaddress.IPv6Address("::1")
 _SPECIAL = _networks(
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
     "192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24",
@@ -96,7 +97,9 @@ class AllowList:
     def admits(self, host: str, address: str) -> bool:
         """A connection to ``host`` may go to ``address`` (numeric)."""
         found = _address(address)
-        if found is None or _within(found, _METADATA) or _within(found, _TRANSLATED):
+        if found is None or _within(found, _METADATA):
+            return False
+        if _within(found, _TRANSLATED) and found != _LOOPBACK:
             return False
         if host in self.hosts or self._holds(found):
             return True

@@ -41,7 +41,9 @@ class _Slot:
     __slots__ = ("backend", "busy", "deadline", "gone", "keepalive", "owner", "pool", "shared",
                  "spent", "used")  # fmt: skip
 
-    def __init__(self, owner: HttpcoreTransport, pool: Any, backend: Backend) -> None:
+    def __init__(
+        self, owner: HttpcoreTransport, pool: httpcore.AsyncConnectionPool, backend: Backend
+    ) -> None:
         self.owner = owner
         self.pool = pool
         self.backend = backend
@@ -155,7 +157,7 @@ class HttpcoreTransport:
     origin cannot have one, since the proxy would resolve the name out of our sight.
     """
 
-    def __init__(  # noqa: PLR0913 - what an upstream's configuration holds
+    def __init__(
         self,
         origin: Origin,
         connector: Connector,
@@ -267,7 +269,7 @@ class HttpcoreTransport:
             self._pool.drop()
             message = "the CA file cannot be read"
             raise TransportError("connect", message, phase="tls") from error
-        backend = Backend(self._connector, nearest)
+        backend = Backend(self._connector, nearest, self._opened)
         pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
             proxy=proxy,
@@ -279,6 +281,9 @@ class HttpcoreTransport:
         slot = _Slot(self, pool, backend)
         _sweep().add(slot)
         return slot
+
+    def _opened(self) -> None:
+        self._pool.opened += 1
 
     def share(self, slot: _Slot) -> None:
         """``slot`` turned out to speak HTTP/2."""
@@ -323,8 +328,6 @@ class HttpcoreTransport:
         if slot.gone:
             return
         slot.gone = slot.spent = True
-        self._pool.opened += slot.backend.opened
-        slot.backend.opened = 0
         self._pool.idle.pop(slot, None)
         if slot in self._shared:
             self._shared.remove(slot)
@@ -489,18 +492,19 @@ def _length(method: str, status: int, headers: list[tuple[bytes, bytes]]) -> int
     return int(length) if length.isdigit() else -1
 
 
-def _nothing_after(pool: Any) -> bool:
+def _nothing_after(pool: httpcore.AsyncConnectionPool) -> bool:
     """No byte follows the message which was just read.
 
     httpcore keeps such bytes for the next answer and shows them nowhere, so this looks inside;
     when the inside has changed, connections are not used again.
     """
     for connection in pool.connections:
-        while (inner := getattr(connection, "_connection", None)) is not None:
-            connection = inner
-        if hasattr(connection, "_h2_state"):
+        inner: object = connection
+        while (deeper := getattr(inner, "_connection", None)) is not None:
+            inner = deeper
+        if hasattr(inner, "_h2_state"):
             return True
-        state = getattr(connection, "_h11_state", None)
+        state = getattr(inner, "_h11_state", None)
         return state is not None and state.trailing_data == (b"", False)
     return False
 

@@ -80,9 +80,10 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         if self.unasked is not None:
             self.unasked()
 
-    # httpcore.AsyncNetworkStream
+    # httpcore.AsyncNetworkStream, whose signatures are not ours. Its timeouts are ignored: those
+    # of the request are kept here (write, TLS), by the connector, and by the transport.
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         while not self._chunks:
             if self._over:
                 self.ended = True
@@ -99,7 +100,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._unread -= len(data)
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         if not buffer:
             return
         self._may_write()
@@ -140,7 +141,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore.AsyncNetworkStream:
         loop = asyncio.get_running_loop()
         try:
@@ -161,7 +162,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self.multiplexed = chosen is not None and chosen.selected_alpn_protocol() == "h2"
         return self
 
-    def get_extra_info(self, info: str) -> Any:
+    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401
         if info == "is_readable":
             return bool(self._chunks) or self._over
         return self._transport.get_extra_info(info)
@@ -174,21 +175,22 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
 class Backend(httpcore.AsyncNetworkBackend):
     """Dials ``origin`` (the upstream, or the proxy before it) whatever httpcore asks for.
 
-    ``timeouts`` are those of the request for which the connection is made.
+    ``timeouts`` are those of the request for which the connection is made; ``opened`` is called
+    for each connection.
     """
 
-    def __init__(self, connector: Connector, origin: Origin) -> None:
+    def __init__(self, connector: Connector, origin: Origin, opened: Callable[[], None]) -> None:
         self._connector = connector
         self._origin = replace(origin, scheme="http")  # httpcore starts TLS itself
         self.timeouts = DEFAULT_TIMEOUTS
         self.stream: Stream | None = None
-        self.opened = 0
+        self._opened = opened
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
@@ -196,13 +198,13 @@ class Backend(httpcore.AsyncNetworkBackend):
             return Stream(self._origin, lambda: self.timeouts)
 
         _, self.stream = await self._connector.connect(made, self._origin, Tls(), self.timeouts)
-        self.opened += 1
+        self._opened()
         return self.stream
 
     async def connect_unix_socket(
         self,
         path: str,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         raise TransportError("connect", "unix sockets are not served")

@@ -8,6 +8,8 @@ portal.
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, cast
@@ -19,6 +21,7 @@ from passy_plugins.stores.sql import statements
 from passy_plugins.stores.sql.database import Sqlite, sqlite_path
 from passy_plugins.stores.sql.ledger import Spool, row
 from passy_plugins.stores.sql.ready import agree, ready
+from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.json import loads
@@ -35,8 +38,8 @@ from passy_proxy.site import Site
 from passy_proxy.stores import Store, StoreUnavailable
 
 if TYPE_CHECKING:
+    from passy_plugins.stores.sql.admin import Admin
     from passy_plugins.stores.sql.database import Row
-    from passy_proxy.issue import Issuer
 
 
 def _known(url: Secret) -> Secret:
@@ -122,12 +125,25 @@ class Sql(Store):
         """Records that were given up."""
         return self._spool.lost
 
+    async def first_key(self) -> str | None:
+        """A key for whoever starts out, if there is none in the database yet."""
+        key = keys.new_key()
+        digest = keys.digest(self._keyring.pepper, key.encode())
+        made = await self._writer.fetch(
+            statements.FIRST_KEY,
+            f"key_{secrets.token_hex(8)}",
+            digest,
+            keys.shown(key),
+            int(time.time() * 1000),
+        )
+        return key if made else None
+
     @classmethod
-    def issuer(cls, url: str, site: Site) -> AbstractAsyncContextManager[Issuer]:
-        """What issues keys (see `passy_proxy.issue`). ValueError for a URL without a driver."""
+    def issuer(cls, settings: SqlSettings, site: Site) -> AbstractAsyncContextManager[Admin]:
+        """What issues keys (see `passy_proxy.issue`), without a running store."""
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
-        return Admin.opened(url, site.keyring)
+        return Admin.opened(settings.url.reveal(), site.keyring)
 
     async def _write(self, batch: Sequence[UsageRecord]) -> None:
         await self._writer.insert_usage(batch, row)

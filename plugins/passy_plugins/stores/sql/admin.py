@@ -64,7 +64,7 @@ class Admin:
     async def opened(cls, url: str, keyring: Keyring) -> AsyncIterator[Admin]:
         """An Admin on a database that is there and of the newest revision, closed at the end.
 
-        `StoreUnavailable` when it cannot be had.
+        `StoreUnavailable` when it cannot be had, `KeyringError` when its keys are not ours.
         """
         database = Sqlite(sqlite_path(url), "admin")
         try:
@@ -79,32 +79,34 @@ class Admin:
             await engine.dispose()
 
     async def create_key(self, wanted: NewKey) -> tuple[IssuedKey, str]:
-        """The record, and the key itself: this once."""
+        """The record, and the key itself: this once. ValueError for an unknown organisation."""
         key = client_keys.new_key()
         key_id = _new_id("key")
         limits = wanted.limits
-        await self._write(
-            insert(keys).values(
-                id=key_id,
-                digest=client_keys.digest(self._keyring.pepper, key.encode()),
-                shown=client_keys.shown(key),
-                name=wanted.name,
-                email=None if wanted.is_test else wanted.email,
-                description=wanted.described(),
-                organisation=wanted.organisation,
-                user_id=wanted.user_id,
-                requests=rate_text(limits.requests),
-                tokens=rate_text(limits.tokens),
-                concurrency=limits.concurrency,
-                models=None if wanted.models is None else dumps(wanted.models).decode(),
-                usage_limit=wanted.usage_limit,
-                is_test=wanted.is_test,
-                is_trial=wanted.is_trial,
-                expires=None if wanted.expires is None else int(wanted.expires * 1000),
-                disabled=False,
-                created=_now(),
-            )
+        statement = insert(keys).values(
+            id=key_id,
+            digest=client_keys.digest(self._keyring.pepper, key.encode()),
+            shown=client_keys.shown(key),
+            name=wanted.name,
+            email=None if wanted.is_test else wanted.email,
+            description=wanted.described(),
+            organisation=wanted.organisation,
+            user_id=wanted.user_id,
+            requests=rate_text(limits.requests),
+            tokens=rate_text(limits.tokens),
+            concurrency=limits.concurrency,
+            models=None if wanted.models is None else dumps(wanted.models).decode(),
+            usage_limit=wanted.usage_limit,
+            is_test=wanted.is_test,
+            is_trial=wanted.is_trial,
+            expires=None if wanted.expires is None else int(wanted.expires * 1000),
+            disabled=False,
+            created=_now(),
         )
+        try:
+            await self._write(statement)
+        except ValueError:
+            raise ValueError(f"there is no organisation {wanted.organisation}") from None
         record = await self.get_key(key_id)
         assert record is not None
         return record, key

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from passy_plugins.stores.sql import statements
 from passy_plugins.stores.sql.database import Sqlite
-from passy_proxy.keyring import Keyring
+from passy_proxy.keyring import Keyring, KeyringError
 from passy_proxy.stores import StoreUnavailable
 
 _FRESH = Path(__file__).with_name("fresh.sql")
@@ -25,7 +25,7 @@ async def ready(database: Sqlite, url: str) -> None:
     found = await _revision(database)
     if found == newest:
         return
-    if found not in statements.REVISIONS:
+    if found is not None and found not in statements.REVISIONS:
         raise StoreUnavailable(
             f"the database is of revision {found}, which this version does not know; "
             f"it knows up to {newest}"
@@ -34,11 +34,11 @@ async def ready(database: Sqlite, url: str) -> None:
 
 
 async def agree(database: Sqlite, keyring: Keyring) -> None:
-    """Make sure that the keys in the database were made under the pepper we have."""
+    """Make sure that the keys in the database were made under our pepper; else `KeyringError`."""
     mine = keyring.mark()
     await database.fetch(statements.SET_MARK, "pepper", mine)
     if await database.fetch(statements.MARK, "pepper") != [(mine,)]:
-        raise StoreUnavailable(
+        raise KeyringError(
             "the keys in this database were made under another secret key; give the one it was "
             "made with last in PASSY_SECRET_KEYS, or its secret.key in the data folder"
         )

@@ -25,6 +25,13 @@ SELECT id, name, organisation, requests, tokens, concurrency, models, expires,
 FROM keys WHERE digest = ?1
 """
 
+FIRST_KEY = """
+INSERT INTO keys (id, digest, shown, name, description, is_test, is_trial, disabled, created)
+SELECT ?1, ?2, ?3, 'first', 'Made on the first start', false, false, false, ?4
+WHERE NOT EXISTS (SELECT 1 FROM keys)
+RETURNING id
+"""
+
 PROVIDERS = """
 SELECT id, organisation, name, dialect, url, models, status, priority, version
 FROM custom_providers WHERE organisation = ?1 ORDER BY priority, id

@@ -1,0 +1,85 @@
+"""The memory store's settings: what they accept, refuse and keep to themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from passy_plugins.stores.memory import KeySettings, Memory, MemorySettings
+from passy_proxy import keys
+from passy_proxy.config.document import Mapping, parse
+from passy_proxy.config.problem import Problem
+from passy_proxy.config.settings import read
+from passy_proxy.keyring import Keyring
+from passy_proxy.records import CredentialRef
+from passy_proxy.site import Site
+
+pytestmark = pytest.mark.anyio
+
+RING = Keyring(["the secret key of these tests: 0123456789"])
+
+
+def settings_of(text: str, **variables: str) -> MemorySettings | list[Problem]:
+    root = parse(text, "gateway.yaml", variables).root
+    assert isinstance(root, Mapping)
+    return read(MemorySettings, root)
+
+
+async def test_keys_and_organisations_come_from_the_file() -> None:
+    key = keys.new_key()
+    settings = settings_of(
+        """
+keys:
+  - {key: "${MY_KEY}", name: Ada, organisation: acme, requests: 60/min, models: [gpt-4o]}
+organisations:
+  acme: {credentials: {openai: "${ACME_KEY}"}}
+""",
+        MY_KEY=key,
+        ACME_KEY="sk-acme",
+    )
+    assert isinstance(settings, MemorySettings)
+    assert key not in repr(settings)
+    assert "sk-acme" not in repr(settings)
+    store = Memory(settings, Site(Path(), RING))
+    principal = await store.principal(keys.digest(RING.pepper, key.encode()))
+    assert principal is not None
+    assert ("Ada", "acme", ("gpt-4o",)) == (
+        principal.name,
+        principal.organisation,
+        principal.models,
+    )
+    credential = await store.credential(CredentialRef("acme", "openai"))
+    assert credential is not None
+    assert "sk-acme" == credential.secret
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("name: Ada", "either 'key' or 'digest'"),
+        (f'key: "${{KEY}}", digest: {"0" * 64}', "either 'key' or 'digest'"),
+        ("key: guessable", "can be guessed"),
+        ("key: ''", "missing|empty|either"),
+        ("digest: abc", "64 hexadecimal digits"),
+        ('key: "${KEY}", expires: tomorrow', "2030-12-31"),
+        ('key: "${KEY}", requests: many', "rate"),
+    ],
+)
+def test_what_is_wrong_with_a_key_is_said_where_it_is(entry: str, said: str) -> None:
+    problems = settings_of(f"keys:\n  - {{{entry}}}\n", KEY=keys.new_key())
+    assert isinstance(problems, list)
+    assert [2] == [problem.line for problem in problems]
+    pytest.fail("unlocated") if problems[0].column == 0 else None
+    assert any(part in problems[0].message for part in said.split("|"))
+
+
+def test_a_date_is_utc_unless_it_says_otherwise() -> None:
+    key = keys.new_key()
+    for text in ("2030-01-01", "2030-01-01T00:00:00Z", "2030-01-01T01:00:00+01:00"):
+        settings = KeySettings.model_validate({"key": key, "expires": text})
+        assert 1_893_456_000 == settings.expires
+
+
+def test_it_needs_no_settings() -> None:
+    assert [] == Memory(MemorySettings(), Site(Path(), RING)).records

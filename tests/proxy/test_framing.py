@@ -1,0 +1,185 @@
+"""The grammar alone, against h11 as the reference: what we accept, it reads the same way."""
+
+from __future__ import annotations
+
+import random
+
+import h11
+import pytest
+
+from passy_proxy.framing import Chunks, HeadLimits, HeadReader, Refused
+
+PIECES = [
+    *(
+        b"GET",
+        b"POST",
+        b"get",
+        b"TRACE",
+        b" ",
+        b"  ",
+        b"/",
+        b"/a",
+        b"/%2f",
+        b"/../",
+        b"//",
+        b"?",
+        b"#",
+    ),
+    *(
+        b"HTTP/1.1",
+        b"HTTP/1.0",
+        b"HTTP/2.0",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\t",
+        b"\0",
+        b":",
+        b": ",
+        b" :",
+    ),
+    *(b"Host", b"host", b"h", b"h:80", b"[::1]", b"Content-Length", b"Content_Length", b"3", b"+3"),
+    *(
+        b"Transfer-Encoding",
+        b"chunked",
+        b"gzip",
+        b",",
+        b"Connection",
+        b"close",
+        b"A",
+        b"b",
+        b"\x80",
+    ),
+    *(b"Expect", b"100-continue", b"X-Y", b";", b"\x7f", b"_"),
+]
+PLAIN = [b"POST /a HTTP/1.1", b"Host: h", b"A: b", b"Content-Length: 3", b"Connection: keep-alive"]
+
+
+def mutant(choose: random.Random) -> bytes:
+    """A good head with a few pieces put in, taken out, or doubled."""
+    lines = [PLAIN[0], *choose.sample(PLAIN[1:], k=choose.randint(1, 4))]
+    raw = b"\r\n".join([*lines, b"", b""])
+    for _ in range(choose.randint(0, 3)):
+        at = choose.randrange(len(raw))
+        until = at + choose.choice((0, 0, 1, 4))
+        raw = raw[:at] + choose.choice(PIECES) + raw[until:]
+    return raw
+
+
+def test_h11_reads_every_head_that_we_accept_in_the_same_way() -> None:
+    choose = random.Random(20261123)
+    ours = HeadReader(HeadLimits())
+    accepted = 0
+    for _ in range(30_000):
+        raw = mutant(choose)
+        end = raw.find(b"\r\n\r\n") + 4
+        if end < 4:
+            continue
+        try:
+            head = ours.read(raw[:end])
+        except Refused:
+            continue
+        accepted += 1
+        reference = h11.Connection(h11.SERVER)
+        reference.receive_data(raw[:end].removeprefix(b"\r\n"))
+        event = reference.next_event()
+        assert isinstance(event, h11.Request), raw
+        assert (event.method.decode(), list(event.headers)) == (head.line.method, head.headers)
+        target = head.line.raw_path + (b"?" + head.line.query if head.line.query else b"")
+        assert target == event.target.removesuffix(b"?"), raw
+        framed = [value for name, value in event.headers if name == b"content-length"]
+        assert framed == ([b"%d" % head.length] if head.length else framed), raw
+    assert accepted > 3000
+
+
+def test_a_reader_gives_the_same_verdict_with_and_without_memory() -> None:
+    choose = random.Random(7)
+    used = HeadReader(HeadLimits())
+
+    def verdict(reader: HeadReader, raw: bytes) -> object:
+        try:
+            head = reader.read(raw)
+        except Refused as refusal:
+            return refusal.code
+        return (head.line, head.headers, head.length, head.keep_alive, head.expects_continue)
+
+    for _ in range(20_000):
+        raw = mutant(choose)
+        raw = raw[: raw.find(b"\r\n\r\n") + 4] or b"\r\n\r\n"
+        assert verdict(HeadReader(HeadLimits()), raw) == verdict(used, raw), raw
+
+
+def test_secrets_are_not_remembered() -> None:
+    reader = HeadReader(HeadLimits())
+    lines = [b"Host: h", b"Authorization: Bearer sk-1", b"X-Api-Key: sk-2", b"Cookie: sk-3"]
+    reader.read(b"\r\n".join([b"GET /?key=sk-4 HTTP/1.1", *lines, b"", b""]))
+    remembered = repr([getattr(reader, name) for name in HeadReader.__slots__ if name != "limits"])
+    assert "Host: h" in remembered
+    assert "sk-" not in remembered
+
+
+def test_the_memory_of_a_reader_is_bounded() -> None:
+    reader = HeadReader(HeadLimits())
+    for number in range(5000):
+        reader.read(b"GET /%d HTTP/1.1\r\nHost: h\r\nX-%d: %d\r\n\r\n" % (number, number, number))
+    sizes = [len(getattr(reader, name)) for name in ("_fields", "_lines", "_names")]
+    assert max(sizes) <= 1024
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_chunked_body_is_the_same_however_it_is_split(seed: int) -> None:
+    choose = random.Random(seed)
+    parts = [choose.randbytes(choose.randint(1, 300)) for _ in range(choose.randint(0, 8))]
+    raw = b"".join(b"%X;x=y\r\n%b\r\n" % (len(part), part) for part in parts)
+    raw += b"0\r\nA: b\r\n\r\nnext"
+    chunks, body, at = Chunks(), b"", 0
+    while not chunks.done:
+        step = choose.randint(1, 40)
+        body += b"".join(chunks.feed(raw[at : at + step]))
+        at += step
+    assert b"".join(parts) == body
+    assert b"next" == chunks.rest + raw[at:]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_h11_reads_every_chunked_body_that_we_accept_in_the_same_way(seed: int) -> None:
+    choose = random.Random(seed)
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    pieces = [
+        b"3",
+        b"a",
+        b"0",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b";x",
+        b" ",
+        b"abc",
+        b"\t",
+        b"-",
+        b"0x",
+        b"A: b",
+    ]
+    accepted = 0
+    for _ in range(3000):
+        raw = b"3\r\nabc\r\n1;x=y\r\nd\r\n0\r\n\r\n"
+        for _ in range(choose.randint(0, 2)):
+            at = choose.randrange(len(raw))
+            raw = raw[:at] + choose.choice(pieces) + raw[at + choose.randint(0, 2) :]
+        chunks = Chunks()
+        try:
+            body = b"".join(chunks.feed(raw))
+        except Refused:
+            continue
+        if not chunks.done:
+            continue
+        accepted += 1
+        reference = h11.Connection(h11.SERVER)
+        reference.receive_data(head + raw)
+        reference.next_event()
+        theirs = b""
+        while isinstance(event := reference.next_event(), h11.Data):
+            theirs += event.data
+        assert isinstance(event, h11.EndOfMessage), raw
+        assert (theirs, reference.trailing_data[0]) == (body, chunks.rest), raw
+    assert accepted > 100

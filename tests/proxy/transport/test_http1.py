@@ -1,0 +1,571 @@
+"""The default client: what it does beyond the contract of all transports."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httptools
+import pytest
+
+from passy_proxy.timers import sweep_of
+from passy_proxy.transport import Limits, Timeouts, TransportError, UpstreamRequest
+from passy_proxy.transport.answer import AnswerParser, Leg, kept, reason
+from passy_proxy.transport.connect import Connector, parse_origin
+from passy_proxy.transport.http1 import Http1Transport
+
+pytestmark = pytest.mark.anyio
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain \t\r\nContent-Length: 2\r\n\r\nok"
+POST = UpstreamRequest("POST", b"/v1/x", [(b"a", b"b")], b"{}")
+
+
+@asynccontextmanager
+async def upstream(script: Script, **limits: float) -> AsyncIterator[Http1Transport]:
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        with suppress(EOFError, ConnectionError, asyncio.CancelledError):
+            await script(reader, writer)
+        tasks.discard(task)
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    origin = parse_origin(f"http://127.0.0.1:{port}")
+    transport = Http1Transport(origin, Connector(), Limits(**limits))  # type: ignore[arg-type]
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def asked(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    if b"content-length: 2\r\n" in head:
+        await reader.readexactly(2)
+    return head
+
+
+def answering(*answers: bytes) -> Script:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for data in answers:
+            await asked(reader)
+            writer.write(data)
+            await writer.drain()
+        await reader.read()
+
+    return script
+
+
+async def always_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        await asked(reader)
+        writer.write(OK)
+
+
+class Steps:
+    """Awaits a coroutine and counts how often it gives control to the loop."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+        self.count = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        value = None
+        while True:
+            try:
+                future = self.coroutine.send(value)
+            except StopIteration as end:
+                return end.value
+            self.count += 1
+            value = yield future
+
+
+# The hot path.
+
+
+async def test_a_request_on_an_idle_connection_suspends_once() -> None:
+    async with upstream(always_ok) as transport:
+        (await transport.open(POST)).close()
+        steps = Steps(transport.open(POST))
+        leg = await steps
+        assert leg.complete
+        reading = Steps(leg.read())
+        assert await reading == b"ok"
+        end = Steps(leg.read_all(10))
+        assert await end == b""
+        assert (steps.count, reading.count, end.count) == (1, 0, 0)
+
+
+async def test_a_request_starts_neither_timer_nor_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with upstream(always_ok) as transport:
+        (await transport.open(POST)).close()
+        loop = asyncio.get_running_loop()
+        ours = asyncio.current_task()
+
+        def refuse(*_: object, **__: object) -> None:
+            if asyncio.current_task() is ours:
+                raise AssertionError("a timer or task was started")
+
+        for name in ("call_later", "call_at", "create_task"):
+            monkeypatch.setattr(loop, name, refuse)
+        leg = await transport.open(POST)
+        assert await leg.read_all(10) == b"ok"
+        leg.close()
+        monkeypatch.undo()
+
+
+async def test_a_finished_leg_keeps_its_bytes_while_its_connection_serves_another() -> None:
+    async with upstream(always_ok) as transport:
+        first = await transport.open(POST)
+        second = await transport.open(POST)
+        assert transport.stats()["opened"] == 1
+        first.close()
+        assert await second.read_all(10) == b"ok"
+        assert transport.stats()["idle"] == 1
+
+
+async def test_only_live_connections_are_watched() -> None:
+    async with upstream(always_ok) as transport:
+        sweep = sweep_of(asyncio.get_running_loop())
+        before = len(sweep)
+        (await transport.open(POST)).close()
+        assert len(sweep) == before + 1
+        await transport.aclose()
+        assert len(sweep) == before
+
+
+# Bytes, however they are cut.
+
+SPLIT = [
+    OK,
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=y\r\no\r\n1\r\nk\r\n0\r\nT: 1\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: a\r\n\r\n" + OK,
+]
+
+
+def parsed(*pieces: bytes, method: str = "POST") -> tuple[Leg, AnswerParser]:
+    class Nobody:
+        def resume(self) -> None: ...
+
+        def fail(self, error: Exception) -> None: ...
+
+    loop = asyncio.get_running_loop()
+    leg = Leg(Nobody(), loop.create_future())
+    parser = AnswerParser(4.0)
+    parser.begin(leg, method)
+    for piece in pieces:
+        parser.pending += len(piece)
+        parser.feed(piece)
+    return leg, parser
+
+
+@pytest.mark.parametrize("data", SPLIT)
+async def test_an_answer_reads_the_same_at_every_split(data: bytes) -> None:
+    cuts = [[data[:cut], data[cut:]] for cut in range(1, len(data))]
+    for pieces in [[data], [data[at : at + 1] for at in range(len(data))], *cuts]:
+        leg, parser = parsed(*pieces)
+        assert leg.complete
+        assert leg.status == 200
+        assert await leg.read_all(10) == b"ok"
+        assert parser.reusable
+        assert b"link" not in dict(leg.headers)
+        assert b"t" not in dict(leg.headers)
+
+
+async def test_names_are_lowered_and_values_trimmed() -> None:
+    leg, _ = parsed(OK)
+    assert leg.headers == [(b"content-type", b"text/plain"), (b"content-length", b"2")]
+
+
+async def test_repeated_headers_stay_apart() -> None:
+    leg, _ = parsed(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\n"))
+    assert leg.headers[-2:] == [(b"set-cookie", b"a"), (b"set-cookie", b"b")]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 99 Low\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\n\r\n",
+        b"\r\n\0HTTP/1.1 200 OK\r\n\r\n",
+    ],
+)
+async def test_a_doubtful_head_is_refused(head: bytes) -> None:
+    with pytest.raises((httptools.HttpParserError, httptools.HttpParserUpgrade)) as raised:
+        parsed(head)
+    assert reason(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "fits"),
+    [(199, 8, True), (200, 8, False), (1, 65_400, True), (1, 65_600, False)],
+)
+async def test_heads_are_bounded(count: int, size: int, fits: bool) -> None:
+    lines = b"".join(b"x-%d: %b\r\n" % (number, b"v" * size) for number in range(count))
+    data = b"HTTP/1.1 200 OK\r\n" + lines + b"Content-Length: 2\r\n\r\nok"
+    async with upstream(answering(data)) as transport:
+        if fits:
+            leg = await transport.open(POST)
+            assert await leg.read_all(2) == b"ok"
+            return
+        with pytest.raises(TransportError) as raised:
+            await transport.open(POST)
+        assert raised.value.kind == "protocol"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 40_000,
+        b"HTTP/1.1 200 OK\r\nx: " + b"a" * 1_000_000,
+        b"HTTP/1.1 " + b"2" * 1_000_000,
+        b"HTTP/1.1 200 " + b"O" * 1_000_000,
+    ],
+)
+async def test_an_endless_head_is_cut(flood: bytes) -> None:
+    async with upstream(answering(flood)) as transport:
+        with pytest.raises(TransportError) as raised:
+            await transport.open(POST)
+        assert raised.value.kind == "protocol"
+        assert transport.stats()["open"] == 0
+
+
+@pytest.mark.parametrize("flood", [b"2;" + b"x" * 1_000_000, b"0\r\n" + b"t: v\r\n" * 200_000])
+async def test_endless_framing_is_cut(flood: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with upstream(answering(head + flood)) as transport:
+        leg = await transport.open(POST)
+        with pytest.raises(TransportError) as raised:
+            await leg.read_all(100)
+        assert raised.value.kind == "protocol"
+
+
+async def test_many_tiny_chunks_pass() -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with upstream(answering(head + b"1\r\nx\r\n" * 200_000 + b"0\r\n\r\n")) as transport:
+        leg = await transport.open(POST)
+        assert len(await leg.read_all(200_000)) == 200_000
+
+
+# What is read before an error is not lost.
+
+
+async def test_bytes_that_arrived_are_read_before_the_error() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+
+    async with upstream(script) as transport:
+        leg = await transport.open(POST)
+        while transport.stats()["open"]:
+            await asyncio.sleep(0.01)
+        assert await leg.read() == b"half"
+        for _ in range(2):
+            with pytest.raises(TransportError):
+                await leg.read()
+
+
+async def test_a_closed_leg_reads_nothing_more() -> None:
+    async with upstream(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")) as transport:
+        leg = await transport.open(POST)
+        leg.close()
+        with pytest.raises(TransportError):
+            await leg.read()
+        assert transport.stats()["open"] == 0
+
+
+async def test_closing_wakes_a_reader() -> None:
+    async with upstream(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")) as transport:
+        leg = await transport.open(POST)
+        reader = asyncio.ensure_future(leg.read())
+        await asyncio.sleep(0)
+        leg.close()
+        with pytest.raises(TransportError):
+            await reader
+
+
+# Idle connections.
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"timeout=5", 4.0),
+        (b"timeout=5, max=100", 4.0),
+        (b"max=100, TIMEOUT=75", 74.0),
+        (b"timeout=1", 0.5),
+        (b"timeout=0", 0.0),
+        (b"timeout=86400", 300.0),
+        (b"timeout=-1", 9.0),
+        (b"timeout=x", 9.0),
+        (b"timeout=" + b"9" * 400, 9.0),
+        (b"", 9.0),
+    ],
+)
+def test_an_idle_connection_is_kept_for_less_than_the_hint(value: bytes, expected: float) -> None:
+    assert kept(value, 9.0) == expected
+
+
+async def test_the_hint_of_the_upstream_is_obeyed() -> None:
+    closed = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(OK.replace(b"\r\n\r\n", b"\r\nKeep-Alive: timeout=1\r\n\r\n"))
+        await reader.read()
+        closed.set()
+
+    async with upstream(script, keepalive=60) as transport:
+        started = asyncio.get_running_loop().time()
+        (await transport.open(POST)).close()
+        async with asyncio.timeout(5):
+            await closed.wait()
+        assert 0.3 <= asyncio.get_running_loop().time() - started <= 0.9
+
+
+async def test_a_zero_hint_forbids_reuse() -> None:
+    data = OK.replace(b"\r\n\r\n", b"\r\nKeep-Alive: timeout=0\r\n\r\n")
+    async with upstream(answering(data)) as transport:
+        (await transport.open(POST)).close()
+        assert transport.stats()["open"] == 0
+
+
+async def test_the_connection_used_last_is_taken_first() -> None:
+    served: list[int] = []
+    numbers = iter(range(10))
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(numbers)
+        while True:
+            await asked(reader)
+            served.append(number)
+            writer.write(OK)
+
+    async with upstream(script) as transport:
+        await asyncio.gather(*(transport.open(POST) for _ in range(3)))
+        assert transport.stats()["idle"] == 3
+        last = served[-1]
+        served.clear()
+        for _ in range(5):
+            await transport.open(POST)
+        assert served == [last] * 5
+
+
+async def test_unsolicited_bytes_on_an_idle_connection_end_it() -> None:
+    more = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(OK)
+        await more.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL")
+        await reader.read()
+
+    async with upstream(script) as transport:
+        await transport.open(POST)
+        assert transport.stats()["idle"] == 1
+        more.set()
+        async with asyncio.timeout(2):
+            while transport.stats()["open"]:
+                await asyncio.sleep(0.01)
+
+
+# Retries.
+
+
+async def test_a_new_connection_may_evict_an_idle_one_for_a_repeated_request() -> None:
+    numbers = iter(range(10))
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(numbers)
+        served = 0
+        while True:
+            await asked(reader)
+            served += 1
+            if number < 2 and served == 2:
+                return
+            writer.write(OK)
+
+    request = UpstreamRequest("POST", b"/", [], b"{}", replay_safe=True)
+    async with upstream(script, max_connections=2) as transport:
+        await asyncio.gather(transport.open(request), transport.open(request))
+        leg = await transport.open(request)
+        assert await leg.read_all(10) == b"ok"
+        assert transport.stats()["opened"] == 3
+
+
+async def test_what_the_replacement_cannot_connect_to_may_have_been_sent() -> None:
+    server: asyncio.Server
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(OK)
+        await asked(reader)
+        server.close()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    transport = Http1Transport(parse_origin(f"http://127.0.0.1:{port}"), Connector())
+    request = UpstreamRequest("POST", b"/", [], b"{}", replay_safe=True)
+    await transport.open(request)
+    with pytest.raises(TransportError) as raised:
+        await transport.open(request)
+    assert raised.value.kind in ("connect", "broken")
+    assert raised.value.sent
+    await transport.aclose()
+
+
+async def test_a_partial_answer_is_never_repeated() -> None:
+    count = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        await asked(reader)
+        writer.write(OK)
+        await asked(reader)
+        count += 1
+        writer.write(b"H")
+
+    request = UpstreamRequest("POST", b"/", [], b"{}", replay_safe=True)
+    async with upstream(script) as transport:
+        await transport.open(request)
+        with pytest.raises(TransportError) as raised:
+            await transport.open(request)
+        assert raised.value.kind == "broken"
+        assert count == 1
+
+
+# Uploads.
+
+
+async def test_an_early_answer_wins_while_the_client_sends_nothing() -> None:
+    never = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await never.wait()
+        finally:
+            ended.set()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"first")
+        writer.write(b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno")
+        await reader.read()
+
+    async with upstream(script) as transport:
+        async with asyncio.timeout(5):
+            leg = await transport.open(UpstreamRequest("POST", b"/", [], body()))
+        assert leg.status == 401
+        assert ended.is_set()
+        assert await leg.read_all(10) == b"no"
+        assert transport.stats()["open"] == 0
+
+
+async def test_cancelling_an_upload_stops_the_iterator_and_closes_the_connection() -> None:
+    never = asyncio.Event()
+    ended = asyncio.Event()
+    began = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            began.set()
+            await never.wait()
+        finally:
+            ended.set()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with upstream(script) as transport:
+        task = asyncio.ensure_future(transport.open(UpstreamRequest("POST", b"/", [], body())))
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(2):
+            await ended.wait()
+        assert transport.stats()["open"] == 0
+
+
+async def test_a_slow_upload_is_no_timeout_of_the_upstream() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            await asyncio.sleep(0.1)
+            yield b"x"
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(OK)
+        await reader.read()
+
+    limits = Timeouts(first_byte=0.4, write=0.4, idle=0.4)
+    async with upstream(script) as transport:
+        leg = await transport.open(UpstreamRequest("POST", b"/", [], body(), timeouts=limits))
+        assert await leg.read_all(10) == b"ok"
+
+
+async def test_a_slow_reader_is_no_timeout_of_the_upstream() -> None:
+    size = 2_000_000
+    data = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    async with upstream(answering(data)) as transport:
+        request = UpstreamRequest("POST", b"/", [], b"{}", timeouts=Timeouts(idle=0.3))
+        leg = await transport.open(request)
+        received = len(await leg.read())
+        await asyncio.sleep(0.8)
+        received += len(await leg.read_all(size))
+        assert received == size
+
+
+async def test_an_answer_in_the_receive_buffer_survives_a_failed_write() -> None:
+    """The upstream answers and resets while our loop is busy; then we write."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    answered = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+        peer, _ = listener.accept()
+        peer.recv(65536)
+        peer.sendall(b"HTTP/1.1 413 Large\r\nContent-Length: 3\r\n\r\nbig")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        answered.set()
+        yield b"b" * 100_000
+
+    transport = Http1Transport(parse_origin(f"http://127.0.0.1:{port}"), Connector())
+    leg = await transport.open(UpstreamRequest("POST", b"/", [], body()))
+    assert answered.is_set()
+    assert leg.status == 413
+    assert await leg.read_all(10) == b"big"
+    await transport.aclose()
+    listener.close()
