@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
-from passy_proxy.cli import Exit
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -21,6 +20,7 @@ from passy_bench import machine, report
 from passy_bench.plan import ANSWER_LIMIT, LOADS, SCENARIOS, Bench, Effort, answers_streams
 from passy_bench.servers import BenchError
 from passy_bench.targets import BUILDERS, CHECKOUT, PATH, Target
+from passy_proxy.cli import Exit
 
 _TABLE_WIDTH = 180
 _URL_LIMIT = 20_000

@@ -18,12 +18,6 @@ from collections.abc import Callable, Iterator
 from time import time
 from typing import Any
 
-from passy_proxy import json
-from passy_proxy.config.settings import Settings, setting
-from passy_proxy.hookspecs import hookimpl
-from passy_proxy.transport import Leg, Timeouts, TransportError, UpstreamRequest
-from passy_proxy.units import Duration
-
 from passy_plugins.dialects.openai import error_type
 from passy_plugins.echo_question import BadQuestion, Question
 from passy_plugins.echo_shapes import (
@@ -35,6 +29,11 @@ from passy_plugins.echo_shapes import (
     embeddings,
     moderations,
 )
+from passy_proxy import json
+from passy_proxy.config.settings import Settings, setting
+from passy_proxy.hookspecs import hookimpl
+from passy_proxy.transport import Leg, Timeouts, TransportError, UpstreamRequest
+from passy_proxy.units import Duration
 
 VARIANTS = ("slow", "429", "500", "cut", "tool", "json")
 NAMES = ("echo", *(f"echo:{variant}" for variant in VARIANTS))

@@ -9,9 +9,8 @@ from hashlib import shake_128
 from math import sqrt
 from typing import Any
 
-from passy_proxy import json
-
 from passy_plugins.echo_question import BadQuestion, Question, Said, texts, words
+from passy_proxy import json
 
 Shape = dict[str, Any]
 
@@ -48,7 +47,7 @@ def _usage(said: Said) -> Shape:
         "prompt_tokens": said.entered,
         "completion_tokens": said.written,
         "total_tokens": said.entered + said.written,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
@@ -178,7 +177,7 @@ class Responses:
         said = self.said
         usage = {
             "input_tokens": said.entered,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens": said.written,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": said.entered + said.written,

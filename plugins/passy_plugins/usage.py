@@ -7,8 +7,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import monotonic
 
-from passy_proxy import Attempt, AttemptRecord, Exchange, Filter, Head, Ledger, Models, Price
-from passy_proxy import Prices, Settings, Upstream, UsageRecord, hookimpl, setting
+from passy_proxy import (
+    Attempt,
+    AttemptRecord,
+    Exchange,
+    Filter,
+    Head,
+    Ledger,
+    Models,
+    Prices,
+    Settings,
+    Upstream,
+    UsageRecord,
+    hookimpl,
+    setting,
+)
+from passy_proxy.prices import Price
 
 
 class Config(Settings):

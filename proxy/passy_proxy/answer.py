@@ -43,6 +43,9 @@ FATE: dict[bytes, bytes | None] = {
 }
 """Upstream header → its name downstream, or ``None`` where it ends here. Others pass as they are."""
 
+DESCRIBING = (b"content-type", b"content-encoding", b"etag", b"digest")
+"""What is true of a body only as long as it is not made anew."""
+
 STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
@@ -84,6 +87,15 @@ def relayed_head(ex: Exchange, attempt: Attempt) -> Head:
     if attempt.dropped:
         headers.append((b"x-passy-dropped", ", ".join(attempt.dropped).encode("ascii", "replace")))
     return Head(attempt.leg.status, headers)
+
+
+def problem_head(ex: Exchange, attempt: Attempt) -> Head:
+    """The head of an upstream's refusal, whose body is JSON by now, whatever it was."""
+    head = relayed_head(ex, attempt)
+    if head.status >= 400:
+        kept = [pair for pair in head.headers if pair[0] not in DESCRIBING]
+        head.headers = [*kept, (b"content-type", b"application/json")]
+    return head
 
 
 def waited(ex: Exchange) -> float:

@@ -70,7 +70,7 @@ class App:
         routes = self.gateway.snapshot.routes
         shown = path[:200]
         if allowed := routes.methods(path):
-            message = f"{method} {shown} is not possible here; {' and '.join(allowed)} are."
+            message = f"{method} is not possible at {shown}; use {' or '.join(allowed)}."
             return 405, error(message, "method_not_allowed")
         hint = ""
         for prefix in ("/v1", "/v1/v1"):

@@ -29,7 +29,6 @@ class Attempt:
         "credential",
         "dialect",
         "dropped",
-        "ended",
         "ex",
         "failure",
         "head_at",
@@ -38,6 +37,7 @@ class Attempt:
         "streamed",
         "tap",
         "target",
+        "told",
         "whole",
         "_request",
     )
@@ -63,7 +63,8 @@ class Attempt:
         """``answer`` is the complete answer."""
         self.started = monotonic()
         self.head_at = 0.0
-        self.ended = False
+        self.told = 0
+        """How many filters know that it is over."""
 
     def __repr__(self) -> str:
         return f"Attempt({self.target.label}, {self.failure or self.status})"
@@ -165,6 +166,8 @@ class Attempt:
         except TransportError:
             body = b""
         self.close()
+        if self.leg.status < 400:
+            return body
         return self.dialect.problem(self.leg.status, body, self.ex.route.dialect.name)
 
     def close(self) -> None:
@@ -202,9 +205,12 @@ class Dispatch:
         for depth, hook, waits in self.before:
             if depth > ex.depth:
                 break
-            refusal = hook(ex, attempt)
-            if waits:
-                refusal = await refusal
+            try:
+                refusal = hook(ex, attempt)
+                if waits:
+                    refusal = await refusal
+            except Untranslatable as exc:  # It asked for ``attempt.request``.
+                refusal = Failure("untranslatable", str(exc))
             if refusal is not None:
                 attempt.failure = refusal
                 attempt.head_at = monotonic()
@@ -213,14 +219,15 @@ class Dispatch:
         return attempt
 
     async def end(self, ex: Exchange, attempt: Attempt) -> None:
-        """``on_attempt_end``, once per attempt; its connection is given back."""
-        if attempt.ended:
-            return
-        attempt.ended = True
+        """``on_attempt_end``, once per attempt and filter; its connection is given back.
+
+        When a filter fails or is cancelled, the next call goes on behind it.
+        """
         attempt.close()
-        for depth, hook, waits in self._after:
-            if depth > ex.depth:
-                break
+        after = self._after
+        while attempt.told < len(after):
+            _, hook, waits = after[attempt.told]
+            attempt.told += 1
             done = hook(ex, attempt)
             if waits:
                 await done

@@ -38,12 +38,13 @@ _WINDOW = 1 << 14
 _LISTS_UP_TO = 1 << 18
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
-_RUNS = re.compile(rb"([\[{]+)([\]}]*)")
+_RUNS = re.compile(rb"(\[+)(\]*)")
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _PARAM = re.compile(r"\$\.(\w+)")
 _LONE_SURROGATE = re.compile(
     rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f]"
 )
+_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 
 
@@ -159,7 +160,7 @@ def rewrite(body: bytes, head: Head, model: str | None, include_usage: bool) -> 
         edits.sort()
     if not edits:
         return body
-    parts = []
+    parts: list[bytes] = []
     at = 0
     for start, end, new in edits:
         parts += (body[at:start], new)
@@ -271,7 +272,7 @@ def _values_of(body: bytes, name: str) -> list[int]:
         if seen == MAX_NAMESAKES:
             raise BadBody(f"More than {MAX_NAMESAKES} members are called '{name}'.", name)
         brackets = _brackets(body[at : key.start()])
-        depth += sum(map(brackets.count, (b"[", b"{"))) - sum(map(brackets.count, (b"]", b"}")))
+        depth += brackets.count(b"[") - brackets.count(b"]")
         at = key.end()
         if depth == 1:
             starts.append(at)
@@ -307,7 +308,7 @@ def _usage_edit(body: bytes, head: Head) -> tuple[int, int, bytes]:
 
 
 def _brackets(text: bytes) -> bytes:
-    """The brackets of valid JSON in order, those inside strings left out.
+    """The brackets of valid JSON in order, all of them square, those inside strings left out.
 
     `text` begins and ends outside strings. Works in windows, so that a body of a million tiny
     strings never becomes a million objects at once.
@@ -318,7 +319,7 @@ def _brackets(text: bytes) -> bytes:
     inside = 0
     for at in range(0, len(text), _WINDOW):
         parts = text[at : at + _WINDOW].split(b'"')
-        kept.append(b"".join(parts[inside::2]).translate(None, _NOT_BRACKETS))
+        kept.append(b"".join(parts[inside::2]).translate(_SQUARE, _NOT_BRACKETS))
         inside ^= (len(parts) - 1) & 1
     return b"".join(kept)
 
@@ -366,7 +367,7 @@ def _depth_within(body: bytes) -> bool:
     brackets = _brackets(body)
     floor = 0
     while True:  # the innermost pairs go together, as long as that is worth a pass
-        shorter = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        shorter = brackets.replace(b"[]", b"")
         if len(shorter) >= len(brackets) * 7 // 8:
             break
         brackets = shorter
@@ -377,7 +378,7 @@ def _depth_within(body: bytes) -> bool:
         if depth + floor > MAX_DEPTH:
             return False
         depth -= run.end(2) - run.start(2)
-    return True
+    return floor <= MAX_DEPTH
 
 
 def _too_deep() -> BadBody:

@@ -26,15 +26,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction
 from time import monotonic
 from typing import Any
 
 import pluggy
 
-from passy_proxy.answer import relayed_head, replied_head
+from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
-from passy_proxy.downstream import ClientGone
+from passy_proxy.config.problem import nearest
+from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
 from passy_proxy.estimate import estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
@@ -47,7 +48,7 @@ from passy_proxy.exchange import (
 )
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.heartbeat import Heartbeat
-from passy_proxy.request_body import read_body
+from passy_proxy.request_body import body_refused, read_body
 from passy_proxy.sse import Decoder
 from passy_proxy.transport import TransportError
 
@@ -95,7 +96,7 @@ def contract(filters: Sequence[Filter]) -> FilterRegistry:
         except pluggy.PluginValidationError as exc:
             raise BadFilter(filter, _plain(filter, str(exc))) from exc
         on_event = getattr(filter, "on_event", None)
-        if on_event is not None and iscoroutinefunction(on_event):
+        if iscoroutinefunction(on_event) or isasyncgenfunction(on_event):
             raise BadFilter(filter, "on_event must be a plain function: no I/O between two tokens")
     return registry
 
@@ -103,7 +104,9 @@ def contract(filters: Sequence[Filter]) -> FilterRegistry:
 def _plain(filter: Filter, message: str) -> str:
     for name in dir(filter):
         if name.startswith("on_") and name not in HOOKS:
-            return f"{filter.name} has no such hook: {name}; the hooks are {', '.join(HOOKS)}"
+            meant = nearest(name, HOOKS)
+            hint = f"did you mean {meant!r}?" if meant else f"the hooks are {', '.join(HOOKS)}"
+            return f"{filter.name}: there is no hook {name!r}; {hint}"
     return f"{filter.name}: {message}".replace("\n", " ")
 
 
@@ -152,8 +155,10 @@ class Chain:
         """Answer the exchange. Never raises, but for a cancellation that is not the client's."""
         downstream = ex.downstream
         try:
-            ex.task = asyncio.current_task()
             downstream.watch(ex.hang_up)
+            if ex.gone:  # before we began
+                raise ClientGone
+            ex.task = asyncio.current_task()
             try:
                 answer = await self.descend(ex)
                 if isinstance(answer, Reply):
@@ -166,14 +171,16 @@ class Chain:
             if not ex.gone:
                 ex.outcome = Outcome("upstream_broken", "shutdown")
                 raise
-            assert ex.task is not None
-            ex.task.uncancel()
-            ex.outcome = CLIENT_GONE
         except ClientGone:
             ex.outcome = CLIENT_GONE
         except Exception as exc:
             await self.fail(ex, exc)
         finally:
+            if ex.gone:
+                # Here and not where the cancellation arrives: a filter may have swallowed it.
+                ex.outcome = CLIENT_GONE
+                if ex.task is not None:
+                    ex.task.uncancel()
             ex.task = None
             await self.complete(ex)
         await downstream.settle()
@@ -188,7 +195,10 @@ class Chain:
             if reply is not None:
                 return reply  # type: ignore[no-any-return]
         ex.depth = self.full
-        return await self.terminal.route(ex, self.dispatch)
+        try:
+            return await self.terminal.route(ex, self.dispatch)
+        except (BodyTooLarge, BodyTimeout) as exc:
+            return body_refused(ex, exc)  # An upload that was being passed on as it came.
 
     async def reply(self, ex: Exchange, reply: Reply) -> None:
         """Send the gateway's own answer."""
@@ -221,7 +231,7 @@ class Chain:
             if attempt.failure is not None:
                 # An upstream's refusal that is nobody else's to mend: its own words, its own status.
                 body = await attempt.problem()
-                head = relayed_head(ex, attempt)
+                head = problem_head(ex, attempt)
                 await self.respond(ex, head)
                 ex.outcome = Outcome("ok", "upstream_status")
                 self.send_whole(ex, head, body)
@@ -254,8 +264,8 @@ class Chain:
         try:
             data = attempt.answer
             ex.written_at = monotonic()
-            if not data:
-                downstream.write(b"")
+            if not data and not downstream.write(b""):
+                await downstream.drain()
             while True:
                 if splitter is not None:
                     data = splitter.feed(data)
@@ -317,21 +327,36 @@ class Chain:
         ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
         for attempt in ex.attempts:
             attempt.close()
-        if ex.downstream.started:
-            ex.downstream.abort()
-            return
         message = f"The gateway made a mistake. Quote {ex.id} when you report it."
+        if ex.downstream.started:
+            if ex.attempts and ex.attempts[-1].streamed:
+                ex.downstream.finish(ex.route.dialect.broken(message, "internal_error", ex.id))
+            else:
+                ex.downstream.abort()
+            return
         head, body = replied_head(ex, Reply(500, "internal_error", message))
         self.send_whole(ex, head, body)
 
     async def complete(self, ex: Exchange) -> None:
-        """The end of the last attempt, then of every entered filter, last one first."""
+        """The end of the last attempt, then of every entered filter, last one first.
+
+        Neither a fault nor a cancellation in one filter keeps the end from the others.
+        """
+        cancelled = None
         if ex.attempts:
             last = ex.attempts[-1]
             if ex.usage is None and last.tap is not None and ex.request.operation:
                 # An upstream that answered and told no usage: what is recorded is a marked guess.
                 ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
-            await self.dispatch.end(ex, last)
+            ended = False
+            while not ended:
+                try:
+                    await self.dispatch.end(ex, last)
+                    ended = True
+                except asyncio.CancelledError as exc:
+                    cancelled = exc
+                except Exception as exc:
+                    ex.snapshot.log.error("on_attempt_end_failed", request_id=ex.id, exc_info=exc)
         for depth, hook, waits in self.on_complete:
             if depth > ex.depth:
                 continue
@@ -339,9 +364,12 @@ class Chain:
                 done = hook(ex)
                 if waits:
                     await done
+            except asyncio.CancelledError as exc:
+                cancelled = exc
             except Exception as exc:
-                # The second and last broad handler: one filter's fault is not the next one's.
                 ex.snapshot.log.error("on_complete_failed", request_id=ex.id, exc_info=exc)
+        if cancelled is not None:
+            raise cancelled
 
 
 class Splitter:

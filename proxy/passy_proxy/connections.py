@@ -37,6 +37,12 @@ class Connections:
             del self._custom[next(iter(self._custom))]
         return known[1]
 
+    async def aclose(self) -> None:
+        """Close all pools: idle connections now, busy ones when their answers end."""
+        for _, upstream in self._custom.values():
+            await upstream.transport.aclose()
+        self._custom.clear()
+
     def _built(self, provider: CustomProvider) -> Upstream:
         dialect = self._dialects(provider.dialect)
         if dialect is None:

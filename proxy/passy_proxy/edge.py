@@ -79,6 +79,8 @@ class Edge:
         self.heads = HeadReader(self.limits.head)
         self.draining = False
         """Say ``connection: close`` in every answer, so that clients go elsewhere."""
+        self.refused: dict[str, int] = {}
+        """How many requests got an answer from here instead of from the application, by code."""
         self._peers: dict[str, int] = {}
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b"\r\n"
@@ -259,8 +261,8 @@ class Connection(asyncio.Protocol):
             self.deadline = self.sweep.now + self.limits.rest_timeout
         elif self.phase == _BUSY:
             self.deadline = NEVER
-            if self.cycle is None:  # answered; the next request waits for the client to read
-                self._next()
+            # asyncio's transports do not bear being closed in this call, so not at once
+            self.loop.call_soon(self._go_on)
 
     def shutdown(self) -> None:
         """uvicorn stops: an idle connection closes, a busy one after its answer."""
@@ -338,6 +340,8 @@ class Connection(asyncio.Protocol):
             if cycle.started:
                 self.cut()
                 return
+        refused = self.edge.refused
+        refused[refusal.code] = refused.get(refusal.code, 0) + 1
         lines = self.edge.default_lines(self.server_state.default_headers)
         self.transport.write(_envelope(refusal, lines))
         self.chunks = None
@@ -364,6 +368,11 @@ class Connection(asyncio.Protocol):
             self.deadline = NEVER
             self._client_left()
             self.cut()
+
+    def _go_on(self) -> None:
+        """The client has read; a request may have waited for that."""
+        if self.phase == _BUSY and self.cycle is None and not self.paused_writing:
+            self._next()
 
     def _next(self) -> None:
         """Ready for another request, which may already be here."""

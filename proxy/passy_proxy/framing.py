@@ -34,7 +34,7 @@ _HOST = re.compile(rb"[\w.~\-]++(?::[0-9]{0,5})?")
 _HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::[0-9]{0,5})?")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect")
-_SECRET = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"x-api-key", b"api-key"))
+_SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session")
 _CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect"))
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_LINE = 256
@@ -97,7 +97,7 @@ class HeadReader:
         self.limits = limits
         self._fields: dict[bytes, tuple[bytes, bytes]] = {}
         self._lines: dict[bytes, RequestLine] = {}
-        self._names: dict[bytes, bytes] = {}  # as spelled -> in lower case
+        self._names: dict[bytes, tuple[bytes, bool]] = {}  # as spelled -> lower case, secret?
         self._underscore = False  # a name of the head at hand holds one
 
     def read(self, raw: bytes) -> RequestHead:
@@ -166,24 +166,26 @@ class HeadReader:
 
     def _read_field(self, text: bytes) -> tuple[bytes, bytes]:
         spelled, colon, value = text.partition(b":")
-        name = self._names.get(spelled)
-        if name is None or not colon:
-            if not colon or _NAME.fullmatch(spelled) is None:
-                _refuse_text(text)
-            name = spelled.lower()
-            _remember(self._names, spelled, name)
-        if _NOT_IN_VALUE.search(value) is not None:
+        name, secret = self._names.get(spelled) or self._read_name(spelled)
+        if not colon or _NOT_IN_VALUE.search(value) is not None:
             _refuse_text(text)
         field = (name, value.strip(b" \t"))
-        if name in _SECRET:
-            return field
         if name in _CHECKED:
             _check_field(*field)
         if b"_" in name:
             self._underscore = True
-        else:
+        elif not secret:
             _remember(self._fields, text, field)
         return field
+
+    def _read_name(self, spelled: bytes) -> tuple[bytes, bool]:
+        """A name in lower case, and whether its value is a secret as far as one can tell."""
+        if _NAME.fullmatch(spelled) is None:
+            _refuse_text(spelled)
+        name = spelled.lower()
+        known = (name, _SECRET.search(name) is not None)
+        _remember(self._names, spelled, known)
+        return known
 
 
 def _remember(known: dict[bytes, Remembered], key: bytes, value: Remembered) -> None:

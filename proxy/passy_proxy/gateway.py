@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from passy_proxy import json
 from passy_proxy.config.build import Parts, build
-from passy_proxy.config.document import Document, load, parse
+from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.config.snapshot import Snapshot, StartFailed
@@ -51,11 +51,12 @@ class Gateway:
         self.site = site
         self.path = path
         self.log = log
-        self._text = text
+        self._text = text.encode()
         self._variables = variables
         self.parts = Parts(Registry(), Shared(), site, log)
         self.tasks = Tasks(log)
-        self._content = ""
+        self._content = b""
+        self._reloading = asyncio.Lock()
         self.snapshot: Snapshot
         self.draining = False
         self.problem: str = ""
@@ -65,13 +66,13 @@ class Gateway:
         """Load and go live. Raises ConfigInvalid or StartFailed when nothing can serve."""
         try:
             self.snapshot = await self._started(self._read())
-        except (ConfigInvalid, StartFailed) as exc:
+        except (ConfigInvalid, StartFailed, OSError) as exc:
             good = self.site.data / LAST_GOOD
             if self.path is None or not good.exists():
                 raise
             self.problem = str(exc)
             self.log.error("configuration_refused", using=str(good), problems=str(exc))
-            self.snapshot = await self._started(load(good, self._variables))
+            self.snapshot = await self._started(content_of(good))
         else:
             self._keep()
         for plugin in self.parts.registry.loaded.values():
@@ -85,23 +86,31 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stop watching, let what runs end, stop everything."""
+        with contextlib.suppress(RuntimeError, ValueError):
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
         await self.tasks.stop()
         await self.snapshot.retire(STOP)
 
     async def reload(self) -> bool:
         """Read the configuration again. False when it was refused: the old one goes on serving."""
-        try:
-            following = await self._started(self._read())
-        except (ConfigInvalid, StartFailed, OSError) as exc:
-            self.problem = str(exc)
-            self.log.error("reload_refused", problems=str(exc))
-            return False
-        before, self.snapshot = self.snapshot, following
-        self.problem = ""
-        self._keep()
-        self.log.info("reloaded", config=following.hash.decode())
-        self.tasks.start(before.retire())
-        return True
+        async with self._reloading:
+            try:
+                following = await self._started(self._read())
+            except Exception as exc:
+                # Broad, since plugins run while a snapshot is made: whatever they do, the old
+                # one goes on serving.
+                expected = isinstance(exc, ConfigInvalid | StartFailed | OSError)
+                self.problem = str(exc) or repr(exc)
+                self.log.error(
+                    "reload_refused", problems=self.problem, exc_info=None if expected else exc
+                )
+                return False
+            before, self.snapshot = self.snapshot, following
+            self.problem = ""
+            self._keep()
+            self.log.info("reloaded", config=following.hash.decode())
+            self.tasks.start(before.retire())
+            return True
 
     def health(self, path: str) -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
@@ -115,18 +124,14 @@ class Gateway:
             return 200, json.dumps({"passy": "LLM gateway", "base_url": "/v1"})
         return None
 
-    def _read(self) -> Document:
-        if self.path is None:
-            document = parse(self._text, "built-in", self._variables)
-            self._content = self._text
-        else:
-            self._content = self.path.read_text(encoding="utf-8", errors="replace")
-            document = load(self.path, self._variables)
-        return document
+    def _read(self) -> bytes:
+        self._content = self._text if self.path is None else content_of(self.path)
+        return self._content
 
-    async def _started(self, document: Document) -> Snapshot:
+    async def _started(self, content: bytes) -> Snapshot:
+        document = parse(content, str(self.path or "built-in"), self._variables)
         file = layers(document, self._variables)
-        hash = hashlib.sha256(self._content.encode()).hexdigest()[:8]
+        hash = hashlib.sha256(content).hexdigest()[:8]
         snapshot = build(file, self.parts, hash)
         for warning in snapshot.warnings:
             self.log.debug("configuration", problem=str(warning))
@@ -140,8 +145,9 @@ class Gateway:
         good = self.site.data / LAST_GOOD
         draft = good.with_suffix(".tmp")
         with contextlib.suppress(OSError):
-            draft.write_text(self._content, encoding="utf-8")
-            draft.chmod(0o600)
+            draft.unlink(missing_ok=True)
+            draft.touch(0o600)  # Nobody else reads it, not even while it is being written.
+            draft.write_bytes(self._content)
             draft.replace(good)
 
     async def _watch(self) -> None:
@@ -150,7 +156,11 @@ class Gateway:
         while True:
             await asyncio.sleep(POLL)
             with contextlib.suppress(OSError):
-                content = self.path.read_text(encoding="utf-8", errors="replace")
-                if content != self._content:
+                if content_of(self.path) != self._content:
                     await self.reload()
-                    self._content = content
+
+
+def content_of(path: Path) -> bytes:
+    """A configuration file as it stands, or so much of it that it is seen to be too large."""
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)

@@ -11,7 +11,7 @@ DAY = 86_400
 
 
 class Question(NamedTuple):
-    """A model at a provider, who is told by base URL, else by its ``provider`` name (may be empty)."""
+    """A model at a provider, who is told by base URL, else by name (which may be empty)."""
 
     url: str
     provider: str
@@ -19,7 +19,7 @@ class Question(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Attodollars (1e-18 USD) a request and a token. What a list does not tell apart costs the same."""
+    """Attodollars (1e-18 USD) a request, and a token of each kind."""
 
     request: int
     input: int

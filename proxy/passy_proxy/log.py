@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -38,11 +39,9 @@ def configure(level: str, format: str, stream: IO[str] | None = None) -> Filteri
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
         _mask,
     ]
-    if not pretty:
-        processors.append(structlog.processors.format_exc_info)
-        processors.append(_mask)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return structlog.wrap_logger(  # type: ignore[no-any-return]
         structlog.PrintLogger(stream),
@@ -76,7 +75,7 @@ class LineWriter(Generic[T]):
         self._descriptor = descriptor
         self._render = render
         self._interval = interval
-        self._lines: list[T] = []
+        self._lines: deque[T] = deque()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.dropped = 0
@@ -104,13 +103,18 @@ class LineWriter(Generic[T]):
         self._flush()
 
     def _flush(self) -> None:
-        lines, self._lines = self._lines, []
-        for begin in range(0, len(lines), BATCH):
-            batch = [self._render(line) for line in lines[begin : begin + BATCH]]
+        while lines := [self._lines.popleft() for _ in range(min(BATCH, len(self._lines)))]:
             try:
-                self._write(b"".join(batch))
+                self._write(b"".join([self._rendered(line) for line in lines]))
             except OSError:
-                self.dropped += len(batch)
+                self.dropped += len(lines)
+
+    def _rendered(self, line: T) -> bytes:
+        try:
+            return self._render(line)
+        except (ValueError, TypeError):  # One that cannot be said must not silence the others.
+            self.dropped += 1
+            return b""
 
     def _write(self, data: bytes) -> None:
         while data:

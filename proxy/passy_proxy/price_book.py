@@ -1,8 +1,8 @@
 """The price list, asked for in a process of its own and remembered.
 
 genai-prices takes a second to import and more memory than a whole gateway, so it never comes into
-this process. Questions are gathered; a child answers them all and those that come up meanwhile, then
-ends. What it said is kept in memory and in a file, so that a later start has nothing to ask.
+this process. Questions are gathered; a child answers them all, and those that come up meanwhile,
+and ends. What it said is kept in memory and in a file, so that a later start has nothing to ask.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Remembered(Struct):
 class PriceBook:
     """What the price list says. Asks nobody before ``open`` and after ``close``.
 
-    Models can be named by clients, so everything here is bounded: a question too many is unknown for
-    now, and the oldest answer makes room for the newest.
+    Models can be named by clients, so everything here is bounded: a question too many is unknown
+    for now, and the oldest answer makes room for the newest.
     """
 
     KEPT = 4_096
@@ -127,7 +127,7 @@ class PriceBook:
             self._tell(list(self._waiting))
 
     async def _answered_by_child(self) -> None:
-        """Ask a child until there is nothing left to ask. Raises OSError, ValueError, TimeoutError."""
+        """Ask until nothing is left to ask. Raises OSError, ValueError, TimeoutError."""
         # -P: nothing of the folder we were started in is imported. A session of its own: the
         # terminal's Ctrl-C is ours to deal with, and the end of our pipe is the end of the child.
         child = await asyncio.create_subprocess_exec(
@@ -155,10 +155,9 @@ class PriceBook:
                 self._tell(batch)
             self._write()
         finally:
-            child.stdin.close()
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
-            await child.wait()
+            await child.communicate()  # Waits for its end, and for that of its pipes.
 
     def _learn(self, question: Question, answer: Answer) -> None:
         if answer.listing is not None:

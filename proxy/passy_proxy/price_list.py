@@ -1,8 +1,8 @@
 """``python -m passy_proxy.price_list``: reads genai-prices for a gateway, in a process of its own.
 
-Its import takes longer than a gateway's start and more memory than a gateway has. A line of standard
-input is a JSON list of questions, a line of standard output the list of their answers; the end of
-the input is the end of it.
+Its import takes longer than a gateway's start and more memory than a gateway has. A line of
+standard input is a JSON list of questions, a line of standard output the list of their answers; the
+end of the input is the end of it.
 """
 
 from __future__ import annotations

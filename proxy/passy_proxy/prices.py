@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from ipaddress import ip_address
@@ -33,10 +33,10 @@ class Price:
     def __init__(
         self, tiers: Iterable[Tier], source: str, since: float = -inf, until: float = inf
     ) -> None:
-        first, *more = tiers
-        self._rates = first.rates
+        first, *more = [(tier.above, surcharges(tier.rates)) for tier in tiers]
+        self._rates = first[1]
         self._tiers = more
-        self._above = more[0].above if more else inf
+        self._above = more[0][0] if more else inf
         self.source = source
         """Where it is from, as text for the books."""
         self.since = since
@@ -47,38 +47,49 @@ class Price:
         """Billionths of a US dollar, rounded half up."""
         input, output, cached, write, reasoning, heard, spoken, _ = usage
         rates = self._rates if input <= self._above else self._reached(input)
-        atto = rates[0] + input * rates[1] + output * rates[2]
+        request, read, written, on_cached, on_write, on_heard, on_reasoning, on_spoken = rates
+        atto = request + input * read + output * written
         if cached or write or reasoning or heard or spoken:
-            atto += difference(usage, rates)
+            if cached + write + heard > input or reasoning + spoken > output:
+                cached, write, heard = parts(input, (cached, write, heard), rates[3:6])
+                reasoning, spoken = parts(output, (reasoning, spoken), rates[6:])
+            atto += cached * on_cached + write * on_write + heard * on_heard
+            atto += reasoning * on_reasoning + spoken * on_spoken
         return (atto + HALF) // NANO
 
-    def _reached(self, input: int) -> Rates:
-        return next(tier.rates for tier in reversed(self._tiers) if input > tier.above)
+    def _reached(self, input: int) -> tuple[int, ...]:
+        return next(rates for above, rates in reversed(self._tiers) if input > above)
 
 
-def difference(usage: Usage, rates: Rates) -> int:
-    """What tokens of a kind of their own cost more (or less) than plain ones, in attodollars.
+def surcharges(rates: Rates) -> tuple[int, ...]:
+    """Attodollars a request, a token read, one written; then what each kind costs more than those.
 
-    Kinds are parts of ``input`` and ``output``, and never add up to more than the whole: where audio
-    was also cached, it counts as cached.
+    The kinds: cached, written into a cache, audio heard; thought, audio spoken.
     """
-    input, output, cached, write, reasoning, heard, spoken, _ = usage
-    total = 0
-    for count, rate in (
-        (cached, rates.cached),
-        (write, rates.cache_write),
-        (heard, rates.audio_input),
-    ):
-        if rate != rates.input:
-            count = min(count, input)
-            input -= count
-            total += count * (rate - rates.input)
-    for count, rate in ((reasoning, rates.reasoning), (spoken, rates.audio_output)):
-        if rate != rates.output:
-            count = min(count, output)
-            output -= count
-            total += count * (rate - rates.output)
-    return total
+    request, read, written = rates.request, rates.input, rates.output
+    of_read = (rates.cached - read, rates.cache_write - read, rates.audio_input - read)
+    return (
+        request,
+        read,
+        written,
+        *of_read,
+        rates.reasoning - written,
+        rates.audio_output - written,
+    )
+
+
+def parts(whole: int, counts: Sequence[int], surcharges: Sequence[int]) -> list[int]:
+    """``counts`` of one ``whole`` cut down so that they fit into it, the last ones first.
+
+    Some overlap (audio that was also cached), and some providers count wrongly. A kind that costs
+    like any other takes up no room.
+    """
+    fitting = []
+    for count, surcharge in zip(counts, surcharges, strict=True):
+        part = min(count, whole) if surcharge else 0
+        whole -= part
+        fitting.append(part)
+    return fitting
 
 
 class Prices:
@@ -86,9 +97,7 @@ class Prices:
 
     KEPT = 4_096
 
-    def __init__(
-        self, overlay: Mapping[str, PriceSettings], book: PriceBook | None = None
-    ) -> None:
+    def __init__(self, overlay: Mapping[str, PriceSettings], book: PriceBook | None = None) -> None:
         self._exact = {name: price_of(name, one) for name, one in overlay.items()}
         self._patterns = sorted((name for name in overlay if "*" in name), key=len, reverse=True)
         self._book = book
@@ -175,7 +184,7 @@ def price_of(name: str, written: PriceSettings) -> Price:
 
 
 def question_of(upstream: Upstream, model: str) -> Question | None:
-    """What to ask the list; ``None`` for a model nobody sells: in this process, or on this network."""
+    """What to ask the list; ``None`` for what nobody sells: in this process, on this network."""
     host = urlsplit(upstream.url).hostname
     if not host or not model or not public(host):
         return None

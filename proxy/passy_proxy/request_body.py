@@ -19,16 +19,8 @@ async def read_body(ex: Exchange) -> Reply | None:
         return None
     try:
         request.body = await ex.downstream.body(request.limit)
-    except BodyTooLarge:
-        limit = size(request.limit)
-        return Reply(413, "request_too_large", f"The body is larger than the limit of {limit}.")
-    except BodyTimeout:
-        return Reply(
-            408,
-            "request_body_timeout",
-            "The body arrived too slowly. Send it again.",
-            [(b"x-should-retry", b"false")],
-        )
+    except (BodyTooLarge, BodyTimeout) as exc:
+        return body_refused(ex, exc)
     if request.operation:
         try:
             request.head = read_head(request.body)
@@ -36,3 +28,16 @@ async def read_body(ex: Exchange) -> Reply | None:
             code = "invalid_value" if exc.param else "invalid_json"
             return Reply(400, code, str(exc), param=exc.param)
     return None
+
+
+def body_refused(ex: Exchange, why: BodyTooLarge | BodyTimeout) -> Reply:
+    """What the client hears of a body that is too large or comes too slowly."""
+    if isinstance(why, BodyTooLarge):
+        limit = size(ex.request.limit)
+        return Reply(413, "request_too_large", f"The body is larger than the limit of {limit}.")
+    return Reply(
+        408,
+        "request_body_timeout",
+        "The body arrived too slowly. Send it again.",
+        [(b"x-should-retry", b"false")],
+    )

@@ -70,6 +70,7 @@ def server_config(app: Any, address: Address, edge: EdgeSettings, **more: Any) -
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=int(edge.keep_alive),
         timeout_graceful_shutdown=int(edge.shutdown_timeout),
         backlog=2048,
@@ -92,6 +93,8 @@ def protocol(edge: EdgeSettings) -> Any:  # noqa: ANN401
         EdgeLimits(
             head=head,
             header_timeout=edge.header_timeout,
+            body_rate=edge.body_rate,
+            body_grace=edge.body_grace,
             keep_alive=edge.keep_alive,
             write_timeout=edge.write_timeout,
             connections_per_ip=edge.max_connections_per_ip,

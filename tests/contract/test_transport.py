@@ -170,18 +170,31 @@ def answering(data: bytes) -> Script:
 
 async def settled(transport: Transport, **expected: int) -> None:
     """Wait, at most 2 s, for these counts."""
-    for _ in range(200):
-        stats = transport.stats()
-        if all(stats[name] == count for name, count in expected.items()):
-            return
-        await asyncio.sleep(0.01)
-    assert expected == {name: transport.stats()[name] for name in expected}
+
+    def seen() -> dict[str, int]:
+        return {name: count for name, count in transport.stats().items() if name in expected}
+
+    with suppress(TimeoutError):
+        await until(lambda: expected == seen())
+    assert expected == seen()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(2):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
 
 
 async def all_gone(upstream: Upstream) -> None:
-    async with asyncio.timeout(2):
-        while upstream.live:
-            await asyncio.sleep(0.01)
+    await until(lambda: upstream.live == 0)
+
+
+async def fetch(transport: Transport, request: UpstreamRequest, limit: int = 1000) -> bytes:
+    leg = await transport.open(request)
+    try:
+        return await leg.read_all(limit)
+    finally:
+        leg.close()
 
 
 # Plain answers.
@@ -613,14 +626,12 @@ async def test_each_timeout_fires_at_its_value(build: Build, case: str) -> None:
         clock = asyncio.get_running_loop().time
         started = clock()
         with pytest.raises(TransportError) as raised:
-            leg = await transport.open(post(body, timeouts=STUCK[case]))
-            try:
-                await leg.read_all(1000)
-            finally:
-                leg.close()
+            await fetch(transport, post(body, timeouts=STUCK[case]))
         elapsed = clock() - started
         assert raised.value.kind == "timeout"
-        assert raised.value.phase == {"drip": "first byte", "total in body": "total"}.get(case, case)
+        assert raised.value.phase == {"drip": "first byte", "total in body": "total"}.get(
+            case, case
+        )
         assert raised.value.sent
         assert 0.25 <= elapsed <= (1.0 if case == "write" else 0.75)
         await settled(transport, open=0)
@@ -679,12 +690,7 @@ async def test_an_answer_that_breaks_off_is_never_a_success(
     async with Upstream().serve(script) as url:
         transport = build(url)
         with pytest.raises(TransportError) as raised:
-            leg = await transport.open(post(replay_safe=True))
-            try:
-                await leg.read_all(100)
-            finally:
-                assert not leg.complete
-                leg.close()
+            await fetch(transport, post(replay_safe=True))
         assert raised.value.kind == "broken"
         assert raised.value.sent
         await settled(transport, open=0)
@@ -722,11 +728,7 @@ async def test_malformed_chunks_end_the_answer(build: Build, data: bytes) -> Non
     async with Upstream().serve(answering(CHUNKED + data)) as url:
         transport = build(url)
         with pytest.raises(TransportError) as raised:
-            leg = await transport.open(post(timeouts=Timeouts(idle=5)))
-            try:
-                await leg.read_all(1000)
-            finally:
-                leg.close()
+            await fetch(transport, post(timeouts=Timeouts(idle=5)))
         assert raised.value.kind == "protocol"
         await settled(transport, open=0)
 
@@ -921,11 +923,8 @@ async def test_cancellation_at_random_moments_leaves_nothing_behind(build: Build
         await settled(transport, waiting=0)
         stats = transport.stats()
         assert stats["open"] == stats["idle"] <= 10
-        async with asyncio.timeout(2):
-            while upstream.live != stats["open"]:
-                await asyncio.sleep(0.01)
-            while len(asyncio.all_tasks()) - upstream.live > tasks:
-                await asyncio.sleep(0.01)
+        await until(lambda: upstream.live == stats["open"])
+        await until(lambda: len(asyncio.all_tasks()) - upstream.live <= tasks)
         await asyncio.gather(*(one() for _ in range(100)))
         assert transport.stats()["open"] <= 10
 
@@ -968,11 +967,13 @@ class Authority:
 
 
 def authority(folder: Path, *names: str) -> Authority:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "passy test CA")])
 
-    def certificate(subject: x509.Name, public: ec.EllipticCurvePublicKey, ca: bool) -> x509.Certificate:
+    def certificate(
+        subject: x509.Name, public: ec.EllipticCurvePublicKey, ca: bool
+    ) -> x509.Certificate:
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -1009,9 +1010,7 @@ def authority(folder: Path, *names: str) -> Authority:
     ca_file, chain = folder / "ca.pem", folder / "server.pem"
     ca_file.write_bytes(certificate(issuer, ca_key.public_key(), True).public_bytes(pem))
     chain.write_bytes(
-        key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + certificate(leaf, key.public_key(), False).public_bytes(pem)
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -9,11 +9,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
+from openai.types import Completion, CreateEmbeddingResponse, ModerationCreateResponse
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter, ValidationError
+
 from passy_plugins.echo import NAMES, Echo
 from passy_plugins.echo_question import Instance, words
 from passy_proxy.sse import Decoder
 from passy_proxy.transport import Leg, Timeouts, TransportError, UpstreamRequest
-from pydantic import ValidationError
 
 pytestmark = pytest.mark.anyio
 
@@ -378,6 +383,51 @@ async def test_echo_json_honours_the_schema() -> None:
         assert {"n": 0} == json.loads(said["choices"][0]["message"]["content"])
     said = await answer("/chat/completions", {"model": "echo:json", "messages": HELLO})
     assert {"echo": "Hello big world"} == json.loads(said["choices"][0]["message"]["content"])
+
+
+CHAT = {"model": "echo", "messages": HELLO}
+CALLED = {**CHAT, "model": "echo:tool", "tools": [TOOL]}
+NATIVE = {"model": "echo", "max_tokens": 9, "messages": HELLO[1:]}
+NATIVE_TOOL = {"name": "weather", "input_schema": TOOL["function"]["parameters"]}
+PROMPT = {"model": "echo", "prompt": "a b"}
+INPUT = {"model": "echo", "input": "a b"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "plain", "streamed"),
+    [
+        ("/chat/completions", CHAT, ChatCompletion, ChatCompletionChunk),
+        ("/chat/completions", CALLED, ChatCompletion, ChatCompletionChunk),
+        ("/completions", PROMPT, Completion, None),
+        ("/responses", INPUT, Response, ResponseStreamEvent),
+        (
+            "/responses",
+            {**INPUT, "tools": [{"type": "function", **TOOL["function"]}], "model": "echo:tool"},
+            Response,
+            ResponseStreamEvent,
+        ),
+        ("/v1/messages", NATIVE, Message, RawMessageStreamEvent),
+        (
+            "/v1/messages",
+            {**NATIVE, "tools": [NATIVE_TOOL], "model": "echo:tool"},
+            Message,
+            RawMessageStreamEvent,
+        ),
+        ("/embeddings", INPUT, CreateEmbeddingResponse, None),
+        ("/moderations", INPUT, ModerationCreateResponse, None),
+        ("/messages/count_tokens", NATIVE, MessageTokensCount, None),
+    ],
+)
+async def test_the_sdks_types_accept_every_shape(
+    path: str, body: Json, plain: Json, streamed: Json
+) -> None:
+    TypeAdapter(plain).validate_python(await answer(path, body))
+    if streamed is not None:
+        adapter = TypeAdapter(streamed)
+        said = await events(path, {**body, "stream_options": {"include_usage": True}})
+        for event in said:
+            if event not in ("[DONE]", {"type": "ping"}):
+                adapter.validate_python(event)
 
 
 def test_words_join_to_the_text() -> None:

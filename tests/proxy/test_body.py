@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -401,10 +402,14 @@ def test_whatever_is_read_is_json_with_that_model_and_the_rest_is_refused(body: 
     assert head.model == first[-1]
 
 
-def depth_of(value: Any) -> int:
-    if not isinstance(value, dict | list):
+def depth_of(value: object) -> int:
+    children: Iterable[object]
+    if isinstance(value, dict):
+        children = value.values()
+    elif isinstance(value, list):
+        children = value
+    else:
         return 0
-    children = value.values() if isinstance(value, dict) else value
     return 1 + max((depth_of(child) for child in children), default=0)
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Downstream
 from passy_proxy.edge import EXTENSION, Connection, Edge, EdgeLimits, edge
@@ -418,6 +425,8 @@ REFUSED = {
 async def test_what_is_outside_the_grammar_is_refused(
     site: Site, status: int, code: str, request_: bytes
 ) -> None:
+    assert site.edge is not None
+    before = site.edge.refused.get(code, 0)
     client = await site.client()
     client.send(request_)
     answer = await client.answer()
@@ -428,6 +437,7 @@ async def test_what_is_outside_the_grammar_is_refused(
     assert {"message", "type", "param", "code", "request_id"} == set(
         json.loads(answer.body)["error"]
     )
+    assert site.edge.refused[code] > before
     client.send(GET)
     assert b"" == await client.rest()
 
@@ -1009,3 +1019,99 @@ async def test_requests_are_counted_for_uvicorn(site: Site) -> None:
     before = site.server.server_state.total_requests
     await site.ask(GET)
     assert before + 1 == site.server.server_state.total_requests
+
+
+async def test_reading_on_after_the_client_left_says_so() -> None:
+    async def play(downstream: Downstream, script: Script) -> None:
+        async for _ in downstream.pieces(1 << 20):
+            script.tell("piece")
+            await until(lambda: downstream.gone)
+
+    script = Script(play)
+    async with serving(script) as site:
+        client = await site.client()
+        client.send(post(b"x" * 10)[:-5])
+        assert "piece" == await script.told()
+        client.writer.close()
+        assert "client gone" == await script.told()
+
+
+async def test_a_client_that_was_not_asked_for_its_body_is_not_slow() -> None:
+    async def play(downstream: Downstream, script: Script) -> None:
+        await asyncio.sleep(0.6)  # three times the grace
+        await capped_app({"path": "/", "extensions": {EXTENSION: downstream}}, None, None)
+
+    async with serving(Script(play), EdgeLimits(body_grace=0.2)) as site:
+        client = await site.client()
+        client.send(head(b"Content-Length: 2", b"Expect: 100-continue"))
+        assert 100 == (await client.answer()).status
+        client.send(b"ok")
+        answer = await client.answer()
+        assert (200, b"2") == (answer.status, answer.body)
+
+
+async def test_a_shutdown_waits_for_a_client_that_still_reads() -> None:
+    size = 16 << 20
+
+    async def play(downstream: Downstream, script: Script) -> None:
+        downstream.start(200, [(b"content-length", b"%d" % size)])
+        downstream.finish(b"x" * size)
+        script.tell("sent")
+
+    script = Script(play)
+    async with serving(script) as site:
+        client = await site.client()
+        client.send(GET)
+        assert "sent" == await script.told()
+        site.server.should_exit = True
+        await until(lambda: not site.server.servers[0].is_serving())
+        assert size == len((await client.answer()).body)
+        assert b"" == await client.rest()
+
+
+async def test_tls_is_served_alike(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path)
+    settings = {"ssl_certfile": certificate, "ssl_keyfile": certificate}
+    trust = ssl.create_default_context(cafile=str(certificate))
+    script = Script(think)
+
+    async def app(scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
+        assert "https" == scope["scheme"]
+        await (script if scope["path"] == "/think" else direct_app)(scope, receive, send)
+
+    async with serving(app, **settings) as site:
+        client = Client(
+            *await asyncio.open_connection(
+                "127.0.0.1", site.port, ssl=trust, server_hostname="localhost"
+            )
+        )
+        client.send(post(b"\x01" * 100_000) + chunked(b"\x01" * 3))
+        assert 100_000 == json.loads((await client.answer()).body)["sum"]
+        assert 3 == json.loads((await client.answer()).body)["sum"]
+        client.send(GET.replace(b"/v1/x", b"/think"))
+        assert "thinking" == await script.told()
+        client.writer.close()
+        assert "hang-up" == await script.told()
+        assert "client gone" == await script.told()
+
+
+def self_signed(folder: Path) -> Path:
+    """A key and a certificate for localhost, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "localhost.pem"
+    pem = serialization.Encoding.PEM
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(pem)
+    )
+    return path

@@ -111,7 +111,13 @@ def test_a_reader_gives_the_same_verdict_with_and_without_memory() -> None:
 
 def test_secrets_are_not_remembered() -> None:
     reader = HeadReader(HeadLimits())
-    lines = [b"Host: h", b"Authorization: Bearer sk-1", b"X-Api-Key: sk-2", b"Cookie: sk-3"]
+    lines = [
+        b"Host: h",
+        b"Authorization: Bearer sk-1",
+        b"X-Api-Key: sk-2",
+        b"Cookie: sk-3",
+        b"Helicone-Auth: sk-5",
+    ]
     reader.read(b"\r\n".join([b"GET /?key=sk-4 HTTP/1.1", *lines, b"", b""]))
     remembered = repr([getattr(reader, name) for name in HeadReader.__slots__ if name != "limits"])
     assert "Host: h" in remembered

@@ -93,11 +93,8 @@ class Anthropic:
             kept = KEPT_NATIVE if request.operation in OPERATIONS else KEPT_BELOW
             headers = headers_for(request, upstream, credential, kept)
         elif spoken == "openai" and request.operation == "chat":
-            translation = Translation(
-                loads_object(request.body), target.model or request.head.model
-            )
-            body, path = translation.body(), upstream.path + b"/v1/messages"
-            path = upstream.paths.get("chat") or upstream.paths.get("messages") or path
+            body = json.dumps(_translation(request, target).body())
+            path = upstream.paths.get("messages") or upstream.path + b"/v1/messages"
             headers = headers_for(request, upstream, credential, KEPT)
         else:
             asked = request.operation or request.path

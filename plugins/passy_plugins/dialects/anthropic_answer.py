@@ -9,7 +9,7 @@ from typing import Any
 
 from passy_plugins.dialects.anthropic_request import JSON_TOOL
 from passy_plugins.dialects.openai_answer import DONE, PlainTap, count, error_message
-from passy_plugins.dialects.watch import USAGE, Watch, last_usage, loads_object
+from passy_plugins.dialects.watch import USAGE, Watch, loads_object
 from passy_proxy import json
 from passy_proxy.records import Usage
 from passy_proxy.sse import Decoder, MalformedStream, Message
@@ -107,6 +107,7 @@ class MessagesTap(Watch):
             self._tell(message.get("usage"))
         elif kind == "message_delta":
             self._tell(said.get("usage"))
+            self.usage = usage_of(self._told)
             delta = said.get("delta")
             if isinstance(delta, dict) and delta.get("stop_reason"):
                 self.finish_reason = str(delta["stop_reason"])
@@ -119,13 +120,15 @@ class MessagesTap(Watch):
         return True
 
     def read_end(self, start: bytes, end: bytes) -> None:
-        self._tell(last_usage(end))
+        """No message that matters is that long."""
 
     def _tell(self, usage: object) -> None:
-        """Counts are totals: a later one takes the place of an earlier one."""
+        """Counts are totals: a later one takes the place of an earlier one.
+
+        The start of a message tells of its input only, so a stream that is cut has no usage.
+        """
         if isinstance(usage, dict):
             self._told |= {name: value for name, value in usage.items() if value is not None}
-            self.usage = usage_of(self._told) or self.usage
 
 
 class MessagePlainTap(PlainTap):
@@ -254,6 +257,8 @@ class ChatStreamTap:
         self._begin({})
 
     def feed(self, data: bytes) -> bytes:
+        if self.error:
+            return b""
         try:
             messages = self._decoder.feed(data)
         except MalformedStream as exc:
@@ -261,6 +266,9 @@ class ChatStreamTap:
         return b"".join([piece for message in messages for piece in self._read(message)])
 
     def finish(self) -> bytes:
+        if self.error:
+            self.done = True
+            return b""
         pieces = [piece for message in self._decoder.finish() for piece in self._read(message)]
         if self.error:
             self.done = True
@@ -358,6 +366,7 @@ class ChatStreamTap:
 
     def _ended(self, delta: Shape, usage: Shape) -> Iterator[bytes]:
         self._tell(usage)
+        self.usage = usage_of(self._told)
         reason = delta.get("stop_reason")
         if reason and not self.finish_reason:
             self.finish_reason = _finish(reason, self._calls)
@@ -372,7 +381,6 @@ class ChatStreamTap:
 
     def _tell(self, usage: Shape) -> None:
         self._told |= {name: value for name, value in usage.items() if value is not None}
-        self.usage = usage_of(self._told) or self.usage
 
 
 def _object(said: Shape, name: str) -> Shape:

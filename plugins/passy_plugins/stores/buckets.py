@@ -37,7 +37,7 @@ _new = tuple.__new__  # what NamedTuple's own constructor calls, a third of the 
 class Bucket:
     """One rate's counter. ``stamp`` is when ``debt`` was true; ``promised`` when the queue ends."""
 
-    __slots__ = ("debt", "full", "limit", "price", "promised", "rate", "stamp")
+    __slots__ = ("debt", "full", "limit", "pace", "price", "promised", "rate", "stamp")
 
     def __init__(self, limit: Rate, now: int) -> None:
         self.debt = 0
@@ -55,6 +55,8 @@ class Bucket:
         """Units that one piece costs."""
         self.full = limit.amount * self.price
         """Units that it holds."""
+        self.pace = 1 / self.rate / SECOND if self.rate else 0.0
+        """Seconds in which one unit is refilled; 0 where nothing ever is."""
 
     def fits(self, limit: Rate) -> None:
         """Take over another rate than the one so far; what was used stays used."""
@@ -73,8 +75,7 @@ class Bucket:
     def room(self, retry: float) -> Room:
         """What is left, right after ``refill``."""
         remaining = max(0, (self.full - self.debt) // self.price)
-        reset = self.debt / self.rate / SECOND if self.rate else inf if self.debt else 0.0
-        return Room(self.limit.amount, remaining, reset, retry)
+        return Room(self.limit.amount, remaining, self.debt * self.pace, retry)
 
     def wait(self, cost: int, now: int) -> float:
         """Seconds until ``cost`` is admitted, after those who wait already; joins their queue."""
@@ -121,30 +122,29 @@ class Buckets:
             elif bucket.limit is not limit:
                 bucket.refill(now)
                 bucket.fits(limit)
-            rate, price = bucket.rate, bucket.price
-            debt = bucket.debt - (now - bucket.stamp) * rate
-            debt = (debt if debt > 0 else 0) + cost * price
+            price = bucket.price
+            debt = bucket.debt - (now - bucket.stamp) * bucket.rate
+            debt = cost * price if debt < 0 else debt + cost * price
             left = bucket.full - debt
             if left < 0:
                 return self._refused(claims, len(rooms), now)
             bucket.debt = debt
             bucket.stamp = now
-            reset = debt / rate / SECOND if debt else 0.0
-            rooms.append(_new(Room, (limit.amount, left // price, reset, 0.0)))
+            rooms.append(_new(Room, (limit.amount, left // price, debt * bucket.pace, 0.0)))
         return _new(Grant, (True, tuple(rooms), claims, [True]))
 
     async def settle(self, grant: Grant, actual: Sequence[int | None]) -> None:
         """Once per grant: a second settle, or one of a refused grant, changes nothing."""
         open_ = grant.token
-        if not isinstance(open_, list) or not open_:
+        if not open_ or not isinstance(open_, list):
             return
         open_.clear()
-        for claim, used in zip(grant.claims, actual, strict=True):
-            key, limit, cost = claim
+        for number, (key, limit, cost) in enumerate(grant.claims):
+            used = actual[number]
             if isinstance(limit, int):
                 self._give_back(key, cost)
             elif used is not None and used != cost:
-                self._correct(key, limit, (used if used > 0 else 0) - cost)
+                self._correct(key, limit, used - cost if used > 0 else -cost)
 
     def _made(self, key: str, limit: Rate, now: int) -> Bucket:
         """A full bucket; two of the oldest are looked at, and dropped if they are full again."""
@@ -190,8 +190,9 @@ class Buckets:
             if more < 0:
                 return  # dropped since, hence full: there is nothing to give back to
             bucket = self._made(key, limit, now)
-        price = more * bucket.price
-        bucket.debt = max(0, min(bucket.refill(now) + price, 2 * bucket.full))
+        price, most = more * bucket.price, 2 * bucket.full
+        debt = bucket.refill(now) + price
+        bucket.debt = 0 if debt < 0 else most if debt > most else debt
         if price < 0 and bucket.promised > now:
             bucket.promised += price // bucket.rate
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -195,7 +196,7 @@ def _configured(place: Place, variables: Mapping[str, str]) -> tuple[type[Issuin
 def as_dict(key: IssuedKey) -> dict[str, Any]:
     """A key for a program: times in ISO 8601, rates as amount and seconds."""
     limits = {"requests": key.limits.requests, "tokens": key.limits.tokens}
-    rates = {name: rate and rate._asdict() for name, rate in limits.items()}
+    rates = {name: rate and asdict(rate) for name, rate in limits.items()}
     return {
         "id": key.id,
         "shown": key.shown,
@@ -257,15 +258,14 @@ def _limits(key: IssuedKey) -> str:
 def _print_table(keys: Sequence[IssuedKey]) -> None:
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(
-        "ID", "Key", "Name", "Description", "Limits", "State", "Last used", box=box.SIMPLE
-    )
+    ids = Column("ID", no_wrap=True)
+    table = Table(ids, "Key", "Name", "State", "Last used", box=box.SIMPLE)
     for key in keys:
-        used = (_moment(key.last_used) or "never").partition("+")[0].replace("T", " ")
-        cells = (key.id, key.shown, key.name, key.description, _limits(key), state(key), used)
+        used = (_moment(key.last_used) or "never").partition("T")[0]
+        cells = (key.id, key.shown, key.name or key.description, state(key), used)
         table.add_row(*map(Text, cells))
     Console().print(table)
 

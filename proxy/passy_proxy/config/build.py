@@ -40,8 +40,8 @@ from passy_proxy.route import Route, RouteTable
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
 from passy_proxy.stores import Counters, Directory, Ledger, Store, Vault
-from passy_proxy.transport import Limits, Timeouts, Transport
-from passy_proxy.transport.connect import BadOrigin, Connector, Tls, parse_origin
+from passy_proxy.transport import DEFAULT_LIMITS, Limits, Timeouts, Transport
+from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
 from passy_proxy.upstream import Upstream, Upstreams
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def build(file: GatewayFile, parts: Parts, hash: str) -> Snapshot:
     builder = _Builder(file, parts, hash)
     try:
         return builder.snapshot()
-    except ConfigInvalid:
+    except BaseException:
         # What was taken from `shared` has not been started, so forgetting it is all there is to do.
         parts.shared.forget(builder.made.held)
         raise
@@ -111,7 +111,7 @@ class _Builder:
                 file.settings.prices,
                 PriceBook(self.parts.site.data / "prices.json", self.parts.log),
             ),
-            Connections: Connections(self.restricted, self.registry.dialect),
+            Connections: self.connections(),
         }
         routes = [route for entry in file.routes if (route := self.route(entry))]
         for name, chain in file.chains.items():
@@ -165,7 +165,19 @@ class _Builder:
             return None
         key = ("store", entry.kind, repr(plain(entry.settings)))
         self.made.store_keys[entry.name] = key
-        return self.share(key, lambda: kind(settings, self.parts.site), "stop")
+        return self.attempted(
+            entry.node,
+            f"the store {entry.name}",
+            lambda: self.share(key, lambda: kind(settings, self.parts.site), "stop"),
+        )
+
+    def attempted(self, node: Node, name: str, make: Any) -> Any:  # noqa: ANN401
+        """What a plugin's code makes, or ``None`` and a complaint, whatever it raises."""
+        try:
+            return make()
+        except Exception as exc:
+            self.complain(node, f"{name} cannot be made: {exc or repr(exc)}")
+            return None
 
     def share(self, key: Hashable, make: Any, close: str) -> Any:  # noqa: ANN401
         thing = self.parts.shared.take(key, make, close)
@@ -236,9 +248,17 @@ class _Builder:
         settings = self.read(settings_of(kind), entry.rest)
         if settings is None:
             return None
+        key = ("upstream", entry.name, entry.settings.kind, repr(plain(entry.rest)))
+        transport = self.attempted(
+            entry.node,
+            f"the upstream {entry.name}",
+            lambda: self.share(key, lambda: kind(settings), "aclose"),
+        )
+        if transport is None:
+            return None
         return Upstream(
             name=entry.name,
-            transport=kind(settings),
+            transport=transport,
             dialect=None,
             models=entry.settings.models,
             key=entry.name,
@@ -265,25 +285,26 @@ class _Builder:
         connector = self.parts.connector
 
         def make() -> Transport:
-            if other or not HAVE_HTTPTOOLS:
-                from passy_proxy.transport.httpcore import HttpcoreTransport
+            if not other:
+                return plain_transport(origin, connector, limits, tls)
+            from passy_proxy.transport.httpcore import HttpcoreTransport
 
-                return HttpcoreTransport(
-                    origin, connector, limits, tls, http2=http.http2, proxy=proxy or None
-                )
-            from passy_proxy.transport.http1 import Http1Transport
-
-            return Http1Transport(origin, connector, limits, tls)
+            return HttpcoreTransport(
+                origin, connector, limits, tls, http2=http.http2, proxy=proxy or None
+            )
 
         transport: Transport = self.share(key, make, "aclose")
         return transport
 
-    def restricted(self, url: str) -> Transport:
-        """A transport for an organisation's own upstream, under the SSRF rules."""
-        from passy_proxy.transport.http1 import Http1Transport
+    def connections(self) -> Connections:
+        """One for all snapshots: organisations' pools stay warm over a reload too."""
+        connector, dialects = self.parts.connector, self.registry.dialect
 
-        allow = self.parts.connector.settings.allow
-        return Http1Transport(parse_origin(url, True, allow), self.parts.connector)
+        def make(url: str) -> Transport:
+            return plain_transport(parse_origin(url, True, connector.settings.allow), connector)
+
+        made: Connections = self.share("connections", lambda: Connections(make, dialects), "aclose")
+        return made
 
     def models(self) -> list[Model]:
         return [self.model(entry) for entry in self.file.models.values()]
@@ -380,7 +401,11 @@ class _Builder:
         rest = tuple((f, repr(plain(settings.entries[f]))) for f in settings.entries)
         key = (kind, live, tuple(sorted(rest)))
         if key not in self.filters:
-            self.filters[key] = kind(config, self.parts.log.bind(filter=entry.name))
+            log = self.parts.log.bind(filter=entry.name)
+            made = self.attempted(entry.node, entry.name, lambda: kind(config, log))
+            if made is None:
+                return None
+            self.filters[key] = made
         return self.filters[key]
 
     def live(
@@ -491,6 +516,22 @@ def choice(entry: ModelEntry, target: TargetEntry, upstream: Upstream, position:
     if weighted and target.priority is None:
         priority = 0
     return Choice(upstream, target.model, priority, target.weight, timeouts, entry.fallback_on)
+
+
+def plain_transport(
+    origin: Origin,
+    connector: Connector,
+    limits: Limits = DEFAULT_LIMITS,
+    tls: Tls = VERIFIED,
+) -> Transport:
+    """HTTP/1.1 straight to the origin: by our own transport, or by httpcore without httptools."""
+    if HAVE_HTTPTOOLS:
+        from passy_proxy.transport.http1 import Http1Transport
+
+        return Http1Transport(origin, connector, limits, tls)
+    from passy_proxy.transport.httpcore import HttpcoreTransport
+
+    return HttpcoreTransport(origin, connector, limits, tls)
 
 
 def settings_of(kind: type[Any]) -> type[Settings]:

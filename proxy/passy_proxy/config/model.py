@@ -227,17 +227,13 @@ class EdgeSettings(Settings):
     max_header_bytes: Size = setting("32KiB", "Largest request head.")
     max_headers: int = setting(100, "Most header lines of a request.", ge=1, le=10_000)
     max_url_bytes: Size = setting("8KiB", "Longest request target.")
-    max_connections: int = setting(10_000, "Most clients connected at once.", ge=1)
     max_connections_per_ip: int = setting(0, "Most of them from one address; 0 is no limit.", ge=0)
     header_timeout: Duration = setting("10s", "Longest a client may take to send a head.")
-    body_timeout: Duration = setting("30s", "Longest silence of a client sending a body.")
-    write_timeout: Duration = setting("60s", "Longest a client may take none of an answer.")
+    body_rate: Size = setting("1KiB", "Least a client must send of a body, a second.", ge=1)
+    body_grace: Duration = setting("10s", "Time before that is looked at.")
+    write_timeout: Duration = setting("30s", "Longest a client may take none of an answer.")
     keep_alive: Duration = setting("75s", "How long an unused client connection is kept.")
-    drain_delay: Duration = setting("5s", "At the end: how long new requests are still taken.")
     shutdown_timeout: Duration = setting("30s", "At the end: how long running answers may take.")
-    trusted_proxies: tuple[str, ...] = setting(
-        (), "Addresses or networks whose x-forwarded-for is believed."
-    )
 
 
 class LogSettings(Settings):
@@ -270,7 +266,6 @@ class GatewaySettings(Settings):
     models: Subtree | None = setting(None, "What clients ask for → who can answer.")
     chains: Subtree | None = setting(None, "Name → filters in the order of execution.")
     routes: Subtree | None = setting(None, "Which chain answers which request.")
-    apps: dict[AbsolutePath, str] = setting({}, "Path → application mounted there.")
     prices: dict[str, PriceSettings] = setting({}, "upstream/model, * allowed → what it costs.")
     edge: EdgeSettings = setting({}, "Limits of the listening side.")
     log: LogSettings = setting({}, "What is logged, and how.")

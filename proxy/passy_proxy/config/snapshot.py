@@ -82,9 +82,11 @@ class Snapshot:
     async def _start(self, name: str, starting: Awaitable[None]) -> None:
         try:
             await starting
-        except Exception as exc:
+        except BaseException as exc:
             await self.stop()
-            raise StartFailed(name, exc) from exc
+            if isinstance(exc, Exception):
+                raise StartFailed(name, exc) from exc
+            raise
 
     def left(self) -> None:
         """An exchange has ended."""
@@ -95,13 +97,14 @@ class Snapshot:
     async def retire(self, drain: float | None = None) -> None:
         """Wait until its last exchange has left (at most ``drain`` seconds), then stop it."""
         self._retired = asyncio.Event()
-        if self.running:
-            try:
+        try:
+            if self.running:
                 async with asyncio.timeout(drain):
                     await self._retired.wait()
-            except TimeoutError:
-                self.log.warning("snapshot_drain_expired", running=self.running)
-        await self.stop()
+        except TimeoutError:
+            self.log.warning("snapshot_drain_expired", running=self.running)
+        finally:
+            await self.stop()  # Also when the wait is cancelled, at the end of the process.
 
     async def stop(self) -> None:
         """Stop filters in reverse, then give back what was shared. Never raises."""

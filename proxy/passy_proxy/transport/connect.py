@@ -144,6 +144,10 @@ class Origin:
     def tls(self) -> bool:
         return self.scheme == "https"
 
+    @property
+    def default_port(self) -> bool:
+        return self.port == _PORTS[self.scheme]
+
 
 def parse_origin(url: str, restricted: bool = False, allow: AllowList = NOTHING) -> Origin:
     """The origin that ``url`` (scheme, host, optional port and path) names. Raises BadOrigin.
@@ -276,7 +280,7 @@ class Connector:
                     factory, sock=sock, ssl=context, server_hostname=origin.host
                 )
         except OSError as error:  # TimeoutError and ssl.SSLError are among them
-            raise TransportError("connect", tls_fault(origin, error), phase="tls") from error
+            raise TransportError("connect", tls_fault(origin.host, error), phase="tls") from error
 
     async def addresses(self, origin: Origin) -> _Found:
         """Family and numeric address of each place ``origin`` may be dialled at, in order.
@@ -347,6 +351,7 @@ class Connector:
                     return await _dialled(family, address, origin.port)
             except OSError as error:
                 fault = error
+        self._known.pop((origin.host, origin.port), None)  # it may have moved
         reason = "timed out" if isinstance(fault, TimeoutError) else _reason(fault)
         message = f"connecting to {origin.host}:{origin.port}: {reason}"
         raise TransportError("connect", message, phase="tcp") from fault
@@ -372,8 +377,8 @@ def _reason(error: BaseException | None) -> str:
     return (getattr(error, "strerror", None) or type(error).__name__).lower()
 
 
-def tls_fault(origin: Origin, error: OSError) -> str:
-    """A sentence on why no TLS connection to ``origin`` came about."""
+def tls_fault(host: str | None, error: OSError) -> str:
+    """A sentence on why no TLS connection to ``host`` came about."""
     if isinstance(error, TimeoutError):
         reason = "timed out"
     elif isinstance(error, ssl.SSLCertVerificationError):
@@ -382,7 +387,7 @@ def tls_fault(origin: Origin, error: OSError) -> str:
         reason = (error.reason or "failed").replace("_", " ").lower()
     else:
         reason = _reason(error)
-    return f"TLS with {origin.host}:{origin.port}: {reason}"
+    return f"TLS with {host}: {reason}"
 
 
 def _tls_context(tls: Tls, alpn: tuple[str, ...]) -> ssl.SSLContext:

@@ -90,7 +90,7 @@ class _Connection(asyncio.Protocol):
         if not isinstance(body, bytes):
             self.deadline = total
             self._transport.write(head)
-            self._upload = self._loop.create_task(self._send_pieces(leg, body, request.length))
+            self._upload = self._loop.create_task(self._send_later(leg, body, request.length))
             return leg
         self.stale = request.replay_safe and self.used
         self._arm(timeouts.first_byte)
@@ -109,30 +109,36 @@ class _Connection(asyncio.Protocol):
             upload.cancel()
             await asyncio.wait((upload,))
 
-    async def _send_pieces(self, leg: Leg, body: AsyncIterator[bytes], length: int | None) -> None:
+    async def _send_later(self, leg: Leg, body: AsyncIterator[bytes], length: int | None) -> None:
         try:
-            size = 0
-            async for piece in body:
-                if self.leg is not leg:
-                    return
-                size += len(piece)
-                if length is not None and size > length:
-                    break
-                if piece:
-                    whole = piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece)
-                    self._transport.write(whole)
-                await self._drain()
-            if self.leg is not leg:
-                return
-            if length is None:
-                self._transport.write(b"0\r\n\r\n")
-            elif size != length:
-                message = f"the request body is not of the announced {length} bytes"
-                raise TransportError("protocol", message, sent=True)
+            await self._send_pieces(leg, body, length)
         except Exception as error:
             if self.leg is leg:
                 self.fail(error)
+        except asyncio.CancelledError:
+            if self.leg is leg and not leg.status:  # it was the iterator that was cancelled
+                self.fail(TransportError("broken", "the request body broke off", sent=True))
+            raise
+
+    async def _send_pieces(self, leg: Leg, body: AsyncIterator[bytes], length: int | None) -> None:
+        size = 0
+        async for piece in body:
+            if self.leg is not leg:
+                return
+            size += len(piece)
+            if length is not None and size > length:
+                break
+            if piece:
+                whole = piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece)
+                self._transport.write(whole)
+            await self._drain()
+        if self.leg is not leg:
             return
+        if length is None:
+            self._transport.write(b"0\r\n\r\n")
+        elif size != length:
+            message = f"the request body is not of the announced {length} bytes"
+            raise TransportError("protocol", message, sent=True)
         self._upload = None
         if not self._unwritten:
             self._arm(self._timeouts.first_byte)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import h2.exceptions
 import httpcore
 
 from passy_proxy.timers import NEVER, Sweep, sweep_of
@@ -70,7 +71,7 @@ class _Leg:
         self.complete = False
         self._slot: _Slot | None = slot
         self._response = response
-        self._body: AsyncIterator[bytes] = response.aiter_stream()
+        self.body: AsyncIterator[bytes] = response.aiter_stream()
         self._error: TransportError | None = None
         self._idle = request.timeouts.idle
         self._total = NEVER
@@ -102,7 +103,7 @@ class _Leg:
         deadline = min(idle, self._total)
         try:
             async with asyncio.timeout_at(None if deadline == NEVER else deadline):
-                async for data in self._body:
+                async for data in self.body:
                     if data:
                         self._left -= len(data)
                         return data
@@ -116,7 +117,7 @@ class _Leg:
 
     async def _finish(self) -> None:
         try:
-            async for _ in self._body:
+            async for _ in self.body:
                 raise TransportError("protocol", "the answer is longer than announced", sent=True)
             await self._response.aclose()
         except _FAULTS as error:
@@ -143,7 +144,7 @@ class _Leg:
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.owner.leave(slot, clean=False)
-            slot.owner.later(self._body, self._response)
+            slot.owner.later(self.body, self._response)
 
     def close(self) -> None:
         if not self.complete:
@@ -184,7 +185,7 @@ class HttpcoreTransport:
         url = httpcore.URL(
             scheme=self.origin.scheme,
             host=self.origin.host,
-            port=self.origin.port,
+            port=None if self.origin.default_port else self.origin.port,
             target=self._writer.target(request.method, request.target),
         )
         limit = request.timeouts.total
@@ -269,12 +270,14 @@ class HttpcoreTransport:
             self._pool.drop()
             message = "the CA file cannot be read"
             raise TransportError("connect", message, phase="tls") from error
-        backend = Backend(self._connector, nearest, self._opened)
+        forwarded = proxy is not None and proxy.url.scheme.startswith(b"http")
+        prior = self._http2 and not self.origin.tls and not forwarded
+        backend = Backend(self._connector, nearest, self._opened, prior)
         pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
             proxy=proxy,
             max_connections=1,
-            http1=self.origin.tls or not self._http2,
+            http1=not prior,
             http2=self._http2,
             network_backend=backend,
         )
@@ -391,13 +394,12 @@ class _Try:
         except _FAULTS as error:
             slot.owner.leave(slot, clean=False)
             raise _fault(error, slot, self._sent) from error
-        except TransportError as error:
-            if not slot.gone:
-                slot.owner.leave(slot, clean=False)
-            error.sent = error.sent or self._sent
-            raise
-        except BaseException:
+        except BaseException as error:
             slot.owner.leave(slot, clean=False)
+            if isinstance(error, TransportError):
+                error.sent = error.sent or self._sent
+            elif isinstance(error, Exception) and not self._sent:  # a proxy that talks nonsense
+                raise _fault(error, slot, False) from error
             raise
 
     async def _leg(self, response: httpcore.Response) -> _Leg:
@@ -407,8 +409,8 @@ class _Try:
         leg = _Leg(slot, response, self._request)
         fault = _head_fault(leg.status, leg.headers)
         if fault is not None:
-            leg.close()
-            raise TransportError("protocol", fault, sent=True)
+            slot.owner.later(leg.body, response)
+            raise TransportError("protocol", f"the upstream's answer has {fault}", sent=True)
         for name, value in leg.headers:
             if name == b"keep-alive":
                 slot.keepalive = kept(value, slot.keepalive)
@@ -446,6 +448,7 @@ _FAULTS = (
     httpcore.ProxyError,
     httpcore.TimeoutException,
     httpcore.UnsupportedProtocol,
+    h2.exceptions.ProtocolError,
 )
 
 
@@ -457,10 +460,10 @@ def _fault(error: Exception, slot: _Slot | None, sent: bool) -> TransportError:
         return TransportError("timeout", message, phase="write", sent=sent)
     if isinstance(error, httpcore.ProxyError):
         return TransportError("connect", "the proxy refused", phase="proxy", sent=sent)
-    if isinstance(error, httpcore.NetworkError) or (stream is not None and stream.ended):
-        return TransportError("broken", "the answer broke off", sent=sent)
     if not sent:
         return TransportError("connect", "no connection came about", phase="proxy")
+    if isinstance(error, httpcore.NetworkError) or (stream is not None and stream.ended):
+        return TransportError("broken", "the answer broke off", sent=True)
     message = f"the upstream's answer is not valid HTTP: {error}"
     return TransportError("protocol", message[:300], sent=sent)
 
@@ -541,6 +544,8 @@ def _proxy(url: str) -> tuple[httpcore.Proxy, Origin]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https", "socks5", "socks5h"):
         raise BadOrigin("a proxy's address begins with http://, https:// or socks5://")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise BadOrigin("a proxy's address is a host and a port")
     place = parts.netloc.rpartition("@")[2]
     plain = "https" if parts.scheme == "https" else "http"
     origin = parse_origin(f"{plain}://{place}")

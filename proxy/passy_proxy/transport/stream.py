@@ -22,8 +22,7 @@ _TICK = 0.1
 class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
     """One connection; TLS may be put on top of it, once or twice (a tunnel)."""
 
-    def __init__(self, origin: Origin, limits: Callable[[], Timeouts]) -> None:
-        self._origin = origin
+    def __init__(self, limits: Callable[[], Timeouts], multiplexed: bool) -> None:
         self._limits = limits
         self._chunks: deque[bytes] = deque()
         self._unread = 0
@@ -31,7 +30,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._fault: Exception | None = None
         self._full = False
         self._changed = asyncio.Event()
-        self.multiplexed = False
+        self.multiplexed = multiplexed
         """It carries HTTP/2: bytes that arrive while we write are no early answer."""
         self.received = 0
         self.ended = False
@@ -153,7 +152,8 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
                 raise ConnectionResetError
         except OSError as error:
             self.abort()
-            raise TransportError("connect", tls_fault(self._origin, error), phase="tls") from error
+            message = tls_fault(server_hostname, error)
+            raise TransportError("connect", message, phase="tls") from error
         except BaseException:
             self.abort()
             raise
@@ -176,11 +176,18 @@ class Backend(httpcore.AsyncNetworkBackend):
     """Dials ``origin`` (the upstream, or the proxy before it) whatever httpcore asks for.
 
     ``timeouts`` are those of the request for which the connection is made; ``opened`` is called
-    for each connection.
+    for each connection. ``multiplexed``: HTTP/2 is spoken without TLS having agreed on it.
     """
 
-    def __init__(self, connector: Connector, origin: Origin, opened: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        origin: Origin,
+        opened: Callable[[], None],
+        multiplexed: bool = False,
+    ) -> None:
         self._connector = connector
+        self._multiplexed = multiplexed
         self._origin = replace(origin, scheme="http")  # httpcore starts TLS itself
         self.timeouts = DEFAULT_TIMEOUTS
         self.stream: Stream | None = None
@@ -195,7 +202,7 @@ class Backend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         def made() -> Stream:
-            return Stream(self._origin, lambda: self.timeouts)
+            return Stream(lambda: self.timeouts, self._multiplexed)
 
         _, self.stream = await self._connector.connect(made, self._origin, Tls(), self.timeouts)
         self._opened()

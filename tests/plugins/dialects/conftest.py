@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
+
 from passy_proxy.body import read_head
 from passy_proxy.downstream import Downstream
 from passy_proxy.exchange import Request

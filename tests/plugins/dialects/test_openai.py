@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
+
 from passy_plugins.dialects.openai import OpenAI, duration
 from passy_proxy.dialect import Untranslatable
 from passy_proxy.event import Reply

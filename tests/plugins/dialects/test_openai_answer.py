@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from passy_plugins.dialects.openai import OpenAI
 from passy_plugins.dialects.openai_answer import usage_of
 from passy_plugins.dialects.watch import HELD

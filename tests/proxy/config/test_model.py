@@ -81,24 +81,28 @@ routes:
     root: /v1
   - {match: GET /healthz, chain: [static: {status: 200}]}
 
-apps: {/portal: portal}
-
 prices:
-  openai/gpt-*: {input: 0.13, output: 0.40, cached_input: 0.1, per: 1M}
+  openai/gpt-*:
+    input: 0.13
+    output: 0.40
+    cached_input: 0.1
+    cache_write: 0.2
+    reasoning: 0.5
+    audio_input: 1
+    audio_output: 2
+    per: 1M
 
 edge:
   max_header_bytes: 16KiB
   max_headers: 50
   max_url_bytes: 4KiB
-  max_connections: 100
   max_connections_per_ip: 10
   header_timeout: 1s
-  body_timeout: 1s
+  body_rate: 1KiB
+  body_grace: 1s
   write_timeout: 1s
   keep_alive: 1s
-  drain_delay: 1s
   shutdown_timeout: 1s
-  trusted_proxies: [127.0.0.1]
 
 log: {level: debug, format: json}
 """
@@ -257,7 +261,7 @@ def keys(node: Node) -> Iterator[tuple[tuple[Part, ...], Text]]:
 
 def is_setting(path: tuple[Part, ...], name: str) -> bool:
     """Whether gateway.yaml itself knows the name; others are free, or belong to a plugin."""
-    named = ("stores", "upstreams", "models", "chains", "apps", "prices")
+    named = ("stores", "upstreams", "models", "chains", "prices")
     match path:
         case (section,) if section in named:
             return False
@@ -382,7 +386,6 @@ def test_the_example_sets_everything_that_can_be_set() -> None:
         ("routes: [{match: GET /, chain: {a: b}}]", (1, 32), "a chain is a list"),
         ("routes: [{match: GET /, override: x}]", (1, 35), "'override' holds filters"),
         ("routes: [{match: GET /, override: {a: on}}]", (1, 39), "'a' takes settings, or off"),
-        ("apps: {portal: x}", (1, 8), "'portal' is no path"),
         ("prices: {x: {input: -1, output: 1}}", (1, 21), "must be at least 0"),
         ("edge: {max_headers: 0}", (1, 21), "must be at least 1"),
         ("log: {level: loud}", (1, 14), "is none of debug, info, warning and error"),

@@ -61,19 +61,21 @@ def connector(names: Names, *allow: str, ttl: float = 30.0) -> Connector:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("https://api.example.com", Origin("https", "api.example.com", 443, b"", b"api.example.com")),
-        ("https://api.example.com/", Origin("https", "api.example.com", 443, b"", b"api.example.com")),
-        ("HTTPS://API.Example.COM./v1/", Origin("https", "api.example.com", 443, b"/v1", b"api.example.com")),
-        ("http://localhost:11434/v1", Origin("http", "localhost", 11434, b"/v1", b"localhost:11434")),
-        ("https://h:443", Origin("https", "h", 443, b"", b"h")),
-        ("http://[::1]:8080/a/b", Origin("http", "::1", 8080, b"/a/b", b"[::1]:8080")),
-        ("https://[2606:4700:0:0:0:0:0:1111]", Origin("https", "2606:4700::1111", 443, b"", b"[2606:4700::1111]")),
-        ("http://127.0.0.1:80", Origin("http", "127.0.0.1", 80, b"", b"127.0.0.1")),
-        ("https://a.b/openai/deployments/gpt-4o_x~y", Origin("https", "a.b", 443, b"/openai/deployments/gpt-4o_x~y", b"a.b")),
+        ("https://api.example.com", ("https", "api.example.com", 443, b"", b"api.example.com")),
+        ("https://api.example.com/", ("https", "api.example.com", 443, b"", b"api.example.com")),
+        ("HTTPS://A.Example.COM./v1/", ("https", "a.example.com", 443, b"/v1", b"a.example.com")),
+        ("http://localhost:11434/v1", ("http", "localhost", 11434, b"/v1", b"localhost:11434")),
+        ("https://h:443", ("https", "h", 443, b"", b"h")),
+        ("http://[::1]:8080/a/b", ("http", "::1", 8080, b"/a/b", b"[::1]:8080")),
+        ("https://[2606:4700:0:0::11]", ("https", "2606:4700::11", 443, b"", b"[2606:4700::11]")),
+        ("http://127.0.0.1:80", ("http", "127.0.0.1", 80, b"", b"127.0.0.1")),
+        ("https://a.b/openai/gpt-4o_x~y", ("https", "a.b", 443, b"/openai/gpt-4o_x~y", b"a.b")),
     ],
 )  # fmt: skip
-def test_an_origin_is_parsed_once_and_normalised(url: str, expected: Origin) -> None:
-    assert expected == parse_origin(url)
+def test_an_origin_is_parsed_once_and_normalised(
+    url: str, expected: tuple[str, str, int, bytes, bytes]
+) -> None:
+    assert Origin(*expected) == parse_origin(url)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,8 @@ def test_a_public_address_is_admitted(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "::ffff:1.1.1.1"]
+    "address",
+    ["169.254.169.254", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "::ffff:1.1.1.1"],
 )
 def test_metadata_and_wrapped_addresses_are_beyond_any_allow_list(address: str) -> None:
     allow = AllowList.of(["0.0.0.0/0", "::/0", "any.example"])
@@ -242,9 +245,9 @@ async def test_one_name_is_asked_for_once_however_many_wait() -> None:
     release = threading.Event()
     names = Names(["1.1.1.1"])
 
-    def slow(*question: Any) -> list[Any]:
+    def slow(host: str, port: int, family: int, kind: int) -> list[Any]:
         release.wait(10)
-        return names(*question)
+        return names(host, port, family, kind)
 
     patient = Connector(lookup=slow)
     origin = parse_origin("https://a.example")
@@ -269,7 +272,12 @@ async def test_an_unknown_name_is_of_kind_connect_and_not_remembered() -> None:
 
 async def test_a_slow_name_ends_with_the_connect_timeout() -> None:
     release = threading.Event()
-    stuck = Connector(lookup=lambda *question: [] if release.wait(10) else [])
+
+    def never(host: str, port: int, family: int, kind: int) -> list[Any]:
+        release.wait(10)
+        return []
+
+    stuck = Connector(lookup=never)
     clock = asyncio.get_running_loop().time
     started = clock()
     with pytest.raises(TransportError) as raised:

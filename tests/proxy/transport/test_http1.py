@@ -52,6 +52,12 @@ async def upstream(script: Script, **limits: float) -> AsyncIterator[Http1Transp
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def dropped(transport: Http1Transport) -> None:
+    async with asyncio.timeout(5):
+        while transport.stats()["open"]:  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
 async def asked(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     if b"content-length: 2\r\n" in head:
@@ -152,7 +158,8 @@ async def test_only_live_connections_are_watched() -> None:
 
 SPLIT = [
     OK,
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=y\r\no\r\n1\r\nk\r\n0\r\nT: 1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"1;x=y\r\no\r\n1\r\nk\r\n0\r\nT: 1\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: a\r\n\r\n" + OK,
 ]
 
@@ -283,8 +290,7 @@ async def test_bytes_that_arrived_are_read_before_the_error() -> None:
 
     async with upstream(script) as transport:
         leg = await transport.open(POST)
-        while transport.stats()["open"]:
-            await asyncio.sleep(0.01)
+        await dropped(transport)
         assert await leg.read() == b"half"
         for _ in range(2):
             with pytest.raises(TransportError):
@@ -391,9 +397,7 @@ async def test_unsolicited_bytes_on_an_idle_connection_end_it() -> None:
         await transport.open(POST)
         assert transport.stats()["idle"] == 1
         more.set()
-        async with asyncio.timeout(2):
-            while transport.stats()["open"]:
-                await asyncio.sleep(0.01)
+        await dropped(transport)
 
 
 # Retries.

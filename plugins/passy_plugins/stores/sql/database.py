@@ -55,15 +55,18 @@ class Sqlite:
         self.path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"passy-sql-{name}")
         self._live: sqlite3.Connection | None = None
+        self._closed = False
 
     async def open(self) -> None:
         """Connect now, to learn of trouble at the start. A file that is not there is made."""
         await self._run(lambda connection: None)
 
     async def close(self) -> None:
-        """Wait for what is running, then disconnect."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown(wait=False)
+        """Wait for what is running, then disconnect; for good."""
+        if not self._closed:
+            self._closed = True
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+            self._thread.shutdown(wait=False)
 
     async def fetch(self, statement: str, *values: Value) -> list[Row]:
         """All rows. Like everything here it raises `StoreUnavailable`."""
@@ -84,6 +87,9 @@ class Sqlite:
         await self._run(lambda connection: _create(connection, script))
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise StoreUnavailable(f"{self.path}: closed")
+
         def here() -> T:
             if self._live is None:
                 self._live = _connect(self.path)
@@ -96,7 +102,7 @@ class Sqlite:
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"{self.path}: {error}") from error
 
-    def _close(self) -> None:
+    def _disconnect(self) -> None:
         if self._live is not None:
             self._live.close()
             self._live = None
@@ -134,10 +140,10 @@ def _transaction(connection: sqlite3.Connection, work: Callable[[], None]) -> No
     connection.execute("BEGIN IMMEDIATE")
     try:
         work()
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _insert_usage(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:

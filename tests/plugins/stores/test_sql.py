@@ -1,0 +1,308 @@
+"""The SQL store: its schema, its start, its secrets, and several processes on one file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from pydantic import ValidationError
+from sqlalchemy import create_engine
+
+from passy_plugins.stores.sql import Sql, SqlSettings, migrate, statements
+from passy_plugins.stores.sql.admin import Admin, NewProvider
+from passy_plugins.stores.sql.schema import metadata
+from passy_proxy import keys
+from passy_proxy.config.settings import Secret
+from passy_proxy.issue import NewKey
+from passy_proxy.keyring import Keyring, KeyringError
+from passy_proxy.records import CredentialRef
+from passy_proxy.site import Site
+from passy_proxy.stores import StoreUnavailable
+
+pytestmark = pytest.mark.anyio
+
+OLD = "the old secret key of these tests: 0123456789"
+NEW = "a newer secret key of these tests: 9876543210"
+RING = Keyring([OLD])
+
+
+def store_at(path: Path, ring: Keyring = RING) -> Sql:
+    return Sql(SqlSettings(url=Secret(url_of(path))), Site(path.parent, ring))
+
+
+def url_of(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def shape(path: Path) -> list[tuple[str, str]]:
+    """Every table and index as SQLite remembers how it was made."""
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+    connection.close()
+    return [(name, " ".join((sql or "").split())) for name, sql in rows]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "passy.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[Sql]:
+    store = store_at(path)
+    await store.start()
+    yield store
+    await store.stop()
+
+
+# The schema
+
+
+def test_the_script_for_new_files_is_what_alembic_makes() -> None:
+    made = Path(migrate.__file__).with_name("fresh.sql").read_text(encoding="utf-8")
+    assert migrate.script() == made
+
+
+async def test_both_roads_lead_to_the_same_tables(tmp_path: Path) -> None:
+    await migrate.upgrade(url_of(tmp_path / "migrated.db"))
+    fresh = store_at(tmp_path / "fresh.db")
+    await fresh.start()
+    await fresh.stop()
+    assert shape(tmp_path / "migrated.db") == shape(tmp_path / "fresh.db")
+
+
+async def test_the_tables_are_those_of_the_schema(store: Sql, path: Path) -> None:
+    engine = create_engine(url_of(path))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert [] == compare_metadata(context, metadata)
+    engine.dispose()
+
+
+def test_the_known_revisions_are_alembic_s() -> None:
+    scripts = ScriptDirectory.from_config(migrate.settings())
+    walked = [script.revision for script in scripts.walk_revisions()]
+    assert list(reversed(walked)) == list(statements.REVISIONS)
+
+
+async def test_a_look_up_and_a_key_s_usage_go_by_an_index(store: Sql, path: Path) -> None:
+    usage = "SELECT * FROM usage WHERE key_id = ?1 AND key_id <> '' ORDER BY at DESC LIMIT 9"
+    with sqlite3.connect(path) as connection:
+        for statement, index in ((statements.PRINCIPAL, "autoindex_keys"), (usage, "ix_usage_key")):
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", (b"",)).fetchall()
+            assert 1 == len(plan)
+            assert index in plan[0][-1]
+    connection.close()
+
+
+# The start
+
+
+def test_a_start_imports_neither_sqlalchemy_nor_alembic(tmp_path: Path) -> None:
+    script = f"""
+import asyncio, sys
+from pathlib import Path
+from passy_plugins.stores.sql import Sql, SqlSettings
+from passy_proxy.config.settings import Secret
+from passy_proxy.keyring import Keyring
+from passy_proxy.site import Site
+
+async def start():
+    site = Site(Path(), Keyring([{OLD!r}]))
+    store = Sql(SqlSettings(url=Secret("sqlite:///folder/passy.db")), site)
+    await store.start()
+    await store.principal(b"")
+    await store.stop()
+
+asyncio.run(start())
+print(sorted({{"sqlalchemy", "alembic", "cryptography"}} & set(sys.modules)))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert ("[]\n", "") == (ran.stdout, ran.stderr)
+    assert (tmp_path / "folder/passy.db").is_file()
+
+
+async def test_many_that_start_at_once_on_a_new_file_all_start(path: Path) -> None:
+    stores = [store_at(path) for _ in range(8)]
+    await asyncio.gather(*(store.start() for store in stores))
+    assert 8 * [None] == [await store.principal(b"") for store in stores]
+    await asyncio.gather(*(store.stop() for store in stores))
+
+
+async def test_an_older_database_is_migrated(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    connection.close()
+    store = store_at(path)
+    await store.start()
+    assert await store.first_key()
+    await store.stop()
+
+
+async def test_a_database_of_a_later_version_is_refused(store: Sql, path: Path) -> None:
+    await store.stop()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(StoreUnavailable, match="9999"):
+        await store_at(path).start()
+
+
+@pytest.fixture
+def prose(path: Path) -> Path:
+    path.write_text("listen: 127.0.0.1:8080\n" * 100)
+    return path
+
+
+async def test_a_file_that_is_no_database_is_refused(prose: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        await store_at(prose).start()
+
+
+async def test_a_database_of_something_else_is_refused(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+    connection.close()
+    with pytest.raises(StoreUnavailable, match="not a database of passy"):
+        await store_at(path).start()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://u:hidden@h/x", "sqlite://", "sqlite:///:memory:", "passy.db", "sqlite://h/x?hidden"],
+)
+def test_a_url_without_a_driver_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ValidationError, match="sqlite:///") as refused:
+        SqlSettings(url=Secret(url))
+    assert "hidden" not in str(refused.value)
+
+
+# Secrets
+
+
+async def test_keys_made_under_another_secret_key_are_refused(store: Sql, path: Path) -> None:
+    with pytest.raises(KeyringError, match="PASSY_SECRET_KEYS"):
+        await store_at(path, Keyring([NEW])).start()
+
+
+async def test_a_new_secret_key_in_front_changes_nothing_for_clients(path: Path) -> None:
+    first = store_at(path)
+    await first.start()
+    key = await first.first_key()
+    assert key is not None
+    await first.stop()
+    rotated = Keyring([NEW, OLD])
+    second = store_at(path, rotated)
+    await second.start()
+    assert await second.principal(keys.digest(rotated.pepper, key.encode()))
+    await second.stop()
+
+
+async def test_a_credential_sealed_with_a_missing_key_is_unavailable(path: Path) -> None:
+    rotated = Keyring([NEW, OLD])
+    async with Admin.opened(url_of(path), rotated) as admin:
+        acme = await admin.create_organisation("Acme")
+        await admin.set_credential(acme, "openai", "sk-acme")
+    store = store_at(path)
+    await store.start()
+    with pytest.raises(StoreUnavailable, match=rotated.first):
+        await store.credential(CredentialRef(acme, "openai"))
+    await store.stop()
+
+
+async def test_a_credential_moved_to_another_row_does_not_open(store: Sql, path: Path) -> None:
+    async with Admin.opened(url_of(path), RING) as admin:
+        acme = await admin.create_organisation("Acme")
+        other = await admin.create_organisation("Other")
+        for organisation in (acme, other):
+            await admin.set_credential(organisation, "openai", f"sk-{organisation}")
+        mine = await admin.add_provider(NewProvider(acme, "Mine", "https://mine.test"), "sk-mine")
+    with sqlite3.connect(path) as connection:
+        swap = "UPDATE credentials SET sealed = (SELECT sealed FROM custom_providers)"
+        connection.execute(f"{swap} WHERE organisation = ?", (other,))
+    connection.close()
+    assert await store.credential(CredentialRef(acme, mine))
+    assert await store.credential(CredentialRef(acme, "openai"))
+    with pytest.raises(StoreUnavailable, match="belongs elsewhere"):
+        await store.credential(CredentialRef(other, "openai"))
+
+
+async def test_the_file_holds_no_key_no_credential_and_no_pepper(path: Path) -> None:
+    async with Admin.opened(url_of(path), RING) as admin:
+        _, key = await admin.create_key(NewKey(name="Ada"))
+        acme = await admin.create_organisation("Acme")
+        await admin.set_credential(acme, "openai", "sk-canary-of-acme")
+    content = b"".join(file.read_bytes() for file in path.parent.glob("passy.db*"))
+    assert b"Ada" in content
+    for secret in (key.encode(), b"sk-canary-of-acme", RING.pepper, RING.pepper.hex().encode()):
+        assert secret not in content
+
+
+# Keys
+
+
+async def test_the_first_key_is_made_once(store: Sql) -> None:
+    key = await store.first_key()
+    assert key is not None
+    assert keys.well_formed(key.encode())
+    assert await store.principal(keys.digest(RING.pepper, key.encode()))
+    assert await store.first_key() is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "description", "email"),
+    [
+        (NewKey(email="a@b.test"), "Emby-generated API Key", "a@b.test"),
+        (NewKey(email="a@b.test", description="Mine"), "Mine", "a@b.test"),
+        (NewKey(email="a@b.test", description="Mine", is_trial=True), "Trial Key", "a@b.test"),
+        (NewKey(email="a@b.test", description="Mine", is_test=True), "Test Key", None),
+    ],
+)
+async def test_a_key_is_described_as_the_earlier_service_did(
+    store: Sql, path: Path, wanted: NewKey, description: str, email: str | None
+) -> None:
+    async with Admin.opened(url_of(path), RING) as admin:
+        made, key = await admin.create_key(wanted)
+        assert [made] == await admin.list_keys()
+    assert (description, email) == (made.description, made.email)
+    assert (wanted.is_test, wanted.is_trial) == (made.is_test, made.is_trial)
+    assert made.shown == keys.shown(key)
+
+
+async def test_what_another_process_changes_is_seen_at_once(store: Sql, path: Path) -> None:
+    async with Admin.opened(url_of(path), RING) as admin:
+        made, key = await admin.create_key(NewKey())
+        digest = keys.digest(RING.pepper, key.encode())
+        before = await store.principal(digest)
+        await admin.disable_key(made.id)
+    after = await store.principal(digest)
+    assert before is not None
+    assert after is not None
+    assert (False, True) == (before.disabled, after.disabled)
+
+
+async def test_a_key_of_an_unknown_organisation_is_refused(store: Sql, path: Path) -> None:
+    async with Admin.opened(url_of(path), RING) as admin:
+        with pytest.raises(ValueError, match="no organisation org_nowhere"):
+            await admin.create_key(NewKey(organisation="org_nowhere"))
+        assert [] == await admin.list_keys()
+
+
+async def test_a_switched_off_provider_has_another_version(store: Sql, path: Path) -> None:
+    async with Admin.opened(url_of(path), RING) as admin:
+        acme = await admin.create_organisation("Acme")
+        mine = await admin.add_provider(NewProvider(acme, "Mine", "https://mine.test"))
+        assert await admin.set_status(mine, "inactive")
+        assert not await admin.set_status("prov_nowhere", "inactive")
+    (provider,) = await store.providers(acme)
+    assert (False, 2) == (provider.active, provider.version)
