@@ -134,7 +134,9 @@ class Question:
         An agent asks again and again as long as tools are called. So a free choice is taken by
         ``echo:tool`` only, and the answer to a tool's result is always text.
         """
-        tools = [tool for tool in map(_tool, self.said.get("tools") or ()) if tool is not None]
+        given = self.said.get("tools")
+        declared = map(_tool, given if isinstance(given, list) else ())
+        tools = [tool for tool in declared if tool is not None]
         if not tools or _is_result(turns[-1]):
             return None
         wanted = _forced(self.said.get("tool_choice"))
@@ -212,8 +214,8 @@ def texts(value: object) -> Iterator[str]:
     elif isinstance(value, dict):
         for name in ("text", "content", "output", "arguments"):
             yield from texts(value.get(name))
-        for call in value.get("tool_calls") or ():
-            yield from texts(call.get("function") if isinstance(call, dict) else None)
+        yield from texts(value.get("tool_calls"))
+        yield from texts(value.get("function"))
 
 
 class Instance:
@@ -224,7 +226,11 @@ class Instance:
         self.text = text
 
     def value(self) -> Any:  # noqa: ANN401
-        return self.of(self.schema, 0)
+        """The instance. Raises BadQuestion for what is no schema."""
+        try:
+            return self.of(self.schema, 0)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise BadQuestion("The JSON schema cannot be followed.", "") from None
 
     def of(self, schema: object, depth: int) -> Any:  # noqa: ANN401
         if not isinstance(schema, dict) or depth > DEEPEST:

@@ -303,6 +303,8 @@ def embeddings(question: Question) -> Shape:
         asked = [asked]
     if not isinstance(asked, list) or not asked:
         raise BadQuestion("'input' is missing or empty.", "input")
+    if not all(isinstance(one, str | list) for one in asked):
+        raise BadQuestion("'input' holds something else than text and tokens.", "input")
     size = question.said.get("dimensions", DIMENSIONS)
     if type(size) is not int or not 1 <= size <= MOST_DIMENSIONS:
         raise BadQuestion(f"'dimensions' is not within 1 and {MOST_DIMENSIONS}.", "dimensions")

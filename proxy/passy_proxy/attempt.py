@@ -25,11 +25,13 @@ class Attempt:
     """One try. It owns its connection: ``close`` gives it back."""
 
     __slots__ = (
+        "_client",
+        "_request",
+        "_spoken",
         "answer",
         "credential",
         "dialect",
         "dropped",
-        "ex",
         "failure",
         "head_at",
         "leg",
@@ -39,15 +41,17 @@ class Attempt:
         "target",
         "told",
         "whole",
-        "_request",
     )
 
     def __init__(self, ex: Exchange, target: Target) -> None:
-        self.ex = ex
+        # The client's request and dialect, not the exchange: a reference back to it would make a
+        # cycle of each request, and those are freed by nobody but the garbage collector.
+        self._client = ex.request
+        self._spoken = ex.route.dialect
         self.target = target
         self.credential: Credential | None = target.upstream.credential
         """Whose key is shown upstream; ``on_attempt`` may replace it."""
-        self.dialect: Dialect = target.upstream.dialect or ex.route.dialect
+        self.dialect: Dialect = target.upstream.dialect or self._spoken
         self.dropped: tuple[str, ...] = ()
         """Parameters the translation could not carry."""
         self._request: UpstreamRequest | None = None
@@ -79,9 +83,8 @@ class Attempt:
         """What goes upstream: built by the dialect on first use, from the pristine request and the
         credential of that moment. ``on_attempt`` may edit it."""
         if self._request is None:
-            spoken = self.ex.route.dialect.name
             self._request = self.dialect.request(
-                self.ex.request, self.target, self.credential, spoken
+                self._client, self.target, self.credential, self._spoken.name
             )
         return self._request
 
@@ -100,10 +103,10 @@ class Attempt:
         self.leg = leg
         if 200 <= leg.status < 300:
             self.streamed = is_sse(leg.headers)
-            spoken = self.ex.route.dialect.name
-            self.tap = self.dialect.tap(self.ex.request, self.streamed, spoken)
+            spoken = self._spoken.name
+            self.tap = self.dialect.tap(self._client, self.streamed, spoken)
             if self.dialect.name != spoken:
-                self.dropped = self.dialect.dropped(self.ex.request, spoken)
+                self.dropped = self.dialect.dropped(self._client, spoken)
         else:
             self.failure = Failure("status", f"status {leg.status}", leg.status, sent=True)
 
@@ -168,7 +171,7 @@ class Attempt:
         self.close()
         if self.leg.status < 400:
             return body
-        return self.dialect.problem(self.leg.status, body, self.ex.route.dialect.name)
+        return self.dialect.problem(self.leg.status, body, self._spoken.name)
 
     def close(self) -> None:
         """Give the connection back, or drop it when its answer was not read to the end."""

@@ -73,6 +73,7 @@ class FilterRegistry(pluggy.PluginManager):
         if not name.startswith("on_") or not callable(getattr(type(plugin), name, None)):
             return None
         if getattr(getattr(plugin, name), "passy.exchange_impl", None):
+            assert isinstance(plugin, Filter)
             raise BadFilter(plugin, f"{name} has pluggy options; the order is the chain's alone")
         options = super().parse_hookimpl_opts(plugin, name)
         return options or pluggy.HookimplOpts(

@@ -20,7 +20,6 @@ import msgspec
 from msgspec import Struct
 
 from passy_proxy.listing import Answer, Question
-from passy_proxy.tasks import Tasks
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -58,9 +57,9 @@ class PriceBook:
     def __init__(self, path: Path, log: FilteringBoundLogger) -> None:
         self._path = path
         self._log = log
-        self._tasks = Tasks(log)
         self._open = False
-        self._asking = False
+        self._asking: asyncio.Task[None] | None = None
+        self._child: asyncio.subprocess.Process | None = None
         self._not_before = 0.0
         self._listed: dict[Question, Answer] = {}
         self._unlisted: dict[Question, Answer] = {}
@@ -84,8 +83,10 @@ class PriceBook:
     async def close(self) -> None:
         """End the child and tell everyone who waits. May be called again."""
         self._open = False
-        await self._tasks.stop()
-        self._tell(list(self._waiting))
+        kill(self._child)
+        if self._asking is not None:
+            # Not cancelled: it would leave a child that nobody has waited for.
+            await self._asking
 
     def answer(self, question: Question) -> Answer | None:
         """What is known; ``None`` when nothing is yet, and the question is then asked."""
@@ -110,27 +111,27 @@ class PriceBook:
         if monotonic() < self._not_before:
             return
         self._waiting[question] = []
-        if not self._asking:
-            self._asking = True
-            self._tasks.start(self._ask_child())
+        if self._asking is None:
+            self._asking = asyncio.get_running_loop().create_task(self._ask_child())
 
     async def _ask_child(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting and self._open:
                 await self._answered_by_child()
         except (OSError, ValueError, TimeoutError, NotImplementedError) as exc:
             self._not_before = monotonic() + self.RETRY
-            reason = str(exc) or type(exc).__name__
-            self._log.warning("price_list_unavailable", reason=reason)
+            if self._open:
+                reason = str(exc) or type(exc).__name__
+                self._log.warning("price_list_unavailable", reason=reason)
         finally:
-            self._asking = False
+            self._asking = None
             self._tell(list(self._waiting))
 
     async def _answered_by_child(self) -> None:
         """Ask until nothing is left to ask. Raises OSError, ValueError, TimeoutError."""
         # -P: nothing of the folder we were started in is imported. A session of its own: the
         # terminal's Ctrl-C is ours to deal with, and the end of our pipe is the end of the child.
-        child = await asyncio.create_subprocess_exec(
+        self._child = child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "passy_proxy.price_list"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -141,7 +142,7 @@ class PriceBook:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            while self._waiting:
+            while self._waiting and self._open:
                 batch = list(self._waiting)[: self.BATCH]
                 async with asyncio.timeout(self.PATIENCE):
                     child.stdin.write(msgspec.json.encode(batch) + b"\n")
@@ -155,8 +156,8 @@ class PriceBook:
                 self._tell(batch)
             self._write()
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
+            self._child = None
+            kill(child)
             await child.communicate()  # Waits for its end, and for that of its pipes.
 
     def _learn(self, question: Question, answer: Answer) -> None:
@@ -191,6 +192,12 @@ class PriceBook:
             draft.replace(self._path)
         except OSError as exc:
             self._log.warning("prices_not_kept", path=str(self._path), reason=str(exc))
+
+
+def kill(child: asyncio.subprocess.Process | None) -> None:
+    if child is not None:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
 
 
 def keep(kept: dict[K, V], key: K, value: V, most: int) -> None:

@@ -1,4 +1,4 @@
-"""For authors of plugins: run a filter without sockets, script an upstream on real ones.
+"""For authors of plugins: run a filter without sockets, script an upstream, serve a whole gateway.
 
 ``pytest_plugins = ["passy_proxy.testing"]`` gives the fixtures ``run`` and ``upstream``.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,38 +21,46 @@ from typing import Any
 import h11
 import pytest
 import structlog
+import uvicorn
 
 from passy_proxy import json
-from passy_proxy.chain import Chain
-from passy_proxy.config.build import Parts, build, settings_of
+from passy_proxy.app import App
+from passy_proxy.config.build import Parts, build
 from passy_proxy.config.document import parse
 from passy_proxy.config.legacy import layers
-from passy_proxy.config.settings import read
+from passy_proxy.config.model import EdgeSettings
 from passy_proxy.config.snapshot import Snapshot
 from passy_proxy.downstream import BodyTooLarge, ClientGone, Headers
 from passy_proxy.exchange import Exchange, Request
 from passy_proxy.filter import Filter, Terminal
+from passy_proxy.gateway import Gateway
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import Principal
 from passy_proxy.registry import Registry
+from passy_proxy.server import protocol
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
 
 Wire = tuple[tuple[bytes, bytes], ...]
+KEYRING = Keyring(["a key for tests only, of 32 bytes or more"])
+SSE = (("content-type", "text/event-stream"),)
 
 
 # An upstream on a real socket
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Seen:
-    """One request as the upstream saw it. ``closed`` is set when its connection is gone."""
+    """One request as the upstream saw it, from its head on."""
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes = b""
+    whole: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the body has all come."""
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when its connection is gone."""
 
     @property
     def json(self) -> Any:  # noqa: ANN401
@@ -60,7 +69,10 @@ class Seen:
 
 @dataclass(slots=True)
 class Answer:
-    """One scripted answer: ``pieces`` with ``gap`` seconds before each, then the end, or a cut."""
+    """A scripted answer: ``delay`` seconds, the head, ``pieces`` with ``gap`` seconds before each.
+
+    The body's length is told if it is sent at once; otherwise it is chunked.
+    """
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
@@ -73,31 +85,43 @@ class Answer:
     """Waited for before the end."""
 
 
+UNSCRIPTED = Answer(500, pieces=[b'{"error":{"message":"nothing is scripted"}}'])
+
+
 class ScriptedUpstream:
     """A provider that does as it is told: answers in the order given, the last one for ever.
 
-    ``async with ScriptedUpstream() as upstream``; its base URL is ``upstream.url``, what it saw is in
-    ``upstream.requests``. Framing by h11, so it is strict about what it is sent.
+    ``async with ScriptedUpstream() as upstream``; its base URL is ``upstream.url``, what it saw is
+    in ``upstream.requests``. Framing by h11, so it is strict about what it is sent: what it did not
+    expect (a request without a script, bytes that are not HTTP) is raised at the block's end.
     """
 
     def __init__(self) -> None:
         self.requests: list[Seen] = []
         self.connections: set[_Connection] = set()
         """Those open now."""
+        self.faults: list[Exception] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Answers under way."""
         self._script: list[Answer] = []
         self._server: asyncio.Server | None = None
+        self._news = asyncio.Event()
 
     async def __aenter__(self) -> ScriptedUpstream:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         assert self._server is not None
         self._server.close()
-        for connection in list(self.connections):
+        connections = list(self.connections)
+        for connection in connections:
             connection.transport.abort()
-        await asyncio.gather(*(c.lost.wait() for c in list(self.connections)))
+        await asyncio.gather(*(connection.lost.wait() for connection in connections))
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.faults and error is None:
+            raise self.faults[0]
 
     @property
     def url(self) -> str:
@@ -120,16 +144,29 @@ class ScriptedUpstream:
         return self.json(completion(text, model))
 
     def stream(self, *texts: str, usage: bool = True, **more: Any) -> ScriptedUpstream:  # noqa: ANN401
-        """Add a streamed chat completion of these pieces of text."""
-        pieces = chat_events(texts, usage=usage and not more.get("cut"))
+        """Add a streamed chat completion of these pieces of text; ``more`` as in Answer.
+
+        With ``cut`` it breaks off after the last text.
+        """
+        pieces = chat_events(texts, usage=usage)
         if more.get("cut"):
             pieces = pieces[: len(texts) + 1]
-        return self.then(Answer(headers=(("content-type", "text/event-stream"),), pieces=pieces, **more))
+        return self.then(Answer(headers=SSE, pieces=pieces, **more))
 
-    def next(self) -> Answer:
-        """The answer to the request that came last."""
+    async def seen(self, number: int = 1) -> Seen:
+        """The request of that number, as soon as its head has come."""
+        while len(self.requests) < number:
+            self._news.clear()
+            await self._news.wait()
+        return self.requests[number - 1]
+
+    def begins(self, request: Seen) -> Answer:
+        """A request has begun; its answer."""
+        self.requests.append(request)
+        self._news.set()
         if not self._script:
-            raise AssertionError("the upstream was asked, and nothing is scripted")
+            self.faults.append(AssertionError(f"no answer is scripted for {request.target}"))
+            return UNSCRIPTED
         return self._script[min(len(self.requests), len(self._script)) - 1]
 
 
@@ -168,35 +205,43 @@ class _Connection(asyncio.Protocol):
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
-        self._wire.receive_data(data)
-        self._go_on()
+        try:
+            self._wire.receive_data(data)
+            self._go_on()
+        except h11.RemoteProtocolError as exc:
+            self._upstream.faults.append(exc)
+            self.transport.abort()
 
     def _go_on(self) -> None:
         while True:
-            try:
-                event = self._wire.next_event()
-            except h11.RemoteProtocolError:
-                self.transport.abort()
-                return
+            event = self._wire.next_event()
             if isinstance(event, h11.Request):
                 headers = {name.decode(): value.decode("latin-1") for name, value in event.headers}
                 self._seen = Seen(event.method.decode(), event.target.decode(), headers)
+                answer = self._upstream.begins(self._seen)
             elif isinstance(event, h11.Data):
                 assert self._seen is not None
                 self._seen.body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 assert self._seen is not None
-                self._upstream.requests.append(self._seen)
-                answer = self._upstream.next()
+                self._seen.whole.set()
                 self._answering = asyncio.get_running_loop().create_task(self._answer(answer))
+                self._upstream.tasks.add(self._answering)
+                self._answering.add_done_callback(self._answered)
             else:
                 return
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._upstream.tasks.discard(task)
+        if not task.cancelled() and isinstance(fault := task.exception(), Exception):
+            self._upstream.faults.append(fault)
+            self.transport.abort()
 
     async def _answer(self, answer: Answer) -> None:
         assert self._seen is not None
         await asyncio.sleep(answer.delay)
         headers = [*answer.headers]
-        if not (answer.gap or answer.cut or answer.hold):
+        if not (answer.gap or answer.cut or answer.hold or answer.status in (204, 304)):
             headers.append(("content-length", str(sum(map(len, answer.pieces)))))
         self._send(h11.Response(status_code=answer.status, headers=headers))
         for piece in answer.pieces:
@@ -271,8 +316,11 @@ class Recorded:
         self.status = 0
         self.headers: Headers = []
         self.sent: list[bytes] = []
+        """Each write, as it came."""
         self.finished = False
+        """The answer came to its end."""
         self.aborted = False
+        """The answer was cut."""
         self._body = body
         self._hang_up: Callable[[], None] | None = None
 
@@ -281,7 +329,28 @@ class Recorded:
         """Everything sent, joined."""
         return b"".join(self.sent)
 
+    @property
+    def json(self) -> Any:  # noqa: ANN401
+        return json.loads(self.answer)
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header that was sent."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    def leave(self) -> None:
+        """The client hangs up; nothing happens if it has its answer."""
+        if self.gone or self.finished or self.aborted:
+            return
+        self.gone = True
+        hang_up, self._hang_up = self._hang_up, None
+        if hang_up is not None:
+            hang_up()
+
+    # passy_proxy.downstream.Downstream
+
     async def body(self, limit: int) -> bytes:
+        if self.gone:
+            raise ClientGone
         if len(self._body) > limit:
             raise BodyTooLarge(limit)
         return self._body
@@ -290,24 +359,27 @@ class Recorded:
         yield await self.body(limit)
 
     def watch(self, hang_up: Callable[[], None] | None) -> None:
-        self._hang_up = hang_up
-
-    def leave(self) -> None:
-        """The client hangs up."""
-        self.gone = True
-        if self._hang_up is not None:
-            self._hang_up()
+        if hang_up is not None and self.gone:
+            hang_up()
+        else:
+            self._hang_up = hang_up
 
     def start(self, status: int, headers: Headers) -> None:
+        if self.started:
+            raise RuntimeError("the answer has a head already")
         self.started, self.status, self.headers = True, status, headers
 
     def write(self, data: bytes) -> bool:
+        if self.gone or self.finished:
+            return False
         self.sent.append(data)
         return True
 
     def finish(self, data: bytes = b"") -> None:
-        self.sent.append(data)
-        self.finished = True
+        if not (self.gone or self.finished or self.aborted):
+            self.sent.append(data)
+            self.finished = True
+            self._hang_up = None
 
     async def drain(self) -> None:
         if self.gone:
@@ -317,6 +389,7 @@ class Recorded:
 
     def abort(self) -> None:
         self.aborted = True
+        self._hang_up = None
 
 
 MINIMAL = """
@@ -328,22 +401,44 @@ routes: [{match: POST /v1/chat/completions}]
 
 
 class Bench:
-    """A snapshot to make exchanges on: the configuration given, or echo and nothing else."""
+    """A snapshot to make exchanges on, while its block lasts.
 
-    def __init__(self, text: str = MINIMAL, variables: Mapping[str, str] | None = None) -> None:
-        variables = variables or {}
-        site = Site(Path(tempfile.gettempdir()), Keyring(["a key for tests only, of 32 bytes or more"]))
+    ``text`` is a configuration, echo and nothing else without one; ``filters`` can be named in it
+    beside those that are installed.
+    """
+
+    def __init__(
+        self,
+        text: str = MINIMAL,
+        variables: Mapping[str, str] | None = None,
+        filters: Sequence[type[Filter]] = (),
+    ) -> None:
         self.log = structlog.get_logger()
-        self.parts = Parts(Registry(), Shared(), site, self.log)
-        file = layers(parse(text, "test.yaml", variables), variables)
-        self.snapshot: Snapshot = build(file, self.parts, "test")
+        self._text = text
+        self._variables = variables or {}
+        self._filters = filters
+        self.parts: Parts
+        self.snapshot: Snapshot
 
     async def __aenter__(self) -> Bench:
-        await self.snapshot.start()
+        """Raises ConfigInvalid with all that is wrong, StartFailed."""
+        self._folder = tempfile.TemporaryDirectory()
+        try:
+            registry = Registry()
+            registry.filters |= {kind.name: kind for kind in self._filters}
+            site = Site(Path(self._folder.name), KEYRING)
+            self.parts = Parts(registry, Shared(), site, self.log)
+            document = parse(self._text, "test.yaml", self._variables)
+            self.snapshot = build(layers(document, self._variables), self.parts, "test")
+            await self.snapshot.start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.snapshot.stop()
+        self._folder.cleanup()
 
     def exchange(
         self,
@@ -354,7 +449,11 @@ class Bench:
         headers: Wire = (),
         principal: Principal | None = None,
     ) -> Exchange:
-        """An exchange as the app makes it. ``body`` is bytes, or becomes JSON with a model."""
+        """An exchange as the app makes it, to be given to ``ex.route.chain.run``.
+
+        ``body`` is bytes, or the fields of a JSON object whose model is ``echo`` unless it says so.
+        Raises LookupError where no route matches.
+        """
         raw = body if isinstance(body, bytes) else json.dumps({"model": "echo", **(body or {})})  # type: ignore[dict-item]
         route = self.snapshot.routes.find(method, path)
         if route is None:
@@ -362,17 +461,18 @@ class Bench:
         downstream = Recorded(raw)
         request = Request(method, path, b"", headers, downstream)
         request.operation, request.limit = route.operation, route.body_limit
+        request.streamed_upload = route.streamed_upload
+        request.rest = path[route.root :]
         ex = Exchange(self.snapshot, route, request, downstream)
         ex.principal = principal
         return ex
 
-    def filter(self, kind: type[Filter], settings: Mapping[str, Any]) -> Filter:
-        """A filter with its settings checked as the loader checks them."""
-        text = json.dumps(settings).decode()
-        config = read(settings_of(kind), parse(text, "settings", {}).root)
-        if isinstance(config, list):
-            raise ValueError("; ".join(map(str, config)))
-        return kind(config, self.log)
+
+class _Given(Filter):
+    """Stands for the filters that a filter needs before it."""
+
+    name = "given"
+    provides = frozenset({"principal", "targets"})
 
 
 async def run_filter(
@@ -383,21 +483,88 @@ async def run_filter(
     headers: Wire = (),
     principal: Principal | None = None,
 ) -> Exchange:
-    """One exchange through ``[kind, alias, fallback]`` to the echo upstream, or ``[kind]`` for a terminal.
+    """One exchange through ``[kind, alias, fallback]`` to the echo upstream.
 
-    The answer is in ``ex.downstream`` (a Recorded), the ending in ``ex.outcome``.
+    A terminal stands alone, or behind ``alias`` if it needs targets. The settings are read as the
+    loader reads them (ConfigInvalid); stores are in memory. A filter that needs a principal gets
+    one without limits if none is given. The answer is in ``ex.downstream`` (a Recorded), the ending
+    in ``ex.outcome``.
     """
-    async with Bench() as bench:
-        made = bench.filter(kind, settings or {})
-        rest = bench.snapshot.routes.all[0].chain.filters
-        await made.start()
-        try:
-            chain = Chain([made] if isinstance(made, Terminal) else [made, *rest])
-            ex = bench.exchange(body, headers=headers, principal=principal)
-            await chain.run(ex)
-        finally:
-            await made.stop()
+    chain: list[object] = ["given", {kind.name: settings} if settings else kind.name]
+    if "targets" in kind.needs:
+        chain.insert(1, "alias")
+    if not issubclass(kind, Terminal):
+        chain += ["fallback"] if "alias" in (*chain, kind.name) else ["alias", "fallback"]
+    text = json.dumps(
+        {
+            "upstreams": {"echo": {"kind": "echo"}},
+            "chains": {"default": chain},
+            "routes": [{"match": "POST /v1/chat/completions"}],
+        }
+    ).decode()
+    if principal is None and "principal" in kind.needs:
+        principal = Principal("key_test")
+    async with Bench(text, filters=[_Given, kind]) as bench:
+        ex = bench.exchange(body, headers=headers, principal=principal)
+        await ex.route.chain.run(ex)
         return ex
+
+
+# A whole gateway
+
+
+@dataclass(slots=True, eq=False)
+class Serving:
+    """A gateway that is running; its address is ``url``."""
+
+    gateway: Gateway
+    server: uvicorn.Server
+
+    @property
+    def port(self) -> int:
+        port: int = self.server.servers[0].sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def serving(
+    configuration: str | Path,
+    data: Path,
+    variables: Mapping[str, str] | None = None,
+    **stock: Any,  # noqa: ANN401
+) -> AsyncIterator[Serving]:
+    """Serve a configuration (its text, or its file) in this event loop, on a port of 127.0.0.1.
+
+    ``data`` is the folder for its files. ``stock`` settings are uvicorn's own and take the place of
+    our edge: ``http="h11"``. Raises RuntimeError when the gateway does not start.
+    """
+    path, text = (configuration, "") if isinstance(configuration, Path) else (None, configuration)
+    site = Site(data, KEYRING)
+    gateway = Gateway(site, variables or {}, structlog.get_logger(), path=path, text=text)
+    settings = {"http": protocol(EdgeSettings()), **stock}
+    config = uvicorn.Config(
+        App(gateway), "127.0.0.1", 0, lifespan="on", ws="none", log_config=None, access_log=False,
+        **settings,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+    running = asyncio.get_running_loop().create_task(server.serve())
+    try:
+        while not server.started and not running.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)  # uvicorn sets no event for it.
+        if not server.started:
+            raise RuntimeError("the gateway did not start; its log says why")
+        yield Serving(gateway, server)
+    finally:
+        server.should_exit = True
+        await running
+
+
+# Fixtures
 
 
 Run = Callable[..., Awaitable[Exchange]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from base64 import b64decode
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.types import Completion, CreateEmbeddingResponse, ModerationCreateResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
@@ -428,6 +431,46 @@ async def test_the_sdks_types_accept_every_shape(
         for event in said:
             if event not in ("[DONE]", {"type": "ping"}):
                 adapter.validate_python(event)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "function", "name", "parameters", "content", "text", "properties"]
+            )
+            | st.sampled_from(["required", "enum", "items", "anyOf", "allOf", "$ref", "format"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+MEMBERS = (
+    "messages",
+    "input",
+    "prompt",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "text",
+    "stream",
+)
+PATHS = ("/chat/completions", "/completions", "/responses", "/v1/messages", "/embeddings")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(PATHS),
+    st.sampled_from(["echo", "echo:tool", "echo:json"]),
+    st.dictionaries(st.sampled_from(MEMBERS), JUNK, max_size=4),
+)
+def test_no_body_is_more_than_refused(path: str, model: str, more: dict[str, Json]) -> None:
+    body = {"messages": HELLO, "input": "a", "prompt": "a", "tools": [TOOL], **more, "model": model}
+    leg = asyncio.run(ask(path, body))
+    assert leg.status in (200, 400)
 
 
 def test_words_join_to_the_text() -> None:

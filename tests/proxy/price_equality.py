@@ -1,5 +1,7 @@
-"""Compares our integers with genai-prices' own Decimals, for every model it lists. Run by a test, in a
-process of its own: ``python price_equality.py`` prints how many costs agreed and each that did not.
+"""Compares our integers with genai-prices' own Decimals, for every model it lists.
+
+A test runs it in a process of its own. It prints each cost that differs, then how many agreed and
+how many models have no price for tokens.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import Usage as TheirUsage
+
 from passy_proxy.listing import Question
 from passy_proxy.price_list import answer
 from passy_proxy.prices import Price

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
+
 from passy_proxy.config.model import PriceSettings
 from passy_proxy.listing import Answer, Listing, Period, Question, Rates, Tier
 from passy_proxy.price_book import PriceBook
@@ -25,6 +28,10 @@ pytestmark = pytest.mark.anyio
 NOW = 1_795_430_000.0
 NANO = 10**9
 HERE = Path(__file__).parent
+
+both_loops = pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": use}) for use in (False, True)]
+)
 
 
 def at(name: str, url: str = "", owner: str = "operator") -> Upstream:
@@ -176,13 +183,6 @@ at_a, at_b = at("a"), at("b")
 # The price list
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-    return "asyncio", {"use_uvloop": request.param == "uvloop"}
-
-
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every child that was started."""
@@ -222,6 +222,7 @@ def priced(table: Prices, upstream: Upstream, model: str) -> Awaitable[Price | N
     return asyncio.wait_for(future, 60)
 
 
+@both_loops
 async def test_the_price_list_is_asked_once_and_then_remembered(
     opened: Open, children: list[Any], tmp_path: Path
 ) -> None:
@@ -237,7 +238,7 @@ async def test_the_price_list_is_asked_once_and_then_remembered(
     later = opened(Target.at(OPENAI, "gpt-4o"))
     assert price.source == known(later.price(OPENAI, "gpt-4o", NOW)).source
     assert 1 == len(children)
-    assert ["prices.json"] == [path.name for path in tmp_path.iterdir()]
+    assert ["prices.json"] == os.listdir(tmp_path)
 
 
 async def ended(children: list[Any], count: int) -> None:
@@ -283,7 +284,7 @@ async def test_the_overlay_wins_and_asks_nobody(opened: Open, children: list[Any
     assert [] == children
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"source": 1}', b"\xff\x00", b"[]"])
+@pytest.mark.parametrize("content", [b"\xff{", b'{"source": 1}'])
 async def test_a_damaged_file_is_asked_anew(opened: Open, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "prices.json").write_bytes(content)
     assert await priced(opened(), OPENAI, "gpt-4o") is not None
@@ -300,13 +301,14 @@ async def test_what_another_version_of_the_list_said_is_forgotten(
     assert 2 == len(children)
 
 
+@both_loops
 async def test_stopping_ends_the_child_and_tells_who_waits(
     opened: Open, children: list[Any]
 ) -> None:
     table = opened()
     waiting = asyncio.ensure_future(priced(table, OPENAI, "gpt-4o"))
     async with asyncio.timeout(60):
-        while not children:
+        while not children:  # noqa: ASYNC110 - it is patched to be here
             await asyncio.sleep(0)
     await table.stop()
     assert await waiting is None
@@ -363,8 +365,6 @@ def test_a_gateway_never_imports_the_price_list() -> None:
 
 
 def test_an_answer_survives_its_journey() -> None:
-    import msgspec
-
     listing = Listing("p/m", (Period((Tier(-1, rates(1)),), None, (1.0, 2.0)),))
     sent = msgspec.json.encode([Answer(listing), Answer(None, provider=False)])
     assert [Answer(listing), Answer(None, provider=False)] == msgspec.json.decode(

@@ -77,15 +77,12 @@ assert_type(stash.pop(COUNT, None), int | None)
 """
 
 
-@pytest.mark.parametrize(
-    ("line", "error"),
-    [("", ""), ('stash[COUNT] = "x"', '"__setitem__" of "Stash"'), ('stash["count"]', '"str"')],
-)
-def test_a_type_checker_knows_each_value(tmp_path: Path, line: str, error: str) -> None:
+def test_a_type_checker_knows_each_value(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     script = tmp_path / "typed.py"
-    script.write_text(TYPED + line + "\n")
+    script.write_text(TYPED + 'stash[COUNT] = "x"\nstash["count"]\n')
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(script)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert bool(error) == (checked.returncode != 0), checked.stdout
-    assert error in checked.stdout
+    wrong = [line for line in checked.stdout.splitlines() if " error: " in line]
+    last = len(script.read_text().splitlines())
+    assert [last - 1, last] == [int(line.split(":")[1]) for line in wrong]

@@ -143,7 +143,7 @@ def test_a_printed_rate_reads_back(text: str) -> None:
 
 
 class Limits(BaseModel):
-    timeout: Duration = Field(30.0, description="Patience.")
+    timeout: Duration = Field(default=30.0, description="Patience.")
     body: Size = 10 << 20
     tokens: Count = 5
     requests: RateSetting = Rate(60, 60.0)

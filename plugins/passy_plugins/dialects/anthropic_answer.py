@@ -155,9 +155,11 @@ class ChatPlainTap(PlainTap):
         return b""
 
     def finish(self) -> bytes:
+        if self.done:
+            return b""
+        self.done = True
         said = loads_object(b"".join(self._pieces))
         self._pieces = []
-        self.done = True
         if said.get("type") == "error":
             error = chat_error(said.get("error"))
             self.error = error["message"]

@@ -106,6 +106,8 @@ class PlainTap:
         return data
 
     def finish(self) -> bytes:
+        if self.done:
+            return b""
         self.done = True
         pieces = self._pieces
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)

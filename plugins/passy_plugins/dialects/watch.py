@@ -29,7 +29,8 @@ OVERLAP = 24
 """Longer than any word that makes a message notable."""
 
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
-BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+BLANK = (b"\n\n", b"\n\r\n", b"\r\r")
+"""What stands between two messages, whatever ends a line."""
 USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]+)"')
 TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*')
@@ -208,13 +209,10 @@ class Watch:
         carry = self._carry
         searched = max(len(carry) - 3, 0)
         carry += data
-        cut = max(
-            carry.rfind(b"\n\n", searched) + 2,
-            carry.rfind(b"\n\r\n", searched) + 3,
-            carry.rfind(b"\r\r", searched) + 2,
-        )
+        cuts = [at + len(blank) for blank in BLANK if (at := carry.rfind(blank, searched)) >= 0]
         out = b""
-        if cut > 2:
+        if cuts:
+            cut = max(cuts)
             out = self._whole(bytes(carry[:cut]))
             del carry[:cut]
         if len(carry) > HELD:
@@ -228,17 +226,23 @@ class Watch:
         """Pass on the rest of a message that was too long to be held."""
         carry = self._carry
         overlap = bytes(carry[-3:])
-        boundary = BOUNDARY.search(overlap + data)
-        if boundary is None:
+        boundary = _boundary(overlap + data)
+        if boundary < 0:
             carry += data
             del carry[:-REMEMBERED]
             return data
-        end = max(boundary.end() - len(overlap), 0)
+        end = max(boundary - len(overlap), 0)
         carry += data[:end]
         self.read_end(self._start, bytes(carry[-REMEMBERED:]))
         carry.clear()
         self._long = False
         return data[:end] + self.feed(data[end:]) if end < len(data) else data
+
+
+def _boundary(data: bytes) -> int:
+    """Where the first message in ``data`` ends; -1 where none does."""
+    ends = [at + len(blank) for blank in BLANK if (at := data.find(blank)) >= 0]
+    return min(ends, default=-1)
 
 
 def _closing(data: bytes, start: int) -> int:

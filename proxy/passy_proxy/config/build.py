@@ -165,11 +165,12 @@ class _Builder:
             return None
         key = ("store", entry.kind, repr(plain(entry.settings)))
         self.made.store_keys[entry.name] = key
-        return self.attempted(
+        store: Store | None = self.attempted(
             entry.node,
             f"the store {entry.name}",
             lambda: self.share(key, lambda: kind(settings, self.parts.site), "stop"),
         )
+        return store
 
     def attempted(self, node: Node, name: str, make: Any) -> Any:  # noqa: ANN401
         """What a plugin's code makes, or ``None`` and a complaint, whatever it raises."""

@@ -1,321 +1,17 @@
-"""The default upstream client: HTTP/1.1 on an asyncio protocol and httptools.
-
-A connection and its leg part as soon as the message is complete: the connection is idle again (or
-gone) while the leg keeps its bytes. A connection is used again only if the request went out whole,
-the message ended where its framing said and nothing followed it.
-
-Deadlines are attributes which one sweep per loop looks at; no request starts a timer or a task
-(only an upload from an iterator has one).
-"""
+"""The default upstream client: HTTP/1.1 over a keep-alive pool of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator
-from typing import cast
 
-import httptools
+from passy_proxy.timers import NEVER
 
-from passy_proxy.timers import NEVER, Sweep, sweep_of
-
-from . import DEFAULT_LIMITS, DEFAULT_TIMEOUTS, Limits, Timeouts, TransportError, UpstreamRequest
-from .answer import FRAMING_BYTES, HEAD_BYTES, AnswerParser, Leg, reason
+from . import DEFAULT_LIMITS, Limits, Timeouts, TransportError, UpstreamRequest
+from .answer import Leg
 from .connect import VERIFIED, Connector, Origin, Tls
+from .connection import Connection
 from .head import HeadWriter
 from .pool import Pool
-
-_UNREAD_BYTES = 262_144
-_JOINED_BYTES = 65_536
-"""Bodies up to this size are copied into one write with the head."""
-_SILENCE = {
-    "write": "took no more of the request",
-    "first byte": "sent no complete head",
-    "idle": "sent nothing more",
-    "total": "did not finish the answer",
-}
-
-
-class _Connection(asyncio.Protocol):
-    """One connection, and the answer that is arriving on it (``leg``), if any."""
-
-    __slots__ = (
-        "_adopted", "_answer", "_backlog", "_drained", "_loop", "_paused", "_pool", "_since",
-        "_timeouts", "_total", "_transport", "_unwritten", "_upload", "deadline", "gone", "leg",
-        "stale", "sweep", "used",
-    )  # fmt: skip
-
-    _transport: asyncio.Transport
-    _total: float
-
-    def __init__(self, pool: Pool[_Connection], keepalive: float) -> None:
-        self._pool = pool
-        self._loop = asyncio.get_running_loop()
-        self._answer = AnswerParser(keepalive)
-        self._timeouts = DEFAULT_TIMEOUTS
-        self._upload: asyncio.Task[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
-        self._adopted = False
-        self._paused = False
-        self._unwritten = False
-        self._backlog = 0
-        self._since = 0.0
-        self.sweep: Sweep = sweep_of(self._loop)
-        self.deadline = NEVER
-        self.gone = False
-        self.leg: Leg | None = None
-        self.used = False
-        self.stale = False
-        """It died under a request of which no answer came and which may be sent again."""
-
-    def adopt(self) -> None:
-        """From here on the connection owns its slot and its place in the sweep."""
-        self._adopted = True
-        self.sweep.add(self)
-
-    # The exchange.
-
-    def send(
-        self, request: UpstreamRequest, head: bytes, total: float, waiter: asyncio.Future[None]
-    ) -> Leg:
-        """Send; ``waiter`` is done when the leg has its head, or its error.
-
-        ``total`` is a moment on the loop's clock.
-        """
-        leg = self.leg = Leg(self, waiter)
-        self._answer.begin(leg, request.method)
-        timeouts = self._timeouts = request.timeouts
-        self._total = total
-        body = request.body
-        if not isinstance(body, bytes):
-            self.deadline = total
-            self._transport.write(head)
-            self._upload = self._loop.create_task(self._send_later(leg, body, request.length))
-            return leg
-        self.stale = request.replay_safe and self.used
-        self._arm(timeouts.first_byte)
-        if len(body) <= _JOINED_BYTES:
-            self._transport.write(head + body)
-        else:
-            self._transport.write(head)
-            self._transport.write(body)
-        return leg
-
-    async def stop_upload(self) -> None:
-        """See to it that the request's iterator is the caller's again."""
-        upload, self._upload = self._upload, None
-        if upload is not None:
-            self._answer.reusable = False
-            upload.cancel()
-            await asyncio.wait((upload,))
-
-    async def _send_later(self, leg: Leg, body: AsyncIterator[bytes], length: int | None) -> None:
-        try:
-            await self._send_pieces(leg, body, length)
-        except Exception as error:
-            if self.leg is leg:
-                self.fail(error)
-        except asyncio.CancelledError:
-            if self.leg is leg and not leg.status:  # it was the iterator that was cancelled
-                self.fail(TransportError("broken", "the request body broke off", sent=True))
-            raise
-
-    async def _send_pieces(self, leg: Leg, body: AsyncIterator[bytes], length: int | None) -> None:
-        size = 0
-        async for piece in body:
-            if self.leg is not leg:
-                return
-            size += len(piece)
-            if length is not None and size > length:
-                break
-            if piece:
-                whole = piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece)
-                self._transport.write(whole)
-            await self._drain()
-        if self.leg is not leg:
-            return
-        if length is None:
-            self._transport.write(b"0\r\n\r\n")
-        elif size != length:
-            message = f"the request body is not of the announced {length} bytes"
-            raise TransportError("protocol", message, sent=True)
-        self._upload = None
-        if not self._unwritten:
-            self._arm(self._timeouts.first_byte)
-
-    async def _drain(self) -> None:
-        while self._unwritten and not self.gone:
-            self._drained = self._loop.create_future()
-            await self._drained
-        # One turn of the loop, so that an answer which is waiting is read before the next write,
-        # whose failure would close the socket.
-        await asyncio.sleep(0)
-
-    def resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-            self._arm(self._timeouts.idle)
-
-    def fail(self, error: Exception) -> None:
-        leg = self.leg
-        if leg is not None:
-            leg.error = error
-            leg.wake()
-        self.drop()
-
-    def drop(self) -> None:
-        """Close at once and give up the slot. Idempotent."""
-        if self.gone:
-            return
-        self.gone = True
-        leg, self.leg = self.leg, None
-        if leg is not None:
-            leg.line = None
-        if self._adopted:
-            self._pool.idle.pop(self, None)
-            self._pool.drop()
-            self.sweep.discard(self)
-        self._transport.abort()
-        self._wake_upload()
-
-    def _finish(self, leg: Leg) -> None:
-        leg.line = self.leg = None
-        answer = self._answer
-        cut = self._unwritten or self._upload is not None
-        if not answer.reusable or cut or answer.keepalive <= 0.0 or self._pool.closed:
-            self.drop()
-            return
-        answer.end()
-        self.used = True
-        self.deadline = self.sweep.now + answer.keepalive
-        if not self._pool.give(self):
-            self.deadline = NEVER
-
-    # Deadlines.
-
-    def _arm(self, limit: float | None) -> None:
-        deadline = NEVER if limit is None else self.sweep.now + limit
-        self.deadline = deadline if deadline < self._total else self._total
-
-    def expire(self, now: float) -> None:
-        leg = self.leg
-        if leg is None:
-            self.drop()
-            return
-        if now >= self._total:
-            phase = "total"
-        elif leg.status:
-            phase = "idle"
-        elif self._unwritten:
-            backlog = self._transport.get_write_buffer_size()
-            if backlog != self._backlog:
-                self._backlog, self._since = backlog, now
-            limit = self._timeouts.write
-            if limit is None or now - self._since < limit:
-                return  # the deadline stays in the past: looked at again by the next sweep
-            phase = "write"
-        else:
-            phase = "first byte"
-        message = f"the upstream {_SILENCE[phase]} in time"
-        self.fail(TransportError("timeout", message, phase=phase, sent=True))
-
-    # Called by the event loop.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        # 1, not 0: asyncio's TLS transport takes an empty buffer for a full one at 0.
-        self._transport.set_write_buffer_limits(high=1, low=0)
-
-    def pause_writing(self) -> None:
-        self._unwritten = True
-        self._backlog = -1
-        self._since = self.sweep.now
-        if self.leg is not None and not self.leg.status:
-            self.deadline = 0.0
-
-    def resume_writing(self) -> None:
-        self._unwritten = False
-        if self.leg is not None and self.leg.status:  # answered before it had the request
-            self._answer.reusable = False
-        elif self.leg is not None:
-            self._arm(None if self._upload is not None else self._timeouts.first_byte)
-        self._wake_upload()
-
-    def _wake_upload(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-
-    def data_received(self, data: bytes) -> None:
-        leg = self.leg
-        if leg is None:  # nobody asked
-            self.drop()
-            return
-        answer = self._answer
-        answer.pending += len(data)
-        try:
-            answer.feed(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not leg.complete:
-                self._refuse(f"is not valid HTTP/1.1: {reason(error)[:200]}")
-                return
-            answer.reusable = False
-        if leg.complete:
-            self._finish(leg)
-        elif not leg.status:
-            if answer.pending > HEAD_BYTES:
-                self._refuse("has too large a head")
-        elif answer.pending > FRAMING_BYTES:
-            self._refuse("has too much chunk framing")
-        else:
-            self._arm(self._timeouts.idle)
-            if leg.unread > _UNREAD_BYTES:
-                self._paused = True
-                self._transport.pause_reading()
-                self.deadline = self._total
-
-    def _refuse(self, fault: str) -> None:
-        self.fail(TransportError("protocol", f"the upstream's answer {fault}", sent=True))
-
-    def eof_received(self) -> None:
-        self._lost(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None and self.leg is not None:
-            self._salvage()
-        self._lost(exc)
-
-    def _lost(self, exc: Exception | None) -> None:
-        leg = self.leg
-        if leg is None:
-            self.drop()
-        elif not leg.status:
-            # A write that failed means an incomplete request, which nobody can have served.
-            cut = self._unwritten or isinstance(exc, BrokenPipeError)
-            again = self.stale or (self.used and cut and self._upload is None)
-            self.stale = again and not self._answer.pending
-            message = "the upstream closed the connection without an answer"
-            self.fail(TransportError("broken", message, sent=True))
-        elif self._answer.until_eof and exc is None:
-            leg.complete = True
-            leg.wake()
-            self.drop()
-        else:
-            self.fail(TransportError("broken", "the answer broke off", sent=True))
-
-    def _salvage(self) -> None:
-        """Read what had arrived: a failed write closes the transport without looking.
-
-        Only a plain connection's; over TLS the keys are out of reach.
-        """
-        if self._transport.get_extra_info("sslcontext") is not None:
-            return
-        descriptor = self._transport.get_extra_info("socket").fileno()
-        try:
-            while self.leg is not None and (data := os.read(descriptor, _UNREAD_BYTES)):
-                self.data_received(data)
-        except OSError:
-            return
 
 
 class Http1Transport:
@@ -333,7 +29,7 @@ class Http1Transport:
         self._limits = limits
         self._tls = tls
         self._writer = HeadWriter(origin)
-        self._pool: Pool[_Connection] = Pool(limits.max_connections)
+        self._pool: Pool[Connection] = Pool(limits.max_connections)
 
     async def open(self, request: UpstreamRequest) -> Leg:
         head = self._writer.head(request)
@@ -350,12 +46,12 @@ class Http1Transport:
             leg = connection.send(request, head, total, waiter)
             try:
                 await waiter
-                if connection._upload is not None:
+                if connection.upload is not None:
                     await connection.stop_upload()
             except BaseException:
                 leg.close()
-                if connection._upload is not None:
-                    connection._upload.cancel()
+                if connection.upload is not None:
+                    connection.upload.cancel()
                 raise
             if leg.status:
                 return leg
@@ -364,7 +60,7 @@ class Http1Transport:
                 raise leg.error
             connection = await self._replacement(request.timeouts, total)
 
-    async def _replacement(self, timeouts: Timeouts, total: float) -> _Connection:
+    async def _replacement(self, timeouts: Timeouts, total: float) -> Connection:
         """A new connection for a request of which the old one may have carried some bytes."""
         try:
             return await self._connection(timeouts, total, fresh=True)
@@ -374,7 +70,7 @@ class Http1Transport:
 
     async def _connection(
         self, timeouts: Timeouts, total: float, fresh: bool = False
-    ) -> _Connection:
+    ) -> Connection:
         """An idle connection (unless ``fresh``) or a new one, waiting for a slot if need be."""
         pool = self._pool
         while not pool.closed:
@@ -391,17 +87,17 @@ class Http1Transport:
             return await self._connect(timeouts, total)
         raise TransportError("pool", "the transport is closed", phase="pool")
 
-    async def _queue(self, limit: float | None, total: float) -> _Connection | None:
+    async def _queue(self, limit: float | None, total: float) -> Connection | None:
         now = asyncio.get_running_loop().time()
         deadline = NEVER if limit is None else now + limit
-        if deadline <= total:
-            return await self._pool.wait(deadline)
         try:
-            return await self._pool.wait(total)
+            return await self._pool.wait(min(deadline, total))
         except TransportError as error:
+            if deadline <= total or self._pool.closed:
+                raise
             raise TransportError("timeout", str(error), phase="total") from None
 
-    async def _connect(self, timeouts: Timeouts, total: float) -> _Connection:
+    async def _connect(self, timeouts: Timeouts, total: float) -> Connection:
         try:
             async with asyncio.timeout_at(None if total == NEVER else total):
                 _, connection = await self._connector.connect(
@@ -422,8 +118,8 @@ class Http1Transport:
         self._pool.opened += 1
         return connection
 
-    def _new(self) -> _Connection:
-        return _Connection(self._pool, self._limits.keepalive)
+    def _new(self) -> Connection:
+        return Connection(self._pool, self._limits.keepalive)
 
     async def aclose(self) -> None:
         self._pool.close()

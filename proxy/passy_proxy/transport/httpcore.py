@@ -252,7 +252,7 @@ class HttpcoreTransport:
         try:
             return await self._pool.wait(min(deadline, total))
         except TransportError as error:
-            if deadline <= total:
+            if deadline <= total or self._pool.closed:
                 raise
             raise TransportError("timeout", str(error), phase="total") from None
 

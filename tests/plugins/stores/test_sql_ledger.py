@@ -208,13 +208,14 @@ async def test_records_are_written_in_batches(monkeypatch: pytest.MonkeyPatch) -
     away.here = True
     spool = Spool(away.write, structlog.get_logger())
     spool.start()
-    for record in numbered(0, 499):
+    enough = ledger.ENOUGH
+    for record in numbered(0, enough - 1):
         spool.record(record)
     for _ in range(10):
         await asyncio.sleep(0)
     assert 0 == away.tries
-    spool.record(numbered(499, 500)[0])
+    spool.record(numbered(enough - 1, enough)[0])
     await until(lambda: away.tries)
-    assert 500 == len(away.written)
+    assert enough == len(away.written)
     await spool.stop()
     assert 1 == away.tries

@@ -352,7 +352,7 @@ async def test_the_hint_of_the_upstream_is_obeyed() -> None:
         (await transport.open(POST)).close()
         async with asyncio.timeout(5):
             await closed.wait()
-        assert 0.3 <= asyncio.get_running_loop().time() - started <= 0.9
+        assert 0.3 <= asyncio.get_running_loop().time() - started <= 3.0
 
 
 async def test_a_zero_hint_forbids_reuse() -> None:

@@ -20,7 +20,7 @@ from pydantic import AfterValidator
 from passy_plugins.stores.sql import statements
 from passy_plugins.stores.sql.database import Sqlite, sqlite_path
 from passy_plugins.stores.sql.ledger import Spool, row
-from passy_plugins.stores.sql.ready import agree, ready
+from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.hookspecs import hookimpl
@@ -76,7 +76,7 @@ class Sql(Store):
         `StoreUnavailable` when it cannot be opened, is of a later version, or was made under
         another secret key.
         """
-        await ready(self._writer, self._url)
+        await make_ready(self._writer, self._url)
         await agree(self._writer, self._keyring)
         await self._reader.open()
         self._spool.start()

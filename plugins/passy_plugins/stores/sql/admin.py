@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from passy_plugins.stores.sql.database import Sqlite, sqlite_path
 from passy_plugins.stores.sql.engine import engine_for
-from passy_plugins.stores.sql.ready import agree, ready
+from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.schema import (
     credentials,
     custom_providers,
@@ -68,7 +68,7 @@ class Admin:
         """
         database = Sqlite(sqlite_path(url), "admin")
         try:
-            await ready(database, url)
+            await make_ready(database, url)
             await agree(database, keyring)
         finally:
             await database.close()

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -21,8 +22,11 @@ Row = tuple[Value, ...]
 BUSY_SECONDS = 5.0
 """How long one process waits for another's write to this file to end."""
 
-ROWS_AT_ONCE = 125
-"""Usage rows in one INSERT: each statement gives up the interpreter lock and has to win it back."""
+ROWS_AT_ONCE = (125, 25, 5, 1)
+"""Usage rows in one INSERT: each statement gives up the interpreter lock and has to win it back.
+
+A few fixed sizes, so that each is compiled once.
+"""
 
 _WRONG = (
     sqlite3.IntegrityError,
@@ -148,12 +152,12 @@ def _transaction(connection: sqlite3.Connection, work: Callable[[], None]) -> No
 
 def _insert_usage(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     def work() -> None:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            some = rows[start : start + ROWS_AT_ONCE]
-            values: list[Value] = []
-            for row in some:
-                values += row
-            connection.execute(statements.record_usage(len(some)), values)
+        start = 0
+        for size in ROWS_AT_ONCE:
+            while len(rows) - start >= size:
+                values = list(chain.from_iterable(rows[start : start + size]))
+                connection.execute(statements.record_usage(size), values)
+                start += size
 
     _transaction(connection, work)
 

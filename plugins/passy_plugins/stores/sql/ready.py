@@ -14,7 +14,7 @@ from passy_proxy.stores import StoreUnavailable
 _FRESH = Path(__file__).with_name("fresh.sql")
 
 
-async def ready(database: Sqlite, url: str) -> None:
+async def make_ready(database: Sqlite, url: str) -> None:
     """Bring the tables to the newest revision: nothing to do, a script for a new file, or alembic.
 
     `StoreUnavailable` says why it cannot be done.

@@ -1,0 +1,182 @@
+"""One record an exchange: its tokens, its cost, its attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from passy_plugins.stores.memory import Memory
+from passy_proxy import Exchange, UsageRecord
+from passy_proxy.testing import Bench, Recorded, ScriptedUpstream
+
+pytestmark = pytest.mark.anyio
+
+CONFIGURATION = """
+stores: {{books: {{kind: memory}}}}
+upstreams:
+  echo: {{kind: echo}}
+  first: {{dialect: openai, url: "{url}/v1", credential: sk-canary-0123456789}}
+  away: {{dialect: openai, url: "http://127.0.0.1:1/v1"}}
+models:
+  m: [first/gpt-4o]
+  second-try: [away/gpt-4o, first/gpt-4o]
+  "*": ["first/*"]
+chains: {{default: [usage: {{ledger: books}}, alias, fallback: {{retries: 0}}]}}
+routes: [{{match: POST /v1/chat/completions}}]
+prices: {{{prices}}}
+"""
+WRITTEN = "first/gpt-4o: {input: 2, output: 10, per: 1M}"
+COST = 9 * 2_000 + 10_000
+
+
+@dataclass
+class Metered:
+    """A gateway's snapshot with its books."""
+
+    bench: Bench
+    upstream: ScriptedUpstream
+
+    async def ask(self, model: str = "m", **body: object) -> Exchange:
+        ex = self.bench.exchange({"model": model, "messages": [], **body})
+        await ex.route.chain.run(ex)
+        return ex
+
+    @property
+    def books(self) -> list[UsageRecord]:
+        store = self.bench.snapshot.stores["books"]
+        assert isinstance(store, Memory)
+        return store.records
+
+
+Meter = Callable[..., Awaitable[Metered]]
+
+
+@pytest.fixture
+async def metered() -> AsyncIterator[Meter]:
+    """Makes started gateways in front of one scripted upstream."""
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(ScriptedUpstream())
+
+        async def make(prices: str = WRITTEN, *, priced_as: str = "", url: str = "") -> Metered:
+            text = CONFIGURATION.format(url=url or upstream.url, prices=prices)
+            bench = await stack.enter_async_context(Bench(text))
+            if priced_as:  # Asked where the script is, and priced as if it were elsewhere.
+                bench.snapshot.upstreams["first"].url = priced_as
+            return Metered(bench, upstream)
+
+        yield make
+
+
+def header(ex: Exchange, name: bytes) -> bytes | None:
+    assert isinstance(ex.downstream, Recorded)
+    return dict(ex.downstream.headers).get(name)
+
+
+async def test_a_plain_answer_is_recorded_with_its_tokens_and_cost(metered: Meter) -> None:
+    gateway = await metered()
+    gateway.upstream.chat("Hello!")
+    ex = await gateway.ask()
+    [record] = gateway.books
+    assert (ex.id, "m", "first", "gpt-4o") == (
+        record.id,
+        record.model,
+        record.upstream,
+        record.upstream_model,
+    )
+    assert ("ok", 200, False) == (record.outcome, record.status, record.streamed)
+    assert (9, 1, False) == (record.input, record.output, record.estimated)
+    assert (COST, "prices: first/gpt-4o") == (record.cost_nanos, record.price)
+    assert 0 <= record.first_ms <= record.duration_ms
+    assert b"0.000028000" == header(ex, b"x-passy-cost-usd")
+
+
+async def test_a_stream_is_recorded_like_a_plain_answer(metered: Meter) -> None:
+    gateway = await metered()
+    gateway.upstream.stream("Hello!")
+    ex = await gateway.ask(stream=True)
+    [record] = gateway.books
+    assert (9, 1, COST) == (record.input, record.output, record.cost_nanos)
+    assert record.streamed
+    assert header(ex, b"x-passy-cost-usd") is None
+
+
+async def test_every_try_is_in_the_record(metered: Meter) -> None:
+    gateway = await metered()
+    gateway.upstream.chat()
+    await gateway.ask("second-try")
+    [record] = gateway.books
+    refused, answered = record.attempts
+    assert ("away", 0, False) == (refused.upstream, refused.status, refused.maybe_billed)
+    assert refused.failure.startswith("connect: ")
+    assert ("first", 200, "") == (answered.upstream, answered.status, answered.failure)
+    assert "sk-canary" not in repr(record)
+
+
+async def test_an_unknown_price_leaves_the_cost_open(metered: Meter) -> None:
+    gateway = await metered(prices="")
+    gateway.upstream.chat()
+    ex = await gateway.ask()
+    [record] = gateway.books
+    assert (9, 1, None, "") == (record.input, record.output, record.cost_nanos, record.price)
+    assert header(ex, b"x-passy-cost-usd") is None
+
+
+async def test_a_refusal_is_recorded_without_cost(metered: Meter) -> None:
+    gateway = await metered()
+    gateway.upstream.json({"error": {"message": "no"}}, status=400)
+    await gateway.ask()
+    [record] = gateway.books
+    assert (400, 0, 0, None) == (record.status, record.input, record.output, record.cost_nanos)
+
+
+OPENAI = "https://api.openai.com/v1"
+
+
+async def test_a_record_waits_for_a_price_that_is_being_asked_for(metered: Meter) -> None:
+    gateway = await metered(prices="", priced_as=OPENAI)
+    gateway.upstream.chat()
+    ex = await gateway.ask()
+    assert 200 == ex.status
+    await until(lambda: bool(gateway.books))
+    [record] = gateway.books
+    assert ex.id == record.id
+    assert 9 * 2_500 + 10_000 == record.cost_nanos
+    assert record.price.startswith("genai-prices ")
+    assert b"0.000032500" == header(await gateway.ask(), b"x-passy-cost-usd")
+
+
+async def test_prices_of_aliases_are_asked_for_at_start(metered: Meter) -> None:
+    gateway = await metered(prices="", url="https://api.openai.com")
+    file = gateway.bench.parts.site.data / "prices.json"
+    await until(file.exists)
+    assert b"openai/gpt-4o" in file.read_bytes()
+
+
+async def test_a_stop_leaves_no_record_behind(
+    metered: Meter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexec sleep 600\n")
+    silent.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(silent))
+    gateway = await metered(prices="", priced_as=OPENAI)
+    gateway.upstream.chat()
+    ex = await gateway.ask()
+    books = gateway.bench.snapshot.stores["books"]
+    assert isinstance(books, Memory)
+    assert [] == books.records
+    await gateway.bench.snapshot.stop()
+    [record] = books.records
+    assert (ex.id, 9, None) == (record.id, record.input, record.cost_nanos)
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not reached():  # noqa: ASYNC110 - another process reaches it
+            await asyncio.sleep(0.01)

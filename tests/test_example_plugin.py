@@ -1,0 +1,104 @@
+"""The example package of the tutorial, as a stranger would use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "docs/examples/prompt_cap"
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new virtual environment with passy's wheel, its locked dependencies and the example's wheel."""
+    room = tmp_path_factory.mktemp("fresh")
+    wheels, python = room / "wheels", room / "venv/bin/python"
+    for package in (ROOT, EXAMPLE):
+        source = room / package.name
+        left_out = shutil.ignore_patterns(".venv", ".git", "node_modules", ".*_cache", "__pycache__")
+        shutil.copytree(package, source, ignore=left_out)
+        build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+        subprocess.run([*build, "-w", wheels, source], check=True)
+    subprocess.run([sys.executable, "-m", "venv", room / "venv"], check=True)
+    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    subprocess.run([*install, "--require-hashes", "-r", ROOT / "requirements.lock"], check=True)
+    subprocess.run([*install, "--no-deps", *wheels.glob("*.whl")], check=True)
+    return python
+
+
+def test_its_own_tests_pass(fresh: Path) -> None:
+    # pytest itself comes from this environment; the plugin and passy from the fresh one.
+    site = Path(pytest.__file__).parents[1]
+    code = f"import sys; sys.path.append({str(site)!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    ran = subprocess.run(
+        [fresh, "-c", code, "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=EXAMPLE,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
+
+
+def test_a_gateway_that_names_it_refuses_long_prompts(fresh: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [fresh.with_name("passy"), "serve", "--config", EXAMPLE / "gateway.yaml"]
+    gateway = subprocess.Popen(
+        [*command, "--data", tmp_path, "--listen", f"127.0.0.1:{port}"],
+        env={"PATH": os.environ["PATH"]},
+        cwd=tmp_path,
+    )
+    try:
+        status, body = ask(port, "short")
+        assert (200, "short") == (status, body["choices"][0]["message"]["content"])
+        status, body = ask(port, "x" * 41)
+        assert (413, "prompt_too_long") == (status, body["error"]["code"])
+        assert "41 characters; the limit is 40." == body["error"]["message"]
+    finally:
+        gateway.terminate()
+        gateway.wait(20)
+
+
+def test_its_settings_are_checked_and_shown_like_ours(fresh: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "gateway.yaml"
+    wrong.write_text((EXAMPLE / "gateway.yaml").read_text().replace("max_chars", "max_char"))
+    passy = fresh.with_name("passy")
+    ran = subprocess.run([passy, "check", wrong], capture_output=True, text=True, cwd=tmp_path)
+    assert 78 == ran.returncode
+    assert "gateway.yaml:8:20" in ran.stderr
+    assert "did you mean 'max_chars'?" in ran.stderr
+    shown = subprocess.run(
+        [passy, "plugins", "prompt_cap", "--json"], capture_output=True, text=True, cwd=tmp_path
+    )
+    [plugin] = json.loads(shown.stdout)
+    assert "passy-prompt-cap" == plugin["distribution"]
+    assert 20_000 == plugin["parts"][0]["settings"]["max_chars"]["default"]
+
+
+def ask(port: int, text: str) -> tuple[int, dict]:
+    """One chat completion; waits for the gateway to listen."""
+    body = json.dumps({"model": "echo", "messages": [{"role": "user", "content": text}]})
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(url, body.encode(), timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the gateway does not listen")
