@@ -24,14 +24,15 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new virtual environment with passy's wheel, its locked dependencies and the example's wheel."""
     room = tmp_path_factory.mktemp("fresh")
     wheels, python = room / "wheels", room / "venv/bin/python"
+    uv = [Path(sys.executable).with_name("uv"), "--quiet"]
     for package in (ROOT, EXAMPLE):
         source = room / package.name
         left_out = shutil.ignore_patterns(".venv", ".git", "node_modules", ".*_cache", "__pycache__")
         shutil.copytree(package, source, ignore=left_out)
-        build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-        subprocess.run([*build, "-w", wheels, source], check=True)
-    subprocess.run([sys.executable, "-m", "venv", room / "venv"], check=True)
-    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        here = ["--python", sys.executable, "--no-build-isolation", "--wheel"]
+        subprocess.run([*uv, "build", *here, "--out-dir", wheels, source], check=True)
+    subprocess.run([*uv, "venv", "--python", sys.executable, room / "venv"], check=True)
+    install = [*uv, "pip", "install", "--python", python]
     subprocess.run([*install, "--require-hashes", "-r", ROOT / "requirements.lock"], check=True)
     subprocess.run([*install, "--no-deps", *wheels.glob("*.whl")], check=True)
     return python

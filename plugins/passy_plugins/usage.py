@@ -76,7 +76,7 @@ class Metering(Filter):
             if price is None:
                 keep(unpriced)
             else:
-                keep(unpriced._replace(cost_nanos=price.cost(usage), price=price.source))
+                keep(unpriced._replace(cost_nanos=price.cost(usage), price=price.text))
 
         self.config.prices.when_known(upstream, model, ex.at, enter)
 
@@ -117,7 +117,7 @@ def record(ex: Exchange, price: Price | None = None) -> UsageRecord:
         spoken,
         guessed,
         price.cost(ex.usage) if price and ex.usage else None,
-        price.source if price else "",
+        price.text if price else "",
         int((ex.written_at - started) * 1000) if ex.written_at else 0,
         int((monotonic() - started) * 1000),
         tuple([attempt_record(attempt, started) for attempt in attempts]),

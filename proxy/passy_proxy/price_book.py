@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -49,7 +50,9 @@ class PriceBook:
     UNLISTED = 1_024
     ASKED = 256
     BATCH = 64
-    PATIENCE = 10.0
+    WAITING = 10_000
+    """Who may wait for one answer."""
+    PATIENCE = 15.0
     """Seconds for a child's answer, its start included."""
     RETRY = 60.0
     """Seconds without a question after a child that failed."""
@@ -100,7 +103,7 @@ class PriceBook:
     def when_known(self, question: Question, then: Callable[[], None]) -> None:
         """Call ``then`` once the question is answered or given up; at once if nobody is asked."""
         waiting = self._waiting.get(question)
-        if waiting is None:
+        if waiting is None or len(waiting) >= self.WAITING:
             then()
         else:
             waiting.append(then)
@@ -185,10 +188,12 @@ class PriceBook:
     def _write(self) -> None:
         strangers = [(Question(*who, ""), answer) for who, answer in self._strangers.items()]
         answers = [*self._listed.items(), *self._unlisted.items(), *strangers]
-        draft = self._path.with_suffix(".tmp")
+        # Every worker has a draft of its own; the last one to finish has its way.
+        draft = self._path.with_suffix(f".{os.getpid()}.tmp")
         try:
             remembered = Remembered(f"{self.source}/{FORMAT}", answers)
             draft.write_bytes(msgspec.json.encode(remembered))
+            draft.chmod(0o600)
             draft.replace(self._path)
         except OSError as exc:
             self._log.warning("prices_not_kept", path=str(self._path), reason=str(exc))

@@ -123,7 +123,7 @@ def rates_of(listed: Mapping[str, Listed], above: int) -> Rates:
 def main() -> None:
     """Answer until nobody asks."""
     if hasattr(os, "nice"):
-        os.nice(10)  # No answer is awaited as urgently as the gateway's own work.
+        os.nice(5)  # No answer is awaited as urgently as the gateway's own work.
     questions = msgspec.json.Decoder(list[Question])
     for line in sys.stdin.buffer:
         answers = [answer(question) for question in questions.decode(line)]

@@ -23,12 +23,14 @@ ATTO = 10**18
 NANO = 10**9
 """Attodollars in a billionth of a dollar."""
 HALF = NANO // 2
+MILLION = 10**12
+"""Attodollars a token that make a dollar a million tokens."""
 
 
 class Price:
     """What one model's tokens cost, from one moment until another."""
 
-    __slots__ = ("_above", "_rates", "_tiers", "since", "source", "until")
+    __slots__ = ("_above", "_rates", "_tiers", "since", "source", "text", "until")
 
     def __init__(
         self, tiers: Iterable[Tier], source: str, since: float = -inf, until: float = inf
@@ -38,7 +40,10 @@ class Price:
         self._tiers = more
         self._above = more[0][0] if more else inf
         self.source = source
-        """Where it is from, as text for the books."""
+        """Where it is from."""
+        _, read, written, *_ = self._rates
+        self.text = f"{read / MILLION:.12g} in, {written / MILLION:.12g} out per 1M ({source})"
+        """For the books: US dollars for plain tokens, and the source."""
         self.since = since
         self.until = until
         """Unix seconds, exclusive; another price may hold then."""

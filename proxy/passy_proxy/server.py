@@ -20,6 +20,8 @@ from passy_proxy.place import Place
 from passy_proxy.site import Site
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from passy_proxy.config.model import Address, EdgeSettings, LogSettings
 
 
@@ -50,6 +52,13 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._when_ready is not None and not self.should_exit:
             self._gateway.tasks.start(self._when_ready(self))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM:
+            # uvicorn would raise it once more after the end: who asks for an end in order gets a 0.
+            self.should_exit = True
+        else:
+            super().handle_exit(sig, frame)
 
     @property
     def port(self) -> int:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from passy_plugins.dialects.anthropic_answer import (
     ChatPlainTap,
-    ChatStreamTap,
     MessagePlainTap,
     MessagesTap,
     Shape,
     chat_error,
 )
 from passy_plugins.dialects.anthropic_request import Translation
+from passy_plugins.dialects.anthropic_stream import ChatStreamTap
 from passy_plugins.dialects.forwarding import (
     IDEMPOTENT,
     JSON,

@@ -137,6 +137,7 @@ class Watch:
         rest = bytes(self._carry)
         self._carry.clear()
         if self._long:
+            self._long = False
             self.read_end(self._start, rest)
             rest = b""
         elif rest:

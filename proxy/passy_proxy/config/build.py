@@ -85,6 +85,17 @@ def build(file: GatewayFile, parts: Parts, hash: str) -> Snapshot:
         raise
 
 
+class _Absent:
+    """Stands for a store that was not found, so that the other settings are read all the same."""
+
+    def _nothing(self) -> None: ...
+
+    take = settle = principal = providers = credential = record = _nothing
+
+
+ABSENT = _Absent()
+
+
 class _Builder:
     def __init__(self, file: GatewayFile, parts: Parts, hash: str) -> None:
         self.file = file
@@ -393,10 +404,8 @@ class _Builder:
         settings = entry.settings.merged(override) if override is not entry.settings else override
         config_class = settings_of(kind)
         given = self.live(config_class, settings, entry.node)
-        if given is None:
-            return None
         config = self.read(config_class, settings, given)
-        if config is None:
+        if config is None or ABSENT in given.values():
             return None
         live = tuple((name, id(thing)) for name, thing in given.items())
         rest = tuple((f, repr(plain(settings.entries[f]))) for f in settings.entries)
@@ -409,20 +418,26 @@ class _Builder:
             self.filters[key] = made
         return self.filters[key]
 
-    def live(
-        self, config_class: type[Settings], settings: Mapping, at: Node
-    ) -> dict[str, object] | None:
-        """Stores and the gateway's own parts, for the settings that are of their types."""
+    def live(self, config_class: type[Settings], settings: Mapping, at: Node) -> dict[str, object]:
+        """Stores and the gateway's own parts, for the settings that are of their types.
+
+        ABSENT is given for a store that was not found, and complained of.
+        """
+        unknown = settings.entries.keys() - config_class.model_fields.keys()
         given: dict[str, object] = {}
         for name, declared in config_class.model_fields.items():
             kinds = {declared.annotation, *get_args(declared.annotation)}
             if own := kinds & self.given.keys():
                 given[name] = self.given[own.pop()]
             elif wanted := kinds & set(STORES):
-                store = self.named_store(name, wanted.pop(), settings.entries.get(name), at)
-                if store is None:
-                    return None
-                given[name] = store
+                node = settings.entries.get(name)
+                if node is None and not declared.is_required():
+                    continue
+                if node is None and self.file.stores and nearest(name, unknown):
+                    given[name] = ABSENT  # It is there, misspelt, and that will be said.
+                    continue
+                store = self.named_store(name, wanted.pop(), node, at)
+                given[name] = ABSENT if store is None else store
         return given
 
     def named_store(self, field: str, kind: type, node: Node | None, at: Node) -> Store | None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from passy_plugins.dialects.anthropic import Anthropic
-from passy_plugins.dialects.anthropic_answer import ChatPlainTap, ChatStreamTap, usage_of
+from passy_plugins.dialects.anthropic_answer import ChatPlainTap, usage_of
 from passy_plugins.dialects.anthropic_request import version_of
+from passy_plugins.dialects.anthropic_stream import ChatStreamTap
 from passy_proxy.dialect import Tap, Untranslatable
 from passy_proxy.event import Reply
 from passy_proxy.exchange import Request

@@ -4,13 +4,7 @@ from passy_prompt_cap import PromptCap
 from passy_proxy import Outcome
 from passy_proxy.testing import Run
 
-pytest_plugins = ["passy_proxy.testing"]
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 async def test_a_long_prompt_is_refused_and_nobody_is_asked(run: Run) -> None:

@@ -1,0 +1,235 @@
+"""The gateway as its users meet it: a process of its own, scripted providers, unmodified clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from passy_proxy.testing import ScriptedUpstream
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+PASSY = Path(sys.executable).with_name("passy")
+PATIENCE = 30.0
+"""Seconds that anything here may take; only a hang takes so long."""
+
+HOSTS = {
+    "openai": "https://api.openai.com",
+    "anthropic": "https://api.anthropic.com",
+    "nebius": "https://api.studio.nebius.ai",
+    "deepinfra": "https://api.deepinfra.com",
+}
+
+
+class Provider(ScriptedUpstream):
+    """A scripted upstream whose loop runs in another thread, so that tests may block."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def wait(self, awaited: Coroutine[Any, Any, T]) -> T:
+        """The result of something that happens in the upstream's loop."""
+
+        async def bounded() -> T:
+            return await asyncio.wait_for(awaited, PATIENCE)
+
+        return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
+
+    def forget(self) -> None:
+        """Begin a new script."""
+        self.requests.clear()
+        self.faults.clear()
+        self._script.clear()
+
+
+class Gateway:
+    """``passy serve`` in a folder of its own, on a free port of loopback."""
+
+    def __init__(self, folder: Path, configuration: str, variables: dict[str, str]) -> None:
+        self.folder = folder
+        self.file = folder / "gateway.yaml"
+        self.file.write_text(configuration)
+        # Nothing of this machine's own settings may reach it.
+        self.variables = {"PATH": os.environ["PATH"], "HOME": str(folder), **variables}
+        self.url = ""
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    def passy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command on the same configuration."""
+        return subprocess.run(
+            [PASSY, *arguments, "--config", self.file, "--data", self.folder / "data"],
+            cwd=self.folder,
+            env=self.variables,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+
+    def new_key(self, *arguments: str) -> str:
+        """A key as `passy keys create` makes it."""
+        made = self.passy("keys", "create", "--json", *arguments)
+        assert 0 == made.returncode, made.stderr
+        return str(json.loads(made.stdout)["key"])
+
+    def start(self) -> None:
+        for _ in range(3):  # Somebody else may take the port between the two.
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                listen = "127.0.0.1:{}".format(probe.getsockname()[1])
+            if self._started(listen):
+                self.url = f"http://{listen}"
+                return
+        raise AssertionError(f"the gateway does not start:\n{self.complaints()}")
+
+    def _started(self, listen: str) -> bool:
+        place = ["--config", self.file, "--data", self.folder / "data"]
+        with (self.folder / "out").open("ab") as out, (self.folder / "err").open("ab") as err:
+            self.process = subprocess.Popen(
+                [PASSY, "serve", *place, "--listen", listen],
+                cwd=self.folder,
+                env=self.variables,
+                stdout=out,
+                stderr=err,
+            )
+        end = time.monotonic() + PATIENCE
+        while self.process.poll() is None:
+            assert time.monotonic() < end, f"the gateway never listens:\n{self.complaints()}"
+            try:
+                urllib.request.urlopen(f"http://{listen}/livez", timeout=1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return True
+        return False
+
+    def stop(self) -> int:
+        """Its exit code after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def complaints(self) -> str:
+        """What it wrote to standard error."""
+        return (self.folder / "err").read_text()
+
+    def line(self, request_id: str) -> dict[str, Any]:
+        """The access log's line for a request, as soon as it is there."""
+        return until(lambda: self._line(request_id))
+
+    def _line(self, request_id: str) -> dict[str, Any] | None:
+        written = (self.folder / "out").read_text().splitlines()
+        lines = [json.loads(line) for line in written if request_id in line]
+        return lines[0] if lines else None
+
+    def record(self, request_id: str) -> dict[str, Any]:
+        """What the books say of a request, as soon as it is there."""
+        return until(lambda: self._record(request_id))
+
+    def _record(self, request_id: str) -> dict[str, Any] | None:
+        with closing(sqlite3.connect(self.folder / ".passy/passy.db")) as books:
+            books.row_factory = sqlite3.Row
+            found = books.execute("SELECT * FROM usage WHERE id = ?", [request_id]).fetchone()
+        return dict(found) if found else None
+
+
+def until(look: Callable[[], T | None]) -> T:
+    """What ``look`` finds in the end."""
+    end = time.monotonic() + PATIENCE
+    while (found := look()) is None:
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """The event loop of all scripted providers, in a thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="providers")
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+Hire = Callable[[], Provider]
+
+
+@pytest.fixture(scope="module")
+def hire(loop: asyncio.AbstractEventLoop) -> Iterator[Hire]:
+    """Makes scripted providers, as many as are wanted."""
+    with ExitStack() as stack:
+
+        def make() -> Provider:
+            provider = Provider(loop)
+            provider.wait(provider.__aenter__())
+            stack.callback(lambda: provider.wait(provider.__aexit__(None, None, None)))
+            return provider
+
+        yield make
+
+
+Serve = Callable[..., Gateway]
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Runs gateways: a configuration, and environment variables as keywords.
+
+    Each must end with 0 when it is told to, and without having been at fault.
+    """
+    with ExitStack() as stack:
+
+        def run(configuration: str, *, start: bool = True, **variables: str) -> Gateway:
+            gateway = Gateway(tmp_path_factory.mktemp("gateway"), configuration, variables)
+            if start:
+                gateway.start()
+                stack.callback(stop, gateway)
+            return gateway
+
+        yield run
+
+
+def stop(gateway: Gateway) -> None:
+    code = gateway.stop()
+    complaints = gateway.complaints()
+    assert 0 == code, complaints
+    assert "Traceback" not in complaints, complaints
+
+
+Shipped = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Shipped:
+    """``config/gateway.yaml`` with the hosts of some providers replaced: ``openai="http://…"``."""
+
+    def text(**hosts: str) -> str:
+        text = (ROOT / "config/gateway.yaml").read_text()
+        for name, url in hosts.items():
+            text, count = re.subn(re.escape(HOSTS[name]) + r"\b", url, text)
+            assert 1 == count, name
+        return text
+
+    return text
