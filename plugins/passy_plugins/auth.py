@@ -1,7 +1,8 @@
 """Who is asking: ``Authorization: Bearer``, ``x-api-key`` or ``api-key``, looked up by HMAC.
 
-A key that could not have been issued (prefix, length, checksum) costs no look-up. What the directory
-says is remembered for ``ttl``; unknown keys in a memory of their own, which random ones cannot grow.
+A key that could not have been issued (prefix, length, checksum) costs no look-up, except in a
+directory that holds keys of any make and says so by ``takes_any_key``. What the directory says is
+remembered for ``ttl``; unknown keys in a memory of their own, which random ones cannot grow.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Auth(Filter):
         self._digest = keys.Digester(self.config.keyring.pepper)
         self._known = Memory(self.config.known)
         self._unknown = Memory(self.config.unknown)
+        self._any = bool(getattr(self.config.directory, "takes_any_key", False))
 
     async def on_request(self, ex: Exchange) -> Reply | None:
         key = shown_key(ex)
@@ -76,7 +78,8 @@ class Auth(Filter):
         principal = seen.principal
         if seen.fresh <= monotonic():
             try:
-                principal = await self.look_up(digest, seen, issued=keys.well_formed(key))
+                issued = self._any or keys.well_formed(key)
+                principal = await self.look_up(digest, seen, issued=issued)
             except StoreUnavailable:
                 return UNDECIDED
         if principal is None:

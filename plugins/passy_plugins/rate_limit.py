@@ -1,13 +1,18 @@
 """Requests, tokens and concurrency per key, organisation, model or any mix of them.
 
 Tokens are reserved on the way in, from the size of the prompt and the longest answer asked for, and
-settled with what the answer really used. A limit of the key's own (or its organisation's) replaces the one here.
+settled with what the answer really used. A key's own limits are counted for that key; where this
+filter counts keys they replace its limits, elsewhere (``per: [organisation]``) both hold.
+
+A counter's name holds its rate, so a chain may limit the same key twice (10/s and 1000/day), and
+two chains with limits of their own do not spend each other's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from functools import lru_cache
+from math import ceil, inf
 from typing import Literal, NamedTuple
 
 from passy_proxy import Claim, Count, Counters, Exchange, Filter, Grant, Head, Limits, Rate, Reply
@@ -16,7 +21,6 @@ from passy_proxy import duration, hookimpl, prompt_estimate, setting
 
 Dimension = Literal["key", "organisation", "model"]
 
-NO_LIMITS = Limits()
 SUBJECT = {"requests": "requests", "tokens": "tokens", "concurrency": "requests at once"}
 
 
@@ -36,6 +40,14 @@ class Config(Settings):
     )
 
 
+class Measure(NamedTuple):
+    """One limit to be held: its kind, what its counters' names begin with, how much it is."""
+
+    kind: str
+    prefix: str
+    limit: Rate | int
+
+
 class Held(NamedTuple):
     """What an exchange was granted: one kind of limit for each claim."""
 
@@ -43,7 +55,10 @@ class Held(NamedTuple):
     kinds: list[str]
 
 
-HELD: StashKey[Held] = StashKey("rate_limit.held")
+OWN: StashKey[bool] = StashKey("rate_limit.own")
+"""The key's own limits are counted, by this filter or one before it."""
+SHOWN: StashKey[dict[str, Room]] = StashKey("rate_limit.shown")
+"""What the client is told of each kind: the one with least room."""
 
 
 class RateLimit(Filter):
@@ -54,23 +69,31 @@ class RateLimit(Filter):
     async def start(self) -> None:
         config = self.config
         self._own = Limits(config.requests, config.tokens, config.concurrency)
+        self._measures = lru_cache(1_000)(measures)
+        self._always = measures(self._own)
+        self._mix = "+".join(config.per) + ":"
         self._by_key = config.per == ("key",)
+        self._held: StashKey[Held] = StashKey("rate_limit.held")
 
     async def on_request(self, ex: Exchange) -> Reply | None:
-        limits = self.limits(ex)
+        principal = ex.principal
+        assert principal is not None
+        theirs = principal.limits
+        held: list[tuple[str, Sequence[Measure]]]
+        if theirs.requests is None and theirs.tokens is None and theirs.concurrency is None:
+            held = [(self.subject(ex), self._always)]
+        else:
+            held = [(self.subject(ex), self._measures(self.beside(theirs)))]
+            if OWN not in ex.stash:
+                ex.stash[OWN] = True
+                held.append(("key:" + principal.key_id, self._measures(theirs)))
         claims: list[Claim] = []
         kinds: list[str] = []
-        subject = self.subject(ex)
-        if limits.requests is not None:
-            claims.append(Claim("r" + subject, limits.requests, 1))
-            kinds.append("requests")
-        if limits.tokens is not None:
-            cost = min(self.reservation(ex), limits.tokens.amount)
-            claims.append(Claim("t" + subject, limits.tokens, cost))
-            kinds.append("tokens")
-        if limits.concurrency is not None:
-            claims.append(Claim("c" + subject, limits.concurrency, 1))
-            kinds.append("concurrency")
+        for subject, wanted in held:
+            for kind, prefix, limit in wanted:
+                cost = 1 if isinstance(limit, int) else self.cost(ex, kind, limit)
+                claims.append(Claim(prefix + subject, limit, cost))
+                kinds.append(kind)
         if not claims:
             return None
         try:
@@ -79,19 +102,18 @@ class RateLimit(Filter):
             return self.undecided()
         if not grant.admitted:
             return refused(ex, kinds, grant)
-        ex.stash[HELD] = Held(grant, kinds)
+        ex.stash[self._held] = Held(grant, kinds)
         return None
 
-    def limits(self, ex: Exchange) -> Limits:
-        """The key's own limits, each where it has one; else this filter's."""
+    def beside(self, theirs: Limits) -> Limits:
+        """This filter's limits for a key that has some of its own."""
         own = self._own
-        theirs = ex.principal.limits if ex.principal else NO_LIMITS
-        if theirs == NO_LIMITS:
+        if "key" not in self.config.per:
             return own
         return Limits(
-            theirs.requests or own.requests,
-            theirs.tokens or own.tokens,
-            theirs.concurrency or own.concurrency,
+            own.requests if theirs.requests is None else None,
+            own.tokens if theirs.tokens is None else None,
+            own.concurrency if theirs.concurrency is None else None,
         )
 
     def subject(self, ex: Exchange) -> str:
@@ -99,13 +121,19 @@ class RateLimit(Filter):
         principal = ex.principal
         assert principal is not None
         if self._by_key:
-            return ":" + principal.key_id
+            return "key:" + principal.key_id
         part = {
             "key": principal.key_id,
             "organisation": principal.organisation or "",
             "model": ex.request.head.model,
         }
-        return ":" + ":".join([part[dimension] for dimension in self.config.per])
+        # Escaped, so that no client's model name can look like another organisation's counter.
+        parts = [part[one].replace("%", "%25").replace(":", "%3A") for one in self.config.per]
+        return self._mix + ":".join(parts)
+
+    def cost(self, ex: Exchange, kind: str, limit: Rate) -> int:
+        """A request, or the tokens it may come to: never more than the limit could ever admit."""
+        return min(self.reservation(ex), limit.amount) if kind == "tokens" else 1
 
     def reservation(self, ex: Exchange) -> int:
         """Tokens to hold back until the answer tells."""
@@ -124,12 +152,12 @@ class RateLimit(Filter):
         )
 
     def on_response(self, ex: Exchange, head: Head) -> None:
-        held = ex.stash.get(HELD)
+        held = ex.stash.get(self._held)
         if held is not None:
             show(ex, head, held.kinds, held.grant.rooms)
 
     async def on_complete(self, ex: Exchange) -> None:
-        held = ex.stash.get(HELD)
+        held = ex.stash.get(self._held)
         if held is None:
             return
         usage = ex.usage
@@ -141,29 +169,45 @@ class RateLimit(Filter):
             self.log.warning("rate_limit_unsettled", request_id=ex.id)
 
 
+def measures(limits: Limits) -> tuple[Measure, ...]:
+    """What is to be counted to hold ``limits``."""
+    found = [
+        Measure("requests", f"r{limits.requests}:", limits.requests),
+        Measure("tokens", f"t{limits.tokens}:", limits.tokens),
+        Measure("concurrency", "c:", limits.concurrency),
+    ]
+    return tuple(measure for measure in found if measure.limit is not None)
+
+
 def refused(ex: Exchange, kinds: Sequence[str], grant: Grant) -> Reply:
     """429, with the truth about when to come back."""
     kind, room = max(zip(kinds, grant.rooms, strict=True), key=lambda pair: pair[1].retry)
-    wait_ms = max(1, ceil(room.retry * 1000))
-    message = (
-        f"Rate limit reached: {SUBJECT[kind]}, limit {room.limit}. "
-        f"Try again in {duration(wait_ms / 1000)}."
-    )
     head = Head(429, [])
     show(ex, head, kinds, grant.rooms)
-    head.headers += (
-        (b"retry-after", b"%d" % ceil(wait_ms / 1000)),
-        (b"retry-after-ms", b"%d" % wait_ms),
-    )
+    message = f"Rate limit reached: {SUBJECT[kind]}, limit {room.limit}."
+    if room.retry == inf:
+        head.headers.append((b"x-should-retry", b"false"))
+        message += " It admits none."
+    else:
+        wait_ms = max(1, ceil(room.retry * 1000))
+        head.headers += (
+            (b"retry-after", b"%d" % ceil(wait_ms / 1000)),
+            (b"retry-after-ms", b"%d" % wait_ms),
+        )
+        message += f" Try again in {duration(wait_ms / 1000)}."
     return Reply(429, "rate_limit_exceeded", message, head.headers)
 
 
 def show(ex: Exchange, head: Head, kinds: Sequence[str], rooms: Sequence[Room]) -> None:
-    """The key's own numbers, in place of any the provider sent."""
+    """Our own numbers, in place of any the provider sent; of several limits the tightest."""
     dialect = ex.route.dialect
-    prefix = dialect.limit_prefix
-    headers = [pair for pair in head.headers if not pair[0].startswith(prefix)]
+    shown = ex.stash.setdefault(SHOWN, {})
     for kind, room in zip(kinds, rooms, strict=True):
+        known = shown.get(kind)
+        if known is None or room.remaining < known.remaining:
+            shown[kind] = room
+    headers = [pair for pair in head.headers if b"ratelimit-" not in pair[0]]
+    for kind, room in shown.items():
         if kind != "concurrency":
             headers += dialect.limit_lines(kind, room, ex.at)
     head.headers = headers

@@ -1,6 +1,6 @@
-"""For authors of plugins: run a filter without sockets, script an upstream, serve a whole gateway.
+"""For authors of plugins: run a filter without sockets, script an upstream, serve a gateway.
 
-``pytest_plugins = ["passy_proxy.testing"]`` gives the fixtures ``run`` and ``upstream``.
+``pytest_plugins = ["passy_proxy.testing"]`` gives the fixtures ``run``, ``upstream`` and ``client``.
 
     async def test_a_long_prompt_is_refused(run) -> None:
         ex = await run(PromptCap, {"max_chars": 3}, body={"messages": [{"content": "four"}]})
@@ -11,12 +11,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import h11
 import pytest
@@ -44,6 +47,8 @@ from passy_proxy.site import Site
 Wire = tuple[tuple[bytes, bytes], ...]
 KEYRING = Keyring(["a key for tests only, of 32 bytes or more"])
 SSE = (("content-type", "text/event-stream"),)
+PATIENCE = 20.0
+"""Seconds that something which has to happen may take."""
 
 
 # An upstream on a real socket
@@ -76,7 +81,8 @@ class Answer:
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
-    pieces: Sequence[bytes] = ()
+    pieces: Sequence[bytes | asyncio.Event] = ()
+    """The body; an Event among them is waited for."""
     delay: float = 0.0
     gap: float = 0.0
     cut: bool = False
@@ -241,10 +247,15 @@ class _Connection(asyncio.Protocol):
         assert self._seen is not None
         await asyncio.sleep(answer.delay)
         headers = [*answer.headers]
-        if not (answer.gap or answer.cut or answer.hold or answer.status in (204, 304)):
-            headers.append(("content-length", str(sum(map(len, answer.pieces)))))
+        pieces = [piece for piece in answer.pieces if isinstance(piece, bytes)]
+        at_once = not (answer.gap or answer.cut or answer.hold) and len(pieces) == len(answer.pieces)
+        if at_once and answer.status not in (204, 304):
+            headers.append(("content-length", str(sum(map(len, pieces)))))
         self._send(h11.Response(status_code=answer.status, headers=headers))
         for piece in answer.pieces:
+            if isinstance(piece, asyncio.Event):
+                await piece.wait()
+                continue
             if answer.gap:
                 await asyncio.sleep(answer.gap)
             await self._writable.wait()
@@ -564,6 +575,117 @@ async def serving(
         await running
 
 
+# A client that shows what went over the wire
+
+
+class Asked:
+    """One request on a connection of its own, and as much of its answer as was waited for.
+
+    Every wait ends after ``PATIENCE`` seconds in TimeoutError.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        """Names in lower case."""
+        self.got = b""
+        """What has come of the body, framing included."""
+
+    async def head(self) -> Asked:
+        """Wait for the head of the answer."""
+        async with asyncio.timeout(PATIENCE):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.strip().split("\r\n")
+        self.status = int(first.split(" ")[1])
+        self.headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
+        return self
+
+    async def until(self, text: bytes) -> bytes:
+        """Read on until ``text`` has come; EOFError if the answer ends without it."""
+        async with asyncio.timeout(PATIENCE):
+            while text not in self.got:
+                await self._more()
+        return self.got
+
+    async def rest(self) -> bytes:
+        """The whole body, without its framing; EOFError if it was cut."""
+        async with asyncio.timeout(PATIENCE):
+            if self.headers.get("transfer-encoding") == "chunked":
+                while not (b"\r\n" + self.got).endswith(b"\r\n0\r\n\r\n"):
+                    await self._more()
+                return _unchunked(self.got)
+            while len(self.got) < int(self.headers.get("content-length", 0)):
+                await self._more()
+            return self.got
+
+    async def json(self) -> Any:  # noqa: ANN401
+        """The body as JSON."""
+        return json.loads(await self.rest())
+
+    async def _more(self) -> None:
+        piece = await self.reader.read(65536)
+        if not piece:
+            raise EOFError(self.got)
+        self.got += piece
+
+    def leave(self) -> None:
+        """Close the connection."""
+        self.writer.close()
+
+    def reset(self) -> None:
+        """Close it by RST."""
+        held: socket.socket = self.writer.get_extra_info("socket")
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+def _unchunked(data: bytes) -> bytes:
+    body = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        body += data[: int(size, 16)]
+        data = data[int(size, 16) + 2 :]
+    return body
+
+
+class Client:
+    """Makes requests, each on a connection of its own; ``async with`` closes what is left open."""
+
+    def __init__(self) -> None:
+        self._asked: list[Asked] = []
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for asked in self._asked:
+            asked.writer.close()
+            with suppress(OSError):
+                await asked.writer.wait_closed()
+
+    async def send(
+        self, url: str, body: object = None, *, method: str = "POST", **headers: str
+    ) -> Asked:
+        """Send a request. ``body`` is bytes or becomes JSON; an empty header is left out."""
+        raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body)
+        parts = urlsplit(url)
+        asked = Asked(*await asyncio.open_connection(parts.hostname, parts.port))
+        self._asked.append(asked)
+        named = {"host": parts.netloc, "content-type": "application/json"}
+        named["content-length"] = str(len(raw))
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        fields = (f"{name}: {value}" for name, value in named.items() if value)
+        lines = [f"{method} {parts.path} HTTP/1.1", *fields, "", ""]
+        asked.writer.write("\r\n".join(lines).encode() + raw)
+        return asked
+
+    async def ask(self, url: str, body: object = None, **more: Any) -> Asked:  # noqa: ANN401
+        """Send a request and wait for the head of its answer; ``more`` as for ``send``."""
+        return await (await self.send(url, body, **more)).head()
+
+
 # Fixtures
 
 
@@ -581,3 +703,10 @@ async def upstream() -> AsyncIterator[ScriptedUpstream]:
     """A scripted upstream on a free port of 127.0.0.1."""
     async with ScriptedUpstream() as scripted:
         yield scripted
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    """A raw HTTP client."""
+    async with Client() as made:
+        yield made

@@ -1,4 +1,4 @@
-"""The gateway as its users meet it: a process of its own, scripted providers, unmodified clients."""
+"""The gateway as its users meet it: its own process, scripted providers, unmodified clients."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ class Provider(ScriptedUpstream):
 
         return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
 
+    def call(self, act: Callable[[], object]) -> None:
+        """Do something in the upstream's loop."""
+        self._loop.call_soon_threadsafe(act)
+
     def forget(self) -> None:
         """Begin a new script."""
         self.requests.clear()
@@ -96,7 +100,7 @@ class Gateway:
         for _ in range(3):  # Somebody else may take the port between the two.
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
-                listen = "127.0.0.1:{}".format(probe.getsockname()[1])
+                listen = f"127.0.0.1:{probe.getsockname()[1]}"
             if self._started(listen):
                 self.url = f"http://{listen}"
                 return

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from passy_proxy.testing import Answer, ScriptedUpstream, chat_events, completion, serving
+
+from passy_proxy.testing import (
+    SSE,
+    Answer,
+    Client,
+    ScriptedUpstream,
+    Serving,
+    chat_events,
+    completion,
+    serving,
+)
 
 pytestmark = pytest.mark.anyio
-SSE = (("content-type", "text/event-stream"),)
 SOON = 2.0
 """Seconds. The promise is a quarter of one; a busy machine is given more."""
 
@@ -39,18 +49,34 @@ def stock(request: pytest.FixtureRequest) -> dict[str, Any]:
     return settings
 
 
-def outcome(site: Any) -> str:  # noqa: ANN401
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with Client() as client:
+        yield client
+
+
+async def within(happening: Awaitable[Any], seconds: float = 20.0) -> Any:  # noqa: ANN401
+    async with asyncio.timeout(seconds):
+        return await happening
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for what nobody announces."""
+    async with asyncio.timeout(20.0):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def outcome(site: Serving) -> str:
     [record] = site.gateway.snapshot.stores["memory"].records
     return str(record.outcome)
 
 
-async def test_while_uploading(
-    tmp_path: Path, client: Any, within: Any, until: Any, stock: dict[str, Any]
-) -> None:
+async def test_while_uploading(tmp_path: Path, client: Client, stock: dict[str, Any]) -> None:
     async with ScriptedUpstream() as upstream:
         upstream.json({})
         async with serving(config(upstream), tmp_path, **stock) as site:
-            asked = await client.send(site.url, "/v1/files", b"half", content_length="8")
+            asked = await client.send(f"{site.url}/v1/files", b"half", content_length="8")
             seen = await within(upstream.seen())
             await until(lambda: b"half" == seen.body)
             asked.leave()
@@ -61,13 +87,13 @@ async def test_while_uploading(
 
 
 async def test_while_a_body_that_is_read_first_comes(
-    tmp_path: Path, client: Any, until: Any, stock: dict[str, Any]
+    tmp_path: Path, client: Client, stock: dict[str, Any]
 ) -> None:
     async with (
         ScriptedUpstream() as upstream,
         serving(config(upstream), tmp_path, **stock) as site,
     ):
-        asked = await client.send(site.url, "/v1/chat/completions", b"{", content_length="8")
+        asked = await client.send(f"{site.url}/v1/chat/completions", b"{", content_length="8")
         await until(lambda: 1 == site.gateway.snapshot.running)
         asked.leave()
         await until(lambda: 0 == site.gateway.snapshot.running)
@@ -78,13 +104,13 @@ async def test_while_a_body_that_is_read_first_comes(
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("how", ["leave", "reset"])
 async def test_before_the_head(
-    tmp_path: Path, client: Any, within: Any, until: Any, stock: Any, stream: bool, how: str
+    tmp_path: Path, client: Client, stock: Any, stream: bool, how: str
 ) -> None:
     async with ScriptedUpstream() as upstream:
         upstream.then(Answer(delay=3600))
         async with serving(config(upstream), tmp_path, **stock) as site:
             body = {"model": "m", "messages": [], "stream": stream}
-            asked = await client.send(site.url, "/v1/chat/completions", body)
+            asked = await client.send(f"{site.url}/v1/chat/completions", body)
             seen = await within(upstream.seen())
             await within(seen.whole.wait())
             getattr(asked, how)()
@@ -94,14 +120,14 @@ async def test_before_the_head(
 
 
 async def test_in_the_middle_of_a_plain_answer(
-    tmp_path: Path, client: Any, within: Any, until: Any, stock: dict[str, Any]
+    tmp_path: Path, client: Client, stock: dict[str, Any]
 ) -> None:
     whole = json.dumps(completion()).encode()
     async with ScriptedUpstream() as upstream:
         upstream.then(Answer(pieces=[whole[:50]], hold=asyncio.Event()))
         async with serving(config(upstream), tmp_path, **stock) as site:
             asked = await client.send(
-                site.url, "/v1/chat/completions", {"model": "m", "messages": []}
+                f"{site.url}/v1/chat/completions", {"model": "m", "messages": []}
             )
             seen = await within(upstream.seen())
             await within(seen.whole.wait())
@@ -113,14 +139,14 @@ async def test_in_the_middle_of_a_plain_answer(
 
 @pytest.mark.parametrize("how", ["leave", "reset"])
 async def test_in_the_middle_of_a_stream(
-    tmp_path: Path, client: Any, within: Any, until: Any, stock: dict[str, Any], how: str
+    tmp_path: Path, client: Client, stock: dict[str, Any], how: str
 ) -> None:
     async with ScriptedUpstream() as upstream:
         events = chat_events(["one ", "two "])[:3]
         upstream.then(Answer(headers=SSE, pieces=events, hold=asyncio.Event()))
         async with serving(config(upstream), tmp_path, **stock) as site:
             body = {"model": "m", "messages": [], "stream": True}
-            asked = await client.ask(site.url, "/v1/chat/completions", body)
+            asked = await client.ask(f"{site.url}/v1/chat/completions", body)
             assert 200 == asked.status
             await asked.until(b"two")
             getattr(asked, how)()
@@ -130,12 +156,12 @@ async def test_in_the_middle_of_a_stream(
 
 
 async def test_in_a_large_answer_that_is_relayed_as_it_comes(
-    tmp_path: Path, client: Any, within: Any, until: Any, stock: dict[str, Any]
+    tmp_path: Path, client: Client, stock: dict[str, Any]
 ) -> None:
     async with ScriptedUpstream() as upstream:
         upstream.then(Answer(pieces=[b"x" * 100_000] * 12, hold=asyncio.Event()))
         async with serving(config(upstream), tmp_path, **stock) as site:
-            asked = await client.ask(site.url, "/v1/files/large/content", method="GET")
+            asked = await client.ask(f"{site.url}/v1/files/large/content", method="GET")
             await asked.until(b"x" * 1000)
             asked.leave()
             await within(upstream.requests[0].closed.wait(), SOON)
@@ -144,13 +170,13 @@ async def test_in_a_large_answer_that_is_relayed_as_it_comes(
 
 
 async def test_a_client_that_leaves_after_its_answer_has_missed_nothing(
-    tmp_path: Path, client: Any, until: Any, stock: dict[str, Any]
+    tmp_path: Path, client: Client, stock: dict[str, Any]
 ) -> None:
     async with ScriptedUpstream() as upstream:
         upstream.chat("Hello!")
         async with serving(config(upstream), tmp_path, **stock) as site:
             body = {"model": "m", "messages": []}
-            asked = await client.ask(site.url, "/v1/chat/completions", body)
+            asked = await client.ask(f"{site.url}/v1/chat/completions", body)
             await asked.rest()
             asked.reset()
             await until(lambda: 0 == site.gateway.snapshot.running)
@@ -158,7 +184,7 @@ async def test_a_client_that_leaves_after_its_answer_has_missed_nothing(
 
 
 async def test_an_upload_that_grows_too_large_on_its_way_is_refused_as_such(
-    tmp_path: Path, client: Any, within: Any
+    tmp_path: Path, client: Client
 ) -> None:
     async with ScriptedUpstream() as upstream:
         upstream.json({})
@@ -166,7 +192,7 @@ async def test_an_upload_that_grows_too_large_on_its_way_is_refused_as_such(
         async with serving(text, tmp_path) as site:
             chunks = b"2000\r\n" + b"x" * 0x2000 + b"\r\n"
             asked = await client.send(
-                site.url, "/v1/files", chunks, transfer_encoding="chunked", content_length=""
+                f"{site.url}/v1/files", chunks, transfer_encoding="chunked", content_length=""
             )
             await within(upstream.seen())
             asked.writer.write(chunks + b"0\r\n\r\n")
@@ -174,4 +200,3 @@ async def test_an_upload_that_grows_too_large_on_its_way_is_refused_as_such(
             assert 413 == asked.status
             assert "request_too_large" == (await asked.json())["error"]["code"]
             await within(upstream.requests[0].closed.wait(), SOON)
-

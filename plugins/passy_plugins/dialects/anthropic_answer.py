@@ -92,6 +92,12 @@ class MessagesTap(Watch):
         super().__init__()
         self._told: Shape = {}
 
+    def ordinary(self, data: bytes) -> bool:
+        ended = data.count(b"\n\n")
+        if data.count(b"event: content_block_delta\n") != ended:
+            return False
+        return self.count_text(data, ended, b'"text":"')
+
     def notable(self, data: bytes) -> bool:
         return (
             USAGE.search(data) is not None

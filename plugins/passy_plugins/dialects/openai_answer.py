@@ -145,6 +145,14 @@ class StreamTap(Watch):
         self._hidden_usage = hidden_usage
         self._marked_end = marked_end
 
+    def ordinary(self, data: bytes) -> bool:
+        ended = data.count(b"\n\n")
+        return (
+            data.count(b'"finish_reason":null') == ended
+            and data.count(b'"usage"') == data.count(b'"usage":null')
+            and self.count_text(data, ended, b'"content":"')
+        )
+
     def notable(self, data: bytes) -> bool:
         return (
             USAGE.search(data) is not None
@@ -198,6 +206,12 @@ class ResponsesTap(Watch):
 
     generated = re.compile(rb'"delta"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"')
     last = re.compile(rb'"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|error)"')
+
+    def ordinary(self, data: bytes) -> bool:
+        ended = data.count(b"\n\n")
+        if data.count(b"event: response.output_text.delta\n") != ended:
+            return False
+        return self.count_text(data, ended, b'"delta":"')
 
     def notable(self, data: bytes) -> bool:
         return self.last.search(data) is not None

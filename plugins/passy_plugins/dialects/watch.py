@@ -1,10 +1,9 @@
 """Watching server-sent events on their way through, without touching or parsing most of them.
 
-A stream is nearly always one chunk after another that differ in their text only. So the first such
-chunk is kept as a mould (what stands before the text, what stands after it), and a read that fits
-the mould is passed on with three comparisons. Where the chunks' ends differ too (random padding),
-the part they share is kept as the mould's middle. What does not fit is searched for the few words
-that matter, and only a message that has one of them is decoded.
+A stream is nearly always one chunk after another that carries some text and nothing else. A dialect
+says by a few counts whether a read holds only such chunks (``ordinary``), however many; then it is
+passed on as it is; the next read is first held against the last such chunk. What is not ordinary is searched for the few words that matter, and only a message
+that has one of them is decoded.
 
 Half a message is held back until the rest has come: a client can do nothing with it, and what ends
 a broken stream must not land in the middle of a line. A message beyond ``HELD`` bytes is passed on
@@ -22,12 +21,6 @@ from passy_proxy.sse import Decoder, Message
 
 HELD = 64 * 1024
 REMEMBERED = 16 * 1024
-MOULDS = 16
-"""Attempts at finding a mould; a stream whose chunks differ in more than their text gets none."""
-
-OVERLAP = 24
-"""Longer than any word that makes a message notable."""
-
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 BLANK = (b"\n\n", b"\n\r\n", b"\r\r")
 """What stands between two messages, whatever ends a line."""
@@ -67,11 +60,9 @@ class Watch:
 
     __slots__ = (
         "_after",
-        "_before",
+        "_at",
         "_carry",
         "_long",
-        "_middle",
-        "_moulds",
         "_start",
         "done",
         "error",
@@ -94,13 +85,18 @@ class Watch:
         self.text_bytes = 0
         self.done = False
         self.error = ""
-        self._before = b"\0"
-        self._after = b""
-        self._middle = b""
-        self._moulds = MOULDS
+        self._at = 1 << 62
+        self._after = b"\0"
         self._carry = bytearray()
         self._long = False
         self._start = b""
+
+    def ordinary(self, data: bytes) -> bool:
+        """Whether ``data`` is whole messages with text and nothing else; if so, counts the text.
+
+        False is never wrong, only slower.
+        """
+        raise NotImplementedError
 
     def notable(self, data: bytes) -> bool:
         """Whether some message in ``data`` may have to be decoded."""
@@ -121,14 +117,18 @@ class Watch:
     def feed(self, data: bytes) -> bytes:
         if self._carry or self._long:
             return self._continue(data)
-        if data.startswith(self._before):
-            after = len(data) - len(self._after)
-            end = data.find(b'"', len(self._before))
-            if end == after and data.endswith(self._after):
-                self.text_bytes += end - len(self._before)
+        if data.endswith(self._after):
+            # Another chunk like the last one: the same end, and from where the text began to there
+            # nothing but text.
+            at = self._at
+            end = len(data) - len(self._after)
+            if data.find(b'"', at) == end and data.find(b"\n\n", 0, at) < 0:
+                self.text_bytes += end - at
                 return data
-            if self._middle and self._fits(data, end):
-                return data
+        if data.endswith(b"\n\n") and self.ordinary(data):
+            if not self.model:
+                self._name(data)
+            return data
         if data.endswith(ENDS):
             return self._whole(data)
         return self._continue(data)
@@ -151,25 +151,18 @@ class Watch:
         end = self.ending()
         return rest + (b"\n\n" if rest and not rest.endswith(ENDS) else b"") + end if end else rest
 
-    def _fits(self, data: bytes, end: int) -> bool:
-        """Whether only the text, up to ``end``, and the last part are new in this message."""
-        if data[end - 1] == 0x5C or not data.startswith(self._middle, end):
-            return False
-        if not data.endswith(b"\n\n") or data.rfind(b"\n\n", 0, len(data) - 2) >= 0:
-            return False
-        if self.notable(data[end + len(self._middle) - OVERLAP :]):
-            return False
-        self.text_bytes += end - len(self._before)
-        return True
-
     def _whole(self, data: bytes) -> bytes:
         """``data`` is one or more complete messages."""
-        if not self.model and (model := MODEL.search(data)):
-            self.model = model[1].decode("utf-8", "replace")
+        if not self.model:
+            self._name(data)
         if self.notable(data):
             return self._one_by_one(data)
         self._count(data)
         return data
+
+    def _name(self, data: bytes) -> None:
+        if model := MODEL.search(data):
+            self.model = model[1].decode("utf-8", "replace")
 
     def _one_by_one(self, data: bytes) -> bytes:
         kept: list[bytes] = []
@@ -183,25 +176,29 @@ class Watch:
         return data if sum(map(len, kept)) == len(data) else b"".join(kept)
 
     def _count(self, data: bytes) -> None:
-        before = self._before
-        if data.startswith(before) and data.rfind(b"\n\n", 0, len(data) - 2) < 0:
-            end = _closing(data, len(before))
-            self.text_bytes += end - len(before)
-            if self._moulds:
-                self._moulds -= 1
-                shared = _shared(self._middle or self._after, data[end:])
-                self._middle = shared if len(shared) > OVERLAP else b""
-            return
-        spans = [found.span(1) for found in self.generated.finditer(data)]
-        self.text_bytes += sum(end - start for start, end in spans)
-        if b"\r" in data:
-            self._moulds = 0  # the search for one message's end knows LF only
-        if spans and self._moulds and spans[-1][1] > data.rfind(b"\n\n", 0, len(data) - 2):
-            self._moulds -= 1
-            start, end = spans[-1]
-            self._before = data[data.rfind(b"\n\n", 0, start) + 2 if len(spans) > 1 else 0 : start]
-            self._after = data[end:]
-            self._middle = b""
+        self.text_bytes += sum(map(len, self.generated.findall(data)))
+
+    def count_text(self, data: bytes, ended: int, opening: bytes) -> bool:
+        """Count the text of ``ended`` messages, each with one text that ``opening`` precedes.
+
+        False when some message has no such text.
+        """
+        if ended > 1:
+            _, *texts = data.split(opening)
+            if len(texts) != ended or b"\\" in data:
+                return False
+            self.text_bytes += sum([text.find(b'"') for text in texts])
+            return True
+        at = data.find(opening) + len(opening)
+        end = data.find(b'"', at)
+        if not len(opening) <= at <= end:
+            return False
+        if data[end - 1] == 0x5C:
+            end = _closing(data, at)
+        else:
+            self._at, self._after = at, data[end:]
+        self.text_bytes += end - at
+        return True
 
     def _continue(self, data: bytes) -> bytes:
         """``data`` begins or ends in the middle of a message."""
@@ -250,12 +247,6 @@ def _closing(data: bytes, start: int) -> int:
     """Where the JSON string ends whose text begins at ``start``."""
     text = TEXT.match(data, start)
     return text.end() if text else len(data)
-
-
-def _shared(one: bytes, other: bytes) -> bytes:
-    """The longest beginning that both have."""
-    size = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), -1)
-    return one[:size] if size >= 0 else min(one, other, key=len)
 
 
 def _is_complete(data: bytes) -> bool:
