@@ -171,12 +171,14 @@ class RateLimit(Filter):
 
 def measures(limits: Limits) -> tuple[Measure, ...]:
     """What is to be counted to hold ``limits``."""
-    found = [
-        Measure("requests", f"r{limits.requests}:", limits.requests),
-        Measure("tokens", f"t{limits.tokens}:", limits.tokens),
-        Measure("concurrency", "c:", limits.concurrency),
-    ]
-    return tuple(measure for measure in found if measure.limit is not None)
+    found: tuple[tuple[str, str, Rate | int | None], ...] = (
+        ("requests", f"r{limits.requests}:", limits.requests),
+        ("tokens", f"t{limits.tokens}:", limits.tokens),
+        ("concurrency", "c:", limits.concurrency),
+    )
+    return tuple(
+        Measure(kind, prefix, limit) for kind, prefix, limit in found if limit is not None
+    )
 
 
 def refused(ex: Exchange, kinds: Sequence[str], grant: Grant) -> Reply:

@@ -70,7 +70,8 @@ class App:
         """404, or 405 where another method would have done."""
         routes = self.gateway.snapshot.routes
         shown = path[:200]
-        if allowed := routes.methods(path):
+        # A route for pre-flight requests to any path does not make the path a known one.
+        if allowed := [one for one in routes.methods(path) if one != "OPTIONS"]:
             message = f"{method} is not possible at {shown}; use {' or '.join(allowed)}."
             return 405, error(message, "method_not_allowed")
         hint = ""

@@ -1,6 +1,6 @@
 """For authors of plugins: run a filter without sockets, script an upstream, serve a gateway.
 
-``pytest_plugins = ["passy_proxy.testing"]`` gives the fixtures ``run``, ``upstream`` and ``client``.
+``pytest_plugins = ["passy_proxy.testing"]`` gives the fixtures ``run``, ``upstream``, ``client``.
 
     async def test_a_long_prompt_is_refused(run) -> None:
         ex = await run(PromptCap, {"max_chars": 3}, body={"messages": [{"content": "four"}]})
@@ -186,6 +186,7 @@ class _Connection(asyncio.Protocol):
         self._upstream = upstream
         self._wire = h11.Connection(h11.SERVER)
         self._seen: Seen | None = None
+        self._scripted = UNSCRIPTED
         self._answering: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -224,14 +225,15 @@ class _Connection(asyncio.Protocol):
             if isinstance(event, h11.Request):
                 headers = {name.decode(): value.decode("latin-1") for name, value in event.headers}
                 self._seen = Seen(event.method.decode(), event.target.decode(), headers)
-                answer = self._upstream.begins(self._seen)
+                self._scripted = self._upstream.begins(self._seen)
             elif isinstance(event, h11.Data):
                 assert self._seen is not None
                 self._seen.body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 assert self._seen is not None
                 self._seen.whole.set()
-                self._answering = asyncio.get_running_loop().create_task(self._answer(answer))
+                answering = self._answer(self._scripted)
+                self._answering = asyncio.get_running_loop().create_task(answering)
                 self._upstream.tasks.add(self._answering)
                 self._answering.add_done_callback(self._answered)
             else:
@@ -248,8 +250,8 @@ class _Connection(asyncio.Protocol):
         await asyncio.sleep(answer.delay)
         headers = [*answer.headers]
         pieces = [piece for piece in answer.pieces if isinstance(piece, bytes)]
-        at_once = not (answer.gap or answer.cut or answer.hold) and len(pieces) == len(answer.pieces)
-        if at_once and answer.status not in (204, 304):
+        late = answer.gap or answer.cut or answer.hold or len(pieces) < len(answer.pieces)
+        if not late and answer.status not in (204, 304):
             headers.append(("content-length", str(sum(map(len, pieces)))))
         self._send(h11.Response(status_code=answer.status, headers=headers))
         for piece in answer.pieces:
@@ -551,28 +553,28 @@ async def serving(
     """Serve a configuration (its text, or its file) in this event loop, on a port of 127.0.0.1.
 
     ``data`` is the folder for its files. ``stock`` settings are uvicorn's own and take the place of
-    our edge: ``http="h11"``. Raises RuntimeError when the gateway does not start.
+    our edge: ``http="h11"``. Raises ConfigInvalid, StartFailed.
     """
     path, text = (configuration, "") if isinstance(configuration, Path) else (None, configuration)
     site = Site(data, KEYRING)
     gateway = Gateway(site, variables or {}, structlog.get_logger(), path=path, text=text)
     settings = {"http": protocol(EdgeSettings()), **stock}
     config = uvicorn.Config(
-        App(gateway), "127.0.0.1", 0, lifespan="on", ws="none", log_config=None, access_log=False,
+        App(gateway), "127.0.0.1", 0, lifespan="off", ws="none", log_config=None, access_log=False,
         **settings,
     )  # fmt: skip
     server = uvicorn.Server(config)
     server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+    await gateway.start()
     running = asyncio.get_running_loop().create_task(server.serve())
     try:
         while not server.started and not running.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)  # uvicorn sets no event for it.
-        if not server.started:
-            raise RuntimeError("the gateway did not start; its log says why")
         yield Serving(gateway, server)
     finally:
         server.should_exit = True
         await running
+        await gateway.stop()
 
 
 # A client that shows what went over the wire

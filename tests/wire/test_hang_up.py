@@ -104,7 +104,7 @@ async def test_while_a_body_that_is_read_first_comes(
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("how", ["leave", "reset"])
 async def test_before_the_head(
-    tmp_path: Path, client: Client, stock: Any, stream: bool, how: str
+    tmp_path: Path, client: Client, stock: dict[str, Any], stream: bool, how: str
 ) -> None:
     async with ScriptedUpstream() as upstream:
         upstream.then(Answer(delay=3600))

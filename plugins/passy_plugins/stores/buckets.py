@@ -129,6 +129,7 @@ class Buckets:
             if left < 0:
                 return self._refused(claims, len(rooms), now)
             bucket.debt = debt
+            bucket.stamp = now
             rooms.append(_new(Room, (limit.amount, left // price, debt * bucket.pace, 0.0)))
         return _new(Grant, (True, tuple(rooms), claims, [True]))
 

@@ -118,7 +118,7 @@ class Memory(Buckets, Store):
     kind = "memory"
     Settings = MemorySettings
     takes_any_key = True
-    """Keys of the file may be of any make, so each is looked up, whether we could have made it or not."""
+    """Keys of the file may be of any make, so each is looked up, made by us or not."""
 
     def __init__(
         self, settings: MemorySettings, site: Site, clock: Callable[[], int] = time.monotonic_ns

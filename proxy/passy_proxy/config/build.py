@@ -279,7 +279,7 @@ class _Builder:
 
     def transport(self, http: HttpUpstream, node: Node) -> Transport | None:
         try:
-            origin = parse_origin(http.url)
+            origin = root_of(parse_origin(http.url))
         except BadOrigin as exc:
             self.complain(node, f"the url cannot be used: {exc}")
             return None
@@ -313,7 +313,8 @@ class _Builder:
         connector, dialects = self.parts.connector, self.registry.dialect
 
         def make(url: str) -> Transport:
-            return plain_transport(parse_origin(url, True, connector.settings.allow), connector)
+            origin = parse_origin(url, True, connector.settings.allow)
+            return plain_transport(root_of(origin), connector)
 
         made: Connections = self.share("connections", lambda: Connections(make, dialects), "aclose")
         return made
@@ -532,6 +533,11 @@ def choice(entry: ModelEntry, target: TargetEntry, upstream: Upstream, position:
     if weighted and target.priority is None:
         priority = 0
     return Choice(upstream, target.model, priority, target.weight, timeouts, entry.fallback_on)
+
+
+def root_of(origin: Origin) -> Origin:
+    """The origin without its base path: what dialects ask for is the whole path."""
+    return replace(origin, base_path=b"")
 
 
 def plain_transport(
