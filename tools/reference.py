@@ -1,4 +1,4 @@
-"""Write the reference pages, `docs/reference/*.md`, from the code. `--check` only says what is stale.
+"""Write the reference pages, `docs/reference/*.md`, from the code. `--check` only compares.
 
 What a page says comes from where it is true: settings from their classes, hooks from their
 specifications, commands from click, replies and headers from the source. What code cannot say (when
@@ -16,7 +16,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,12 +49,22 @@ REPLIES = {
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
     "headers_too_large": "The request head exceeds `edge.max_header_bytes`.",
-    "internal_error": "A fault of the gateway's own. The message holds the request's id, the log the rest.",
-    "invalid_api_key": "No key, an unknown one, a disabled one or an expired one: the message says which.",
-    "invalid_framing": "The length of the body is told twice, wrongly, or in a way that is not supported.",
-    "invalid_host": "`Host` is missing, repeated, no host name, or another than the one in the URL.",
+    "internal_error": (
+        "A fault of the gateway's own. The message holds the request's id, the log the rest."
+    ),
+    "invalid_api_key": (
+        "No key, an unknown one, a disabled one or an expired one: the message says which."
+    ),
+    "invalid_framing": (
+        "The length of the body is told twice, wrongly, or in a way that is not supported."
+    ),
+    "invalid_host": (
+        "`Host` is missing, repeated, no host name, or another than the one in the URL."
+    ),
     "invalid_json": "The body is not a JSON object that can be read.",
-    "invalid_path": "The path hides a separator, a dot segment, an empty segment or a control byte.",
+    "invalid_path": (
+        "The path hides a separator, a dot segment, an empty segment or a control byte."
+    ),
     "invalid_request": "The bytes are not an HTTP/1.1 request, or a line of its head is malformed.",
     "invalid_value": "A member of the body has the wrong type; `param` names it.",
     "method_not_allowed": "The path exists with other methods; `allow` lists them.",
@@ -66,7 +76,9 @@ REPLIES = {
     "origin_not_allowed": "A browser asks from an origin that `cors` does not name.",
     "preflight": "Not an error: the answer to a browser's question whether it may ask.",
     "rate_limit_exceeded": "A limit on requests, tokens or concurrency is used up.",
-    "rate_limit_unavailable": "The store that counts cannot be asked, and `when_unavailable` is `refuse`.",
+    "rate_limit_unavailable": (
+        "The store that counts cannot be asked, and `when_unavailable` is `refuse`."
+    ),
     "request_body_timeout": "The body came more slowly than `edge.body_rate`.",
     "request_timeout": "The head took longer than `edge.header_timeout`.",
     "request_too_large": "The body exceeds the route's `body_limit`, or the edge's own 512 MiB.",
@@ -75,9 +87,13 @@ REPLIES = {
     "too_many_connections": "The address has `edge.max_connections_per_ip` connections already.",
     "too_many_headers": "More header lines than `edge.max_headers`.",
     "unknown_url": "No route matches; the message names a likely one.",
-    "unsupported_parameter": "The only target speaks another dialect, and the request has no counterpart there.",
+    "unsupported_parameter": (
+        "The only target speaks another dialect, and the request has no counterpart there."
+    ),
     "upgrade_not_supported": "A protocol upgrade, such as WebSocket.",
-    "upstream_broken": "The provider broke off after its answer had begun: the stream ends with this event.",
+    "upstream_broken": (
+        "The provider broke off after its answer had begun: the stream ends with this event."
+    ),
     "upstream_error": "Every attempt failed; `attempts` and the message say how each did.",
     "upstream_timeout": "The only attempt was not answered in time.",
     "url_too_long": "The request target exceeds `edge.max_url_bytes`.",
@@ -85,6 +101,7 @@ REPLIES = {
     "version_not_supported": "An HTTP version other than 1.0 and 1.1.",
 }
 """Code → when a client gets it."""
+NO_ERROR = "Not an error: "
 
 OUTCOMES = {
     "ok": "Answered.",
@@ -124,7 +141,9 @@ HEADERS = {
     "x-passy-config": "Hash of the configuration that answered; it changes with each reload.",
     "x-passy-cost-usd": "What the answer cost (`usage`; plain answers of known price only).",
     "x-passy-dropped": "Parameters that the translation could not carry.",
-    "x-passy-overhead-ms": "Milliseconds of the whole that were not spent waiting for heads of providers.",
+    "x-passy-overhead-ms": (
+        "Milliseconds of the whole that were not spent waiting for heads of providers."
+    ),
     "x-passy-upstream": "The `upstream/model` that answered.",
     "x-passy-upstream-ms": "Milliseconds until the answering provider's head.",
     "x-ratelimit-limit-*": "The limit, for `requests` or `tokens`, on OpenAI's routes.",
@@ -140,7 +159,11 @@ HEADER_SOURCES = (
     "proxy/passy_proxy/app.py",
     "proxy/passy_proxy/chain.py",
     "proxy/passy_proxy/request_body.py",
-    *(f"plugins/passy_plugins/{name}.py" for name in ("auth", "byok", "cors", "rate_limit", "usage")),
+    "plugins/passy_plugins/auth.py",
+    "plugins/passy_plugins/byok.py",
+    "plugins/passy_plugins/cors.py",
+    "plugins/passy_plugins/rate_limit.py",
+    "plugins/passy_plugins/usage.py",
 )
 
 
@@ -218,9 +241,13 @@ def kind(annotation: Any) -> str:  # noqa: ANN401
         return f"name → {kind(arguments[1])}"
     if annotation in PLAIN:
         return PLAIN[annotation]
-    if isinstance(annotation, type) and issubclass(annotation, settings.Settings):
+    if is_settings(annotation):
         return f"[settings](#{slug(annotation.__name__)})"
     return f"store ({annotation.__name__})"
+
+
+def is_settings(annotation: Any) -> bool:  # noqa: ANN401
+    return isinstance(annotation, type) and issubclass(annotation, settings.Settings)
 
 
 def slug(heading: str) -> str:
@@ -275,11 +302,10 @@ def nested(kind_of_settings: type[settings.Settings]) -> list[type[settings.Sett
     found: dict[type[settings.Settings], None] = {}
 
     def walk(annotation: Any) -> None:  # noqa: ANN401
-        if isinstance(annotation, type) and issubclass(annotation, settings.Settings):
-            if annotation not in found:
-                found[annotation] = None
-                for hint in typing.get_type_hints(annotation, include_extras=True).values():
-                    walk(hint)
+        if is_settings(annotation) and annotation not in found:
+            found[annotation] = None
+            for hint in typing.get_type_hints(annotation, include_extras=True).values():
+                walk(hint)
         for argument in typing.get_args(annotation):
             walk(argument)
 
@@ -292,29 +318,31 @@ SECTIONS = (
     (
         "upstreams",
         model.HttpUpstream,
-        "`upstreams:` holds names, each with these settings. With a `kind` other than `http` the first four "
-        "apply, and the rest are [the kind's own](filters.md#upstreams). A credential that is given "
-        "but empty leaves the upstream out; one that is not given means that none is sent.",
+        "`upstreams:` holds names, each with these settings. With a `kind` other than "
+        "`http` the first four apply, and the rest are [the kind's "
+        "own](filters.md#upstreams). A credential that is given but empty leaves the "
+        "upstream out; one that is not given means that none is sent.",
     ),
     ("TimeoutSettings", model.TimeoutSettings, "`timeouts:` of an upstream."),
     (
         "models",
         model.ModelSettings,
-        "`models:` holds names, each with a list of targets or with these settings. A name may contain `*`; the exact "
-        "name is looked for first, then the longest pattern that matches.",
+        "`models:` holds names, each with a list of targets or with these settings. A name "
+        "may contain `*`; the exact name is looked for first, then the longest pattern that "
+        "matches.",
     ),
     (
         "TargetSettings",
         model.TargetSettings,
-        "A target is `upstream/model`, or these settings. `*` as model stands for the name that was asked for. "
-        "As soon as one target of an alias has a `weight` other than 1, those without `priority` share the "
-        "first one.",
+        "A target is `upstream/model`, or these settings. `*` as model stands for the name "
+        "that was asked for. As soon as one target of an alias has a `weight` other than 1, "
+        "those without `priority` share the first one.",
     ),
     (
         "routes",
         model.RouteSettings,
-        "`routes:` is a list. The exact path wins over one that ends in `*`, a longer one over a shorter one. "
-        "Without `chain` a route uses the chain called `default`.",
+        "`routes:` is a list. The exact path wins over one that ends in `*`, a longer one "
+        "over a shorter one. Without `chain` a route uses the chain called `default`.",
     ),
     ("EdgeSettings", model.EdgeSettings, "`edge:`. Read at start; a reload does not change them."),
     ("LogSettings", model.LogSettings, "`log:`. Read at start; a reload does not change them."),
@@ -339,26 +367,29 @@ def configuration() -> str:
         | secret | text that no message, log or `repr` shows; take it from a variable |
         | store | the name of an entry of `stores:` |
 
-        `${NAME}` is taken from the environment, `${NAME:-default}` has a default, `${file:/run/secrets/x}` is read from a
-        file, and `$${` is a plain `${`. Where `NAME` is not set and `NAME_FILE` is, the value is read from the file
-        that it names."""
+        `${NAME}` is taken from the environment, `${NAME:-default}` has a default,
+        `${file:/run/secrets/x}` is read from a file, and `$${` is a plain `${`. Where `NAME` is not
+        set and `NAME_FILE` is, the value is read from the file that it names."""
     )
     return page(
         "Configuration",
-        "Every setting of `gateway.yaml`. Unknown names are errors. `passy schema` prints the same for editors, "
-        "`passy check` says what is wrong. What a filter, store or in-process upstream can be told is in "
-        "[filters.md](filters.md); how a configuration comes to life is in "
-        "[the explanation](../explanation/configuration.md).",
+        "Every setting of `gateway.yaml`. Unknown names are errors. `passy schema` prints "
+        "the same for editors, `passy check` says what is wrong. What a filter, store or "
+        "in-process upstream can be told is in [filters.md](filters.md); how a "
+        "configuration comes to life is in [the "
+        "explanation](../explanation/configuration.md).",
         "## How values are written",
         written,
         *parts,
         "## stores",
-        "`stores:` holds names, each with a `kind` and [the kind's own settings](filters.md#stores). A file without "
-        "`stores:` gets one store in memory for everything.",
+        "`stores:` holds names, each with a `kind` and [the kind's own "
+        "settings](filters.md#stores). A file without `stores:` gets one store in memory "
+        "for everything.",
         "## chains",
-        "`chains:` holds names, each with a list of filters in the order of execution: a filter's name, or its name with "
-        "[its settings](filters.md). The last one, and only the last one, is terminal. In `override:` of a route a "
-        "filter gets other settings, merged over the chain's, or `off`.",
+        "`chains:` holds names, each with a list of filters in the order of execution: a "
+        "filter's name, or its name with [its settings](filters.md). The last one, and only "
+        "the last one, is terminal. In `override:` of a route a filter gets other settings, "
+        "merged over the chain's, or `off`.",
     )
 
 
@@ -438,9 +469,9 @@ def filters() -> str:
             parts += [f"### {dialect.name}", about, f"Shows a credential as `{shown}`"]
     return page(
         "Filters, stores, upstreams, dialects",
-        "What the distribution brings. Each is a plugin found through its entry point, as yours would be; "
-        "`passy plugins` lists all that are installed. *needs* and *provides* are checked when a chain "
-        "is loaded; `body` is provided by the core.",
+        "What the distribution brings. Each is a plugin found through its entry point, as "
+        "yours would be; `passy plugins` lists all that are installed. *needs* and "
+        "*provides* are checked when a chain is loaded; `body` is provided by the core.",
         *parts,
     )
 
@@ -476,8 +507,9 @@ def hooks() -> str:
             parts += [f"### {name}", signature(name, spec), prose(spec.__doc__)]
     return page(
         "Hooks",
-        f"{prose(sys.modules[ExchangeHooks.__module__].__doc__)}\n\nAll but `on_event` may be `async def`. "
-        "A hook of another name, or with other arguments, is an error when the configuration is loaded.",
+        prose(sys.modules[ExchangeHooks.__module__].__doc__),
+        "All but `on_event` may be `async def`. A hook of another name, or with other "
+        "arguments, is an error when the configuration is loaded.",
         *parts,
     )
 
@@ -502,7 +534,8 @@ def commands() -> str:
     exits = table(("code", "name"), [(code(int(one)), one.name) for one in cli.Exit])
     return page(
         "Commands",
-        "In a checkout, `./passy` is the same command with its environment made ready. `--help` says this too.",
+        "In a checkout, `./passy` is the same command with its environment made ready. "
+        "`--help` says this too.",
         *parts,
         "## Exit codes",
         exits,
@@ -527,7 +560,8 @@ def described_command(command: click.Command, ctx: click.Context, level: int) ->
         for name in command.list_commands(ctx):
             below = command.get_command(ctx, name)
             assert below is not None
-            yield from described_command(below, click.Context(below, ctx, info_name=name), level + 1)
+            inner = click.Context(below, ctx, info_name=name)
+            yield from described_command(below, inner, level + 1)
 
 
 # Replies
@@ -624,13 +658,13 @@ def all_said() -> list[Said]:
     return sorted(found)
 
 
-def agree(what: str, code_has: Iterable[str], table_has: Iterable[str]) -> None:
+def agree(what: str, code_has: Collection[str], table_has: Collection[str]) -> None:
     """Raises Stale naming what is in one of the two only."""
-    missing, vain = set(code_has) - set(table_has), set(table_has) - set(code_has)
-    if missing:
-        raise Stale(f"tools/reference.py: {what} has no line for {', '.join(sorted(missing))}")
-    if vain:
-        raise Stale(f"tools/reference.py: {what} tells of {', '.join(sorted(vain))}, gone from the code")
+    here = f"tools/reference.py: {what}"
+    if missing := sorted(set(code_has) - set(table_has)):
+        raise Stale(f"{here} has no line for {', '.join(missing)}")
+    if vain := sorted(set(table_has) - set(code_has)):
+        raise Stale(f"{here} tells of {', '.join(vain)}, gone from the code")
 
 
 def types_of(said: Said) -> tuple[str, str, str]:
@@ -655,11 +689,15 @@ def error_in(body: bytes, name: str) -> str:
 def replies() -> str:
     said = all_said()
     agree("REPLIES", {one.code for one in said}, REPLIES)
-    errors = [one for one in said if not REPLIES[one.code].startswith("Not an error")]
-    answers = [one for one in said if one not in errors]
+    answers = {
+        (code(one.code), REPLIES[one.code].removeprefix(NO_ERROR).capitalize())
+        for one in said
+        if REPLIES[one.code].startswith(NO_ERROR)
+    }
+    errors = [one for one in said if not REPLIES[one.code].startswith(NO_ERROR)]
 
     def rows(place: str) -> list[tuple[str, ...]]:
-        lines = {}
+        lines: dict[tuple[str, ...], None] = {}
         for one in errors:
             if one.place == place:
                 status, openai, anthropic = types_of(one)
@@ -670,9 +708,10 @@ def replies() -> str:
     early = ("code", "status", "type", "when")
     return page(
         "Replies",
-        "What the gateway answers itself. `code` is stable: branch on it, not on the message. Each "
-        "reply holds the request's id, but for those without a route. Everything else that a client "
-        "sees in an error is the provider's own; see [failures](../explanation/failures.md).",
+        "What the gateway answers itself. `code` is stable: branch on it, not on the "
+        "message. Each reply holds the request's id, but for those without a route. "
+        "Everything else that a client sees in an error is the provider's own; see "
+        "[failures](../explanation/failures.md).",
         "## From the chain",
         "In the error shape of the route's dialect. Anthropic's has the code in "
         "`error.details.error_code`; a status in brackets is the one sent there.",
@@ -685,9 +724,10 @@ def replies() -> str:
         table(early, [(row[0], row[1], row[2], row[4]) for row in rows("edge")]),
         "## Not errors",
         "Codes that appear in the access log and the books only.",
-        table(("code", "what it is"), sorted({(code(a.code), REPLIES[a.code][14:]) for a in answers})),
+        table(("code", "what it is"), sorted(answers)),
         "## Outcomes",
-        "What the access log and the books say of an exchange: the code of the reply, or one of these.",
+        "What the access log and the books say of an exchange: the code of the reply, or "
+        "one of these.",
         table(("outcome", "meaning"), [(code(name), words) for name, words in checked_outcomes()]),
     )
 
@@ -745,16 +785,17 @@ def headers() -> str:
     renamed = sorted((name.decode(), fate.decode()) for name, fate in FATE.items() if fate)
     return page(
         "Response headers",
-        "What the gateway adds to answers. The provider's headers pass as they are, but for those below.",
-        table(("header", "what it tells"), [(code(name), HEADERS[name]) for name in sorted(HEADERS)]),
+        "What the gateway adds to answers. The provider's headers pass as they are, but for "
+        "those below.",
+        table(("header", "what it tells"), [(code(a), b) for a, b in sorted(HEADERS.items())]),
         "## Renamed",
         table(("the provider's", "becomes"), [(code(a), code(b)) for a, b in renamed]),
         "## Not passed on",
         "They describe a connection, an account that others share, or an origin that is not ours: "
         + ", ".join(code(name) for name in ended)
-        + ". Also what `connection` names.",
-        "With `rate_limit` in the chain and a limit that applies, the provider's own rate limit headers give way "
-        "to those of the key.",
+        + ". Also what `connection` names. <!-- codespell:ignore te -->",
+        "With `rate_limit` in the chain and a limit that applies, the provider's own rate "
+        "limit headers give way to those of the key.",
     )
 
 

@@ -41,7 +41,8 @@ class AccessLog(Filter):
     async def start(self) -> None:
         format = self.config.format
         pretty = format == "pretty" or (format == "auto" and sys.stdout.isatty())
-        self._writer = LineWriter(sys.stdout.fileno(), as_text if pretty else as_json)
+        render = as_text if pretty else as_json
+        self._writer = LineWriter(sys.stdout.fileno(), lambda fields: render(Line._make(fields)))
         self._writer.start()
 
     async def stop(self) -> None:
@@ -53,7 +54,7 @@ class AccessLog(Filter):
         # Facts only, not the exchange: that would keep its body in memory until the line is written.
         request = ex.request
         self._writer.put(
-            Line(
+            (
                 ex.at,
                 ex.id,
                 request.method,
@@ -69,7 +70,7 @@ class AccessLog(Filter):
                 len(ex.attempts),
                 flags(ex),
                 ex.usage,
-                request.header(b"x-stainless-retry-count"),
+                request.fields.get(b"x-stainless-retry-count"),
             )
         )
 

@@ -1,7 +1,8 @@
 """What clients ask for → who can answer, best first.
 
-Order of the rules for an asked name: an alias of that exact name; an alias with ``*`` that matches it (the most
-specific first); ``upstream/model`` of a configured upstream; an upstream that lists the name among its models.
+Order of the rules for an asked name: an alias of that exact name; an alias with ``*`` that matches
+it (the most specific first); ``upstream/model`` of a configured upstream; an upstream that lists
+the name among its models.
 """
 
 from __future__ import annotations
@@ -10,8 +11,18 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from random import random
 
-from passy_proxy import Exchange, Filter, Model, Models, Reply, Settings, Target, hookimpl
-from passy_proxy import serves, setting
+from passy_proxy import (
+    Exchange,
+    Filter,
+    Model,
+    Models,
+    Reply,
+    Settings,
+    Target,
+    hookimpl,
+    serves,
+    setting,
+)
 
 
 class Config(Settings):
@@ -36,17 +47,17 @@ class Alias(Filter):
         }
 
     def on_request(self, ex: Exchange) -> Reply | None:
-        if ex.targets:
-            return None  # An earlier filter chose already: an organisation's own upstream.
         name = ex.request.head.model
         if (allowed := ex.principal and ex.principal.models) and not serves(allowed, name):
             return Reply(
                 403,
                 "model_not_allowed",
-                f"This key may not use the model {name!r}.",
+                f"This key may not use the model {name[:200]!r}.",
                 param="model",
             )
-        targets = self._fixed.get(name)
+        if ex.targets:
+            return None  # An earlier filter chose already: an organisation's own upstream.
+        targets: Sequence[Target] | None = self._fixed.get(name)
         if targets is None:
             targets = self.targets(name)
         if targets:
@@ -62,21 +73,21 @@ class Alias(Filter):
         return self.config.models.direct(name) if self.config.direct else None
 
     def unknown(self, name: str, *, found: bool) -> Reply:
-        models = self.config.models
+        models, shown = self.config.models, repr(name[:200])
         if found:
             missing = ", ".join(models.missing(name)) or "its provider"
             return Reply(
                 503,
                 "no_healthy_target",
-                f"No provider for the model {name!r} is configured: {missing} has no credential.",
+                f"No provider for the model {shown} is configured: {missing} has no credential.",
                 param="model",
             )
-        near = get_close_matches(name, models.names(), n=3, cutoff=0.5)
+        near = get_close_matches(name[:100], models.names()[:1_000], n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
         return Reply(
             404,
             "model_not_found",
-            f"The model {name[:200]!r} does not exist here.{hint} GET /v1/models lists those that do.",
+            f"The model {shown} does not exist here.{hint} GET /v1/models lists those that do.",
             param="model",
         )
 

@@ -11,8 +11,20 @@ from collections.abc import Sequence
 from time import monotonic, time
 from typing import NamedTuple
 
-from passy_proxy import Directory, Duration, Exchange, Filter, Keyring, Principal, Reply, Settings
-from passy_proxy import StoreUnavailable, hookimpl, keys, setting
+from passy_proxy import (
+    Directory,
+    Duration,
+    Exchange,
+    Filter,
+    Keyring,
+    Principal,
+    Reply,
+    Settings,
+    StoreUnavailable,
+    hookimpl,
+    keys,
+    setting,
+)
 
 
 class Config(Settings):
@@ -114,14 +126,12 @@ class Auth(Filter):
 
 def shown_key(ex: Exchange) -> bytes | None:
     """The key the client shows; ``Authorization`` wins over the others."""
-    other = None
-    for name, value in ex.request.headers:
-        if name == b"authorization":
-            scheme, _, key = value.partition(b" ")
-            return key.strip() or None if scheme.lower() == b"bearer" else None
-        if name in (b"x-api-key", b"api-key"):
-            other = value.strip() or None
-    return other
+    get = ex.request.fields.get
+    if (value := get(b"authorization")) is not None:
+        scheme, _, key = value.partition(b" ")
+        return key.strip() or None if scheme.lower() == b"bearer" else None
+    value = get(b"x-api-key") or get(b"api-key")
+    return (value.strip() or None) if value else None
 
 
 def denied(message: str) -> Reply:

@@ -1,20 +1,36 @@
 """Bring your own key: an organisation's own upstreams and its own credentials for shared ones.
 
 An organisation's *own upstream* that serves the asked model wins over the routing table. Its *own
-credential* for a shared upstream takes the operator's place at each attempt. While an organisation has
-a credential for an upstream, the operator's is never shown for it: not when theirs is refused, and not when
-the vault cannot be asked.
+credential* for a shared upstream takes the operator's place at each attempt. While an organisation
+has a credential for an upstream, the operator's is never shown for it: not when theirs is refused,
+and not when the vault cannot be asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from passy_proxy import Attempt, Connections, Credential, CredentialRef, CustomProvider, Duration
-from passy_proxy import Exchange, Failure, Filter, Reply, Settings, StoreUnavailable, Target, Vault
-from passy_proxy import hookimpl, serves, setting
+from passy_proxy import (
+    Attempt,
+    Connections,
+    Credential,
+    CredentialRef,
+    CustomProvider,
+    Duration,
+    Exchange,
+    Failure,
+    Filter,
+    Reply,
+    Settings,
+    StoreUnavailable,
+    Target,
+    Vault,
+    hookimpl,
+    serves,
+    setting,
+)
 
 
 class Config(Settings):
@@ -24,15 +40,22 @@ class Config(Settings):
     stale: Duration = setting(
         "15m", "How long it is still used while the vault cannot be asked.", ge=0
     )
-    known: int = setting(10_000, "How many organisations are remembered at most.", ge=1)
+    known: int = setting(10_000, "How many answers of the vault are remembered at most.", ge=1)
 
 
 class Owned(NamedTuple):
-    """What the vault said of an organisation, and until when that may be used."""
+    """The organisation's own upstreams, best first, and until when they may be used."""
 
     providers: Sequence[CustomProvider]
-    credentials: dict[str, Credential | None]
-    """By upstream; filled as it is asked for. ``None``: they have none, the operator's is used."""
+    fresh: float
+    stale: float
+
+
+class Shown(NamedTuple):
+    """Its own credential for an upstream, and until when that may be used."""
+
+    credential: Credential | None
+    """``None``: it has none, so the operator's is used."""
     fresh: float
     stale: float
 
@@ -44,30 +67,33 @@ class Byok(Filter):
 
     async def start(self) -> None:
         self._owned: dict[str, Owned] = {}
+        self._shown: dict[tuple[str, str], Shown] = {}
 
     async def on_request(self, ex: Exchange) -> Reply | None:
         assert ex.principal is not None
         organisation = ex.principal.organisation
         if organisation is None:
             return None
-        try:
-            owned = await self.owned(organisation)
-        except StoreUnavailable:
-            return UNDECIDED
+        owned = self._owned.get(organisation)
+        if owned is None or owned.fresh <= monotonic():
+            try:
+                owned = await self.look_up(organisation, owned)
+            except StoreUnavailable:
+                return UNDECIDED
         asked = ex.request.head.model
         for provider in owned.providers:
             if provider.active and serves(provider.models, asked):
-                upstream = self.config.connections.custom(provider)
+                try:
+                    upstream = self.config.connections.custom(provider)
+                except ValueError as exc:  # Not the operator's upstreams instead: theirs was meant.
+                    return unreachable(provider, exc)
                 ex.targets = (Target.at(upstream, asked),)
                 break
         return None
 
-    async def owned(self, organisation: str) -> Owned:
-        """The organisation's upstreams, best first; a stale answer serves while the vault is away."""
+    async def look_up(self, organisation: str, owned: Owned | None) -> Owned:
+        """Ask the vault for their upstreams; an earlier answer serves while it is away."""
         now = monotonic()
-        owned = self._owned.get(organisation)
-        if owned is not None and owned.fresh > now:
-            return owned
         try:
             providers = await self.config.vault.providers(organisation)
         except StoreUnavailable:
@@ -75,11 +101,8 @@ class Byok(Filter):
                 return owned
             raise
         ordered = sorted(providers, key=lambda provider: provider.priority)
-        owned = Owned(ordered, {}, now + self.config.ttl, now + self.config.stale)
-        self._owned.pop(organisation, None)
-        self._owned[organisation] = owned
-        if len(self._owned) > self.config.known:
-            del self._owned[next(iter(self._owned))]
+        owned = Owned(ordered, now + self.config.ttl, now + self.config.stale)
+        remember(self._owned, organisation, owned, self.config.known)
         return owned
 
     async def on_attempt(self, ex: Exchange, attempt: Attempt) -> Failure | None:
@@ -88,36 +111,52 @@ class Byok(Filter):
         upstream = attempt.target.upstream
         if organisation is None or upstream.dialect is None:
             return None
-        name = upstream.key
-        owned = self._owned.get(organisation)
-        if owned is not None and name in owned.credentials and owned.fresh > monotonic():
-            credential = owned.credentials[name]
-        else:
+        shown = self._shown.get((organisation, upstream.key))
+        if shown is None or shown.fresh <= monotonic():
             try:
-                credential = await self.credential(organisation, name, owned)
+                shown = await self.credential(organisation, upstream.key, shown)
             except StoreUnavailable:
                 return Failure("refused", "the organisation's own key cannot be read now")
-        if credential is not None:
-            attempt.credential = credential
+        if shown.credential is not None:
+            attempt.credential = shown.credential
         elif upstream.owner != "operator":
-            attempt.credential = None  # Their upstream without a key: it gets none, least of all ours.
+            attempt.credential = (
+                None  # Their upstream without a key: it gets none, least of all ours.
+            )
         return None
 
-    async def credential(
-        self, organisation: str, name: str, owned: Owned | None
-    ) -> Credential | None:
-        """Ask the vault; an earlier answer serves while it is away."""
+    async def credential(self, organisation: str, upstream: str, shown: Shown | None) -> Shown:
+        """Ask the vault for their key; an earlier answer serves while it is away."""
+        now = monotonic()
         try:
-            credential = await self.config.vault.credential(CredentialRef(organisation, name))
+            credential = await self.config.vault.credential(CredentialRef(organisation, upstream))
         except StoreUnavailable:
-            if owned is not None and name in owned.credentials and owned.stale > monotonic():
-                return owned.credentials[name]
+            if shown is not None and shown.stale > now:
+                return shown
             raise
-        if owned is not None:
-            owned.credentials[name] = credential
-        return credential
+        shown = Shown(credential, now + self.config.ttl, now + self.config.stale)
+        remember(self._shown, (organisation, upstream), shown, self.config.known)
+        return shown
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def remember(entries: dict[K, V], key: K, value: V, most: int) -> None:
+    """Put ``value`` last; of more than ``most`` entries the first is forgotten."""
+    entries.pop(key, None)
+    entries[key] = value
+    if len(entries) > most:
+        del entries[next(iter(entries))]
+
+
+def unreachable(provider: CustomProvider, why: ValueError) -> Reply:
+    message = f"Your provider custom-{provider.id} cannot be used: {why}."
+    return Reply(502, "upstream_error", message, [NO_RETRY], "provider_error")
+
+
+NO_RETRY = (b"x-should-retry", b"false")
 UNDECIDED = Reply(
     503,
     "vault_unavailable",

@@ -30,7 +30,7 @@ class Cors(Filter):
 
     def allowed(self, ex: Exchange) -> bytes | None:
         """The value of access-control-allow-origin, or ``None`` where it is not to be sent."""
-        origin = ex.request.header(b"origin")
+        origin = ex.request.fields.get(b"origin")
         if origin is None:
             return None
         if self._any:
@@ -54,7 +54,7 @@ class Cors(Filter):
         )
 
     def on_response(self, ex: Exchange, head: Head) -> None:
-        if (origin := self.allowed(ex)) is None:
+        if b"origin" not in ex.request.fields or (origin := self.allowed(ex)) is None:
             return
         head.headers.append((b"access-control-allow-origin", origin))
         head.headers.append((b"access-control-expose-headers", b"*"))

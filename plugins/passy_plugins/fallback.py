@@ -8,7 +8,9 @@ what happened                                  same target         next target
 not connected, refused by a filter             once, in budget     always
 429                                            --                  ``rate_limit`` (or ``4xx``)
 any 5xx, an error event before content         --                  ``5xx``
-another 4xx                                    never               only where ``4xx`` is named
+another 4xx                                    never               only where ``4xx`` is named, and
+                                                                   never after 401, 402 and 403 for
+                                                                   an organisation's own key
 timeout, cut or garbage after it was sent      never               ``timeout`` / ``5xx``, and only
                                                                    if the route is replay-safe
 anything after the first byte for the client   never               never
@@ -21,8 +23,19 @@ import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
-from passy_proxy import Attempt, Dispatch, Duration, Exchange, Failure, Reply, Target, Terminal
-from passy_proxy import Settings, failed_reply, hookimpl, setting
+from passy_proxy import (
+    Attempt,
+    Dispatch,
+    Duration,
+    Exchange,
+    Failure,
+    Reply,
+    Settings,
+    Terminal,
+    failed_reply,
+    hookimpl,
+    setting,
+)
 
 Condition = Literal["5xx", "4xx", "timeout", "rate_limit"]
 
@@ -79,6 +92,8 @@ class Fallback(Terminal):
         self._budget = Budget()
 
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
+        if not ex.targets:
+            return Reply(503, "no_healthy_target", "Nobody is there to answer this request.")
         budget = self._budget
         budget.running += 1
         try:
@@ -135,6 +150,8 @@ class Fallback(Terminal):
         chosen = attempt.target.fallback_on
         named = self._named if chosen is None else chosen
         if failure.kind == "status":
+            if failure.status in CREDENTIAL_REFUSED and brought(attempt):
+                return False
             return bool(conditions(failure.status) & named)
         if failure.kind == "stream":
             return "5xx" in named
@@ -157,6 +174,14 @@ class Fallback(Terminal):
 def unconnected(failure: Failure | None) -> bool:
     """Whether the upstream never saw anything of the request, for want of a connection."""
     return failure is not None and failure.kind == "connect" and not failure.sent
+
+
+CREDENTIAL_REFUSED = frozenset({401, 402, 403})
+
+
+def brought(attempt: Attempt) -> bool:
+    """Whether an organisation's own key was shown: refused, it is not replaced by another's."""
+    return attempt.credential is not None and attempt.credential.owner != "operator"
 
 
 def conditions(status: int) -> frozenset[str]:

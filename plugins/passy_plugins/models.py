@@ -34,7 +34,8 @@ class ModelList(Terminal):
             cards = [one for one in cards if one["id"] == asked]
             if not cards:
                 message = f"The model {asked[:200]!r} does not exist, or this key may not use it."
-                return Reply(404, "model_not_found", message, param="model")
+                body = json.dumps(anthropic_error(message, ex.id)) if native else None
+                return Reply(404, "model_not_found", message, param="model", body=body)
             return listed(anthropic_card(cards[0]) if native else cards[0])
         if native:
             return listed(anthropic_list([anthropic_card(one) for one in cards]))
@@ -65,6 +66,11 @@ def anthropic_list(cards: list[dict[str, object]]) -> dict[str, object]:
         "first_id": cards[0]["id"] if cards else None,
         "last_id": cards[-1]["id"] if cards else None,
     }
+
+
+def anthropic_error(message: str, request_id: str) -> dict[str, object]:
+    error = {"type": "not_found_error", "message": message}
+    return {"type": "error", "error": error, "request_id": request_id}
 
 
 def listed(body: dict[str, object]) -> Reply:

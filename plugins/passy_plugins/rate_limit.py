@@ -15,9 +15,27 @@ from functools import lru_cache
 from math import ceil, inf
 from typing import Literal, NamedTuple
 
-from passy_proxy import Claim, Count, Counters, Exchange, Filter, Grant, Head, Limits, Rate, Reply
-from passy_proxy import RateSetting, Room, Settings, StashKey, StoreUnavailable
-from passy_proxy import duration, hookimpl, prompt_estimate, setting
+from passy_proxy import (
+    Claim,
+    Count,
+    Counters,
+    Exchange,
+    Filter,
+    Grant,
+    Head,
+    Limits,
+    Rate,
+    RateSetting,
+    Reply,
+    Room,
+    Settings,
+    StashKey,
+    StoreUnavailable,
+    duration,
+    hookimpl,
+    prompt_estimate,
+    setting,
+)
 
 Dimension = Literal["key", "organisation", "model"]
 
@@ -176,9 +194,7 @@ def measures(limits: Limits) -> tuple[Measure, ...]:
         ("tokens", f"t{limits.tokens}:", limits.tokens),
         ("concurrency", "c:", limits.concurrency),
     )
-    return tuple(
-        Measure(kind, prefix, limit) for kind, prefix, limit in found if limit is not None
-    )
+    return tuple(Measure(kind, prefix, limit) for kind, prefix, limit in found if limit is not None)
 
 
 def refused(ex: Exchange, kinds: Sequence[str], grant: Grant) -> Reply:

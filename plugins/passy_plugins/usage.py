@@ -17,6 +17,7 @@ from passy_proxy import (
     Models,
     Prices,
     Settings,
+    StashKey,
     Upstream,
     UsageRecord,
     hookimpl,
@@ -56,21 +57,23 @@ class Metering(Filter):
         price = self._price(upstream, model, ex.at)
         if price is not None:
             nanos = price.cost(usage)
+            ex.stash[COST] = (nanos, price.text)
             head.headers.append((b"x-passy-cost-usd", b"%d.%09d" % divmod(nanos, 1_000_000_000)))
 
     def on_complete(self, ex: Exchange) -> None:
         usage = ex.usage
-        if usage is None or not ex.attempts:
-            self._record(record(ex))
+        cost = ex.stash.get(COST)
+        if cost is not None or usage is None or not ex.attempts:
+            self._record(record(ex, cost or UNPRICED))
             return
         upstream, model = asked(ex)
         price = self._price(upstream, model, ex.at)
         if price is not None:
-            self._record(record(ex, price))
+            self._record(record(ex, (price.cost(usage), price.text)))
             return
         # Perhaps the price is being looked up right now. The record can wait for it: the client has
         # its answer, and nothing of the exchange is held meanwhile.
-        unpriced, keep = record(ex), self._record
+        unpriced, keep = record(ex, UNPRICED), self._record
 
         def enter(price: Price | None) -> None:
             if price is None:
@@ -87,22 +90,24 @@ def asked(ex: Exchange) -> tuple[Upstream, str]:
     return target.upstream, target.model or ex.request.head.model
 
 
-def record(ex: Exchange, price: Price | None = None) -> UsageRecord:
-    """What the books keep of ``ex``."""
+def record(ex: Exchange, cost: tuple[int | None, str]) -> UsageRecord:
+    """What the books keep of ``ex``; ``cost`` in billionths of a dollar, and the price as text."""
     attempts = ex.attempts
     started = ex.started
+    asked_model = ex.request.head.model
     upstream = model = ""
     if attempts:
-        upstream, model = attempts[-1].target.upstream.name, asked(ex)[1]
+        target = attempts[-1].target
+        upstream, model = target.upstream.name, target.model or asked_model
     input, output, cached, write, reasoning, heard, spoken, guessed = ex.usage or NONE
     principal = ex.principal
-    return UsageRecord(
+    fields = (
         ex.id,
         ex.at,
         principal.key_id if principal else "",
         (principal.organisation or "") if principal else "",
         ex.route.match,
-        ex.request.head.model,
+        asked_model,
         upstream,
         model,
         ex.outcome.code or ex.outcome.kind,
@@ -116,21 +121,24 @@ def record(ex: Exchange, price: Price | None = None) -> UsageRecord:
         heard,
         spoken,
         guessed,
-        price.cost(ex.usage) if price and ex.usage else None,
-        price.text if price else "",
+        *cost,
         int((ex.written_at - started) * 1000) if ex.written_at else 0,
         int((monotonic() - started) * 1000),
         tuple([attempt_record(attempt, started) for attempt in attempts]),
     )
+    return _new(UsageRecord, fields)
 
 
+_new = tuple.__new__  # A named tuple's own takes a Python call more.
+COST: StashKey[tuple[int, str]] = StashKey("usage.cost")
+UNPRICED = (None, "")
 NONE = (0, 0, 0, 0, 0, 0, 0, False)
 
 
 def attempt_record(attempt: Attempt, started: float) -> AttemptRecord:
     """One try, as the books keep it."""
     failure = attempt.failure
-    return AttemptRecord(
+    fields = (
         attempt.target.upstream.name,
         attempt.target.model,
         attempt.status,
@@ -140,6 +148,7 @@ def attempt_record(attempt: Attempt, started: float) -> AttemptRecord:
         # A refusal by status costs nothing; silence after a sent request may.
         failure is not None and failure.sent and failure.kind != "status",
     )
+    return _new(AttemptRecord, fields)
 
 
 @hookimpl

@@ -94,6 +94,8 @@ def problem_head(ex: Exchange, attempt: Attempt) -> Head:
     head = relayed_head(ex, attempt)
     if head.status >= 400:
         kept = [pair for pair in head.headers if pair[0] not in DESCRIBING]
+        if len(ex.attempts) > 1:  # We have tried again ourselves; a client's retry only adds to it.
+            kept = [pair for pair in kept if pair[0] != NO_RETRY[0]] + [NO_RETRY]
         head.headers = [*kept, (b"content-type", b"application/json")]
     return head
 
@@ -134,7 +136,7 @@ def failed_reply(ex: Exchange) -> Reply:
     if failure.kind == "untranslatable" and alone:
         return Reply(400, "unsupported_parameter", failure.message)
     tried = [told(attempt) for attempt in ex.attempts]
-    # Once we have tried again ourselves, or may have been billed, a client's retry only adds to it.
+    # The same here, and when the one try may have been billed.
     headers = [] if alone and not failure.sent else [NO_RETRY]
     if failure.kind == "timeout" and alone:
         message = f"{last.target.label} did not answer in time: {failure.message}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 WHOLE = 1 << 20
 """A plain answer up to this size is read to its end before the commit: until then another target can
 still take over, and its usage is read exactly. A larger one is relayed as it arrives."""
+
+LONGEST_FIRST = 1 << 16
+"""Bytes of a stream read in search of its first event; one that is longer is taken for good."""
+FIRST = re.compile(rb"(?:^|[\r\n])data:.*?(?:\n\n|\r\n\r\n|\r\r)", re.DOTALL)
 
 
 class Attempt:
@@ -152,12 +157,13 @@ class Attempt:
         leg, tap = self.leg, self.tap
         assert leg is not None
         assert tap is not None
-        while not self.answer:
+        # Comments are no event: what keeps a connection alive commits to nothing.
+        while not FIRST.search(self.answer) and len(self.answer) < LONGEST_FIRST:
             raw = await leg.read()
             if not raw:
-                self.answer = tap.finish()
+                self.answer += tap.finish()
                 break
-            self.answer = tap.feed(raw)
+            self.answer += tap.feed(raw)
         if tap.error and not tap.text_bytes:
             self.failure = Failure("stream", tap.error, sent=True)
 
@@ -193,11 +199,11 @@ def is_sse(headers: Sequence[tuple[bytes, bytes]]) -> bool:
 class Dispatch:
     """Performs exactly one attempt: hooks, the dialect's request, the transport."""
 
-    __slots__ = ("_after", "before")
+    __slots__ = ("after", "before")
 
     def __init__(self, before: Compiled, after: Compiled) -> None:
         self.before = before
-        self._after = after
+        self.after = after
 
     async def __call__(self, ex: Exchange, target: Target) -> Attempt:
         """Returns once the head is known, or the failure is. Ends the attempt before it."""
@@ -227,7 +233,7 @@ class Dispatch:
         When a filter fails or is cancelled, the next call goes on behind it.
         """
         attempt.close()
-        after = self._after
+        after = self.after
         while attempt.told < len(after):
             _, hook, waits = after[attempt.told]
             attempt.told += 1

@@ -228,28 +228,28 @@ class Chain:
 
     async def relay(self, ex: Exchange, attempt: Attempt) -> None:
         """Send the answer of the attempt the terminal committed to."""
-        try:
-            if attempt.failure is not None:
-                # An upstream's refusal that is nobody else's to mend: its own words, its own status.
-                body = await attempt.problem()
-                head = problem_head(ex, attempt)
-                await self.respond(ex, head)
-                ex.outcome = Outcome("ok", "upstream_status")
-                self.send_whole(ex, head, body)
-            elif attempt.whole:
-                ex.usage = attempt.tap.usage if attempt.tap else None
-                head = relayed_head(ex, attempt)
-                await self.respond(ex, head)
-                body = attempt.answer
-                if self.on_event:
-                    events = self.through(ex, [Event(body, final=True)])
-                    body = b"".join([event.raw for event in events])
-                ex.outcome = OK
-                self.send_whole(ex, head, body)
-            else:
+        if attempt.whole:
+            ex.usage = attempt.tap.usage if attempt.tap else None
+            head = relayed_head(ex, attempt)
+            await self.respond(ex, head)
+            body = attempt.answer
+            if self.on_event:
+                events = self.through(ex, [Event(body, final=True)])
+                body = b"".join([event.raw for event in events])
+            ex.outcome = OK
+            self.send_whole(ex, head, body)
+        elif attempt.failure is None:
+            try:
                 await self.stream(ex, attempt)
-        finally:
-            attempt.close()
+            finally:
+                attempt.close()
+        else:
+            # An upstream's refusal that is nobody else's to mend: its own words, its own status.
+            body = await attempt.problem()
+            head = problem_head(ex, attempt)
+            await self.respond(ex, head)
+            ex.outcome = Outcome("ok", "upstream_status")
+            self.send_whole(ex, head, body)
 
     async def stream(self, ex: Exchange, attempt: Attempt) -> None:
         """Relay pieces as they come off the upstream's socket."""
@@ -349,15 +349,10 @@ class Chain:
             if ex.usage is None and last.tap is not None and ex.request.operation:
                 # An upstream that answered and told no usage: what is recorded is a marked guess.
                 ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
-            ended = False
-            while not ended:
-                try:
-                    await self.dispatch.end(ex, last)
-                    ended = True
-                except asyncio.CancelledError as exc:
-                    cancelled = exc
-                except Exception as exc:
-                    ex.snapshot.log.error("on_attempt_end_failed", request_id=ex.id, exc_info=exc)
+            if self.dispatch.after:
+                cancelled = await self.end_last(ex, last)
+            elif not last.whole:
+                last.close()
         for depth, hook, waits in self.on_complete:
             if depth > ex.depth:
                 continue
@@ -371,6 +366,19 @@ class Chain:
                 ex.snapshot.log.error("on_complete_failed", request_id=ex.id, exc_info=exc)
         if cancelled is not None:
             raise cancelled
+
+    async def end_last(self, ex: Exchange, attempt: Attempt) -> asyncio.CancelledError | None:
+        """The end of the last attempt, for each filter; a cancellation is handed back."""
+        cancelled = None
+        while True:
+            try:
+                await self.dispatch.end(ex, attempt)
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+            except Exception as exc:
+                ex.snapshot.log.error("on_attempt_end_failed", request_id=ex.id, exc_info=exc)
+            else:
+                return cancelled
 
 
 class Splitter:

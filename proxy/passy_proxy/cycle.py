@@ -8,6 +8,7 @@ write. Sockets, deadlines and the requests that follow are the connection's, in 
 from __future__ import annotations
 
 import asyncio
+from operator import itemgetter
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,6 +33,8 @@ _BY_CHUNKS: Final = 1
 _NO_BODY: Final = 2
 _UNTIL_CLOSE: Final = 3
 
+_NAME = itemgetter(0)
+_LINE = b": ".join
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _SMALL = 16 * 1024  # bytes; below this, joining is cheaper than handing over pieces
 
@@ -133,16 +136,20 @@ class Cycle:
             raise RuntimeError("the answer has a head already")
         connection = self._connection
         keep_alive = self.keep_alive and connection.stays(self)
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         length = None
-        for header in headers:
-            name = header[0]
-            if name not in _FRAMING:
-                lines.append(b": ".join(header))
-            elif name == b"content-length":
-                length = header[1]
-            elif name == b"connection" and b"close" in header[1].lower():
-                keep_alive = False
+        if headers and headers[-1][0] == b"content-length":
+            # Where the core puts it. Then the others need no look, one by one.
+            length = headers[-1][1]
+            headers = headers[:-1]
+        if not _FRAMING.isdisjoint(map(_NAME, headers)):
+            lengths = [value for name, value in headers if name == b"content-length"]
+            length = lengths[0] if lengths else length
+            for name, value in headers:
+                if name == b"connection" and value.lower().find(b"close") >= 0:
+                    keep_alive = False
+            headers = [header for header in headers if header[0] not in _FRAMING]
+        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
+        lines += map(_LINE, headers)
         if self._bodyless(status):
             self._framing = _NO_BODY
         elif length is not None:
@@ -161,7 +168,7 @@ class Cycle:
         lines.append(connection.edge.default_lines(connection.server_state.default_headers))
         head = b"\r\n".join(lines)
         ends = len(lines) + connection.edge.default_count
-        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
+        if head.count(b"\n") != ends or head.count(b"\r") != ends or head.find(b"\0") >= 0:
             raise ValueError("a header of the answer holds CR, LF or NUL")
         self.keep_alive = keep_alive
         self.started = True

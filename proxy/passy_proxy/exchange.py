@@ -59,9 +59,9 @@ class Request:
 
     __slots__ = (
         "_json",
-        "_query",
         "body",
         "downstream",
+        "fields",
         "head",
         "headers",
         "limit",
@@ -86,6 +86,8 @@ class Request:
         self.query = query
         self.headers = headers
         """Lower-case names, as they came, repeated ones too."""
+        self.fields = dict(reversed(headers))
+        """The same by name; of repeated ones the first."""
         self.downstream = downstream
         self.body = b""
         """Read before the first filter that needs it; empty for a streamed upload."""
@@ -102,10 +104,7 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of the header ``name`` (lower case)."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        return self.fields.get(name)
 
     @property
     def json(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import NamedTuple
 
-from msgspec import Struct
+from passy_proxy.structs import Struct
 
 DAY = 86_400
 

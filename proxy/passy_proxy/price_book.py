@@ -17,10 +17,15 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-from msgspec import Struct
-
 from passy_proxy.listing import Answer, Question
+from passy_proxy.structs import Struct
+
+try:
+    import msgspec
+
+    HAVE_MSGSPEC = True
+except ImportError:  # Then the only prices are those written in the configuration.
+    HAVE_MSGSPEC = False
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -73,7 +78,7 @@ class PriceBook:
 
     def open(self) -> None:
         """Read the file and begin to answer; needs a running event loop. May be called again."""
-        if self._open:
+        if self._open or not HAVE_MSGSPEC:
             return
         try:
             self.source = f"genai-prices {version('genai-prices')}"

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 
-from msgspec import Struct
+from passy_proxy.structs import Struct
 
 DEFAULT_MAX_MESSAGE_BYTES = 8 << 20
 

@@ -45,8 +45,8 @@ KEPT = frozenset((b"accept", b"user-agent", b"idempotency-key"))
 KEPT_NATIVE = KEPT | {VERSION_HEADER, b"anthropic-beta"}
 KEPT_BELOW = KEPT_NATIVE | {b"content-type"}
 
-OPERATIONS = frozenset(("messages", "count_tokens"))
-"""Operations whose body is JSON with a model in it. Anything else keeps its own type."""
+PATHS = {"messages": b"/v1/messages", "count_tokens": b"/v1/messages/count_tokens"}
+"""Operations whose body is JSON with a model in it. Anything else keeps its own path and type."""
 
 REPLAY_SAFE = frozenset(("chat", "messages", "count_tokens", "models"))
 
@@ -90,11 +90,11 @@ class Anthropic:
         body: bytes | AsyncIterator[bytes]
         if spoken == "anthropic":
             body, path = _native_body(request, target), _native_path(request, upstream)
-            kept = KEPT_NATIVE if request.operation in OPERATIONS else KEPT_BELOW
+            kept = KEPT_NATIVE if request.operation in PATHS else KEPT_BELOW
             headers = headers_for(request, upstream, credential, kept)
         elif spoken == "openai" and request.operation == "chat":
             body = json.dumps(_translation(request, target).body())
-            path = upstream.paths.get("messages") or upstream.path + b"/v1/messages"
+            path = upstream.paths.get("messages") or upstream.path + PATHS["messages"]
             headers = headers_for(request, upstream, credential, KEPT)
         else:
             asked = request.operation or request.path
@@ -198,7 +198,8 @@ def _native_body(request: Request, target: Target) -> bytes | AsyncIterator[byte
 def _native_path(request: Request, upstream: Upstream) -> bytes:
     path = upstream.paths.get(request.operation)
     if path is None:
-        path = upstream.path + b"/v1" + quoted(request.rest)
+        below = PATHS.get(request.operation) or b"/v1" + quoted(request.rest)
+        path = upstream.path + below
     return path + b"?" + request.query if request.query else path
 
 

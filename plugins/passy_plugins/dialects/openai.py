@@ -118,7 +118,7 @@ class OpenAI:
             headers,
             body,
             None,
-            _replay_safe(request, headers),
+            _replay_safe(request),
             target.timeouts,
         )
 
@@ -137,7 +137,7 @@ class OpenAI:
             headers,
             body,
             declared_length(request),
-            _replay_safe(request, headers),
+            _replay_safe(request),
             target.timeouts,
         )
 
@@ -197,13 +197,12 @@ class OpenAI:
         return b"data: " + json.dumps({"error": error}) + b"\n\n"
 
 
-def _replay_safe(request: Request, headers: list[tuple[bytes, bytes]]) -> bool:
+def _replay_safe(request: Request) -> bool:
     """Whether asking twice does no harm: nothing is kept, and the client did not say "once"."""
     if request.streamed_upload:
         return False
-    for name, _ in headers:
-        if name == b"idempotency-key":
-            return False
+    if b"idempotency-key" in request.fields:
+        return False
     if request.operation == "responses":
         return request.method in IDEMPOTENT or not _kept_or_queued(request)
     return request.operation in REPLAY_SAFE or request.method in IDEMPOTENT

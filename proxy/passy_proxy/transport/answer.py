@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
-import httptools
-
 from . import TransportError
+
+with suppress(ImportError):  # httpcore.py, which does without, shares the limits kept here.
+    import httptools
 
 HEAD_BYTES = 65_536
 HEAD_COUNT = 200

@@ -8,6 +8,7 @@ address that is dialled; TLS is verified against the name. No proxy variable is 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -200,7 +201,8 @@ def _addresses(rows: list[Any]) -> _Found:
 
 
 def _reason(error: BaseException | None) -> str:
-    return (getattr(error, "strerror", None) or type(error).__name__).lower()
+    number = getattr(error, "errno", None)  # asyncio's own text repeats the address
+    return (os.strerror(number) if number else type(error).__name__).lower()
 
 
 def tls_fault(host: str | None, error: OSError) -> str:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import h2.exceptions
 import httpcore
 
 from passy_proxy.timers import NEVER, Sweep, sweep_of
@@ -28,6 +27,10 @@ from .connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
 from .head import HeadWriter
 from .pool import Pool
 from .stream import Backend
+
+Http2Fault: type[Exception] = httpcore.RemoteProtocolError
+with suppress(ImportError):  # Without it, HTTP/2 is not spoken.
+    from h2.exceptions import ProtocolError as Http2Fault
 
 _STREAMS = 100
 """Requests at a time on one HTTP/2 connection; httpcore would queue beyond."""
@@ -448,7 +451,7 @@ _FAULTS = (
     httpcore.ProxyError,
     httpcore.TimeoutException,
     httpcore.UnsupportedProtocol,
-    h2.exceptions.ProtocolError,
+    Http2Fault,
 )
 
 

@@ -1,0 +1,474 @@
+"""When the next target is asked, when it is not, and what the client hears when nobody answered."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from passy_plugins.fallback import Budget, Fallback
+from passy_proxy import Attempt, Exchange, Filter, Principal
+from passy_proxy.records import Credential
+from passy_proxy.testing import SSE, Answer, Bench, Recorded, ScriptedUpstream, Wire, chat_events
+
+pytestmark = pytest.mark.anyio
+
+CONFIGURATION = """
+upstreams:
+  one: {{dialect: openai, url: "{one}/v1", timeouts: {{first_byte: 200ms, idle: 200ms}}}}
+  two: {{dialect: openai, url: "{two}/v1", timeouts: {{first_byte: 200ms, idle: 200ms}}}}
+  claude: {{dialect: anthropic, url: "{two}"}}
+  shut: {{dialect: openai, url: "http://127.0.0.1:{shut}/v1"}}
+models:
+  both: {{targets: [one/first, two/second]{on}}}
+  alone: {{targets: [one/first]{on}}}
+  plain: [one/first]
+  from-shut: {{targets: [shut/x, two/second]{on}}}
+  only-shut: [shut/x]
+  thrice: {{targets: [one/a, one/b, one/c, one/d]{on}}}
+  odd: [claude/x, two/second]
+chains: {{default: [{filters}alias, fallback: {{{settings}}}]}}
+routes:
+  - {{match: POST /v1/chat/completions}}
+  - {{match: POST /v1/embeddings}}
+"""
+CUT = Answer(headers=(), cut=True)
+SLOW = Answer(delay=30)
+EVERYTHING = "5xx, 4xx, timeout, rate_limit"
+
+
+@dataclass
+class Pair:
+    """A gateway in front of two providers, each of which keeps a ledger of what it saw."""
+
+    bench: Bench
+    one: ScriptedUpstream
+    two: ScriptedUpstream
+
+    async def ask(
+        self,
+        model: str = "both",
+        *,
+        path: str = "/v1/chat/completions",
+        headers: Wire = (),
+        **body: object,
+    ) -> Exchange:
+        fields = {"model": model, "messages": [], **body}
+        ex = self.bench.exchange(fields, path=path, headers=headers, principal=Principal("key"))
+        await ex.route.chain.run(ex)
+        return ex
+
+    @property
+    def hits(self) -> tuple[int, int]:
+        return len(self.one.requests), len(self.two.requests)
+
+
+Make = Callable[..., Awaitable[Pair]]
+
+
+@pytest.fixture
+def shut() -> int:
+    """A port where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+async def pair(shut: int) -> AsyncIterator[Make]:
+    """Makes gateways; ``on`` is the alias's fallback_on, the rest the filter's settings."""
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(ScriptedUpstream())
+        two = await stack.enter_async_context(ScriptedUpstream())
+        two.chat("from two")
+
+        async def make(
+            settings: str = "retries: 0", on: str | None = None, *filters: type[Filter]
+        ) -> Pair:
+            text = CONFIGURATION.format(
+                one=one.url,
+                two=two.url,
+                shut=shut,
+                on="" if on is None else f", fallback_on: [{on}]",
+                settings=settings,
+                filters="".join(f"{kind.name}, " for kind in filters),
+            )
+            return Pair(await stack.enter_async_context(Bench(text, filters=filters)), one, two)
+
+        yield make
+
+
+def sent(ex: Exchange) -> Recorded:
+    assert isinstance(ex.downstream, Recorded)
+    return ex.downstream
+
+
+def header(ex: Exchange, name: str) -> str | None:
+    value = sent(ex).header(name.encode())
+    return None if value is None else value.decode()
+
+
+# By status. What fallback_on names, then who is asked.
+
+
+@pytest.mark.parametrize(
+    ("status", "on", "moves_on"),
+    [
+        *((status, "5xx", True) for status in (500, 502, 503, 504, 529, 599)),
+        *((status, "4xx, rate_limit, timeout", False) for status in (500, 503, 529)),
+        (429, "rate_limit", True),
+        (429, "4xx", True),
+        (429, "5xx, timeout", False),
+        *((s, "5xx, timeout, rate_limit", False) for s in (400, 401, 403, 404, 409, 413, 422)),
+        *((s, "4xx", True) for s in (400, 401, 403, 404, 408, 409, 413, 422)),
+        (302, EVERYTHING, False),
+        (400, "", False),
+        (500, "", False),
+    ],
+)
+async def test_a_status_moves_on_only_where_it_is_named(
+    pair: Make, status: int, on: str, moves_on: bool
+) -> None:
+    made = await pair(on=on)
+    made.one.json({"error": {"message": "theirs", "type": "t", "code": "c"}}, status)
+    ex = await made.ask()
+    if moves_on:
+        assert (200, (1, 1)) == (ex.status, made.hits)
+        assert "from two" in sent(ex).json["choices"][0]["message"]["content"]
+        assert ("2", "two/second") == (
+            header(ex, "x-passy-attempts"),
+            header(ex, "x-passy-upstream"),
+        )
+    else:
+        assert (status, (1, 0)) == (ex.status, made.hits)
+        assert "theirs" == sent(ex).json["error"]["message"]
+
+
+async def test_an_alias_that_says_nothing_leaves_it_to_the_filter(pair: Make) -> None:
+    made = await pair("retries: 0, fallback_on: [rate_limit]")
+    made.one.json({"error": {"message": "busy"}}, 429).json({"error": {"message": "sorry"}}, 500)
+    assert [200, 500] == [(await made.ask()).status for _ in range(2)]
+    assert (2, 1) == made.hits
+
+
+async def test_each_target_is_asked_for_its_own_model(pair: Make) -> None:
+    made = await pair(on="5xx")
+    made.one.json({}, 500)
+    await made.ask(temperature=0.5)
+    first, second = made.one.requests[0].json, made.two.requests[0].json
+    assert ("first", "second") == (first["model"], second["model"])
+    assert 0.5 == first["temperature"] == second["temperature"]
+
+
+# What did not answer
+
+
+async def test_a_target_that_cannot_be_connected_to_is_always_passed_over(pair: Make) -> None:
+    made = await pair(on="")
+    assert 200 == (await made.ask("from-shut")).status
+    assert (0, 1) == made.hits
+
+
+async def test_a_target_that_cannot_be_connected_to_is_tried_once_more(pair: Make) -> None:
+    made = await pair("retries: 1")
+    ex = await made.ask("from-shut")
+    assert ["shut/x", "shut/x", "two/second"] == [one.target.label for one in ex.attempts]
+    assert 200 == ex.status
+
+
+@pytest.mark.parametrize(("on", "status"), [("timeout", 200), ("5xx, 4xx, rate_limit", 504)])
+async def test_a_timeout_moves_on_only_where_it_is_named(
+    pair: Make, on: str, status: int
+) -> None:
+    made = await pair(on=on)
+    made.one.then(SLOW)
+    ex = await made.ask()
+    assert (status, (1, int(status == 200))) == (ex.status, made.hits)
+
+
+@pytest.mark.parametrize(("on", "status"), [("5xx", 200), ("timeout, 4xx, rate_limit", 502)])
+async def test_a_connection_cut_before_the_answer_counts_as_5xx(
+    pair: Make, on: str, status: int
+) -> None:
+    made = await pair(on=on)
+    made.one.then(CUT)
+    ex = await made.ask()
+    assert (status, (1, int(status == 200))) == (ex.status, made.hits)
+
+
+@pytest.mark.parametrize("answer", [SLOW, CUT])
+async def test_an_unknown_outcome_may_be_final(pair: Make, answer: Answer) -> None:
+    made = await pair("retries: 0, on_unknown_outcome: fail", EVERYTHING)
+    made.one.then(answer)
+    ex = await made.ask()
+    assert ex.status in (502, 504)
+    assert (1, 0) == made.hits
+    assert "false" == header(ex, "x-should-retry")
+
+
+@pytest.mark.parametrize("answer", [SLOW, CUT])
+async def test_with_an_idempotency_key_it_is_not_asked_twice(pair: Make, answer: Answer) -> None:
+    made = await pair(on=EVERYTHING)
+    made.one.then(answer)
+    ex = await made.ask(headers=((b"idempotency-key", b"abc"),))
+    assert ex.status in (502, 504)
+    assert (1, 0) == made.hits
+
+
+async def test_a_complete_refusal_may_be_replaced_whatever_the_key(pair: Make) -> None:
+    made = await pair(on="5xx")
+    made.one.json({}, 503)
+    assert 200 == (await made.ask(headers=((b"idempotency-key", b"abc"),))).status
+
+
+async def test_a_plain_answer_that_breaks_off_can_still_be_replaced(pair: Make) -> None:
+    made = await pair(on="5xx")
+    made.one.then(Answer(pieces=[b'{"choices":['], cut=True))
+    ex = await made.ask()
+    assert (200, (1, 1)) == (ex.status, made.hits)
+    assert "from two" in sent(ex).answer.decode()
+
+
+# Streams
+
+
+def stream(*pieces: bytes, **more: object) -> Answer:
+    return Answer(headers=SSE, pieces=pieces, **more)  # type: ignore[arg-type]
+
+
+ERROR = b'data: {"error":{"message":"overloaded","type":"server_error"}}\n\n'
+ROLE, HELLO, *REST = chat_events(["hello"])
+
+
+async def test_an_error_for_a_first_event_is_replaced(pair: Make) -> None:
+    made = await pair(on="5xx")
+    made.one.then(stream(ERROR))
+    made.two._script.clear()
+    made.two.stream("from ", "two")
+    ex = await made.ask(stream=True)
+    assert (200, (1, 1)) == (ex.status, made.hits)
+    assert b"overloaded" not in sent(ex).answer
+    assert sent(ex).answer.endswith(b"data: [DONE]\n\n")
+
+
+async def test_an_error_for_a_first_event_is_final_where_5xx_is_not_named(pair: Make) -> None:
+    made = await pair(on="timeout")
+    made.one.then(stream(ERROR))
+    ex = await made.ask(stream=True)
+    assert (502, (1, 0)) == (ex.status, made.hits)
+    assert "overloaded" in sent(ex).json["error"]["message"]
+
+
+async def test_comments_before_an_error_are_no_first_event(pair: Make) -> None:
+    made = await pair(on="5xx")
+    made.one.then(stream(b": one moment\n\n", b": please\n\n", ERROR, gap=0.02))
+    ex = await made.ask(stream=True)
+    assert (200, (1, 1)) == (ex.status, made.hits)
+
+
+async def test_comments_do_not_stand_for_a_first_event_in_time(pair: Make) -> None:
+    made = await pair("retries: 0, first_event: 300ms", "timeout")
+    made.one.then(stream(*[b": wait\n\n"] * 100, gap=0.05))
+    ex = await made.ask(stream=True)
+    assert (200, (1, 1)) == (ex.status, made.hits)
+    await made.one.requests[0].closed.wait()
+
+
+async def test_a_stalled_first_event_is_a_timeout(pair: Make) -> None:
+    made = await pair("retries: 0, first_event: 100ms", "timeout")
+    made.one.then(stream(hold=asyncio.Event()))
+    ex = await made.ask(stream=True)
+    assert (200, (1, 1)) == (ex.status, made.hits)
+    [first, _] = ex.attempts
+    assert first.failure is not None
+    assert ("timeout", True) == (first.failure.kind, first.failure.sent)
+    await made.one.requests[0].closed.wait()
+
+
+async def test_committed_at_the_head_it_does_not_wait_for_the_first_event(pair: Make) -> None:
+    made = await pair("retries: 0, commit: head, first_event: 50ms", EVERYTHING)
+    made.one.then(stream(ROLE, HELLO, *REST, gap=0.08))
+    ex = await made.ask(stream=True)
+    assert (200, (1, 0)) == (ex.status, made.hits)
+    assert b"hello" in sent(ex).answer
+
+
+async def test_committed_at_the_head_an_error_event_is_passed_on(pair: Make) -> None:
+    made = await pair("retries: 0, commit: head", EVERYTHING)
+    made.one.then(stream(ERROR))
+    ex = await made.ask(stream=True)
+    assert (200, (1, 0)) == (ex.status, made.hits)
+    assert b"overloaded" in sent(ex).answer
+
+
+async def test_after_the_first_event_nobody_else_is_asked(pair: Make) -> None:
+    made = await pair(on=EVERYTHING)
+    made.one.then(stream(ROLE, HELLO, gap=0.02, cut=True))
+    ex = await made.ask(stream=True)
+    assert (200, (1, 0)) == (ex.status, made.hits)
+    assert "upstream_broken" == ex.outcome.kind
+    assert b'"error"' in sent(ex).answer
+    assert b"[DONE]" not in sent(ex).answer
+
+
+# When nobody answered
+
+
+async def test_all_failed_names_each_provider_and_its_failure(pair: Make) -> None:
+    made = await pair(on="5xx")
+    made.one.json({}, 500)
+    made.two._script.clear()
+    made.two.json({}, 503)
+    ex = await made.ask()
+    assert 502 == ex.status
+    error = sent(ex).json["error"]
+    for attempt in error["attempts"]:
+        assert 0 <= attempt.pop("ms") < 10_000
+    assert {
+        "message": "All providers failed: one: status 500; two: status 503",
+        "type": "provider_error",
+        "param": None,
+        "code": "upstream_error",
+        "request_id": ex.id,
+        "attempts": [
+            {"provider": "one", "model": "first", "status": 500, "reason": "status 500"},
+            {"provider": "two", "model": "second", "status": 503, "reason": "status 503"},
+        ],
+    } == error
+    assert "false" == header(ex, "x-should-retry")
+
+
+async def test_the_last_answer_passes_when_nothing_names_it(pair: Make) -> None:
+    made = await pair(on="rate_limit")
+    made.one.json({}, 429)
+    made.two._script.clear()
+    made.two.json({"error": {"message": "broken", "type": "x", "code": "y"}}, 500)
+    ex = await made.ask()
+    assert (500, (1, 1)) == (ex.status, made.hits)
+    assert ("broken", "y") == (sent(ex).json["error"]["message"], sent(ex).json["error"]["code"])
+    assert "false" == header(ex, "x-should-retry")
+
+
+async def test_a_single_target_without_a_policy_answers_for_itself(pair: Make) -> None:
+    made = await pair()
+    made.one.json({"error": {"message": "busy"}}, 503, retry_after="7")
+    ex = await made.ask("plain")
+    assert (503, "7") == (ex.status, header(ex, "retry-after"))
+    assert "busy" == sent(ex).json["error"]["message"]
+    assert header(ex, "x-should-retry") is None
+
+
+async def test_a_single_target_whose_alias_names_the_status_is_a_provider_error(
+    pair: Make,
+) -> None:
+    made = await pair(on="5xx")
+    made.one.json({}, 500)
+    ex = await made.ask("alone")
+    assert (502, "provider_error") == (ex.status, sent(ex).json["error"]["type"])
+
+
+async def test_a_single_target_that_cannot_be_reached_is_a_502(pair: Make) -> None:
+    made = await pair()
+    ex = await made.ask("only-shut")
+    assert (502, "provider_error") == (ex.status, sent(ex).json["error"]["type"])
+    assert "refused" in sent(ex).json["error"]["message"]
+    assert header(ex, "x-should-retry") is None  # Nobody has seen the request.
+
+
+async def test_a_single_target_that_is_too_slow_is_a_504(pair: Make) -> None:
+    made = await pair()
+    made.one.then(SLOW)
+    ex = await made.ask("plain")
+    assert (504, "upstream_timeout") == (ex.status, sent(ex).json["error"]["code"])
+    assert "false" == header(ex, "x-should-retry")  # It may be billed already.
+
+
+async def test_no_more_attempts_are_made_than_allowed(pair: Make) -> None:
+    made = await pair("retries: 5, attempts: 3", "5xx")
+    made.one.json({}, 500)
+    ex = await made.ask("thrice")
+    assert (502, 3, 3) == (ex.status, len(ex.attempts), len(made.one.requests))
+    assert 3 == len((await made.ask("only-shut")).attempts)
+
+
+async def test_what_cannot_be_translated_goes_to_who_understands_it(pair: Make) -> None:
+    made = await pair()
+    made.two._script.clear()
+    made.two.json({"object": "list", "data": [], "model": "second"})
+    ex = await made.ask("odd", path="/v1/embeddings", input="x")
+    assert 200 == ex.status
+    failure = ex.attempts[0].failure
+    assert failure is not None
+    assert ("untranslatable", False) == (failure.kind, failure.sent)
+
+
+class Targetless(Filter):
+    name = "targetless"
+    provides = frozenset({"targets"})
+
+
+async def test_without_a_target_the_client_hears_that_nobody_is_there() -> None:
+    text = """
+    upstreams: {echo: {kind: echo}}
+    chains: {default: [targetless, fallback]}
+    routes: [{match: POST /v1/chat/completions}]
+    """
+    async with Bench(text, filters=[Targetless]) as bench:
+        ex = bench.exchange()
+        await ex.route.chain.run(ex)
+    assert (503, "no_healthy_target") == (ex.status, ex.outcome.code)
+
+
+# Whose key
+
+
+class Brings(Filter):
+    """Shows an organisation's own key."""
+
+    name = "brings"
+
+    def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
+        attempt.credential = Credential("sk-theirs", "acme")
+
+
+@pytest.mark.parametrize(("status", "hits"), [(401, (1, 0)), (402, (1, 0)), (403, (1, 0))])
+async def test_an_own_key_that_is_refused_is_final(
+    pair: Make, status: int, hits: tuple[int, int]
+) -> None:
+    made = await pair("retries: 0", EVERYTHING, Brings)
+    made.one.json({"error": {"message": "wrong key"}}, status)
+    ex = await made.ask()
+    assert (status, hits) == (ex.status, made.hits)
+
+
+# The budget of retries
+
+
+async def test_retries_stay_within_their_budget(pair: Make) -> None:
+    made = await pair("retries: 5, attempts: 20")
+    [filter] = [one for one in made.bench.snapshot.filters if isinstance(one, Fallback)]
+    filter._budget.retrying = Budget.FLOOR
+    assert 1 == len((await made.ask("only-shut")).attempts)
+    filter._budget.running = Budget.SHARE * (Budget.FLOOR + 1)
+    assert 6 == len((await made.ask("only-shut")).attempts)
+    assert (Budget.FLOOR, 20) == (filter._budget.retrying, filter._budget.running)
+
+
+async def test_a_client_that_leaves_frees_its_place_in_the_budget(pair: Make) -> None:
+    made = await pair()
+    made.one.then(SLOW)
+    [filter] = [one for one in made.bench.snapshot.filters if isinstance(one, Fallback)]
+    ex = made.bench.exchange({"model": "both", "messages": []})
+    running = asyncio.create_task(ex.route.chain.run(ex))
+    seen = await made.one.seen()
+    assert 1 == filter._budget.running
+    sent(ex).leave()
+    await running
+    assert 0 == filter._budget.running
+    assert (1, 0) == made.hits
+    await seen.closed.wait()

@@ -1,0 +1,197 @@
+"""The ASGI callable, under our edge and under stock uvicorn with h11 and plain asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from passy_proxy.app import App
+from passy_proxy.gateway import Gateway
+from passy_proxy.site import Site
+from passy_proxy.testing import KEYRING, Client, Serving, serving
+
+pytestmark = pytest.mark.anyio
+
+TEXT = """
+upstreams: {echo: {kind: echo}}
+chains:
+  default: [alias, fallback]
+  fixed: [cors: {origins: ["*"]}, static: {status: 200, body: "{}"}]
+routes:
+  - {match: POST /v1/chat/completions}
+  - {match: GET /v1/models, chain: [static: {body: "[]"}]}
+  - {match: "* /v1/files*", chain: fixed}
+  - {match: OPTIONS /v1/*, chain: fixed}
+"""
+HELLO = {"model": "echo", "messages": [{"role": "user", "content": "Hello there"}]}
+
+
+@pytest.fixture(params=["edge", "stock"])
+async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Serving]:
+    """Our edge, and uvicorn's own protocol on h11; both on asyncio's own loop."""
+    assert type(asyncio.get_running_loop()).__module__.startswith("asyncio")
+    stock = {"http": "h11"} if request.param == "stock" else {}
+    async with serving(TEXT, tmp_path, **stock) as site:
+        yield site
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with Client() as client:
+        yield client
+
+
+async def test_a_plain_answer(site: Serving, client: Client) -> None:
+    asked = await client.ask(f"{site.url}/v1/chat/completions", HELLO)
+    answer = await asked.json()
+    assert 200 == asked.status
+    assert "Hello there" in answer["choices"][0]["message"]["content"]
+    assert asked.headers["x-request-id"].startswith("req_")
+    assert "content-length" in asked.headers
+
+
+async def test_a_streamed_answer(site: Serving, client: Client) -> None:
+    asked = await client.ask(f"{site.url}/v1/chat/completions", {**HELLO, "stream": True})
+    assert "no-cache" == asked.headers["cache-control"]
+    body = await asked.rest()
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "invalid_json"),
+        (b"{}", 400, "invalid_value"),
+        ({**HELLO, "model": "eco"}, 404, "model_not_found"),
+        ({**HELLO, "model": "echo:429"}, 429, "rate_limit_exceeded"),
+        ({**HELLO, "model": "echo:500"}, 500, "internal_error"),
+    ],
+)
+async def test_errors(site: Serving, client: Client, body: object, status: int, code: str) -> None:
+    asked = await client.ask(f"{site.url}/v1/chat/completions", body)
+    assert (status, code) == (asked.status, (await asked.json())["error"]["code"])
+    assert "application/json" == asked.headers["content-type"]
+
+
+async def test_a_broken_stream_ends_with_an_error_event(site: Serving, client: Client) -> None:
+    body = {**HELLO, "model": "echo:cut", "stream": True}
+    asked = await client.ask(f"{site.url}/v1/chat/completions", body)
+    last = (await asked.rest()).rstrip().rpartition(b"\n\n")[2]
+    assert b'"upstream_broken"' in last
+
+
+async def test_preflight_has_no_body(site: Serving, client: Client) -> None:
+    url = f"{site.url}/v1/chat/completions"
+    asked = await client.ask(url, method="OPTIONS", origin="https://example.com")
+    assert 204 == asked.status
+    assert "*" == asked.headers["access-control-allow-origin"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/healthz", "/readyz", "/"])
+async def test_health_is_answered_by_the_process_itself(
+    site: Serving, client: Client, path: str
+) -> None:
+    asked = await client.ask(site.url + path, method="GET")
+    assert 200 == asked.status
+    assert isinstance(await asked.json(), dict)
+
+
+async def test_readiness_ends_with_draining_and_liveness_does_not(
+    site: Serving, client: Client
+) -> None:
+    site.gateway.draining = True
+    ready = await client.ask(f"{site.url}/readyz", method="GET")
+    alive = await client.ask(f"{site.url}/livez", method="GET")
+    assert (503, 200) == (ready.status, alive.status)
+    assert "draining" == (await ready.json())["status"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/v1/v1/chat/completions", 404, "Did you mean /v1/chat/completions?"),
+        ("POST", "/chat/completions", 404, "Did you mean /v1/chat/completions?"),
+        ("GET", "/v2/anything", 404, "There is nothing at GET /v2/anything."),
+        ("DELETE", "/v1/models", 405, "use GET."),
+        ("PUT", "/v1/chat/completions", 405, "use POST."),
+    ],
+)
+async def test_an_unknown_place_is_told_of_with_help(
+    site: Serving, client: Client, method: str, path: str, status: int, words: str
+) -> None:
+    asked = await client.ask(site.url + path, method=method)
+    error = (await asked.json())["error"]
+    assert (status, "invalid_request_error") == (asked.status, error["type"])
+    assert words in error["message"]
+    if status == 405:
+        assert asked.headers["allow"] in words
+
+
+async def test_an_exchange_is_counted_while_it_runs(site: Serving, client: Client) -> None:
+    snapshot = site.gateway.snapshot
+    asked = await client.ask(
+        f"{site.url}/v1/chat/completions", {**HELLO, "model": "echo:slow", "stream": True}
+    )
+    assert 1 == snapshot.running
+    asked.leave()
+    async with asyncio.timeout(20):
+        while snapshot.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+# The server's life cycle
+
+
+def gateway(tmp_path: Path, text: str) -> Gateway:
+    return Gateway(Site(tmp_path, KEYRING), {}, structlog.get_logger(), text=text)
+
+
+async def lifespan(app: App, *messages: str) -> list[dict[str, Any]]:
+    told = [{"type": f"lifespan.{name}"} for name in messages]
+    sent: list[Any] = []
+
+    async def receive() -> Any:  # noqa: ANN401
+        return told.pop(0)
+
+    async def send(message: Any) -> None:  # noqa: ANN401
+        sent.append(message)
+
+    try:
+        await app({"type": "lifespan"}, receive, send)
+    except Exception as exc:
+        sent.append({"type": type(exc).__name__})
+    return sent
+
+
+async def test_the_servers_life_is_the_gateways(tmp_path: Path) -> None:
+    made = gateway(tmp_path, TEXT)
+    sent = await lifespan(App(made), "startup", "shutdown")
+    expected = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert expected == [message["type"] for message in sent]
+    assert 0 == len(made.parts.shared)
+
+
+async def test_a_start_that_fails_is_told_to_the_server(tmp_path: Path) -> None:
+    failed, raised = await lifespan(App(gateway(tmp_path, "chains: [")), "startup")
+    assert "lifespan.startup.failed" == failed["type"]
+    assert "built-in:" in failed["message"]
+    assert "ConfigInvalid" == raised["type"]
+
+
+async def test_websockets_are_refused(tmp_path: Path) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:  # noqa: ANN401
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:  # noqa: ANN401
+        sent.append(message)
+
+    await App(gateway(tmp_path, TEXT))({"type": "websocket"}, receive, send)
+    assert [{"type": "websocket.close", "code": 1003}] == sent
