@@ -94,7 +94,7 @@ REPLIES = {
     "upstream_broken": (
         "The provider broke off after its answer had begun: the stream ends with this event."
     ),
-    "upstream_error": "Every attempt failed; `attempts` and the message say how each did.",
+    "upstream_error": "Every attempt failed, or an organisation's own provider cannot be used.",
     "upstream_timeout": "The only attempt was not answered in time.",
     "url_too_long": "The request target exceeds `edge.max_url_bytes`.",
     "vault_unavailable": "`byok` cannot read the organisation's providers now.",

@@ -8,8 +8,17 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-from passy_proxy import Exchange, Filter, LineWriter, Principal, Settings, Usage
-from passy_proxy import hookimpl, json, setting
+from passy_proxy import (
+    Exchange,
+    Filter,
+    LineWriter,
+    Principal,
+    Settings,
+    Usage,
+    hookimpl,
+    json,
+    setting,
+)
 
 
 class Config(Settings):
@@ -17,6 +26,9 @@ class Config(Settings):
         "auto", "auto is pretty on a terminal and json elsewhere."
     )
 
+
+LONGEST_NAME = 200
+"""Characters of a model's name that are logged: it is the client's word, and may be megabytes."""
 
 FLAGS = {
     "connect": "UC",
@@ -42,7 +54,9 @@ class AccessLog(Filter):
         format = self.config.format
         pretty = format == "pretty" or (format == "auto" and sys.stdout.isatty())
         render = as_text if pretty else as_json
-        self._writer = LineWriter(sys.stdout.fileno(), lambda fields: render(Line._make(fields)))
+        self._writer: LineWriter[tuple[Any, ...]] = LineWriter(
+            sys.stdout.fileno(), lambda fields: render(Line._make(fields))
+        )
         self._writer.start()
 
     async def stop(self) -> None:
@@ -51,7 +65,7 @@ class AccessLog(Filter):
             self.log.warning("access_lines_dropped", count=self._writer.dropped)
 
     def on_complete(self, ex: Exchange) -> None:
-        # Facts only, not the exchange: that would keep its body in memory until the line is written.
+        # Facts only, not the exchange: that would keep its body until the line is written.
         request = ex.request
         self._writer.put(
             (
@@ -64,7 +78,7 @@ class AccessLog(Filter):
                 monotonic() - ex.started,
                 ex.written_at - ex.started if ex.written_at else None,
                 ex.principal,
-                request.head.model,
+                request.head.model[:LONGEST_NAME],
                 request.head.stream,
                 ex.attempts[-1].target.label if ex.attempts else None,
                 len(ex.attempts),

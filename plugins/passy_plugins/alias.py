@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from math import inf, log
 from random import random
+from typing import TYPE_CHECKING
 
 from passy_proxy import (
     Exchange,
@@ -23,6 +25,9 @@ from passy_proxy import (
     serves,
     setting,
 )
+
+if TYPE_CHECKING:
+    from passy_proxy.models import Choice
 
 
 class Config(Settings):
@@ -48,7 +53,12 @@ class Alias(Filter):
 
     def on_request(self, ex: Exchange) -> Reply | None:
         name = ex.request.head.model
-        if (allowed := ex.principal and ex.principal.models) and not serves(allowed, name):
+        principal = ex.principal
+        if (
+            principal is not None
+            and principal.models is not None
+            and not serves(principal.models, name)
+        ):
             return Reply(
                 403,
                 "model_not_allowed",
@@ -96,10 +106,13 @@ def shuffled(model: Model, name: str) -> Sequence[Target]:
     """The targets with, inside each priority, a weighted draw for first place and so on."""
     ordered: list[Target] = []
     for tier in model.tiers:
-        # Exponential keys: sorting by log(u)/w is a weighted draw without replacement.
-        drawn = sorted(tier, key=lambda choice: random() ** (1.0 / choice.weight), reverse=True)
-        ordered += [choice.at(name) for choice in drawn]
+        ordered += [choice.at(name) for choice in sorted(tier, key=draw, reverse=True)]
     return ordered
+
+
+def draw(choice: Choice) -> float:
+    """Sorting by log(u)/w is a weighted draw without replacement; weight 0 always comes last."""
+    return log(1.0 - random()) / choice.weight if choice.weight else -inf
 
 
 @hookimpl

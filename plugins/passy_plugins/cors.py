@@ -1,7 +1,7 @@
 """Cross-origin requests from browsers. Closed unless origins are named.
 
-There are no cookies on this side of the gateway, so allowing any origin gives a page nothing that it does
-not bring itself: its own key.
+There are no cookies on this side of the gateway, so allowing any origin gives a page nothing that
+it does not bring itself: its own key.
 """
 
 from __future__ import annotations
@@ -54,12 +54,11 @@ class Cors(Filter):
         )
 
     def on_response(self, ex: Exchange, head: Head) -> None:
-        if b"origin" not in ex.request.fields or (origin := self.allowed(ex)) is None:
-            return
-        head.headers.append((b"access-control-allow-origin", origin))
-        head.headers.append((b"access-control-expose-headers", b"*"))
-        if not self._any:
+        if self._origins and not self._any:
             head.headers.append((b"vary", b"origin"))
+        if (origin := self.allowed(ex)) is not None:
+            head.headers.append((b"access-control-allow-origin", origin))
+            head.headers.append((b"access-control-expose-headers", b"*"))
 
 
 @hookimpl

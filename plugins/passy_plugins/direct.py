@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from passy_proxy import Attempt, Dispatch, Exchange, Reply, Settings, Target, Terminal, Upstreams
-from passy_proxy import failed_reply, hookimpl, setting
+from passy_proxy import (
+    Attempt,
+    Dispatch,
+    Exchange,
+    Reply,
+    Settings,
+    Target,
+    Terminal,
+    Upstreams,
+    failed_reply,
+    hookimpl,
+    setting,
+)
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 
 class Config(Settings):
@@ -17,9 +32,14 @@ class Direct(Terminal):
     name = "direct"
     config: Config
 
-    async def start(self) -> None:
-        upstream = self.config.upstreams.get(self.config.upstream)
-        self._target = Target.at(upstream, "") if upstream is not None else None
+    def __init__(self, config: Config, log: FilteringBoundLogger) -> None:
+        super().__init__(config, log)
+        name, known = config.upstream, config.upstreams
+        upstream = known.get(name)
+        if upstream is None and name not in known.left_out:
+            names = ", ".join(sorted({*known, *known.left_out})) or "none"
+            raise ValueError(f"no upstream is named {name!r}; there are {names}")
+        self._target = None if upstream is None else Target.at(upstream, "")
 
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
         if self._target is None:

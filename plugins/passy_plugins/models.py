@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import unquote
 
-from passy_proxy import Attempt, Dispatch, Exchange, Models, Reply, Settings, Terminal, hookimpl
-from passy_proxy import json, serves, setting
+from passy_proxy import (
+    Attempt,
+    Dispatch,
+    Exchange,
+    Models,
+    Reply,
+    Settings,
+    Terminal,
+    hookimpl,
+    json,
+    serves,
+    setting,
+)
 
 
 class Config(Settings):
@@ -23,7 +33,7 @@ class ModelList(Terminal):
         self._cards = {name: card(name, models.owner(name)) for name in models.names()}
 
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
-        asked = unquote(ex.request.path.partition("/models")[2].strip("/"))
+        asked = ex.request.path.partition("/models")[2].strip("/")
         allowed = ex.principal.models if ex.principal else None
         cards = [
             one for name, one in self._cards.items() if allowed is None or serves(allowed, name)

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from passy_proxy import Attempt, Dispatch, Exchange, Filter, Reply, Settings, Terminal
-from passy_proxy import hookimpl, setting
+from passy_proxy import (
+    Attempt,
+    Dispatch,
+    Exchange,
+    Filter,
+    Reply,
+    Settings,
+    Terminal,
+    hookimpl,
+    setting,
+)
 
 
 class Config(Settings):
@@ -22,9 +31,7 @@ class Static(Terminal):
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
         config = self.config
         content_type = config.content_type.encode()
-        return Reply(
-            config.status, "static", body=config.body.encode(), content_type=content_type
-        )
+        return Reply(config.status, "static", body=config.body.encode(), content_type=content_type)
 
 
 @hookimpl

@@ -270,10 +270,11 @@ class Chain:
             while True:
                 if splitter is not None:
                     data = splitter.feed(data)
-                if data and not downstream.write(data):
-                    await downstream.drain()
-                if beat is not None:
-                    beat.sent(data)
+                if data:
+                    if not downstream.write(data):
+                        await downstream.drain()
+                    if beat is not None:
+                        beat.last = data
                 raw = await leg.read()
                 if not raw:
                     break

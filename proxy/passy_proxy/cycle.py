@@ -189,8 +189,13 @@ class Cycle:
                 raise RuntimeError("the answer is longer than its content-length")
         elif framing == _BY_CHUNKS:
             if data:
-                self._write_chunk(head, data, b"\r\n")
-                return not self._connection.paused_writing
+                connection = self._connection
+                size = len(data)
+                if size > _SMALL:
+                    connection.transport.writelines((b"%b%x\r\n" % (head, size), data, b"\r\n"))
+                else:
+                    connection.transport.write(b"%b%x\r\n%b\r\n" % (head, size, data))
+                return not connection.paused_writing
         elif framing == _NO_BODY:
             data = b""
         self._write(head, data)
@@ -211,10 +216,8 @@ class Cycle:
         self.finished = True
         self._hang_up = None
         if framing == _BY_CHUNKS:
-            if data:
-                self._write_chunk(head, data, b"\r\n0\r\n\r\n")
-            else:
-                self._write(head, b"0\r\n\r\n")
+            size = b"%x\r\n" % len(data) if data else b""
+            self._write(head + size, data + (b"\r\n0\r\n\r\n" if data else b"0\r\n\r\n"))
         else:
             self._write(head, b"" if framing == _NO_BODY else data)
         if self._event is not None:
@@ -374,12 +377,6 @@ class Cycle:
             self._connection.transport.writelines((head, data))
         else:
             self._connection.transport.write(head + data)
-
-    def _write_chunk(self, head: bytes, data: bytes, end: bytes) -> None:
-        if len(data) > _SMALL:
-            self._connection.transport.writelines((b"%b%x\r\n" % (head, len(data)), data, end))
-        else:
-            self._connection.transport.write(b"%b%x\r\n%b%b" % (head, len(data), data, end))
 
     def _give_up(self) -> None:
         """The application has ended, the answer has not."""

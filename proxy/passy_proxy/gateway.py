@@ -57,6 +57,8 @@ class Gateway:
         self.tasks = Tasks(log)
         self._content = b""
         self._reloading = asyncio.Lock()
+        self._leaving: list[Snapshot] = []
+        """Replaced, and not yet left by their last exchange."""
         self.snapshot: Snapshot
         self.draining = False
         self.problem: str = ""
@@ -89,7 +91,7 @@ class Gateway:
         with contextlib.suppress(RuntimeError, ValueError):
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
         await self.tasks.stop()
-        await self.snapshot.retire(STOP)
+        await asyncio.gather(*(one.retire(STOP) for one in (*self._leaving, self.snapshot)))
 
     async def reload(self) -> bool:
         """Read the configuration again. False when it was refused: the old one goes on serving."""
@@ -109,8 +111,13 @@ class Gateway:
             self.problem = ""
             self._keep()
             self.log.info("reloaded", config=following.hash.decode())
-            self.tasks.start(before.retire())
+            self._leaving.append(before)
+            self.tasks.start(self._retire(before))
             return True
+
+    async def _retire(self, snapshot: Snapshot) -> None:
+        await snapshot.retire()
+        self._leaving.remove(snapshot)
 
     def health(self, path: str) -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""

@@ -8,23 +8,30 @@ from passy_proxy.downstream import Downstream
 from passy_proxy.timers import Sweep, sweep_of
 
 COMMENT = b": keep-alive\n\n"
+LOOKS = 4
+"""How often a stream is looked at in one interval."""
 
 
 class Heartbeat:
-    """Watches one stream; sends a comment whenever it was silent for ``interval`` seconds.
+    """Watches one stream; sends a comment when nothing was sent for ``interval`` seconds.
 
-    Only between two messages: bytes in the middle of one would damage it.
+    Whoever sends sets ``last`` and nothing else; the watching is done on a coarse clock, so the comment
+    comes up to a quarter of the interval late. It goes only between two messages: bytes in the middle of
+    one would damage it.
     """
 
-    __slots__ = ("_downstream", "_interval", "_last", "_sweep", "deadline")
+    __slots__ = ("_downstream", "_seen", "_silent", "_step", "_sweep", "deadline", "last")
 
     def __init__(self, interval: float, downstream: Downstream, sweep: Sweep) -> None:
-        self._interval = interval
+        self._step = interval / LOOKS
         self._downstream = downstream
         self._sweep = sweep
-        self._last = b"\n\n"
-        self.deadline = sweep.now + interval
-        sweep.add(self)
+        self.last = b"\n\n"
+        """What was sent last."""
+        self._seen = self.last
+        self._silent = 0
+        sweep.add(self)  # First: it sets right a clock that stood still.
+        self.deadline = sweep.now + self._step
 
     @classmethod
     def of(cls, interval: float, downstream: Downstream) -> Heartbeat | None:
@@ -34,17 +41,18 @@ class Heartbeat:
         loop = asyncio.get_running_loop()
         return cls(interval, downstream, sweep_of(loop))
 
-    def sent(self, data: bytes) -> None:
-        """``data`` has just gone out."""
-        if data:
-            self._last = data
-            self.deadline = self._sweep.now + self._interval
-
     def expire(self, now: float) -> None:
-        """Called by the sweep when the stream has been silent for too long."""
-        self.deadline = now + self._interval
-        if self._last.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")):
-            self._downstream.write(COMMENT)
+        """Called by the sweep each quarter of an interval."""
+        self.deadline = now + self._step
+        if self.last is not self._seen:
+            self._seen = self.last
+            self._silent = 0
+            return
+        self._silent += 1
+        if self._silent >= LOOKS:
+            self._silent = 0
+            if self.last.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")):
+                self._downstream.write(COMMENT)
 
     def stop(self) -> None:
         """The stream is over."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("passy")
 hookimpl = pluggy.HookimplMarker("passy")
+"""Marks the functions of a plugin's module that are process hooks."""
 
 
 class ProcessHooks:

@@ -532,15 +532,7 @@ class Serving:
 
     gateway: Gateway
     server: uvicorn.Server
-
-    @property
-    def port(self) -> int:
-        port: int = self.server.servers[0].sockets[0].getsockname()[1]
-        return port
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    url: str
 
 
 @asynccontextmanager
@@ -570,7 +562,8 @@ async def serving(
     try:
         while not server.started and not running.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)  # uvicorn sets no event for it.
-        yield Serving(gateway, server)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Serving(gateway, server, f"http://127.0.0.1:{port}")
     finally:
         server.should_exit = True
         await running

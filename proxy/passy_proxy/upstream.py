@@ -75,3 +75,6 @@ class Target:
 
 class Upstreams(dict[str, Upstream]):
     """The configured upstreams by name."""
+
+    left_out: frozenset[str] = frozenset()
+    """Those that are configured but cannot be asked, for want of a credential."""

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -122,12 +121,13 @@ def test_an_embedder_hands_its_plugin_in() -> None:
     class Own(Filter):
         name = "own"
 
-    @hookimpl
-    def passy_filters() -> list[type[Filter]]:
-        return [Own]
+    class Plugin:
+        @hookimpl
+        def passy_filters(self) -> list[type[Filter]]:
+            return [Own]
 
     registry = Registry()
-    registry.add("own", SimpleNamespace(passy_filters=passy_filters))
+    registry.add("own", Plugin())
     assert Own is registry.filter("own")
 
 

@@ -175,7 +175,7 @@ def test_provider_registry_a_provider_s_own_timeout_holds(three: Three) -> None:
     assert 504 == three.gateway.ask(
         "/v1/chat/completions", {"model": "odd/its-model", "messages": HELLO}
     ).status
-    assert 0.4 <= time.monotonic() - began < 15
+    assert 0.2 < time.monotonic() - began < 15
 
 
 def targets(gateway: Gateway, model: str) -> list[dict[str, Any]]:
@@ -653,8 +653,8 @@ ERRORS: list[tuple[str, Callable[[Callable[..., Any]], Any], int, str]] = [
     ("root path", lambda ask: ask("/index.html"), 404, "unknown_url"),
     ("wrong method", lambda ask: ask("/v1/chat/completions"), 405, "method_not_allowed"),
     ("no model", lambda ask: ask("/v1/chat/completions", {"model": "?"}), 404, "model_not_found"),
-    ("long path", lambda ask: ask("/" + "x" * 10_000), 414, "uri_too_long"),
-    ("long header", lambda ask: ask("/", x_long="x" * 40_000), 431, "header_fields_too_large"),
+    ("long path", lambda ask: ask("/" + "x" * 10_000), 414, "url_too_long"),
+    ("long header", lambda ask: ask("/", x_long="x" * 40_000), 431, "headers_too_large"),
 ]
 
 

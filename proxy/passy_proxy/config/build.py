@@ -113,6 +113,9 @@ class _Builder:
         self.plugins()
         made.stores = self.stores()
         made.upstreams = Upstreams(self.upstreams())
+        made.upstreams.left_out = frozenset(
+            name for name, entry in file.upstreams.items() if entry.left_out
+        )
         made.models = Models(self.models(), made.upstreams)
         self.given = {
             Keyring: self.parts.site.keyring,
@@ -207,9 +210,10 @@ class _Builder:
 
     def upstreams(self) -> dict[str, Upstream]:
         made = {}
-        for name, entry in self.file.upstreams.items():
+        # Of several that list the same model, the one that comes first is asked.
+        for entry in sorted(self.file.upstreams.values(), key=lambda one: one.settings.priority):
             if not entry.left_out and (upstream := self.upstream(entry)) is not None:
-                made[name] = upstream
+                made[entry.name] = upstream
         return made
 
     def upstream(self, entry: UpstreamEntry) -> Upstream | None:

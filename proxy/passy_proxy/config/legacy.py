@@ -267,9 +267,9 @@ def _upstream(provider: ProviderSettings, node: Node, env: Mapping[str, str]) ->
     prefix = urlsplit(root).path
     chat = provider.endpoints.chat
     anthropic = chat.endswith("/messages")
-    below, paths = root, {"chat": prefix + chat}
-    if chat.endswith("/chat/completions"):
-        below = root + chat.removesuffix("/chat/completions")
+    paths = {"messages" if anthropic else "chat": prefix + chat}
+    own = "/v1/messages" if anthropic else "/chat/completions"
+    below = root + chat.removesuffix(own) if chat.endswith(own) else root
     if provider.endpoints.models:
         paths["models"] = prefix + provider.endpoints.models
     key = _variable(env, key_variable(provider.id)) if provider.authHeader else ""

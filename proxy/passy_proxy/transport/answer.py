@@ -17,6 +17,8 @@ from . import TransportError
 with suppress(ImportError):  # httpcore.py, which does without, shares the limits kept here.
     import httptools
 
+UNREAD_BYTES = 262_144
+"""More than this waiting to be read pauses the connection."""
 HEAD_BYTES = 65_536
 HEAD_COUNT = 200
 FRAMING_BYTES = 16_384
@@ -96,8 +98,8 @@ class Leg:
         else:
             data = b"".join(pieces)
             pieces.clear()
-        self.unread = 0
-        if self.line is not None:
+        unread, self.unread = self.unread, 0
+        if unread > UNREAD_BYTES and self.line is not None:
             self.line.resume()
         return data
 
@@ -207,8 +209,11 @@ class AnswerParser:
         leg.pieces.append(data)
         leg.unread += len(data)
         self.pending = 0
-        if leg.waiter is not None:
-            leg.wake()
+        waiter = leg.waiter
+        if waiter is not None:
+            leg.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def on_message_complete(self) -> None:
         leg = self._leg

@@ -20,10 +20,9 @@ import httptools
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
 from . import DEFAULT_TIMEOUTS, TransportError, UpstreamRequest
-from .answer import FRAMING_BYTES, HEAD_BYTES, AnswerParser, Leg, reason
+from .answer import FRAMING_BYTES, HEAD_BYTES, UNREAD_BYTES, AnswerParser, Leg, reason
 from .pool import Pool
 
-_UNREAD_BYTES = 262_144
 _JOINED_BYTES = 65_536
 """Bodies up to this size are copied into one write with the head."""
 _SILENCE = {
@@ -42,6 +41,7 @@ class Connection(asyncio.Protocol):
         "_answer",
         "_backlog",
         "_drained",
+        "_idle",
         "_loop",
         "_paused",
         "_pool",
@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._answer = AnswerParser(keepalive)
         self._timeouts = DEFAULT_TIMEOUTS
+        self._idle = NEVER
         self.upload: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._adopted = False
@@ -99,6 +100,7 @@ class Connection(asyncio.Protocol):
         leg = self.leg = Leg(self, waiter)
         self._answer.begin(leg, request.method)
         timeouts = self._timeouts = request.timeouts
+        self._idle = NEVER if timeouts.idle is None else timeouts.idle
         self._total = total
         body = request.body
         if not isinstance(body, bytes):
@@ -282,8 +284,9 @@ class Connection(asyncio.Protocol):
         elif answer.pending > FRAMING_BYTES:
             self._refuse("has too much chunk framing")
         else:
-            self._arm(self._timeouts.idle)
-            if leg.unread > _UNREAD_BYTES:
+            due = self.sweep.now + self._idle
+            self.deadline = due if due < self._total else self._total
+            if leg.unread > UNREAD_BYTES:
                 self._paused = True
                 self._transport.pause_reading()
                 self.deadline = self._total
@@ -326,7 +329,7 @@ class Connection(asyncio.Protocol):
             return
         descriptor = self._transport.get_extra_info("socket").fileno()
         try:
-            while self.leg is not None and (data := os.read(descriptor, _UNREAD_BYTES)):
+            while self.leg is not None and (data := os.read(descriptor, UNREAD_BYTES)):
                 self.data_received(data)
         except OSError:
             return

@@ -89,7 +89,7 @@ async def test_a_start_that_fails_stops_what_had_begun(
 async def test_a_start_that_is_cancelled_stops_what_had_begun(make: Make, told: list[str]) -> None:
     snapshot = make("a", "b")
     task = asyncio.get_running_loop().create_task(snapshot.start())
-    while "start a" not in told:
+    while "start a" not in told:  # noqa: ASYNC110
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

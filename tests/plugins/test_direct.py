@@ -1,0 +1,104 @@
+"""Passing through to one upstream: bytes as they are, no second chance."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from passy_proxy import Exchange
+from passy_proxy.config.problem import ConfigInvalid
+from passy_proxy.testing import SSE, Answer, Bench, Recorded, ScriptedUpstream, completion
+
+pytestmark = pytest.mark.anyio
+
+CONFIGURATION = """
+upstreams:
+  one: {{dialect: openai, url: "{url}/v1", credential: sk-operator, timeouts: {{first_byte: 200ms}}}}
+  unset: {{dialect: openai, url: "{url}/v1", credential: "${{NOT_SET:-}}"}}
+chains:
+  default: [direct: {{upstream: {name}}}]
+routes:
+  - {{match: POST /v1/chat/completions}}
+  - {{match: "* /v1/files*", body: stream, root: /v1}}
+"""
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    async with ScriptedUpstream() as scripted:
+        yield scripted
+
+
+async def asked(upstream: ScriptedUpstream, name: str = "one", **request: object) -> Exchange:
+    async with Bench(CONFIGURATION.format(url=upstream.url, name=name)) as bench:
+        ex = bench.exchange(**request)  # type: ignore[arg-type]
+        await ex.route.chain.run(ex)
+        return ex
+
+
+def sent(ex: Exchange) -> Recorded:
+    assert isinstance(ex.downstream, Recorded)
+    return ex.downstream
+
+
+async def test_the_models_name_is_left_as_it_is(upstream: ScriptedUpstream) -> None:
+    upstream.json(completion())
+    ex = await asked(upstream, body={"model": "anything", "messages": []})
+    assert 200 == ex.status
+    assert "anything" == upstream.requests[0].json["model"]
+    assert "Bearer sk-operator" == upstream.requests[0].headers["authorization"]
+
+
+async def test_an_upload_and_its_answer_are_passed_on_as_they_are(
+    upstream: ScriptedUpstream,
+) -> None:
+    raw = bytes(range(256)) * 100
+    kind = (("content-type", "application/octet-stream"),)
+    upstream.then(Answer(201, kind, [raw[::-1]]))
+    ex = await asked(
+        upstream,
+        path="/v1/files/abc/content",
+        method="PUT",
+        body=raw,
+        headers=((b"content-type", b"multipart/form-data; boundary=x"),),
+    )
+    seen = upstream.requests[0]
+    assert ("PUT", "/v1/files/abc/content") == (seen.method, seen.target)
+    assert raw == seen.body
+    assert "multipart/form-data; boundary=x" == seen.headers["content-type"]
+    assert (201, raw[::-1]) == (ex.status, sent(ex).answer)
+    assert b"application/octet-stream" == sent(ex).header(b"content-type")
+
+
+async def test_a_stream_is_passed_on(upstream: ScriptedUpstream) -> None:
+    upstream.then(Answer(headers=SSE, pieces=[b"data: 1\n\n", b"data: [DONE]\n\n"], gap=0.01))
+    ex = await asked(upstream, body={"stream": True, "messages": []})
+    assert b"data: 1\n\ndata: [DONE]\n\n" == sent(ex).answer
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
+async def test_a_refusal_is_the_upstreams_own(upstream: ScriptedUpstream, status: int) -> None:
+    upstream.json({"error": {"message": "theirs", "code": "theirs"}}, status)
+    ex = await asked(upstream)
+    assert (status, 1) == (ex.status, len(upstream.requests))
+    assert "theirs" == sent(ex).json["error"]["code"]
+
+
+async def test_a_cut_answer_is_a_502_and_a_slow_one_a_504(upstream: ScriptedUpstream) -> None:
+    upstream.then(Answer(headers=(), cut=True)).then(Answer(delay=30))
+    assert [502, 504] == [(await asked(upstream)).status for _ in range(2)]
+    assert 2 == len(upstream.requests)
+
+
+async def test_without_a_credential_it_says_so(upstream: ScriptedUpstream) -> None:
+    ex = await asked(upstream, "unset")
+    assert (503, "no_healthy_target") == (ex.status, ex.outcome.code)
+    assert "unset, which has no credential" in sent(ex).json["error"]["message"]
+
+
+async def test_an_upstream_that_is_not_configured_is_found_when_the_file_is_read(
+    upstream: ScriptedUpstream,
+) -> None:
+    with pytest.raises(ConfigInvalid, match=r"no upstream is named 'oen'; there are one, unset"):
+        await asked(upstream, "oen")

@@ -1,0 +1,242 @@
+"""One try at one target: what it rests on, and that it is told of once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from passy_proxy import Attempt, Exchange, Failure, Filter, Target, TransportError, Upstream, json
+from passy_proxy.attempt import WHOLE, is_sse
+from passy_proxy.body import read_head
+from passy_proxy.dialect import Untranslatable
+from passy_proxy.testing import Bench, chat_events, completion
+
+pytestmark = pytest.mark.anyio
+PLAIN = json.dumps(completion("one two"))
+
+
+class Leg:
+    """Pieces, then an error if there is one; ``complete`` once nothing is left."""
+
+    def __init__(
+        self, status: int, kind: bytes, pieces: Sequence[bytes], error: TransportError | None
+    ) -> None:
+        self.status = status
+        self.headers = [(b"content-type", kind)]
+        self.closed = 0
+        self._pieces = list(pieces)
+        self._error = error
+
+    @property
+    def complete(self) -> bool:
+        return not self._pieces and self._error is None
+
+    async def read(self) -> bytes:
+        await asyncio.sleep(0)
+        if self._pieces:
+            return self._pieces.pop(0)
+        if self._error is not None:
+            raise self._error
+        return b""
+
+    async def read_all(self, limit: int) -> bytes:
+        if self._error is not None:
+            raise self._error
+        return b"".join(self._pieces)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Transport:
+    def __init__(self, leg: Leg | TransportError) -> None:
+        self._leg = leg
+
+    async def open(self, request: object) -> Leg:
+        await asyncio.sleep(0)
+        if isinstance(self._leg, TransportError):
+            raise self._leg
+        return self._leg
+
+
+class Watching(Filter):
+    name = "watching"
+    told: Sequence[str] = ()
+
+    async def start(self) -> None:
+        self.seen: list[str] = []
+
+    async def on_attempt(self, ex: Exchange, attempt: Attempt) -> Failure | None:
+        self.seen.append("begin")
+        return None
+
+    async def on_attempt_end(self, ex: Exchange, attempt: Attempt) -> None:
+        self.seen.append("end")
+        await asyncio.sleep(0)
+        self.seen.append("ended")
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    text = """
+    chains: {default: [watching, static]}
+    routes: [{match: POST /v1/chat/completions}]
+    """
+    async with Bench(text, filters=[Watching]) as bench:
+        yield bench
+
+
+def target(bench: Bench, leg: Leg | TransportError) -> Target:
+    dialect = bench.parts.registry.dialects["openai"]
+    transport: Any = Transport(leg)
+    return Target.at(Upstream("fake", transport, dialect), "there")
+
+
+async def exchange(bench: Bench, stream: bool) -> Exchange:
+    """One whose filters have all been entered."""
+    ex = bench.exchange({"model": "m", "messages": [], "stream": stream})
+    ex.depth = 2
+    ex.request.body = await ex.downstream.body(1 << 20)
+    ex.request.head = read_head(ex.request.body)
+    return ex
+
+
+async def attempted(
+    bench: Bench, leg: Leg | TransportError, *, stream: bool = False, first_event: bool = True
+) -> Attempt:
+    """An attempt, as far as a commitment can rest on it."""
+    ex = await exchange(bench, stream)
+    attempt = await ex.route.chain.dispatch(ex, target(bench, leg))
+    await attempt.ready(first_event)
+    return attempt
+
+
+def plain(*pieces: bytes, status: int = 200, error: TransportError | None = None) -> Leg:
+    return Leg(status, b"application/json", pieces, error)
+
+
+def streamed(*pieces: bytes, error: TransportError | None = None) -> Leg:
+    return Leg(200, b"text/event-stream; charset=utf-8", pieces, error)
+
+
+CUT = TransportError("broken", "the connection was cut", sent=True)
+
+
+async def test_a_plain_answer_is_read_whole_and_gives_its_connection_back(bench: Bench) -> None:
+    leg = plain(PLAIN[:20], PLAIN[20:])
+    attempt = await attempted(bench, leg)
+    assert (None, True, PLAIN) == (attempt.failure, attempt.whole, attempt.answer)
+    assert attempt.tap is not None
+    assert attempt.tap.usage is not None
+    assert (9, 2) == attempt.tap.usage[:2]
+    assert 1 == leg.closed
+
+
+async def test_a_large_answer_is_not_held_in_memory(bench: Bench) -> None:
+    leg = plain(*[b"x" * (WHOLE // 2)] * 4)
+    attempt = await attempted(bench, leg)
+    assert (None, False, WHOLE) == (attempt.failure, attempt.whole, len(attempt.answer))
+    assert 0 == leg.closed
+
+
+async def test_an_answer_of_just_the_size_that_is_held_is_whole(bench: Bench) -> None:
+    attempt = await attempted(bench, plain(b" " * (WHOLE - len(PLAIN)) + PLAIN))
+    assert attempt.whole
+
+
+@pytest.mark.parametrize("pieces", [(), (PLAIN[:20],)])
+async def test_a_plain_answer_that_breaks_off_is_none(bench: Bench, pieces: tuple[bytes]) -> None:
+    attempt = await attempted(bench, plain(*pieces, error=CUT))
+    assert Failure("broken", "the connection was cut", sent=True) == attempt.failure
+
+
+async def test_a_stream_is_settled_on_at_its_first_event(bench: Bench) -> None:
+    first, *rest = chat_events(["one"])
+    attempt = await attempted(bench, streamed(first[:9], first[9:], *rest), stream=True)
+    assert (None, True, first) == (attempt.failure, attempt.streamed, attempt.answer)
+
+
+async def test_a_stream_can_be_settled_on_at_its_head(bench: Bench) -> None:
+    attempt = await attempted(bench, streamed(error=CUT), stream=True, first_event=False)
+    assert (None, b"") == (attempt.failure, attempt.answer)
+
+
+@pytest.mark.parametrize(
+    ("leg", "kind"),
+    [
+        (streamed(error=CUT), "broken"),
+        (streamed(b'data: {"error":{"message":"overloaded"}}\n\n'), "stream"),
+        (plain(b"{}", status=503), "status"),
+        (plain(b"{}", status=302), "status"),
+        (TransportError("connect", "refused"), "connect"),
+        (TransportError("timeout", "silence", phase="first byte", sent=True), "timeout"),
+    ],
+)
+async def test_what_is_no_answer_has_a_kind_of_failure(bench: Bench, leg: Any, kind: str) -> None:  # noqa: ANN401
+    attempt = await attempted(bench, leg, stream=True)
+    assert attempt.failure is not None
+    assert kind == attempt.failure.kind
+    assert attempt.head_at >= attempt.started
+
+
+async def test_a_refusals_body_that_cannot_be_read_is_an_empty_one(bench: Bench) -> None:
+    attempt = await attempted(bench, plain(b"half", status=500, error=CUT))
+    assert "500" in json.loads(await attempt.problem())["error"]["message"]
+
+
+async def test_an_attempt_is_ended_once_and_by_the_next_one_at_the_latest(bench: Bench) -> None:
+    leg = plain(b"{}", status=503)
+    ex = await exchange(bench, stream=False)
+    dispatch = ex.route.chain.dispatch
+    attempt = await dispatch(ex, target(bench, leg))
+    [watching, _] = ex.route.chain.filters
+    assert isinstance(watching, Watching)
+    await dispatch(ex, target(bench, plain(PLAIN)))
+    assert ["begin", "end", "ended", "begin"] == watching.seen
+    assert leg.closed
+    await dispatch.end(ex, attempt)
+    assert 4 == len(watching.seen)
+
+
+async def test_a_parameter_that_cannot_be_said_is_a_failure_whoever_asks_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untranslatable(*_: object) -> None:
+        raise Untranslatable("audio cannot be said")
+
+    dialect = bench.parts.registry.dialects["openai"]
+    monkeypatch.setattr(dialect, "request", untranslatable)
+    expected = Failure("untranslatable", "audio cannot be said")
+    assert expected == (await attempted(bench, plain(PLAIN))).failure
+
+    async def reading(self: Filter, ex: Exchange, attempt: Attempt) -> None:
+        assert attempt.request
+
+    async with Bench(
+        "{chains: {default: [watching, static]}, routes: [{match: POST /v1/chat/completions}]}",
+        filters=[type("Reading", (Watching,), {"on_attempt": reading})],
+    ) as reader:
+        monkeypatch.setattr(reader.parts.registry.dialects["openai"], "request", untranslatable)
+        assert expected == (await attempted(reader, plain(PLAIN))).failure
+
+
+async def test_a_stranger_sees_no_secret_in_an_attempt(bench: Bench) -> None:
+    attempt = await attempted(bench, plain(PLAIN))
+    assert "Attempt(fake/there, 200)" == repr(attempt)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (b"text/event-stream", True),
+        (b"Text/Event-Stream; charset=utf-8", True),
+        (b"application/json", False),
+        (b"text/plain", False),
+    ],
+)
+def test_a_stream_is_known_by_its_type(kind: bytes, expected: bool) -> None:
+    assert expected is is_sse([(b"x", b"y"), (b"content-type", kind)])
+    assert not is_sse([])
