@@ -20,7 +20,7 @@ from passy_proxy import (
 class Config(Settings):
     status: int = setting(200, "The status.", ge=200, le=599)
     body: str = setting("", "The body, as it is sent.")
-    content_type: str = setting("application/json", "What the body is.")
+    content_type: str = setting("application/json", "What the body is.", pattern="^[ -~]+$")
 
 
 class Static(Terminal):

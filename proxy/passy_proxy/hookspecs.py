@@ -24,15 +24,19 @@ class ProcessHooks:
     @hookspec
     def passy_filters(self) -> list[type[Filter]]:
         """Filter classes; each is named in chains by its ``name``."""
+        raise NotImplementedError
 
     @hookspec
     def passy_dialects(self) -> list[Dialect]:
         """Dialects; each is named in upstreams and routes by its ``name``."""
+        raise NotImplementedError
 
     @hookspec
     def passy_stores(self) -> dict[str, type[Store]]:
         """Store classes by the ``kind`` that YAML names."""
+        raise NotImplementedError
 
     @hookspec
     def passy_upstreams(self) -> dict[str, type[Any]]:
         """In-process upstreams by ``kind``: transports with a ``Settings`` class."""
+        raise NotImplementedError

@@ -8,7 +8,7 @@ try:
     from orjson import dumps, loads
 except ImportError:
     from json import dumps as _dumps
-    from json import loads
+    from json import loads  # type: ignore[assignment]
 
     def dumps(value: Any) -> bytes:  # type: ignore[misc]
         """Compact UTF-8."""

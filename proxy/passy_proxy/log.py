@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, MutableMapping
-from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
 import structlog
 
@@ -24,7 +24,7 @@ PENDING = 20_000
 """Lines that may wait; beyond that they are dropped and counted, since a log never holds up traffic."""
 
 
-def configure(level: str, format: str, stream: IO[str] | None = None) -> FilteringBoundLogger:
+def configure(level: str, format: str, stream: TextIO | None = None) -> FilteringBoundLogger:
     """The process's logger: JSON lines, or the pretty form (``auto``: on a terminal)."""
     stream = stream or sys.stderr
     pretty = format == "pretty" or (format == "auto" and stream.isatty())

@@ -13,6 +13,9 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from passy_proxy.app import App
 from passy_proxy.config.document import environment
+from passy_proxy.edge import Edge, EdgeLimits
+from passy_proxy.edge import edge as edge_of
+from passy_proxy.framing import HeadLimits
 from passy_proxy.gateway import Gateway
 from passy_proxy.keyring import Keyring
 from passy_proxy.log import configure
@@ -22,7 +25,7 @@ from passy_proxy.site import Site
 if TYPE_CHECKING:
     from types import FrameType
 
-    from passy_proxy.config.model import Address, EdgeSettings, LogSettings
+    from passy_proxy.config.model import Address, EdgeSettings, GatewayFile, LogSettings
 
 
 def gateway_at(place: Place, log: LogSettings, variables: Mapping[str, str]) -> Gateway:
@@ -54,6 +57,9 @@ class Server(uvicorn.Server):
             self._gateway.tasks.start(self._when_ready(self))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._gateway.draining = True
+        if not isinstance(self.config.http, str):
+            self.config.http.draining = True
         if sig == signal.SIGTERM:
             # uvicorn would raise it once more after the end: who asks for an end in order gets a 0.
             self.should_exit = True
@@ -67,13 +73,15 @@ class Server(uvicorn.Server):
         return port
 
 
-def server_config(app: Any, address: Address, edge: EdgeSettings, **more: Any) -> uvicorn.Config:  # noqa: ANN401
-    """uvicorn's settings: our protocol class where httptools is there, else uvicorn's own."""
+def server_config(app: Any, address: Address, file: GatewayFile, **more: Any) -> uvicorn.Config:
+    """uvicorn's settings, with our own edge as its protocol class."""
+    edge = file.settings.edge
+    largest = max((int(route.settings.body_limit) for route in file.routes), default=0)
     return uvicorn.Config(
         app,
         host=address.host,
         port=address.port,
-        http=protocol(edge),
+        http=protocol(edge, largest),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -87,20 +95,13 @@ def server_config(app: Any, address: Address, edge: EdgeSettings, **more: Any) -
     )
 
 
-def protocol(edge: EdgeSettings) -> Any:  # noqa: ANN401
-    """What uvicorn takes as ``http``."""
-    try:
-        from passy_proxy.edge import EdgeLimits
-        from passy_proxy.edge import edge as edge_of
-        from passy_proxy.framing import HeadLimits
-    except ImportError:
-        return "auto"
-    head = HeadLimits(
-        int(edge.max_header_bytes), edge.max_headers, int(edge.max_url_bytes)
-    )
+def protocol(edge: EdgeSettings, largest_body: int) -> Edge:
+    """What uvicorn takes as ``http``. ``largest_body`` in bytes; each route has its own limit below."""
+    head = HeadLimits(int(edge.max_header_bytes), edge.max_headers, int(edge.max_url_bytes))
     return edge_of(
         EdgeLimits(
             head=head,
+            body_bytes=max(largest_body, EdgeLimits().body_bytes),
             header_timeout=edge.header_timeout,
             body_rate=edge.body_rate,
             body_grace=edge.body_grace,

@@ -107,9 +107,7 @@ async def test_an_unknown_name_is_a_404(bench: Bench, asked: str) -> None:
     ("asked", "nearest"),
     [("spraed", "'spread'"), ("listed-modl", "'listed-model'"), ("Ordered", "'ordered'")],
 )
-async def test_an_unknown_name_is_told_the_nearest(
-    bench: Bench, asked: str, nearest: str
-) -> None:
+async def test_an_unknown_name_is_told_the_nearest(bench: Bench, asked: str, nearest: str) -> None:
     reply = routed(bench, asked).reply
     assert reply is not None
     assert f"'{asked}' does not exist here. Did you mean {nearest}" in reply.message

@@ -182,9 +182,7 @@ async def test_a_target_that_cannot_be_connected_to_is_tried_once_more(pair: Mak
 
 
 @pytest.mark.parametrize(("on", "status"), [("timeout", 200), ("5xx, 4xx, rate_limit", 504)])
-async def test_a_timeout_moves_on_only_where_it_is_named(
-    pair: Make, on: str, status: int
-) -> None:
+async def test_a_timeout_moves_on_only_where_it_is_named(pair: Make, on: str, status: int) -> None:
     made = await pair(on=on)
     made.one.then(SLOW)
     ex = await made.ask()

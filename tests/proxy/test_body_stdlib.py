@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from passy_proxy import body_msgspec, body_stdlib
 
 BODIES = [

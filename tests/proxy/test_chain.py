@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import FrameType
 from typing import Any
 
 import pytest
-from passy_proxy import Attempt, Dispatch, Event, Exchange, Failure, Filter, Head, Reply, Target
-from passy_proxy import Terminal, TransportError, Upstream, UpstreamRequest
+
+from passy_proxy import (
+    Attempt,
+    Dispatch,
+    Event,
+    Exchange,
+    Failure,
+    Filter,
+    Head,
+    Reply,
+    Target,
+    Terminal,
+    TransportError,
+    Upstream,
+    UpstreamRequest,
+    json,
+)
 from passy_proxy.chain import BadFilter, Chain
 from passy_proxy.exchange import Outcome
 from passy_proxy.testing import Bench, Recorded, chat_events, completion
-from passy_proxy import json
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No task outlives its test, and no socket: what is collected unclosed is an error."""
+    yield
+    left = [str(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert [] == [task for task in left if "coro=<TestRunner." not in task]  # anyio's own
+    gc.collect()
+
 
 HOOKS = ("on_request", "on_attempt", "on_attempt_end", "on_response", "on_event", "on_complete")
 Journal = list[tuple[str, str]]
@@ -435,7 +461,14 @@ async def test_the_hot_path_touches_no_pluggy_yaml_sql_pydantic_or_environment()
             assert "ok" == ex.outcome.kind
 
     assert any(path.endswith("passy_proxy/chain.py") for path in entered)
-    forbidden = ("/pluggy/", "/yaml/", "/sqlalchemy/", "/pydantic/", "/os.py", "passy_proxy/config/")
+    forbidden = (
+        "/pluggy/",
+        "/yaml/",
+        "/sqlalchemy/",
+        "/pydantic/",
+        "/os.py",
+        "passy_proxy/config/",
+    )
     assert [] == [path for path in entered if any(word in path for word in forbidden)]
 
 
@@ -470,7 +503,7 @@ class End(Terminal):
     name = "end"
 
 
-def test_a_misspelt_hook_is_refused_with_the_one_that_was_meant() -> None:
+async def test_a_misspelt_hook_is_refused_with_the_one_that_was_meant() -> None:
     class Typo(Filter):
         name = "typo"
 
@@ -480,7 +513,7 @@ def test_a_misspelt_hook_is_refused_with_the_one_that_was_meant() -> None:
         Chain([Typo(None, None), End(None, None)])  # type: ignore[arg-type]
 
 
-def test_a_hook_with_other_arguments_is_refused() -> None:
+async def test_a_hook_with_other_arguments_is_refused() -> None:
     class Odd(Filter):
         name = "odd"
 
@@ -490,7 +523,7 @@ def test_a_hook_with_other_arguments_is_refused() -> None:
         Chain([Odd(None, None), End(None, None)])  # type: ignore[arg-type]
 
 
-def test_pluggy_options_are_refused_since_the_order_is_the_chains() -> None:
+async def test_pluggy_options_are_refused_since_the_order_is_the_chains() -> None:
     import pluggy
 
     first = pluggy.HookimplMarker("passy.exchange")(tryfirst=True)
@@ -505,7 +538,7 @@ def test_pluggy_options_are_refused_since_the_order_is_the_chains() -> None:
         Chain([Pushy(None, None), End(None, None)])  # type: ignore[arg-type]
 
 
-def test_one_filter_may_stand_in_a_chain_twice() -> None:
+async def test_one_filter_may_stand_in_a_chain_twice() -> None:
     journal: Journal = []
     kind = tracer("twice", journal)
     chain = Chain([kind(None, None), kind(None, None), End(None, None)])  # type: ignore[arg-type]
@@ -558,10 +591,8 @@ class Shut(Terminal):
     name = "shut"
 
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Reply:
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)
-        except asyncio.CancelledError:
-            pass
         return Reply(200, "too_late", body=b"")
 
 
@@ -665,7 +696,7 @@ async def test_a_stream_that_is_cut_short_by_the_client_has_its_tokens_estimated
         fake, client = Fake(STREAM), Slow()
         ex = rig.exchange(fake, client, stream=True)
         task = asyncio.get_running_loop().create_task(ex.route.chain.run(ex))
-        while b"two" not in client.answer:
+        while b"two" not in client.answer:  # noqa: ASYNC110
             await asyncio.sleep(0)
         client.leave()
         await task

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ from passy_proxy.site import Site
 from passy_proxy.testing import KEYRING
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No task outlives its test, and no socket: what is collected unclosed is an error."""
+    yield
+    left = [str(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert [] == [task for task in left if "coro=<TestRunner." not in task]  # anyio's own
+    gc.collect()
+
 
 TEXT = """
 upstreams: {echo: {kind: echo}}

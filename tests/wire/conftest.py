@@ -120,10 +120,17 @@ class Gateway:
         raise AssertionError(f"the gateway does not start:\n{self.complaints()}")
 
     def _started(self, listen: str) -> bool:
-        place = ["--config", self.file, "--data", self.folder / "data"]
+        serve: list[str | Path] = [
+            PASSY,
+            "serve",
+            "--config",
+            self.file,
+            "--data",
+            self.folder / "data",
+        ]
         with (self.folder / "out").open("ab") as out, (self.folder / "err").open("ab") as err:
             self.process = subprocess.Popen(
-                [PASSY, "serve", *place, "--listen", listen],
+                [*serve, "--listen", listen],
                 cwd=self.folder,
                 env=self.variables,
                 stdout=out,

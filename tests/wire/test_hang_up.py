@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,17 @@ from passy_proxy.testing import (
 )
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No task outlives its test, and no socket: what is collected unclosed is an error."""
+    yield
+    left = [str(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert [] == [task for task in left if "coro=<TestRunner." not in task]  # anyio's own
+    gc.collect()
+
+
 SOON = 2.0
 """Seconds. The promise is a quarter of one; a busy machine is given more."""
 

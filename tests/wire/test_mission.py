@@ -6,7 +6,6 @@ service stood in front of it with keys, limits, organisations' own providers and
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import sqlite3
@@ -89,19 +88,19 @@ class Three:
 
     def __init__(self, hire: Hire, serve: Serve) -> None:
         self.providers = {name: hire() for name in ("first", "second", "third", "odd", "claude")}
-        odd = {
+        odd: dict[str, object] = {
             "authHeader": "X-Token",
             "authPrefix": "Token ",
             "endpoints": {"chat": "/deep/chat"},
             "timeout": 400,
         }
-        claude = {
+        claude: dict[str, object] = {
             "authHeader": "x-api-key",
             "authPrefix": "",
             "apiVersion": "2023-01-01",
             "endpoints": {"chat": "/below/v1/messages"},
         }
-        special: dict[str, dict[str, object]] = {"odd": odd, "claude": claude}
+        special = {"odd": odd, "claude": claude}
         listed = [provider_of(p, n, **special.get(n, {})) for n, p in self.providers.items()]
         named = {f"{name.upper()}_API_KEY": f"key-of-{name}" for name in self.providers}
         self.gateway = serve(
@@ -172,9 +171,12 @@ def test_provider_registry_an_anthropic_provider_has_its_path_and_version(three:
 def test_provider_registry_a_provider_s_own_timeout_holds(three: Three) -> None:
     three.script(odd=SLOW)
     began = time.monotonic()
-    assert 504 == three.gateway.ask(
-        "/v1/chat/completions", {"model": "odd/its-model", "messages": HELLO}
-    ).status
+    assert (
+        504
+        == three.gateway.ask(
+            "/v1/chat/completions", {"model": "odd/its-model", "messages": HELLO}
+        ).status
+    )
     assert 0.2 < time.monotonic() - began < 15
 
 
@@ -244,7 +246,7 @@ STANDARD: list[tuple[str, str, str, str, str, tuple[str, ...]]] = [
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("name", "host", "path", "header", "prefix", "models"), STANDARD)
-async def test_standard_providers_are_there_when_their_key_is_set(  # noqa: PLR0913
+async def test_standard_providers_are_there_when_their_key_is_set(
     name: str, host: str, path: str, header: str, prefix: str, models: tuple[str, ...]
 ) -> None:
     variable = f"{name.upper()}_API_KEY"
@@ -261,7 +263,8 @@ async def test_standard_providers_are_there_when_their_key_is_set(  # noqa: PLR0
     assert f"{prefix}sk-of-mine" == headers[header]
     version = "2023-06-01" if name == "anthropic" else None
     assert version == headers.get("anthropic-version")
-    assert models[0] == json.loads(bytes(request.body))["model"]
+    assert isinstance(request.body, bytes)
+    assert models[0] == json.loads(request.body)["model"]
 
 
 def test_standard_providers_are_not_there_without_a_key(serve: Serve) -> None:
@@ -412,9 +415,7 @@ class Service:
 
     def ask(self, model: str, **more: object) -> Any:  # noqa: ANN401
         body = {"model": model, "messages": HELLO, **more}
-        return self.gateway.ask(
-            "/v1/chat/completions", body, authorization=f"Bearer {self.key}"
-        )
+        return self.gateway.ask("/v1/chat/completions", body, authorization=f"Bearer {self.key}")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The official OpenAI SDK for Python, as its users have it: only `base_url` and the key are ours."""
+"""The official OpenAI SDK for Python, as its users have it: only `base_url` and key are ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-from passy_proxy.testing import Answer, completion
+from passy_proxy.testing import Answer, chat_events, completion
 
 if TYPE_CHECKING:
     from tests.wire.conftest import Gateway, Hire, Provider, Serve, Shipped
@@ -132,9 +132,7 @@ def test_an_answer_of_a_given_shape(client: OpenAI) -> None:
     class City(BaseModel):
         name: str
 
-    answer = client.chat.completions.parse(
-        model="echo:json", messages=HELLO, response_format=City
-    )
+    answer = client.chat.completions.parse(model="echo:json", messages=HELLO, response_format=City)
     assert City(name="hello to you") == answer.choices[0].message.parsed
 
 
@@ -197,8 +195,6 @@ def test_a_stream_is_the_provider_s_to_the_byte(client: OpenAI, provider: Provid
         model="fancy", messages=HELLO, stream=True, stream_options={"include_usage": True}
     ) as answer:
         received = b"".join(answer.iter_bytes())
-    from passy_proxy.testing import chat_events
-
     assert b"".join(chat_events(["a", "b"])) == received
 
 
@@ -445,9 +441,11 @@ def test_an_unknown_model_is_not_found(client: OpenAI) -> None:
     assert "'fancy'" in caught.value.message
 
 
-def test_a_model_without_a_provider_is_not_tried_again(client: OpenAI) -> None:
+def test_a_model_whose_provider_has_no_key_is_unavailable(client: OpenAI) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
-        client.chat.completions.create(model="claude-sonnet", messages=HELLO)
+        client.with_options(max_retries=0).chat.completions.create(
+            model="claude-sonnet", messages=HELLO
+        )
     assert (503, "no_healthy_target") == (caught.value.status_code, caught.value.code)
     assert "anthropic" in caught.value.message
 
@@ -466,9 +464,7 @@ def test_a_wrong_key_is_an_authentication_error(
 def test_a_key_may_be_for_some_models_only(client: OpenAI, gateway: Gateway) -> None:
     limited = client.with_options(api_key=gateway.new_key("--models", "echo,gpt-4*"))
     assert {"echo", "gpt-4o"} == {model.id for model in limited.models.list()}
-    assert "hi" == (
-        limited.completions.create(model="echo", prompt="hi").choices[0].text
-    )
+    assert "hi" == (limited.completions.create(model="echo", prompt="hi").choices[0].text)
     with pytest.raises(openai.PermissionDeniedError) as caught:
         limited.chat.completions.create(model="fancy", messages=HELLO)
     assert "model_not_allowed" == caught.value.code
@@ -506,14 +502,13 @@ def test_an_unknown_path_is_not_found_in_json(client: OpenAI) -> None:
 
 def test_a_stream_that_breaks_off_raises(client: OpenAI, provider: Provider) -> None:
     provider.stream("one ", "two", cut=True, gap=0.01)
-    said = ""
+    said: list[str | None] = []
     with (
         pytest.raises(openai.APIError) as caught,
         client.chat.completions.create(model="fancy", messages=HELLO, stream=True) as stream,
     ):
-        for chunk in stream:
-            said += chunk.choices[0].delta.content or ""
-    assert "one two" == said
+        said.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert ["", "one ", "two"] == said
     assert "upstream_broken" == caught.value.code
     assert "openai/gpt-real" in caught.value.message
 
@@ -556,9 +551,7 @@ def test_a_client_that_stops_reading_stops_the_provider(
     assert (499, "client_gone", "DC") == (line["status"], line["outcome"], line["flags"])
 
 
-def test_a_client_that_does_not_wait_stops_the_provider(
-    client: OpenAI, provider: Provider
-) -> None:
+def test_a_client_that_does_not_wait_stops_the_provider(client: OpenAI, provider: Provider) -> None:
     provider.then(Answer(delay=60))
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.3, max_retries=0).chat.completions.create(
@@ -583,9 +576,7 @@ def test_the_request_id_is_ours(client: OpenAI, provider: Provider, gateway: Gat
 
 def test_headers_tell_what_happened(client: OpenAI, provider: Provider) -> None:
     provider.json({"error": {"message": "Not now.", "type": "t"}}, 503).chat()
-    headers = client.chat.completions.with_raw_response.create(
-        model="pair", messages=HELLO
-    ).headers
+    headers = client.chat.completions.with_raw_response.create(model="pair", messages=HELLO).headers
     assert "openai/gpt-second" == headers["x-passy-upstream"]
     assert "2" == headers["x-passy-attempts"]
     assert "2020-10-01" == headers["openai-version"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +25,17 @@ from passy_proxy.testing import (
 )
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No task outlives its test, and no socket: what is collected unclosed is an error."""
+    yield
+    left = [str(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert [] == [task for task in left if "coro=<TestRunner." not in task]  # anyio's own
+    gc.collect()
+
+
 STREAMS = 100
 CHAT = "/v1/chat/completions"
 STREAM = {"model": "m", "messages": [], "stream": True}

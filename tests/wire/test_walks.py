@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +15,17 @@ from passy_proxy import UsageRecord, keys
 from passy_proxy.testing import SSE, Answer, Client, ScriptedUpstream, Serving, serving
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No task outlives its test, and no socket: what is collected unclosed is an error."""
+    yield
+    left = [str(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert [] == [task for task in left if "coro=<TestRunner." not in task]  # anyio's own
+    gc.collect()
+
+
 CHAT = "/v1/chat/completions"
 KEY = keys.new_key()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -13,6 +14,9 @@ from passy_proxy.cli import Exit
 from passy_proxy.config.document import environment
 from passy_proxy.config.problem import ConfigInvalid, Problem
 from passy_proxy.place import Place
+
+if TYPE_CHECKING:
+    from passy_proxy.config.build import Parts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +26,7 @@ def place_options(command: F) -> F:
     config = click.option(
         "--config",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="The configuration file. [PASSY_CONFIG, else config/gateway.yaml and the usual places]",
+        help="The configuration file. [PASSY_CONFIG, else config/gateway.yaml and the like]",
     )
     data = click.option(
         "--data",
@@ -39,6 +43,29 @@ def placed(config: Path | None, data: Path | None) -> tuple[Place, Mapping[str, 
         return Place.of(variables, config, data), variables
     except FileNotFoundError as exc:
         fail(f"{exc}; try: passy check PATH", Exit.invalid_config)
+
+
+def dry_parts(place: Place, variables: Mapping[str, str]) -> Parts:
+    """What a configuration is built with when nothing will run. Writes nothing.
+
+    Exits 78 where the secret keys are there and no good.
+    """
+    import structlog
+
+    from passy_proxy.config.build import Parts
+    from passy_proxy.keyring import FILE, Keyring, KeyringError
+    from passy_proxy.registry import Registry
+    from passy_proxy.shared import Shared
+    from passy_proxy.site import Site
+
+    listed = variables.get("PASSY_SECRET_KEYS")
+    if listed is None and not (place.data / FILE).exists():
+        listed = secrets.token_urlsafe(48)  # The first start makes one that stays.
+    try:
+        keyring = Keyring.load(place.data, listed)
+    except KeyringError as exc:
+        fail(str(exc), Exit.invalid_config)
+    return Parts(Registry(), Shared(), Site(place.data, keyring), structlog.get_logger())
 
 
 def fail(message: str, code: Exit = Exit.failed) -> NoReturn:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from passy_proxy.cli import Exit
-from passy_proxy.cli._terms import complain, place_options, placed, show
+from passy_proxy.cli._terms import complain, dry_parts, place_options, placed, show
 from passy_proxy.config.problem import ConfigInvalid, Problem, to_json
 from passy_proxy.place import Place
 
@@ -43,11 +43,9 @@ def verdict(place: Place, variables: Mapping[str, str], *, as_json: bool) -> Non
 def found(place: Place, variables: Mapping[str, str]) -> tuple[Problem, ...]:
     """Every problem: of the file, of the environment's layers, of how it all fits together."""
     from passy_proxy.config.build import build
-    from passy_proxy.server import gateway_at
 
     try:
         file = place.file(variables)
-        gateway = gateway_at(place, file.settings.log, variables)
-        return tuple(build(file, gateway.parts, "check").warnings)
+        return tuple(build(file, dry_parts(place, variables), "check").warnings)
     except ConfigInvalid as exc:
         return tuple(exc.problems)

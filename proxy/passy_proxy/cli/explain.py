@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from passy_proxy.cli import Exit
-from passy_proxy.cli._terms import complain, fail, place_options, placed
+from passy_proxy.cli._terms import complain, dry_parts, fail, place_options, placed
 from passy_proxy.config.problem import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -39,13 +39,11 @@ def command(
     if method.startswith("/"):
         method, path = "POST", method
     from passy_proxy.config.build import build
-    from passy_proxy.server import gateway_at
 
     place, variables = placed(config, data)
     try:
         file = place.file(variables)
-        gateway = gateway_at(place, file.settings.log, variables)
-        snapshot = build(file, gateway.parts, "explain")
+        snapshot = build(file, dry_parts(place, variables), "explain")
     except ConfigInvalid as exc:
         complain(exc)
     route = snapshot.routes.find(method.upper(), path)
@@ -55,7 +53,7 @@ def command(
     if as_json:
         from passy_proxy import json
 
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(told).decode())
     else:
         draw(told, f"{method.upper()} {path}")
 

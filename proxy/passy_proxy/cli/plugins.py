@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -31,7 +32,7 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         from passy_proxy import json
 
-        click.echo(json.dumps(rows))
+        click.echo(json.dumps(rows).decode())
     else:
         (print_settings if name else print_table)(rows)
 
@@ -45,9 +46,7 @@ def described(plugin: Any) -> dict[str, Any]:  # noqa: ANN401
         what = "terminal" if issubclass(kind, _terminal()) else "filter"
         parts.append(part(what, kind.name, kind, settings_of(kind), kind.status))
     parts += [part("dialect", dialect.name, type(dialect), None) for dialect in plugin.dialects]
-    parts += [
-        part("store", word, kind, settings_of(kind)) for word, kind in plugin.stores.items()
-    ]
+    parts += [part("store", word, kind, settings_of(kind)) for word, kind in plugin.stores.items()]
     parts += [
         part("upstream", word, kind, settings_of(kind)) for word, kind in plugin.upstreams.items()
     ]
@@ -60,21 +59,28 @@ def described(plugin: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def part(what: str, name: str, kind: type, settings: Any, status: str = "stable") -> dict[str, Any]:  # noqa: ANN401
-    module = __import__(kind.__module__, fromlist=["__doc__"]).__doc__ or ""
-    fields = settings.model_json_schema()["properties"] if settings and settings.model_fields else {}
+    module = sys.modules[kind.__module__].__doc__ or ""
     return {
         "kind": what,
         "name": name,
         "status": status,
         "summary": " ".join(module.strip().partition("\n\n")[0].split()),
-        "settings": {
-            field: {
-                "description": one.get("description", ""),
-                **({"default": one["default"]} if "default" in one else {}),
-            }
-            for field, one in fields.items()
-        },
+        "settings": written(settings) if settings is not None else {},
     }
+
+
+def written(settings: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
+    """What can be written in gateway.yaml: each setting's description, and its default if any."""
+    from passy_proxy.config.build import GIVEN
+
+    told: dict[str, dict[str, Any]] = {}
+    for name, declared in settings.model_fields.items():
+        if declared.annotation in GIVEN:
+            continue  # A part of the gateway, handed over when the filter is made.
+        told[name] = {"description": declared.description}
+        if not declared.is_required():
+            told[name]["default"] = declared.default
+    return told
 
 
 def _terminal() -> type:
@@ -84,36 +90,72 @@ def _terminal() -> type:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
+    """One line for each plugin, as long as the terminal is wide."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("plugin", "brings", "from", ""):
-        table.add_column(title, no_wrap=title != "")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("plugin", no_wrap=True)
+    table.add_column("brings", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    table.add_column("")
     for row in rows:
         if "error" in row:
-            table.add_row(row["name"], "[red]cannot be loaded[/]", "", row["error"])
+            table.add_row(row["name"], "[red]cannot be loaded[/]", "", escaped(row["error"]))
             continue
         brings = ", ".join(dict.fromkeys(one["kind"] for one in row["parts"]))
         summary = row["parts"][0]["summary"] if row["parts"] else ""
-        table.add_row(row["name"], brings, f"{row['distribution']} {row['version']}", summary)
+        source = f"{row['distribution']} {row['version']}"
+        table.add_row(row["name"], brings, source, escaped(summary))
     Console().print(table)
+    click.echo("\nWhat one of them can be told: passy plugins NAME")
 
 
 def print_settings(rows: list[dict[str, Any]]) -> None:
+    """Everything about one plugin."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(highlight=False)
     for row in rows:
-        console.print(f"[bold]{row['name']}[/]  {row.get('distribution', '')} {row.get('version', '')}")
-        for one in row.get("parts", ()):
-            console.print(f"{one['kind']} [bold]{one['name']}[/] ({one['status']}): {one['summary']}")
-            table = Table(box=None, pad_edge=False, show_header=bool(one["settings"]))
+        if "error" in row:
+            console.print(
+                f"[bold]{row['name']}[/]  [red]cannot be loaded[/]: {escaped(row['error'])}"
+            )
+            continue
+        console.print(f"[bold]{row['name']}[/]  [dim]{row['distribution']} {row['version']}[/]")
+        for one in row["parts"]:
+            status = "" if one["status"] == "stable" else f" ({one['status']})"
+            console.print(f"\n{one['kind']} [bold]{one['name']}[/]{status}")
+            console.print(escaped(one["summary"]), style="dim")
+            if not one["settings"]:
+                console.print("It has no settings.")
+                continue
+            table = Table(box=None, pad_edge=False, header_style="bold")
             table.add_column("setting", no_wrap=True)
-            table.add_column("default", overflow="fold")
+            table.add_column("default", overflow="fold", max_width=24)
             table.add_column("what it is for")
             for name, setting in one["settings"].items():
-                default = "needed" if "default" not in setting else str(setting["default"])
-                table.add_row(name, default, setting["description"])
+                table.add_row(name, escaped(shown(setting)), escaped(setting["description"]))
             console.print(table)
+
+
+def shown(setting: dict[str, Any]) -> str:
+    """A default as it would be written."""
+    if "default" not in setting:
+        return "needed"
+    default = setting["default"]
+    if default is None:
+        return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple | list):
+        return f"[{', '.join(map(str, default))}]"
+    return str(default) or '""'
+
+
+def escaped(text: str) -> str:
+    """Free text, in which brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(text)

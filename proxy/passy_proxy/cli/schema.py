@@ -20,5 +20,9 @@ def command() -> None:
     registry = Registry()
     for name in registry.installed():
         registry.load(name)
-    filters = {name: settings_of(kind) for name, kind in registry.filters.items()}
-    click.echo(json.dumps(json_schema(filters), indent=2, ensure_ascii=False))
+    filters, stores, upstreams = (
+        {name: settings_of(kind) for name, kind in kinds.items()}
+        for kinds in (registry.filters, registry.stores, registry.upstreams)
+    )
+    schema = json_schema(filters, stores, upstreams)
+    click.echo(json.dumps(schema, indent=2, ensure_ascii=False))

@@ -37,13 +37,17 @@ def command(
     for warning in file.warnings:
         show(warning)
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
+    from passy_proxy.keyring import KeyringError
     from passy_proxy.server import Server, Workers, gateway_at, server_config
 
     if workers == 1:
         from passy_proxy.app import App
 
-        gateway = gateway_at(place, file.settings.log, variables)
-        server = Server(server_config(App(gateway), at, file.settings.edge), gateway)
+        try:
+            gateway = gateway_at(place, file.settings.log, variables)
+        except KeyringError as exc:
+            fail(str(exc), Exit.invalid_config)
+        server = Server(server_config(App(gateway), at, file), gateway)
         server.run()
         if not server.started:
             raise SystemExit(Exit.failed)
@@ -52,9 +56,7 @@ def command(
     os.environ["PASSY_DATA"] = str(place.data)
     if place.path is not None:
         os.environ["PASSY_CONFIG"] = str(place.path)
-    settings = server_config(
-        "passy_proxy.server:worker", at, file.settings.edge, factory=True, workers=workers
-    )
+    settings = server_config("passy_proxy.server:worker", at, file, factory=True, workers=workers)
     Workers(settings, sockets=[settings.bind_socket()]).run()
 
 
@@ -65,7 +67,9 @@ def last_good(place: Place, variables: Mapping[str, str], exc: ConfigInvalid) ->
         complain(exc)
     for problem in exc.problems:
         show(problem)
-    click.secho(f"passy: serving with the last configuration that worked: {good}", fg="yellow", err=True)
+    click.secho(
+        f"passy: serving with the last configuration that worked: {good}", fg="yellow", err=True
+    )
     return Place(good, "", place.data).file(variables)
 
 
@@ -74,6 +78,8 @@ def where(listen: str | None, host: str | None, port: str | None, written: Addre
     try:
         if listen:
             return address(listen)
-        return address(f"{host or written.host}:{port or written.port}") if host or port else written
+        return (
+            address(f"{host or written.host}:{port or written.port}") if host or port else written
+        )
     except ValueError as exc:
         fail(str(exc), Exit.wrong_usage)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import socket
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from passy_proxy.cli import Exit
-from passy_proxy.cli._terms import complain, place_options, placed, show
+from passy_proxy.cli._terms import complain, fail, place_options, placed, show
 from passy_proxy.cli.serve import where
 from passy_proxy.config.model import Address
 from passy_proxy.config.problem import ConfigInvalid
@@ -48,33 +48,41 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     try:
         gateway = gateway_at(place, file.settings.log, variables)
     except KeyringError as exc:
-        raise click.ClickException(str(exc)) from exc
+        fail(str(exc), Exit.invalid_config)
     wanted = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
-    at = free(wanted)
+    free_at = free(wanted)
 
     async def ready(server: Server) -> None:
+        at = Address(free_at.host, server.port)
         key = await first_key(gateway)
         shown = Shown(at, key, time.monotonic() - began, await first_request(at, key))
         click.echo(shown.as_json(gateway) if as_json else "", nl=as_json)
         if not as_json:
             shown.draw(gateway, wanted)
 
-    server = Server(server_config(App(gateway), at, file.settings.edge), gateway, ready)
+    server = Server(server_config(App(gateway), free_at, file), gateway, ready)
     server.run()
     if not server.started:
         raise SystemExit(Exit.failed)
 
 
 def free(wanted: Address) -> Address:
-    """The address, or the same host with the next port that nobody has."""
-    for port in range(wanted.port, wanted.port + TRIES):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((wanted.host, port))
+    """The address, or the same host with the next port that nobody has. Exits 1 without one."""
+    last = min(wanted.port + TRIES, 65536) - 1
+    for port in range(wanted.port, last + 1):
+        try:
+            family, *_, place = socket.getaddrinfo(
+                wanted.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                fail(f"cannot listen on {wanted}: {exc.strerror or exc}")
+        else:
             return Address(wanted.host, port)
-    raise click.ClickException(
-        f"ports {wanted.port} to {wanted.port + TRIES - 1} are all taken; try: passy up --listen :0"
-    )
+    fail(f"ports {wanted.port} to {last} are all taken; try: passy up --listen :0")
 
 
 async def first_key(gateway: Gateway) -> str | None:
@@ -149,31 +157,43 @@ class Shown(NamedTuple):
         from passy_proxy import __version__
 
         snapshot = gateway.snapshot
-        source = gateway.path or "built-in"
-        dim, bold = (lambda t: click.style(t, dim=True)), (lambda t: click.style(t, bold=True))
-        key = self.key or "(made on the first run)"
+        facts = f"config {gateway.path or 'built-in'} · {snapshot.hash.decode()}"
+        key = bold("(made on the first run)") + dim("   another: passy keys create")
+        if self.key is not None:
+            key = bold(self.key) + dim("   shown this once")
         lines = [
             "",
-            f"{bold('passy')} {__version__}  {dim(f'config {source} · {snapshot.hash.decode()} · started in {self.started:.1f} s')}",
+            f"{bold('passy')} {__version__}  {dim(f'{facts} · started in {self.started:.1f} s')}",
             "",
             f"  gateway  {bold(self.url + '/v1')}",
             f"  models   {models_line(snapshot.models.names(), snapshot.upstreams)}",
-            f"  key      {bold(key)}{dim('   shown this once') if self.key else dim('   another: passy keys create')}",
+            f"  key      {key}",
         ]
-        if self.at.port != wanted.port:
-            lines.append(f"  {click.style(f'port {wanted.port} is taken', fg='yellow')}")
-        lines.append("")
+        if wanted.port and self.at.port != wanted.port:
+            lines.append(
+                click.style(f"  port {wanted.port} is taken, so it is this one", fg="yellow")
+            )
         if self.first is not None:
-            lines.append(f"  first request   {told(self.first)}")
-            lines.append("")
+            lines += ["", f"  first request   {told(self.first)}"]
         lines += [
-            f"  try it   curl {self.url}/v1/chat/completions -H 'Authorization: Bearer {self.key or '$KEY'}' \\",
+            "",
+            f"  try it   curl {self.url}/v1/chat/completions \\",
+            f"             -H 'Authorization: Bearer {self.key or 'sk-passy-…'}' \\",
             "             -H 'Content-Type: application/json' \\",
             """             -d '{"model":"echo","messages":[{"role":"user","content":"hello"}]}'""",
-            f"  stop     Ctrl-C        {dim('what happens: passy explain · what is wrong: passy check')}",
+            f"  more     {dim('what happens: passy explain · what is wrong: passy check')}",
+            f"  stop     {dim('Ctrl-C')}",
             "",
         ]
         click.echo("\n".join(lines))
+
+
+def bold(text: str) -> str:
+    return click.style(text, bold=True)
+
+
+def dim(text: str) -> str:
+    return click.style(text, dim=True)
 
 
 def models_line(names: list[str], upstreams: dict[str, Any]) -> str:

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 STORES = (Counters, Directory, Vault, Ledger)
 """A setting of one of these types is written as the name of a store."""
 
+GIVEN = (Keyring, Models, Upstreams, Prices, Connections)
+"""Types of settings that nobody writes: the gateway hands over its own."""
+
 OPERATIONS = {
     "/chat/completions": "chat",
     "/completions": "completions",

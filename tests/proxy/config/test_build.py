@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 import yaml
+
 from passy_proxy import Event, Exchange, Filter, Settings, Site, Store
 from passy_proxy.config.build import Parts, build, operation_of
 from passy_proxy.config.document import parse
@@ -330,5 +331,3 @@ def test_a_typo_in_any_key_of_the_file_has_a_place_and_a_suggestion(parts: Parts
         if not any(suggestion in p.message and column == p.column for p in here):
             untold.append((path, wrong, [str(p) for p in found]))
     assert [] == untold
-
-
