@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._gateway.draining = True
-        if not isinstance(self.config.http, str):
+        if isinstance(self.config.http, Edge):
             self.config.http.draining = True
         if sig == signal.SIGTERM:
             # uvicorn would raise it once more after the end: who asks for an end in order gets a 0.
@@ -81,7 +81,8 @@ def server_config(app: Any, address: Address, file: GatewayFile, **more: Any) ->
         app,
         host=address.host,
         port=address.port,
-        http=protocol(edge, largest),
+        # Called like the classes uvicorn knows, which is all it asks of one.
+        http=cast(Any, protocol(edge, largest)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -95,7 +96,7 @@ def server_config(app: Any, address: Address, file: GatewayFile, **more: Any) ->
     )
 
 
-def protocol(edge: EdgeSettings, largest_body: int) -> Edge:
+def protocol(edge: EdgeSettings, largest_body: int = 0) -> Edge:
     """What uvicorn takes as ``http``. ``largest_body`` in bytes; each route has its own limit below."""
     head = HeadLimits(int(edge.max_header_bytes), edge.max_headers, int(edge.max_url_bytes))
     return edge_of(

@@ -12,6 +12,7 @@ import click
 
 from passy_proxy.cli import Exit
 from passy_proxy.config.document import environment
+from passy_proxy.config.model import GatewayFile
 from passy_proxy.config.problem import ConfigInvalid, Problem
 from passy_proxy.place import Place
 
@@ -81,6 +82,17 @@ def complain(problems: ConfigInvalid | list[Problem]) -> NoReturn:
         show(problem)
     count = sum(problem.severity == "error" for problem in listed)
     fail(f"{count} problem{'s' * (count != 1)} in the configuration", Exit.invalid_config)
+
+
+def notice(file: GatewayFile) -> None:
+    """What is not wrong but worth knowing: upstreams left out in one line, the rest in full."""
+    left_out = [name for name, entry in file.upstreams.items() if entry.left_out]
+    if left_out:
+        names = ", ".join(left_out)
+        click.secho(f"passy: no credential, hence left out: {names}", dim=True, err=True)
+    for warning in file.warnings:
+        if not (left_out and "left out" in warning.message):
+            show(warning)
 
 
 def show(problem: Problem) -> None:

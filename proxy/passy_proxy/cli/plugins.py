@@ -64,7 +64,7 @@ def part(what: str, name: str, kind: type, settings: Any, status: str = "stable"
         "kind": what,
         "name": name,
         "status": status,
-        "summary": " ".join(module.strip().partition("\n\n")[0].split()),
+        "summary": " ".join(module.partition("\n\n")[0].replace("``", "`").split()),
         "settings": written(settings) if settings is not None else {},
     }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from passy_proxy.cli import Exit
-from passy_proxy.cli._terms import complain, fail, place_options, placed, show
+from passy_proxy.cli._terms import complain, fail, notice, place_options, placed, show
 from passy_proxy.config.model import Address, GatewayFile, address
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.place import LAST_GOOD, Place
@@ -34,8 +34,7 @@ def command(
         file = place.file(variables)
     except ConfigInvalid as exc:
         file = last_good(place, variables, exc)
-    for warning in file.warnings:
-        show(warning)
+    notice(file)
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
     from passy_proxy.keyring import KeyringError
     from passy_proxy.server import Server, Workers, gateway_at, server_config

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from passy_proxy.cli import Exit
-from passy_proxy.cli._terms import complain, fail, place_options, placed, show
+from passy_proxy.cli._terms import complain, fail, notice, place_options, placed
 from passy_proxy.cli.serve import where
 from passy_proxy.config.model import Address
 from passy_proxy.config.problem import ConfigInvalid
@@ -37,10 +37,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
         file = place.file(variables)
     except ConfigInvalid as exc:
         complain(exc)
-    for warning in file.warnings:
-        # That a standard provider has no key is no news here: the banner says what there is.
-        if not variables.get("CI") and "left out" not in warning.message:
-            show(warning)
+    notice(file)
     from passy_proxy.app import App
     from passy_proxy.keyring import KeyringError
     from passy_proxy.server import Server, gateway_at, server_config

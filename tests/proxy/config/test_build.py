@@ -217,7 +217,8 @@ def test_an_upstream_without_its_credential_is_left_out_and_reported(parts: Part
 def test_weights_and_time_limits_reach_the_targets(parts: Parts) -> None:
     text = GOOD.replace(
         "fast: [echo/echo, away/model]",
-        "fast: {targets: [{upstream: echo, model: a, weight: 3, timeout: 2s}, away/b], timeout: 9s}",
+        "fast: {timeout: 9s, "
+        "targets: [{upstream: echo, model: a, weight: 3, timeout: 2s}, away/b]}",
     )
     [model] = built(text, parts).models.aliases
     assert model.weighted
