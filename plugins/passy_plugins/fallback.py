@@ -97,12 +97,13 @@ class Fallback(Terminal):
         budget = self._budget
         budget.running += 1
         try:
-            for target in ex.targets:
+            for place, target in enumerate(ex.targets, 1):
                 attempt = await dispatch(ex, target)
                 if attempt.failure is None:
                     await self.settle_on(attempt)
                 elif unconnected(attempt.failure):
-                    attempt = await self.again(ex, dispatch, attempt)
+                    left = len(ex.targets) - place
+                    attempt = await self.again(ex, dispatch, attempt, left)
                 if (
                     attempt.failure is None
                     or len(ex.attempts) >= self._most
@@ -113,12 +114,15 @@ class Fallback(Terminal):
             budget.running -= 1
         return attempt if attempt.failure is None else self.last_word(ex, attempt)
 
-    async def again(self, ex: Exchange, dispatch: Dispatch, attempt: Attempt) -> Attempt:
-        """The same target once more, while it cannot be connected to and the budget allows."""
+    async def again(self, ex: Exchange, dispatch: Dispatch, attempt: Attempt, left: int) -> Attempt:
+        """The same target once more, while it cannot be connected to and the budget allows.
+
+        Never at the expense of the ``left`` targets that have not been asked.
+        """
         for _ in range(self.config.retries):
             if not unconnected(attempt.failure) or not self._budget.allows():
                 break
-            if len(ex.attempts) >= self._most:
+            if len(ex.attempts) + left >= self._most:
                 break
             self._budget.retrying += 1
             try:

@@ -13,6 +13,8 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from passy_proxy.app import App
 from passy_proxy.config.document import environment
+from passy_proxy.config.model import LogSettings
+from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.edge import Edge, EdgeLimits
 from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
@@ -25,7 +27,7 @@ from passy_proxy.site import Site
 if TYPE_CHECKING:
     from types import FrameType
 
-    from passy_proxy.config.model import Address, EdgeSettings, GatewayFile, LogSettings
+    from passy_proxy.config.model import Address, EdgeSettings, GatewayFile
 
 
 def gateway_at(place: Place, log: LogSettings, variables: Mapping[str, str]) -> Gateway:
@@ -126,4 +128,8 @@ def worker() -> App:
     """The app of one of several processes; its place is in the environment it was started with."""
     variables = environment()
     place = Place.of(variables)
-    return App(gateway_at(place, place.file(variables).settings.log, variables))
+    try:
+        log = place.file(variables).settings.log
+    except ConfigInvalid:  # The gateway falls back to the last one that worked, and says so.
+        log = LogSettings()
+    return App(gateway_at(place, log, variables))

@@ -102,22 +102,22 @@ async def test_neither_keys_nor_contents_are_logged(log: Log, upstream: Scripted
     assert "canary" not in text
 
 
-@pytest.mark.parametrize(
-    ("body", "answer", "status", "outcome", "flags"),
-    [
-        ({"model": "unheard-of"}, None, 404, "model_not_found", "LR"),
-        ({"model": "second"}, Answer(pieces=[b"{}"]), 200, "ok", "UC,FB"),
-        ({"model": "m"}, Answer(500, pieces=[b"{}"]), 500, "upstream_status", ""),
-        ({"model": "m"}, Answer(headers=(), cut=True), 502, "upstream_error", "UC,LR"),
-    ],
-)
+FATES: dict[str, tuple[str, Answer | None, int, str, str]] = {
+    "unknown": ("unheard-of", None, 404, "model_not_found", "LR"),
+    "second": ("second", Answer(pieces=[b"{}"]), 200, "ok", "UC,FB"),
+    "refused": ("m", Answer(500, pieces=[b"{}"]), 500, "upstream_status", ""),
+    "cut": ("m", Answer(headers=(), cut=True), 502, "upstream_error", "UC,LR"),
+}
+
+
+@pytest.mark.parametrize("fate", FATES)
 async def test_flags_tell_what_went_otherwise(
-    log: Log, upstream: ScriptedUpstream, body: Any, answer: Any, status: int, outcome: str,
-    flags: str,
-) -> None:  # fmt: skip
+    log: Log, upstream: ScriptedUpstream, fate: str
+) -> None:
+    model, answer, status, outcome, flags = FATES[fate]
     if answer:
         upstream.then(answer)
-    line = await log.line(**body)
+    line = await log.line(model=model)
     assert (status, outcome, flags) == (line["status"], line["outcome"], line["flags"])
 
 

@@ -10,10 +10,16 @@ from dataclasses import dataclass, replace
 import pytest
 
 from passy_plugins import byok
-from passy_proxy import Credential, CredentialRef, CustomProvider, Exchange, Principal
-from passy_proxy import StoreUnavailable
+from passy_proxy import (
+    Credential,
+    CredentialRef,
+    CustomProvider,
+    Exchange,
+    Principal,
+    StoreUnavailable,
+)
 from passy_proxy.testing import Bench, Recorded, ScriptedUpstream
-from passy_proxy.transport.connect import AllowList, ConnectSettings, Connector
+from passy_proxy.transport.connect import AllowList, Connector, ConnectSettings
 
 pytestmark = pytest.mark.anyio
 

@@ -307,7 +307,9 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 OBJECTS = st.dictionaries(
-    KEYS.filter(lambda key: key not in ("model", "stream", "stream_options")), VALUES, max_size=6
+    KEYS.filter(lambda key: key not in ("model", "stream", "stream_options", "n")),
+    VALUES,
+    max_size=6,
 )
 HEADS = st.fixed_dictionaries(
     {"model": st.text(min_size=1, max_size=8) | st.sampled_from(SPECIAL)},

@@ -86,6 +86,7 @@ def facts(snapshot: Snapshot, route: Route, model: str | None) -> dict[str, Any]
     if model is not None:
         told["model"] = model
         told["targets"] = targets(snapshot, model)
+        told["missing"] = list(snapshot.models.missing(model))
     return told
 
 
@@ -133,6 +134,9 @@ def draw(told: dict[str, Any], asked: str) -> None:
                 f"{position}. [bold]{one['target']}[/]  head within {one['first_byte']:g} s{then}"
                 f"  [dim]{one['upstream']}[/]"
             )
+        if missing := ", ".join(told["missing"]):
+            branch.add(f"[yellow]left out, for want of a credential: {missing}[/]")
         if not told["targets"]:
-            branch.add("[red]nobody: the client gets 404 model_not_found[/]")
+            reply = "503 no_healthy_target" if missing else "404 model_not_found"
+            branch.add(f"[red]nobody: the client gets {reply}[/]")
     Console().print(tree)

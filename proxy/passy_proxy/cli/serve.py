@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from passy_proxy.cli import Exit
-from passy_proxy.cli._terms import complain, fail, notice, place_options, placed, show
+from passy_proxy.cli._terms import complain, dry_parts, fail, notice, place_options, placed, show
 from passy_proxy.config.model import Address, GatewayFile, address
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.place import LAST_GOOD, Place
+
+BACKLOG = 2048
 
 
 @click.command()
@@ -31,7 +35,7 @@ def command(
         verdict(place, variables, as_json=False)
         return
     try:
-        file = place.file(variables)
+        file = checked(place, variables)
     except ConfigInvalid as exc:
         file = last_good(place, variables, exc)
     notice(file)
@@ -47,7 +51,7 @@ def command(
         except KeyringError as exc:
             fail(str(exc), Exit.invalid_config)
         server = Server(server_config(App(gateway), at, file), gateway)
-        server.run()
+        server.run([listening(at, workers)])
         if not server.started:
             raise SystemExit(Exit.failed)
         return
@@ -56,7 +60,49 @@ def command(
     if place.path is not None:
         os.environ["PASSY_CONFIG"] = str(place.path)
     settings = server_config("passy_proxy.server:worker", at, file, factory=True, workers=workers)
-    Workers(settings, sockets=[settings.bind_socket()]).run()
+    Workers(settings, sockets=[listening(at, workers)]).run()
+
+
+def checked(place: Place, variables: Mapping[str, str]) -> GatewayFile:
+    """The configuration, if it fits together as a whole. Raises ConfigInvalid."""
+    from passy_proxy.config.build import build
+
+    file = place.file(variables)
+    build(file, dry_parts(place, variables), "check")
+    return file
+
+
+def listening(at: Address, workers: int) -> socket.socket:
+    """A socket that listens there, and a line that says so. Exits 1 where that cannot be."""
+    try:
+        sock = bound(at)
+    except OSError as exc:
+        hint = "; try: passy serve --listen :0" if exc.errno == errno.EADDRINUSE else ""
+        fail(f"cannot listen on {at}: {reason(exc)}{hint}")
+    url = f"http://{Address(at.host, sock.getsockname()[1])}"
+    click.echo(f"passy: listening on {url}" + f", {workers} workers" * (workers > 1), err=True)
+    return sock
+
+
+def bound(at: Address) -> socket.socket:
+    """A socket that listens on an address. Raises OSError."""
+    found = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, place = found[0]
+    sock = socket.socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    sock.set_inheritable(True)
+    return sock
+
+
+def reason(exc: OSError) -> str:
+    """Why, in the system's words."""
+    return (exc.strerror or str(exc)).lower()
 
 
 def last_good(place: Place, variables: Mapping[str, str], exc: ConfigInvalid) -> GatewayFile:

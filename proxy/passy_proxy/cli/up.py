@@ -13,7 +13,7 @@ import click
 
 from passy_proxy.cli import Exit
 from passy_proxy.cli._terms import complain, fail, notice, place_options, placed
-from passy_proxy.cli.serve import where
+from passy_proxy.cli.serve import bound, checked, reason, where
 from passy_proxy.config.model import Address
 from passy_proxy.config.problem import ConfigInvalid
 
@@ -34,7 +34,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     began = time.monotonic()
     place, variables = placed(config, data)
     try:
-        file = place.file(variables)
+        file = checked(place, variables)
     except ConfigInvalid as exc:
         complain(exc)
     notice(file)
@@ -47,38 +47,31 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     except KeyringError as exc:
         fail(str(exc), Exit.invalid_config)
     wanted = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
-    free_at = free(wanted)
+    sock = free(wanted)
+    at = Address(wanted.host, sock.getsockname()[1])
 
     async def ready(server: Server) -> None:
-        at = Address(free_at.host, server.port)
         key = await first_key(gateway)
         shown = Shown(at, key, time.monotonic() - began, await first_request(at, key))
         click.echo(shown.as_json(gateway) if as_json else "", nl=as_json)
         if not as_json:
             shown.draw(gateway, wanted)
 
-    server = Server(server_config(App(gateway), free_at, file), gateway, ready)
-    server.run()
+    server = Server(server_config(App(gateway), at, file), gateway, ready)
+    server.run([sock])
     if not server.started:
         raise SystemExit(Exit.failed)
 
 
-def free(wanted: Address) -> Address:
-    """The address, or the same host with the next port that nobody has. Exits 1 without one."""
+def free(wanted: Address) -> socket.socket:
+    """Listens on the address, or on the next port that nobody has. Exits 1 without one."""
     last = min(wanted.port + TRIES, 65536) - 1
     for port in range(wanted.port, last + 1):
         try:
-            family, *_, place = socket.getaddrinfo(
-                wanted.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(place)
+            return bound(Address(wanted.host, port))
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE:
-                fail(f"cannot listen on {wanted}: {exc.strerror or exc}")
-        else:
-            return Address(wanted.host, port)
+                fail(f"cannot listen on {wanted}: {reason(exc)}")
     fail(f"ports {wanted.port} to {last} are all taken; try: passy up --listen :0")
 
 
@@ -167,9 +160,8 @@ class Shown(NamedTuple):
             f"  key      {key}",
         ]
         if wanted.port and self.at.port != wanted.port:
-            lines.append(
-                click.style(f"  port {wanted.port} is taken, so it is this one", fg="yellow")
-            )
+            note = f"  port {wanted.port} is taken, so it is {self.at.port}"
+            lines.append(click.style(note, fg="yellow"))
         if self.first is not None:
             lines += ["", f"  first request   {told(self.first)}"]
         lines += [

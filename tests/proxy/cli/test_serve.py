@@ -1,0 +1,160 @@
+"""`passy serve` as a process: where it listens, what signals do, how it fails."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Start = Callable[..., Any]
+
+CONFIGURATION = """
+listen: 127.0.0.1:0
+chains: {default: [static: {body: "WORD"}]}
+routes: [{match: GET /said}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def configuration(tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(CONFIGURATION.replace("WORD", "first"))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_answers_and_a_term_signal_ends_it_with_0(start: Start, workers: str) -> None:
+    running = start("serve", "--workers", workers)
+    running.answers("first")
+    assert 0 == running.stop()
+    assert "Traceback" not in running.errors
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", running.port), timeout=60)
+
+
+def test_an_interrupt_ends_it_with_130(start: Start) -> None:
+    running = start("serve")
+    running.answers("first")
+    assert 130 == running.stop(signal.SIGINT)
+    assert "Traceback" not in running.errors
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_hangup_signal_reloads(start: Start, tmp_path: Path, workers: str) -> None:
+    running = start("serve", "--workers", workers)
+    running.answers("first")
+    (tmp_path / "gateway.yaml").write_text(CONFIGURATION.replace("WORD", "second"))
+    running.process.send_signal(signal.SIGHUP)
+    running.answers("second")
+    for _ in range(10):  # Each worker in its turn.
+        running.answers("second")
+    assert 0 == running.stop()
+
+
+def test_a_reload_that_is_wrong_leaves_the_old_one_serving(start: Start, tmp_path: Path) -> None:
+    running = start("serve")
+    running.answers("first")
+    (tmp_path / "gateway.yaml").write_text("listen: [\n")
+    running.process.send_signal(signal.SIGHUP)
+    running.until(lambda: "reload_refused" in running.errors)
+    assert "first" == running.said()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_is_said_in_one_line(start: Start, taken: int, workers: str) -> None:
+    running = start("serve", "--listen", f"127.0.0.1:{taken}", "--workers", workers)
+    code, errors = running.ends()
+    assert 1 == code
+    assert (
+        f"passy: cannot listen on 127.0.0.1:{taken}: address already in use; "
+        "try: passy serve --listen :0\n"
+    ) == errors
+
+
+def test_the_environment_says_where_to_listen(start: Start, taken: int) -> None:
+    code, errors = start("serve", PORT=str(taken), HOST="localhost").ends()
+    assert 1 == code
+    assert f"cannot listen on localhost:{taken}" in errors
+
+
+def test_the_option_wins_over_the_environment(start: Start, taken: int) -> None:
+    running = start("serve", "--listen", "127.0.0.1:0", PORT=str(taken))
+    running.answers("first")
+
+
+@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:70000", "127.0.0.1:x"])
+def test_an_address_that_is_none_is_wrong_usage(start: Start, listen: str) -> None:
+    code, errors = start("serve", "--listen", listen).ends()
+    assert 2 == code
+    assert "Traceback" not in errors
+    assert listen in errors
+
+
+def test_a_name_that_nobody_has_is_said(start: Start) -> None:
+    code, errors = start("serve", "--listen", "no-such-host.invalid:8080").ends()
+    assert 1 == code
+    assert "cannot listen on no-such-host.invalid:8080" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "workers"),
+    [
+        ("listen: [\n", "gateway.yaml:", "1"),
+        ("lisen: 127.0.0.1:0\n", "did you mean 'listen'?", "1"),
+        (CONFIGURATION.replace("static", "sttic"), "no filter is named 'sttic'", "1"),
+        (CONFIGURATION.replace("static", "sttic"), "no filter is named 'sttic'", "2"),
+    ],
+)
+def test_without_a_configuration_that_ever_worked_it_ends_with_78(
+    start: Start, tmp_path: Path, text: str, said: str, workers: str
+) -> None:
+    (tmp_path / "gateway.yaml").write_text(text)
+    code, errors = start("serve", "--workers", workers).ends()
+    assert 78 == code
+    assert said in errors
+    assert "1 problem in the configuration" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("broken", "workers"),
+    [
+        ("listen: [\n", "1"),
+        ("listen: [\n", "2"),
+        (CONFIGURATION.replace("static", "sttic"), "1"),
+    ],
+)
+def test_it_starts_with_the_last_configuration_that_worked(
+    start: Start, tmp_path: Path, broken: str, workers: str
+) -> None:
+    first = start("serve")
+    first.answers("first")
+    assert 0 == first.stop()
+    (tmp_path / "gateway.yaml").write_text(broken)
+    again = start("serve", "--workers", workers)
+    again.answers("first")
+    assert "gateway.yaml:" in again.errors
+    assert "serving with the last configuration that worked" in again.errors
+
+
+def test_a_missing_file_ends_with_78(start: Start) -> None:
+    code, errors = start("serve", "--config", "nowhere.yaml").ends()
+    assert 78 == code
+    assert "there is no configuration at nowhere.yaml" in errors
+
+
+def test_weak_secret_keys_end_with_78(start: Start) -> None:
+    code, errors = start("serve", PASSY_SECRET_KEYS="short").ends()
+    assert 78 == code
+    assert "PASSY_SECRET_KEYS" in errors
+    assert "Traceback" not in errors
+    assert "short\n" not in errors
+
+
+def test_check_only_checks(start: Start, tmp_path: Path) -> None:
+    running = start("serve", "--check")
+    assert (0, "") == running.ends()
+    assert not (tmp_path / "data").exists()
