@@ -1,4 +1,4 @@
-"""Organisations' own upstreams and keys: who is asked, whose key is shown, and what never happens."""
+"""Organisations' own upstreams and keys: who is asked, whose key is shown, what never is."""
 
 from __future__ import annotations
 

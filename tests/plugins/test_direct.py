@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 CONFIGURATION = """
 upstreams:
-  one: {{dialect: openai, url: "{url}/v1", credential: sk-operator, timeouts: {{first_byte: 200ms}}}}
+  one: {{dialect: openai, url: "{url}/v1", credential: sk-own, timeouts: {{first_byte: 200ms}}}}
   unset: {{dialect: openai, url: "{url}/v1", credential: "${{NOT_SET:-}}"}}
 chains:
   default: [direct: {{upstream: {name}}}]
@@ -47,7 +47,7 @@ async def test_the_models_name_is_left_as_it_is(upstream: ScriptedUpstream) -> N
     ex = await asked(upstream, body={"model": "anything", "messages": []})
     assert 200 == ex.status
     assert "anything" == upstream.requests[0].json["model"]
-    assert "Bearer sk-operator" == upstream.requests[0].headers["authorization"]
+    assert "Bearer sk-own" == upstream.requests[0].headers["authorization"]
 
 
 async def test_an_upload_and_its_answer_are_passed_on_as_they_are(

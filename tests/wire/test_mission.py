@@ -72,11 +72,11 @@ def route_of(alias: str, *targets: str, **more: object) -> dict[str, object]:
 
 ALL = ["5xx", "4xx", "timeout", "rate_limit"]
 ROUTES = [
-    route_of("any", "first", "second", "third", fallbackOn=ALL, timeout=400),
-    route_of("never", "first", "second", timeout=400),
+    route_of("any", "first", "second", "third", fallbackOn=ALL, timeout=1500),
+    route_of("never", "first", "second", timeout=1500),
     route_of("5xx", "first", "second", fallbackOn=["5xx"]),
     route_of("4xx", "first", "second", fallbackOn=["4xx"]),
-    route_of("timeout", "first", "second", fallbackOn=["timeout"], timeout=400),
+    route_of("timeout", "first", "second", fallbackOn=["timeout"], timeout=1500),
     route_of("rate_limit", "first", "second", fallbackOn=["rate_limit"]),
     route_of("odd", "odd"),
     route_of("claude", "claude"),
@@ -279,7 +279,7 @@ def test_routing_table_targets_come_by_priority_and_time_out_after_thirty_second
     assert ["first/first-model", "second/second-model", "third/third-model"] == [
         one["target"] for one in found
     ]
-    assert [0.4] * 3 == [one["first_byte"] for one in found]
+    assert [1.5] * 3 == [one["first_byte"] for one in found]
     assert sorted(ALL) == found[0]["fallback_on"]
     assert [30.0, 30.0] == [one["first_byte"] for one in targets(three.gateway, "5xx")]
 
