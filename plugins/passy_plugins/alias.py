@@ -90,6 +90,7 @@ class Alias(Filter):
                 503,
                 "no_healthy_target",
                 f"No provider for the model {shown} is configured: {missing} has no credential.",
+                [(b"x-should-retry", b"false")],
                 param="model",
             )
         near = get_close_matches(name[:100], models.names()[:1_000], n=3, cutoff=0.5)

@@ -45,7 +45,14 @@ class Direct(Terminal):
         if self._target is None:
             name = self.config.upstream
             message = f"{ex.request.path} is answered by {name}, which has no credential here."
-            return Reply(503, "no_healthy_target", message)
+            return Reply(503, "no_healthy_target", message, [(b"x-should-retry", b"false")])
+        if ex.principal is not None and ex.principal.models is not None:
+            # What is passed through is not looked into, so which model it names cannot be known.
+            return Reply(
+                403,
+                "model_not_allowed",
+                f"This key is limited to certain models, and {ex.request.path} takes any.",
+            )
         attempt = await dispatch(ex, self._target)
         await attempt.ready(first_event=False)
         failure = attempt.failure

@@ -41,7 +41,7 @@ Condition = Literal["5xx", "4xx", "timeout", "rate_limit"]
 
 
 class Config(Settings):
-    attempts: int = setting(3, "Most tries for one exchange, over all targets.", ge=1, le=20)
+    attempts: int = setting(10, "Most tries for one exchange, over all targets.", ge=1, le=100)
     fallback_on: tuple[Condition, ...] = setting(
         ("5xx", "timeout", "rate_limit"),
         "What sends an exchange on to the next target, for aliases that do not say themselves.",

@@ -11,7 +11,9 @@ from passy_proxy import (
     Models,
     Reply,
     Settings,
+    StoreUnavailable,
     Terminal,
+    Vault,
     hookimpl,
     json,
     serves,
@@ -21,6 +23,9 @@ from passy_proxy import (
 
 class Config(Settings):
     models: Models = setting("models", "The table of models; there is one, written under models:.")
+    vault: Vault | None = setting(
+        None, "The store that knows organisations' own upstreams, whose models are listed too."
+    )
 
 
 class ModelList(Terminal):
@@ -35,9 +40,8 @@ class ModelList(Terminal):
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
         asked = ex.request.path.partition("/models")[2].strip("/")
         allowed = ex.principal.models if ex.principal else None
-        cards = [
-            one for name, one in self._cards.items() if allowed is None or serves(allowed, name)
-        ]
+        known = {**await self.own(ex), **self._cards}
+        cards = [one for name, one in known.items() if allowed is None or serves(allowed, name)]
         # Both families of clients ask at this path; Anthropic's say so by this header.
         native = ex.request.header(b"anthropic-version") is not None
         if asked:
@@ -50,6 +54,24 @@ class ModelList(Terminal):
         if native:
             return listed(anthropic_list([anthropic_card(one) for one in cards]))
         return listed({"object": "list", "data": cards})
+
+
+    async def own(self, ex: Exchange) -> dict[str, dict[str, object]]:
+        """Cards of the models that the caller's organisation serves itself, by name."""
+        vault, principal = self.config.vault, ex.principal
+        if vault is None or principal is None or principal.organisation is None:
+            return {}
+        try:
+            providers = await vault.providers(principal.organisation)
+        except StoreUnavailable:
+            return {}
+        return {
+            name: card(name, f"custom-{provider.id}")
+            for provider in providers
+            if provider.active
+            for name in provider.models
+            if name.find("*") < 0
+        }
 
 
 CREATED = 1_735_689_600

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil, inf
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from passy_proxy import (
@@ -39,6 +40,7 @@ from passy_proxy import (
 
 Dimension = Literal["key", "organisation", "model"]
 
+NAME = itemgetter(0)
 SUBJECT = {"requests": "requests", "tokens": "tokens", "concurrency": "requests at once"}
 
 
@@ -224,11 +226,12 @@ def show(ex: Exchange, head: Head, kinds: Sequence[str], rooms: Sequence[Room]) 
         known = shown.get(kind)
         if known is None or room.remaining < known.remaining:
             shown[kind] = room
-    headers = [pair for pair in head.headers if b"ratelimit-" not in pair[0]]
+    headers = head.headers
+    if b"\n".join(map(NAME, headers)).find(b"ratelimit-") >= 0:
+        headers = head.headers = [pair for pair in headers if pair[0].find(b"ratelimit-") < 0]
     for kind, room in shown.items():
         if kind != "concurrency":
             headers += dialect.limit_lines(kind, room, ex.at)
-    head.headers = headers
 
 
 @hookimpl

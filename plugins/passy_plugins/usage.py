@@ -62,6 +62,8 @@ class Metering(Filter):
 
     def on_complete(self, ex: Exchange) -> None:
         usage = ex.usage
+        if ex.principal is None and not ex.attempts:
+            return  # Nobody we know, and nobody was asked: strangers cannot grow the books.
         cost = ex.stash.get(COST)
         if cost is not None or usage is None or not ex.attempts:
             self._record(record(ex, cost or UNPRICED))
@@ -145,8 +147,9 @@ def attempt_record(attempt: Attempt, started: float) -> AttemptRecord:
         f"{failure.kind}: {failure.message}" if failure else "",
         int((attempt.started - started) * 1000),
         int((attempt.head_at - attempt.started) * 1000),
-        # A refusal by status costs nothing; silence after a sent request may.
-        failure is not None and failure.sent and failure.kind != "status",
+        # A refusal by status costs nothing; silence after a sent request may, and so may an answer
+        # that its client did not wait for.
+        failure.sent and failure.kind != "status" if failure else not attempt.status,
     )
     return _new(AttemptRecord, fields)
 

@@ -138,7 +138,8 @@ def failed_reply(ex: Exchange) -> Reply:
     tried = [told(attempt) for attempt in ex.attempts]
     # The same here, and when the one try may have been billed.
     headers = [] if alone and not failure.sent else [NO_RETRY]
-    if failure.kind == "timeout" and alone:
+    named = last.target.fallback_on or ()
+    if failure.kind == "timeout" and alone and "timeout" not in named:
         message = f"{last.target.label} did not answer in time: {failure.message}"
         return Reply(504, "upstream_timeout", message, headers, attempts=tried)
     reasons = "; ".join(f"{one['provider']}: {one['reason']}" for one in tried)

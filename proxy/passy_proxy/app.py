@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from passy_proxy import json
-from passy_proxy.chain import Chain
 from passy_proxy.downstream import AsgiDownstream, Downstream
-from passy_proxy.exchange import Exchange, Request
-from passy_proxy.route import Route
+from passy_proxy.exchange import Exchange, Request, new_id
 
 if TYPE_CHECKING:
     from passy_proxy.gateway import Gateway
@@ -21,7 +20,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 NOTHING: dict[str, Any] = {}
-BODY_LIMIT = 32 << 20
 
 
 class App:
@@ -58,10 +56,13 @@ class App:
         """Health for orchestrators; for everything else a 404 that helps."""
         known = self.gateway.health(path) if method in ("GET", "HEAD") else None
         status, body = known or self.not_found(method, path)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers = [(b"content-type", b"application/json")]
+        if known is None:
+            headers.append((b"x-request-id", new_id(time()).encode()))
         if status == 405:
             allowed = ", ".join(self.gateway.snapshot.routes.methods(path))
             headers.append((b"allow", allowed.encode()))
+        headers.append((b"content-length", b"%d" % len(body)))
         downstream.start(status, headers)
         downstream.finish(body)
         await downstream.settle()
@@ -119,5 +120,3 @@ def error(message: str, code: str) -> bytes:
     fields = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return json.dumps({"error": fields})
 
-
-__all__ = ["App", "Chain", "Route"]

@@ -36,7 +36,7 @@ from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
-from passy_proxy.estimate import estimated
+from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
     CLIENT_GONE,
@@ -49,7 +49,7 @@ from passy_proxy.exchange import (
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.heartbeat import Heartbeat
 from passy_proxy.request_body import body_refused, read_body
-from passy_proxy.sse import Decoder
+from passy_proxy.sse import Decoder, MalformedStream
 from passy_proxy.transport import TransportError
 
 Compiled = tuple[tuple[int, Callable[..., Any], bool], ...]
@@ -253,48 +253,54 @@ class Chain:
 
     async def stream(self, ex: Exchange, attempt: Attempt) -> None:
         """Relay pieces as they come off the upstream's socket."""
-        leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
-        assert leg is not None
+        tap, downstream = attempt.tap, ex.downstream
         assert tap is not None
         head = relayed_head(ex, attempt)
         await self.respond(ex, head)
         ex.status = head.status
-        splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
         downstream.start(head.status, head.headers)
         beat = Heartbeat.of(self.heartbeat, downstream) if attempt.streamed else None
         try:
-            data = attempt.answer
-            ex.written_at = monotonic()
-            if not data and not downstream.write(b""):
-                await downstream.drain()
-            while True:
-                if splitter is not None:
-                    data = splitter.feed(data)
-                if data:
-                    if not downstream.write(data):
-                        await downstream.drain()
-                    if beat is not None:
-                        beat.last = data
-                raw = await leg.read()
-                if not raw:
-                    break
-                data = tap.feed(raw)
-            data = tap.finish()
-            if splitter is not None:
-                data = splitter.feed(data) + splitter.finish()
-            ex.usage = tap.usage
+            await self.pump(ex, attempt, beat)
             if attempt.streamed and not tap.done:
                 raise TransportError("broken", "the stream ended before its end marker", sent=True)
             ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
-            downstream.finish(data)
-        except TransportError as exc:
-            ex.usage = tap.usage
+        except (TransportError, MalformedStream) as exc:
             self.break_off(ex, attempt, str(exc))
         finally:
             if beat is not None:
                 beat.stop()
-            if ex.usage is None:
-                ex.usage = tap.usage
+            ex.usage = tap.usage
+
+    async def pump(self, ex: Exchange, attempt: Attempt, beat: Heartbeat | None) -> None:
+        """Read, watch, write, until the upstream's end; the client's end goes out with the last piece."""
+        leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
+        assert leg is not None
+        assert tap is not None
+        splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
+        data = attempt.answer
+        ex.written_at = monotonic()
+        if not data and not downstream.write(b""):
+            await downstream.drain()
+        while True:
+            if splitter is not None:
+                data = splitter.feed(data)
+            if data:
+                if not downstream.write(data):
+                    await downstream.drain()
+                if beat is not None:
+                    beat.last = data
+            raw = await leg.read()
+            if not raw:
+                break
+            data = tap.feed(raw)
+        data = tap.finish()
+        if splitter is not None:
+            data = splitter.feed(data) + splitter.finish()
+        if tap.done or not attempt.streamed:
+            downstream.finish(data)
+        elif data and not downstream.write(data):
+            await downstream.drain()
 
     def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
         """The upstream broke after the commit: say so in the stream, or cut what cannot be said."""
@@ -347,7 +353,7 @@ class Chain:
         cancelled = None
         if ex.attempts:
             last = ex.attempts[-1]
-            if ex.usage is None and last.tap is not None and ex.request.operation:
+            if ex.usage is None and last.tap is not None and ex.request.operation in METERED:
                 # An upstream that answered and told no usage: what is recorded is a marked guess.
                 ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
             if self.dispatch.after:

@@ -32,9 +32,11 @@ _BY_LENGTH: Final = 0
 _BY_CHUNKS: Final = 1
 _NO_BODY: Final = 2
 _UNTIL_CLOSE: Final = 3
+_NOT_TOLD: Final = 4  # there is no head yet, or nothing more is sent
 
 _NAME = itemgetter(0)
 _LINE = b": ".join
+_BODYLESS = (204, 304)
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _SMALL = 16 * 1024  # bytes; below this, joining is cheaper than handing over pieces
 
@@ -51,8 +53,7 @@ class Cycle:
         "_head",
         "_left",
         "_length",
-        "_method",
-        "_minor",
+        "_line",
         "_pieces",
         "buffered",
         "complete",
@@ -67,25 +68,24 @@ class Cycle:
         "wants_all",
     )
 
-    def __init__(self, connection: Connection, head: RequestHead) -> None:
+    def __init__(self, connection: Connection, head: RequestHead, body: bytes | None) -> None:
+        """``body`` is the whole body if it came with the head."""
         self._connection = connection
-        self._method = head.line.method
-        self._minor = head.line.minor
+        self._line = head.line
         self._length = head.length
         self.keep_alive = head.keep_alive
-        self.expects_continue = head.expects_continue
+        self.complete = body is not None  # the body has all come
+        self.expects_continue = head.expects_continue and body is None
+        self._pieces: list[bytes] = [body] if body else []
+        self.size = self.buffered = len(body) if body else 0  # so far; not yet taken
         self.task: asyncio.Task[None] | None = None
         self._event: asyncio.Event | None = None  # set when something happened to the request
         self._hang_up: Callable[[], None] | None = None
-        self._pieces: list[bytes] = []
-        self.size = 0  # bytes of the body so far
-        self.buffered = 0  # of those, not yet taken by the application
-        self.complete = False  # the body has all come
         self.wants_all = False  # the application waits for the whole body
         self.slow = False
         self._handed = False  # the application has received the end of the body
         self._head = b""  # rendered, not yet written
-        self._framing = _BY_LENGTH
+        self._framing = _NOT_TOLD
         self._left = 0  # bytes that the answer still lacks
         self.started = False
         self.finished = False
@@ -150,12 +150,12 @@ class Cycle:
             headers = [header for header in headers if header[0] not in _FRAMING]
         lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         lines += map(_LINE, headers)
-        if self._bodyless(status):
+        if status < 200 or status in _BODYLESS or self._line.method == "HEAD":
             self._framing = _NO_BODY
         elif length is not None:
             self._framing = _BY_LENGTH
             self._left = int(length)
-        elif self._minor:
+        elif self._line.minor:
             self._framing = _BY_CHUNKS
             lines.append(b"transfer-encoding: chunked")
         else:
@@ -165,9 +165,10 @@ class Cycle:
             lines.append(b"content-length: " + length)
         if not keep_alive:
             lines.append(b"connection: close")
-        lines.append(connection.edge.default_lines(connection.server_state.default_headers))
+        edge = connection.edge
+        lines.append(edge.default_lines(connection.server_state.default_headers))
         head = b"\r\n".join(lines)
-        ends = len(lines) + connection.edge.default_count
+        ends = len(lines) + edge.default_count
         if head.count(b"\n") != ends or head.count(b"\r") != ends or head.find(b"\0") >= 0:
             raise ValueError("a header of the answer holds CR, LF or NUL")
         self.keep_alive = keep_alive
@@ -176,30 +177,32 @@ class Cycle:
 
     def write(self, data: bytes) -> bool:
         """A piece of the body. False: ``await drain()`` before more."""
+        connection = self._connection
+        framing = self._framing
+        if framing == _BY_CHUNKS and data:
+            head = self._head
+            if head:
+                self._head = b""
+            size = len(data)
+            if size > _SMALL:
+                connection.transport.writelines((b"%b%x\r\n" % (head, size), data, b"\r\n"))
+            else:
+                connection.transport.write(b"%b%x\r\n%b\r\n" % (head, size, data))
+            return not connection.paused_writing
         if self.gone or self.finished:
             return False
         if not self.started:
             raise RuntimeError("the answer has no head yet")
         head = self._head
         self._head = b""
-        framing = self._framing
         if framing == _BY_LENGTH:
             self._left -= len(data)
             if self._left < 0:
                 raise RuntimeError("the answer is longer than its content-length")
-        elif framing == _BY_CHUNKS:
-            if data:
-                connection = self._connection
-                size = len(data)
-                if size > _SMALL:
-                    connection.transport.writelines((b"%b%x\r\n" % (head, size), data, b"\r\n"))
-                else:
-                    connection.transport.write(b"%b%x\r\n%b\r\n" % (head, size, data))
-                return not connection.paused_writing
         elif framing == _NO_BODY:
             data = b""
         self._write(head, data)
-        return not self._connection.paused_writing
+        return not connection.paused_writing
 
     def finish(self, data: bytes = b"") -> None:
         """The last piece. An answer that lacks a part of its content-length is cut instead."""
@@ -214,6 +217,7 @@ class Cycle:
             self.abort()
             raise RuntimeError("the answer is not as long as its content-length")
         self.finished = True
+        self._framing = _NOT_TOLD
         self._hang_up = None
         if framing == _BY_CHUNKS:
             size = b"%x\r\n" % len(data) if data else b""
@@ -242,10 +246,11 @@ class Cycle:
         """
         if self.gone or self.finished:
             return
+        framing, self._framing = self._framing, _NOT_TOLD
         self.finished = True
         self._hang_up = None
         self._connection.cycle = None
-        if self._framing == _UNTIL_CLOSE:
+        if framing == _UNTIL_CLOSE:
             self._connection.cut()
         else:
             self._connection.close()
@@ -296,14 +301,6 @@ class Cycle:
             if not (self.finished or self.gone):
                 self._give_up()
 
-    def have_body(self, body: bytes) -> None:
-        """The whole body came with the head."""
-        if body:
-            self._pieces.append(body)
-            self.size = self.buffered = len(body)
-        self.complete = True
-        self.expects_continue = False
-
     def arrive(self, piece: bytes) -> None:
         """A piece of the body has come."""
         self._pieces.append(piece)
@@ -330,6 +327,7 @@ class Cycle:
         if self.gone or self.finished:
             return
         self.gone = True
+        self._framing = _NOT_TOLD
         if self._event is not None:
             self._event.set()
         hang_up, self._hang_up = self._hang_up, None
@@ -365,9 +363,6 @@ class Cycle:
         self._pieces = []
         self.buffered = 0
         return pieces
-
-    def _bodyless(self, status: int) -> bool:
-        return status == 204 or status == 304 or status < 200 or self._method == "HEAD"
 
     def _write(self, head: bytes, data: bytes) -> None:
         if not head:

@@ -61,8 +61,6 @@ class Dialect(Protocol):
     auth_header: bytes
     auth_prefix: bytes
     """How a credential is shown, unless the upstream's settings say otherwise."""
-    limit_prefix: bytes
-    """How the names of this dialect's rate limit headers begin."""
 
     def limit_lines(self, kind: str, room: Room, now: float) -> tuple[tuple[bytes, bytes], ...]:
         """The headers that tell what is left of ``requests`` or ``tokens``; ``now`` in Unix seconds."""

@@ -26,7 +26,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from passy_proxy.cycle import STATUS_LINES, Cycle
-from passy_proxy.framing import CHUNKED, Chunks, HeadLimits, HeadReader, Refused, RequestHead
+from passy_proxy.framing import (
+    CHUNKED,
+    Chunks,
+    HeadLimits,
+    HeadReader,
+    Refused,
+    RequestHead,
+    RequestLine,
+)
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
 if TYPE_CHECKING:
@@ -145,6 +153,7 @@ class Connection(asyncio.Protocol):
         "edge",
         "left",
         "limits",
+        "line",
         "loop",
         "paused_reading",
         "paused_writing",
@@ -182,7 +191,8 @@ class Connection(asyncio.Protocol):
         self.connections = cast("set[Connection]", server_state.connections)
         self.loop = loop or asyncio.get_running_loop()
         self.client: tuple[str, int] | None = None
-        self.scope: dict[str, Any] = {}  # what all requests of this connection have in common
+        self.scope: dict[str, Any] = {}  # what this connection's requests have in common
+        self.line: RequestLine | None = None  # that of the latest request, which is in ``scope``
         self.cycle: Cycle | None = None
         self.phase = _HEAD
         self.deadline = NEVER
@@ -209,7 +219,6 @@ class Connection(asyncio.Protocol):
             "server": _address(transport.get_extra_info("sockname")),
             "client": self.client,
             "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
-            "root_path": "",
         }
         self.transport.set_write_buffer_limits(high=self.limits.high_water)
         self.sweep = sweep_of(self.loop)
@@ -442,42 +451,47 @@ class Connection(asyncio.Protocol):
         length = head.length
         if length > self.limits.body_bytes:
             raise Refused(413, "request_too_large", f"The limit is {self.limits.body_bytes} bytes.")
-        self.cycle = cycle = Cycle(self, head)
+        self.deadline = NEVER
         if len(rest) >= length >= 0:
             self.phase = _BUSY
-            self.deadline = NEVER
-            cycle.have_body(rest[:length])
-            self.buffer += rest[length:]
+            if len(rest) > length:
+                self.buffer += rest[length:]
+                rest = rest[:length]
+            self.cycle = cycle = Cycle(self, head, rest)
         else:
             self.phase = _BODY
+            self.cycle = cycle = Cycle(self, head, None)
             self.left = length
             self.chunks = Chunks() if length == CHUNKED else None
-            self.deadline = NEVER
             if not cycle.expects_continue:
                 self._await_body()
             if rest:
                 self._read_body(rest)
         if self.cycle is not None:  # else its first chunk was refused
-            run = cycle.run(self.app, self._scope(head, cycle))
-            cycle.task = task = self.loop.create_task(run)
+            if head.line is not self.line:
+                self._take_line(head.line)
+            scope = self.scope.copy()
+            scope["headers"] = head.headers
+            scope["state"] = self.app_state.copy()
+            scope["extensions"] = {EXTENSION: cycle}
+            cycle.task = task = self.loop.create_task(cycle.run(self.app, scope))
             self.tasks.add(task)
 
-    def _scope(self, head: RequestHead, cycle: Cycle) -> dict[str, Any]:
-        line = head.line
-        scope = self.scope.copy()
-        scope["http_version"] = "1.1" if line.minor else "1.0"
-        scope["method"] = line.method
-        scope["path"] = line.path
-        scope["raw_path"] = line.raw_path
-        scope["query_string"] = line.query
-        scope["headers"] = head.headers
-        scope["state"] = self.app_state.copy()
-        scope["extensions"] = {EXTENSION: cycle}
-        if root_path := self.config.root_path:
-            scope["root_path"] = root_path
-            scope["path"] = root_path + line.path
-            scope["raw_path"] = root_path.encode() + line.raw_path
-        return scope
+    def _take_line(self, line: RequestLine) -> None:
+        """Clients ask for the same thing again and again: its part of the scope is kept."""
+        self.line = line
+        root_path = self.config.root_path
+        self.scope |= {
+            "http_version": "1.1" if line.minor else "1.0",
+            "root_path": root_path,
+            "method": line.method,
+            "path": root_path + line.path,
+            "raw_path": root_path.encode() + line.raw_path,
+            "query_string": line.query,
+            "headers": (),
+            "state": None,
+            "extensions": None,
+        }
 
     def _await_body(self) -> None:
         """From here on the client has to send."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from passy_proxy.records import Usage
 
+METERED = frozenset(("chat", "completions", "embeddings", "responses", "messages"))
+"""Operations that cost tokens. Of others nothing is guessed: counting tokens, say, is free."""
+
 BYTES_PER_TOKEN = 4
 """English prose and code in JSON come to about four bytes a token."""
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from passy_proxy.upstream import Target
 
 
+def new_id(at: float) -> str:
+    """A request's id: sorts by ``at`` (Unix seconds), unique for ever."""
+    return f"req_{int(at * 1000):012x}{getrandbits(80):020x}"
+
+
 class Outcome:
     """How an exchange ended. ``kind`` is one of the six below; ``code`` says more for replies."""
 
@@ -151,7 +156,7 @@ class Exchange:
         """Unix seconds of arrival, for the books."""
         self.started = monotonic()
         """Seconds of the monotonic clock, for durations."""
-        self.id = f"req_{int(self.at * 1000):012x}{getrandbits(80):020x}"
+        self.id = new_id(self.at)
         """Sortable by time, unique for ever, and sent back as ``x-request-id``."""
         self.snapshot = snapshot
         self.route = route

@@ -91,14 +91,13 @@ class RequestHead:
 class HeadReader:
     """Reads the heads of all the requests of one worker."""
 
-    __slots__ = ("_fields", "_lines", "_names", "_underscore", "limits")
+    __slots__ = ("_fields", "_lines", "_names", "limits")
 
     def __init__(self, limits: HeadLimits) -> None:
         self.limits = limits
-        self._fields: dict[bytes, tuple[bytes, bytes]] = {}
+        self._names: dict[bytes, tuple[bytes, bool]] = {}  # as spelled -> lower case, kept?
+        self._fields = _Fields(self._names)
         self._lines: dict[bytes, RequestLine] = {}
-        self._names: dict[bytes, tuple[bytes, bool]] = {}  # as spelled -> lower case, secret?
-        self._underscore = False  # a name of the head at hand holds one
 
     def read(self, raw: bytes) -> RequestHead:
         """Parse ``raw``, which ends with its first empty line. Raises Refused."""
@@ -109,8 +108,8 @@ class HeadReader:
             del lines[0]
         head = RequestHead()
         head.line = line = self._lines.get(lines[0]) or self._read_line(lines[0])
-        known = self._fields.get
-        headers = [known(text) or self._read_field(text) for text in lines[1:-2]]
+        known = self._fields
+        headers = list(map(known.__getitem__, lines[1:-2]))
         if len(headers) > self.limits.fields:
             message = f"There are more than {self.limits.fields} headers."
             raise Refused(431, "too_many_headers", message)
@@ -118,15 +117,15 @@ class HeadReader:
         fields = dict(headers)
         if len(fields) != len(headers):
             _join_repeated(headers, fields)
-        if self._underscore:
-            self._underscore = False
+        if known.underscore:
+            known.underscore = False
             _refuse_twins(fields)
         host = fields.get(b"host")
         if host is None and line.minor:
             raise Refused(400, "invalid_host", "The Host header is missing.")
         if line.authority is not None and (host is None or line.authority != host.lower()):
             raise Refused(400, "invalid_host", "The URL names another host than the Host header.")
-        _read_framing(head, fields)
+        _read_framing(head, fields, line.minor)
         return head
 
     def check_unfinished(self, raw: bytes | bytearray) -> None:
@@ -164,26 +163,38 @@ class HeadReader:
             _remember(self._lines, text, line)
         return line
 
-    def _read_field(self, text: bytes) -> tuple[bytes, bytes]:
+
+class _Fields(dict[bytes, tuple[bytes, bytes]]):
+    """Header lines by their exact bytes; one that is looked up for the first time is read."""
+
+    __slots__ = ("_names", "underscore")
+
+    def __init__(self, names: dict[bytes, tuple[bytes, bool]]) -> None:
+        self._names = names
+        self.underscore = False
+        """A name of the head at hand holds one."""
+
+    def __missing__(self, text: bytes) -> tuple[bytes, bytes]:
         spelled, colon, value = text.partition(b":")
-        name, secret = self._names.get(spelled) or self._read_name(spelled)
+        name, kept = self._names.get(spelled) or self._read_name(spelled)
         if not colon or _NOT_IN_VALUE.search(value) is not None:
             _refuse_text(text)
         field = (name, value.strip(b" \t"))
-        if name in _CHECKED:
-            _check_field(*field)
-        if b"_" in name:
-            self._underscore = True
-        elif not secret:
-            _remember(self._fields, text, field)
+        if kept:
+            if name in _CHECKED:
+                _check_field(*field)
+            _remember(self, text, field)
+        elif name.find(b"_") >= 0:
+            self.underscore = True
         return field
 
     def _read_name(self, spelled: bytes) -> tuple[bytes, bool]:
-        """A name in lower case, and whether its value is a secret as far as one can tell."""
+        """A name in lower case, and whether its lines are remembered: not those with a secret,
+        as far as one can tell, nor those that have to be seen in every head."""
         if _NAME.fullmatch(spelled) is None:
             _refuse_text(spelled)
         name = spelled.lower()
-        known = (name, _SECRET.search(name) is not None)
+        known = (name, name.find(b"_") < 0 and _SECRET.search(name) is None)
         _remember(self._names, spelled, known)
         return known
 
@@ -195,13 +206,13 @@ def _remember(known: dict[bytes, Remembered], key: bytes, value: Remembered) -> 
         known[key] = value
 
 
-def _read_framing(head: RequestHead, fields: dict[bytes, bytes]) -> None:
+def _read_framing(head: RequestHead, fields: dict[bytes, bytes], minor: int) -> None:
     """How the body is delimited, and whether the connection may live on."""
     length = fields.get(b"content-length")
     if b"transfer-encoding" in fields:
         if length is not None:
             raise Refused(400, "invalid_framing", "Content-Length and Transfer-Encoding together.")
-        if not head.line.minor:
+        if not minor:
             raise Refused(400, "invalid_framing", "HTTP/1.0 has no Transfer-Encoding.")
         head.length = CHUNKED
     elif length is None:
@@ -210,11 +221,9 @@ def _read_framing(head: RequestHead, fields: dict[bytes, bytes]) -> None:
         raise Refused(400, "invalid_framing", "The Content-Length is not a number.")
     else:
         head.length = int(length)
-    connection = fields.get(b"connection")
-    head.keep_alive = head.line.minor == 1 and (
-        connection is None or b"close" not in connection.lower()
-    )
-    head.expects_continue = b"expect" in fields and head.line.minor == 1 and head.length != 0
+    connection = fields.get(b"connection", b"") if minor else b"close"
+    head.keep_alive = not connection or connection.lower().find(b"close") < 0
+    head.expects_continue = b"expect" in fields and minor == 1 and head.length != 0
 
 
 def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:

@@ -10,6 +10,8 @@ import json
 import socket
 import sqlite3
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -863,3 +865,21 @@ def test_byok_an_address_of_the_inside_is_refused_as_the_tenant_s_mistake(
     assert (502, "provider_error") == (answer.status, error["type"])
     assert "custom-own" in error["message"]
     assert "127.0.0.1" not in answer.body.decode()
+
+
+def test_get_of_a_route_asks_the_routing_table_with_the_admin_token(
+    serve: Serve, shipped: Shipped
+) -> None:
+    gateway = serve(shipped(), PASSY_ADMIN_TOKEN="an-admin-token-for-tests", NEBIUS_API_KEY="n" * 20)
+    url = f"{gateway.url}/admin/routing"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, timeout=30)
+    refused.value.close()
+    assert 401 == refused.value.code
+    asked = urllib.request.Request(url, headers={"Authorization": "Bearer an-admin-token-for-tests"})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        text = answer.read()
+    assert b"n" * 20 not in text
+    routes = {one["alias"]: one for one in json.loads(text)["routes"]}
+    assert ["5xx", "rate_limit", "timeout"] == routes["llama-70b"]["fallbackOn"]
+    assert 30_000 == routes["llama-70b"]["timeout"]

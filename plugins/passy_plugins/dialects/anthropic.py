@@ -72,7 +72,6 @@ class Anthropic:
     name = "anthropic"
     auth_header = b"x-api-key"
     auth_prefix = b""
-    limit_prefix = b"anthropic-ratelimit-"
 
     def limit_lines(self, kind: str, room: Room, now: float) -> tuple[tuple[bytes, bytes], ...]:
         full = datetime.fromtimestamp(ceil(now + room.reset), UTC)

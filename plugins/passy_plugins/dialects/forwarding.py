@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import compress
+from operator import itemgetter
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from passy_proxy.upstream import Upstream
 
 Headers = list[tuple[bytes, bytes]]
+
+_NAME = itemgetter(0)
 
 JSON = (b"content-type", b"application/json")
 IDENTITY = (b"accept-encoding", b"identity")
@@ -53,10 +57,8 @@ def headers_for(
     own = upstream.headers
     if own or upstream.forward_headers:
         kept = _narrowed(upstream, kept)
-    headers = [IDENTITY, *own]
-    for pair in request.headers:
-        if pair[0] in kept:
-            headers.append(pair)
+    theirs = request.headers
+    headers = [IDENTITY, *own, *compress(theirs, map(kept.__contains__, map(_NAME, theirs)))]
     if credential is not None:
         headers.append((upstream.auth_header, upstream.auth_prefix + credential.secret.encode()))
     return headers

@@ -83,7 +83,6 @@ class OpenAI:
     name = "openai"
     auth_header = b"authorization"
     auth_prefix = b"Bearer "
-    limit_prefix = b"x-ratelimit-"
 
     def limit_lines(self, kind: str, room: Room, now: float) -> tuple[tuple[bytes, bytes], ...]:
         limit, remaining, reset = LIMIT_NAMES.get(kind) or _limit_names(kind)

@@ -27,7 +27,9 @@ def count(value: object) -> int | None:
     """A number of tokens: negative ones are 0, and what is no whole number is ``None``."""
     if type(value) is not int:
         return None
-    return 0 if value < 0 else min(value, MOST)
+    if 0 <= value <= MOST:
+        return value
+    return 0 if value < 0 else MOST
 
 
 def usage_of(said: object) -> Usage | None:
@@ -44,7 +46,8 @@ def usage_of(said: object) -> Usage | None:
         entered = max(total - (written or 0), 0) if entered is None else entered
         written = max(total - entered, 0) if written is None else written
     if len(said) == 3 and entered + written == get("total_tokens"):
-        return _new(Usage, (entered, written, 0, 0, 0, 0, 0, False))  # the three counts that everybody tells, and nothing more
+        # The three counts that everybody tells, and nothing more.
+        return _new(Usage, (entered, written, 0, 0, 0, 0, 0, False))
     into = get("prompt_tokens_details", get("input_tokens_details"))
     out = get("completion_tokens_details", get("output_tokens_details"))
     cached = part(into, "cached_tokens", entered) or part(said, "prompt_cache_hit_tokens", entered)

@@ -85,8 +85,7 @@ class Watch:
         self.text_bytes = 0
         self.done = False
         self.error = ""
-        self._at = 1 << 62
-        self._after = b"\0"
+        self._forget()
         self._carry = bytearray()
         self._long = False
         self._start = b""
@@ -114,17 +113,21 @@ class Watch:
         """What is to be added to an answer that ended without its end marker."""
         return b""
 
+    def _forget(self) -> None:
+        """No chunk is like the last one."""
+        self._at = 1 << 62
+        self._after = b"\n\n"
+
     def feed(self, data: bytes) -> bytes:
-        if self._carry or self._long:
-            return self._continue(data)
-        if data.endswith(self._after):
+        at = self._at
+        end = data.find(b'"', at)
+        if data[end:] == self._after and data.find(b"\n\n", 0, at) < 0:
             # Another chunk like the last one: the same end, and from where the text began to there
             # nothing but text.
-            at = self._at
-            end = len(data) - len(self._after)
-            if data.find(b'"', at) == end and data.find(b"\n\n", 0, at) < 0:
-                self.text_bytes += end - at
-                return data
+            self.text_bytes += end - at
+            return data
+        if self._carry or self._long:
+            return self._continue(data)
         if data.endswith(b"\n\n") and self.ordinary(data):
             if not self.model:
                 self._name(data)
@@ -204,6 +207,7 @@ class Watch:
         """``data`` begins or ends in the middle of a message."""
         if self._long:
             return self._past_long(data)
+        self._forget()
         carry = self._carry
         searched = max(len(carry) - 3, 0)
         carry += data

@@ -123,8 +123,10 @@ class Buckets:
                 bucket.refill(now)
                 bucket.fits(limit)
             price = bucket.price
-            debt = bucket.debt - (now - bucket.stamp) * bucket.rate
-            debt = cost * price if debt < 0 else debt + cost * price
+            debt = cost * price
+            before = bucket.debt - (now - bucket.stamp) * bucket.rate
+            if before > 0:
+                debt += before
             left = bucket.full - debt
             if left < 0:
                 return self._refused(claims, len(rooms), now)
@@ -139,8 +141,7 @@ class Buckets:
         if not open_ or not isinstance(open_, list):
             return
         open_.clear()
-        for number, (key, limit, cost) in enumerate(grant.claims):
-            used = actual[number]
+        for (key, limit, cost), used in zip(grant.claims, actual, strict=True):
             if isinstance(limit, int):
                 self._give_back(key, cost)
             elif used is not None and used != cost:

@@ -8,6 +8,7 @@ pieces of body.
 from __future__ import annotations
 
 import asyncio
+from asyncio import get_running_loop
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -55,7 +56,7 @@ class Leg:
         self.line: Line | None = line
         self.error: Exception | None = None
         self.pieces: list[bytes] = []
-        self.unread = 0
+        self.unread = 0  # bytes, counted only while a reader lags behind by more than one read
         self.waiter: asyncio.Future[None] | None = waiter
 
     def wake(self) -> None:
@@ -66,42 +67,51 @@ class Leg:
                 waiter.set_result(None)
 
     async def read(self) -> bytes:
-        while not self.pieces:
+        pieces = self.pieces
+        while not pieces:
             if self.complete:
                 return b""
             if self.error is not None:
                 raise self.error
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
-        return self._take()
+            self.waiter = waiter = get_running_loop().create_future()
+            await waiter
+        if self.unread:
+            self._caught_up()
+        if len(pieces) == 1:
+            return pieces.pop()
+        data = b"".join(pieces)
+        pieces.clear()
+        return data
+
+    def arrive(self, pieces: list[bytes], size: int) -> None:
+        """Take over the ``pieces`` of one read of ``size`` bytes."""
+        mine = self.pieces
+        if mine:  # the reader is behind
+            self.unread = (self.unread or sum(map(len, mine))) + size
+        mine += pieces
+        pieces.clear()
+        waiter = self.waiter
+        if waiter is not None:
+            self.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def read_all(self, limit: int) -> bytes:
-        data = self._take()
-        if self.complete and len(data) <= limit:
-            return data
         pieces: list[bytes] = []
         size = 0
-        while data or (data := await self.read()):
+        while data := await self.read():
             size += len(data)
             if size > limit:
                 self.close()
                 message = f"the answer is larger than {limit} bytes"
                 raise TransportError("protocol", message, sent=True)
             pieces.append(data)
-            data = b""
         return b"".join(pieces)
 
-    def _take(self) -> bytes:
-        pieces = self.pieces
-        if len(pieces) == 1:
-            data = pieces.pop()
-        else:
-            data = b"".join(pieces)
-            pieces.clear()
+    def _caught_up(self) -> None:
         unread, self.unread = self.unread, 0
         if unread > UNREAD_BYTES and self.line is not None:
             self.line.resume()
-        return data
 
     def close(self) -> None:
         if self.line is not None:
@@ -116,8 +126,8 @@ class AnswerParser:
     """
 
     __slots__ = (
-        "_head", "_head_only", "_leg", "_parser", "feed", "keepalive", "pending", "reusable",
-        "until_eof",
+        "_head", "_head_only", "_leg", "_parser", "feed", "keepalive", "on_body", "pending",
+        "pieces", "reusable", "until_eof",
     )  # fmt: skip
 
     feed: Callable[[bytes], None]
@@ -131,6 +141,9 @@ class AnswerParser:
         """Seconds the connection may stay idle after this message."""
         self.reusable = True
         """Nothing was seen that forbids another request on this connection."""
+        self.pieces: list[bytes] = []
+        """Of the body, parsed and not yet given to the leg."""
+        self.on_body = self.pieces.append  # for httptools: no Python runs for a piece of body
         self._renew()
 
     def begin(self, leg: Leg, method: str) -> None:
@@ -201,26 +214,14 @@ class AnswerParser:
             self.reusable = False
         leg.complete = True
 
-    def on_body(self, data: bytes) -> None:
-        leg = self._leg
-        if leg.complete:
-            self.reusable = False
-            return
-        leg.pieces.append(data)
-        leg.unread += len(data)
-        self.pending = 0
-        waiter = leg.waiter
-        if waiter is not None:
-            leg.waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
-
     def on_message_complete(self) -> None:
         leg = self._leg
         if leg.status and not leg.complete:
             leg.complete = True
             if not self._parser.should_keep_alive():
                 self.reusable = False
+            leg.pieces += self.pieces
+            self.pieces.clear()
             if leg.waiter is not None:
                 leg.wake()
 

@@ -180,7 +180,8 @@ class Connector:
                 fault = error
         self._known.pop((origin.host, origin.port), None)  # it may have moved
         reason = "timed out" if isinstance(fault, TimeoutError) else _reason(fault)
-        message = f"connecting to {origin.host}:{origin.port}: {reason}"
+        # Clients see it: the address is the operator's business, and the upstream has a name.
+        message = f"no connection: {reason}"
         raise TransportError("connect", message, phase="tcp") from fault
 
 

@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
         "_answer",
         "_backlog",
         "_drained",
-        "_idle",
+        "_heard",
         "_loop",
         "_paused",
         "_pool",
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._answer = AnswerParser(keepalive)
         self._timeouts = DEFAULT_TIMEOUTS
-        self._idle = NEVER
+        self._heard = 0.0  # when the last bytes of the answer came
         self.upload: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._adopted = False
@@ -99,8 +99,7 @@ class Connection(asyncio.Protocol):
         """
         leg = self.leg = Leg(self, waiter)
         self._answer.begin(leg, request.method)
-        timeouts = self._timeouts = request.timeouts
-        self._idle = NEVER if timeouts.idle is None else timeouts.idle
+        self._timeouts = request.timeouts
         self._total = total
         body = request.body
         if not isinstance(body, bytes):
@@ -109,7 +108,7 @@ class Connection(asyncio.Protocol):
             self.upload = self._loop.create_task(self._send_later(leg, body, request.length))
             return leg
         self.stale = request.replay_safe and self.used
-        self._arm(timeouts.first_byte)
+        self._arm(self.sweep.now, request.timeouts.first_byte)
         if len(body) <= _JOINED_BYTES:
             self._transport.write(head + body)
         else:
@@ -157,7 +156,7 @@ class Connection(asyncio.Protocol):
             raise TransportError("protocol", message, sent=True)
         self.upload = None
         if not self._unwritten:
-            self._arm(self._timeouts.first_byte)
+            self._arm(self.sweep.now, self._timeouts.first_byte)
 
     async def _drain(self) -> None:
         while self._unwritten and not self.gone:
@@ -171,7 +170,7 @@ class Connection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-            self._arm(self._timeouts.idle)
+            self.await_more()
 
     def fail(self, error: Exception) -> None:
         leg = self.leg
@@ -197,22 +196,37 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, leg: Leg) -> None:
         leg.line = self.leg = None
-        answer = self._answer
-        cut = self._unwritten or self.upload is not None
-        if not answer.reusable or cut or answer.keepalive <= 0.0 or self._pool.closed:
+        answer, pool = self._answer, self._pool
+        if (
+            not answer.reusable
+            or answer.pieces  # of a body that has no place
+            or self._unwritten
+            or self.upload is not None
+            or answer.keepalive <= 0.0
+            or pool.closed
+        ):
             self.drop()
             return
         answer.end()
         self.used = True
         self.deadline = self.sweep.now + answer.keepalive
-        if not self._pool.give(self):
+        if not pool.give(self):
             self.deadline = NEVER
 
     # Deadlines.
 
-    def _arm(self, limit: float | None) -> None:
-        deadline = NEVER if limit is None else self.sweep.now + limit
+    def _arm(self, since: float, limit: float | None) -> None:
+        deadline = NEVER if limit is None else since + limit
         self.deadline = deadline if deadline < self._total else self._total
+
+    def await_more(self) -> None:
+        """The head is there: from here on silence is bounded.
+
+        What arrives only notes when it did. The deadline follows once it seems to have passed.
+        """
+        self._heard = self.sweep.now
+        if not self._paused:
+            self._arm(self._heard, self._timeouts.idle)
 
     def expire(self, now: float) -> None:
         leg = self.leg
@@ -222,6 +236,9 @@ class Connection(asyncio.Protocol):
         if now >= self._total:
             phase = "total"
         elif leg.status:
+            self._arm(self._heard, self._timeouts.idle)
+            if self.deadline > now:
+                return
             phase = "idle"
         elif self._unwritten:
             backlog = self._transport.get_write_buffer_size()
@@ -234,6 +251,7 @@ class Connection(asyncio.Protocol):
         else:
             phase = "first byte"
         message = f"the upstream {_SILENCE[phase]} in time"
+        self.stale = False  # It is there, and may be at work on the request.
         self.fail(TransportError("timeout", message, phase=phase, sent=True))
 
     # Called by the event loop.
@@ -255,7 +273,8 @@ class Connection(asyncio.Protocol):
         if self.leg is not None and self.leg.status:  # answered before it had the request
             self._answer.reusable = False
         elif self.leg is not None:
-            self._arm(None if self.upload is not None else self._timeouts.first_byte)
+            limit = None if self.upload is not None else self._timeouts.first_byte
+            self._arm(self.sweep.now, limit)
         self._wake_upload()
 
     def _wake_upload(self) -> None:
@@ -268,30 +287,35 @@ class Connection(asyncio.Protocol):
             self.drop()
             return
         answer = self._answer
-        answer.pending += len(data)
+        size = len(data)
+        answer.pending += size
         try:
             answer.feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not leg.complete:
+                leg.pieces += answer.pieces
                 self._refuse(f"is not valid HTTP/1.1: {reason(error)[:200]}")
                 return
             answer.reusable = False
         if leg.complete:
             self._finish(leg)
-        elif not leg.status:
-            if answer.pending > HEAD_BYTES:
-                self._refuse("has too large a head")
-        elif answer.pending > FRAMING_BYTES:
-            self._refuse("has too much chunk framing")
-        else:
-            due = self.sweep.now + self._idle
-            self.deadline = due if due < self._total else self._total
+        elif answer.pieces:
+            answer.pending = 0
+            self._heard = self.sweep.now
+            leg.arrive(answer.pieces, size)
             if leg.unread > UNREAD_BYTES:
                 self._paused = True
                 self._transport.pause_reading()
                 self.deadline = self._total
+        elif leg.status:
+            self._heard = self.sweep.now
+            if answer.pending > FRAMING_BYTES:
+                self._refuse("has too much chunk framing")
+        elif answer.pending > HEAD_BYTES:
+            self._refuse("has too large a head")
 
     def _refuse(self, fault: str) -> None:
+        self.stale = False
         self.fail(TransportError("protocol", f"the upstream's answer {fault}", sent=True))
 
     def eof_received(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from operator import itemgetter
 
 from . import TransportError, UpstreamRequest
 from .connect import Origin
 
 _COLON = b": ".join
+_NAME = itemgetter(0)
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"/[!-~]*")
 _OURS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
@@ -61,9 +63,8 @@ class HeadWriter:
         """The header lines. Raises like :meth:`head`."""
         if not headers:
             return b""
-        names = self._names
-        for name, _ in headers:
-            if name not in names:
+        if not self._names.issuperset(map(_NAME, headers)):
+            for name in map(_NAME, headers):
                 self._admit(name)
         block = b"\r\n".join(map(_COLON, headers))
         breaks = len(headers) - 1

@@ -46,6 +46,8 @@ class Http1Transport:
             leg = connection.send(request, head, total, waiter)
             try:
                 await waiter
+                if leg.line is not None:
+                    connection.await_more()
                 if connection.upload is not None:
                     await connection.stop_upload()
             except BaseException:

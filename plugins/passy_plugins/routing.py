@@ -1,0 +1,95 @@
+"""Terminal: the routing table over HTTP, for whoever holds the admin token.
+
+The shape is the one earlier set-ups were written in: ``providers`` and ``routes`` with ``fallbackOn`` and
+milliseconds. No credential is part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hmac import compare_digest
+
+from passy_proxy import (
+    Attempt,
+    Dispatch,
+    Exchange,
+    Model,
+    Models,
+    OptionalSecret,
+    Reply,
+    Settings,
+    Terminal,
+    Upstream,
+    Upstreams,
+    hookimpl,
+    json,
+    setting,
+)
+
+SHORTEST = 16
+
+
+class Config(Settings):
+    token: OptionalSecret = setting(
+        "", "The admin token, of 16 characters or more. Without one, nobody is answered."
+    )
+    models: Models = setting("models", "The table of models; there is one, written under models:.")
+    upstreams: Upstreams = setting("upstreams", "The upstreams; they are written under upstreams:.")
+
+
+class Routing(Terminal):
+    name = "routing"
+    needs = frozenset()
+    config: Config
+
+    async def start(self) -> None:
+        token = self.config.token.reveal()
+        if 0 < len(token) < SHORTEST:
+            raise ValueError(f"the admin token is shorter than {SHORTEST} characters")
+        self._token = token.encode()
+        self._body = json.dumps(
+            {
+                "providers": [provider(one) for one in self.config.upstreams.values()],
+                "routes": [route(one) for one in self.config.models.aliases],
+            }
+        )
+
+    async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
+        if not self._token:
+            return Reply(403, "admin_disabled", "Set PASSY_ADMIN_TOKEN to ask for this.")
+        scheme, _, shown = (ex.request.header(b"authorization") or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not compare_digest(shown.strip(), self._token):
+            return Reply(401, "invalid_admin_token", "This needs the admin token.")
+        return Reply(200, "routing", body=self._body)
+
+
+def provider(upstream: Upstream) -> dict[str, object]:
+    """An upstream, without its credential."""
+    return {
+        "id": upstream.name,
+        "name": upstream.name,
+        "baseUrl": upstream.url,
+        "models": list(upstream.models),
+        "dialect": upstream.dialect.name if upstream.dialect else None,
+    }
+
+
+def route(model: Model) -> dict[str, object]:
+    """An alias and its targets, lowest priority first."""
+    choices = [choice for tier in model.tiers for choice in tier]
+    first = choices[0] if choices else None
+    limit = first.timeouts.first_byte if first and first.timeouts else None
+    return {
+        "alias": model.name,
+        "targets": [
+            {"provider": one.upstream.name, "model": one.model, "priority": one.priority}
+            for one in choices
+        ],
+        "fallbackOn": sorted(first.fallback_on) if first and first.fallback_on is not None else None,
+        "timeout": round(limit * 1000) if limit else None,
+    }
+
+
+@hookimpl
+def passy_filters() -> Sequence[type[Terminal]]:
+    return [Routing]
