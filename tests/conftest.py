@@ -7,9 +7,12 @@ import os
 import pytest
 from hypothesis import settings
 
-# The same examples in every run, so that none fails by chance; `passy test --fuzz N` draws new ones.
+# The same examples in every run, so that none fails by chance; `passy test --fuzz N` draws new
+# ones.
 settings.register_profile("same", derandomize=True, deadline=None)
-settings.register_profile("fuzz", max_examples=int(os.environ.get("PASSY_FUZZ", 100)), deadline=None)
+settings.register_profile(
+    "fuzz", max_examples=int(os.environ.get("PASSY_FUZZ", 100)), deadline=None
+)
 settings.load_profile("fuzz" if "PASSY_FUZZ" in os.environ else "same")
 
 

@@ -21,13 +21,16 @@ EXAMPLE = ROOT / "docs/examples/prompt_cap"
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new virtual environment with passy's wheel, its locked dependencies and the example's wheel."""
+    """A new virtual environment with passy's wheel, its locked dependencies and the example's
+    wheel."""
     room = tmp_path_factory.mktemp("fresh")
     wheels, python = room / "wheels", room / "venv/bin/python"
     uv = [Path(sys.executable).with_name("uv"), "--quiet"]
     for package in (ROOT, EXAMPLE):
         source = room / package.name
-        left_out = shutil.ignore_patterns(".venv", ".git", "node_modules", ".*_cache", "__pycache__")
+        left_out = shutil.ignore_patterns(
+            ".venv", ".git", "node_modules", ".*_cache", "__pycache__"
+        )
         shutil.copytree(package, source, ignore=left_out)
         here = ["--python", sys.executable, "--no-build-isolation", "--wheel"]
         subprocess.run([*uv, "build", *here, "--out-dir", wheels, source], check=True)
@@ -41,7 +44,10 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_own_tests_pass(fresh: Path) -> None:
     # pytest itself comes from this environment; the plugin and passy from the fresh one.
     site = Path(pytest.__file__).parents[1]
-    code = f"import sys; sys.path.append({str(site)!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    code = (
+        f"import sys; sys.path.append({str(site)!r}); "
+        "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    )
     ran = subprocess.run(
         [fresh, "-c", code, "-q", "-p", "no:cacheprovider", "tests"],
         cwd=EXAMPLE,

@@ -45,6 +45,9 @@ COMMAND = "python tools/reference.py"
 NOTE = f"<!-- Written by tools/reference.py from the code. Do not edit: {COMMAND} -->"
 
 REPLIES = {
+    "admin_disabled": "The routing table is asked for, and no admin token is set.",
+    "invalid_admin_token": "The routing table is asked for without the admin token.",
+    "routing": "Not an error: the routing table.",
     "ambiguous_header": "Two header names differ only in `_` and `-`.",
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
@@ -221,7 +224,7 @@ PLAIN: dict[object, str] = {
 }
 
 
-def kind(annotation: Any) -> str:  # noqa: ANN401
+def kind(annotation: Any) -> str:
     """A type as a reader of YAML calls it."""
     if id(annotation) in UNITS:
         return UNITS[id(annotation)]
@@ -246,7 +249,7 @@ def kind(annotation: Any) -> str:  # noqa: ANN401
     return f"store ({annotation.__name__})"
 
 
-def is_settings(annotation: Any) -> bool:  # noqa: ANN401
+def is_settings(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, settings.Settings)
 
 
@@ -301,7 +304,7 @@ def nested(kind_of_settings: type[settings.Settings]) -> list[type[settings.Sett
     """Settings classes below this one, in the order they are met."""
     found: dict[type[settings.Settings], None] = {}
 
-    def walk(annotation: Any) -> None:  # noqa: ANN401
+    def walk(annotation: Any) -> None:
         if is_settings(annotation) and annotation not in found:
             found[annotation] = None
             for hint in typing.get_type_hints(annotation, include_extras=True).values():
@@ -514,7 +517,7 @@ def hooks() -> str:
     )
 
 
-def signature(name: str, function: Any) -> str:  # noqa: ANN401
+def signature(name: str, function: Any) -> str:
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
     words = [f"{p.name}: {p.annotation}" for p in parameters]
     answer = inspect.signature(function).return_annotation

@@ -145,7 +145,7 @@ class Question:
         name, schema = next((tool for tool in tools if tool[0] == wanted), tools[0])
         return Call(name, json.dumps(Instance(schema, text).value()).decode())
 
-    def instance(self, text: str) -> Any:  # noqa: ANN401
+    def instance(self, text: str) -> Any:
         """The smallest value that the asked schema allows; without one, the text in an object."""
         for places in (
             ("response_format", "json_schema", "schema"),
@@ -225,14 +225,14 @@ class Instance:
         self.schema = schema
         self.text = text
 
-    def value(self) -> Any:  # noqa: ANN401
+    def value(self) -> Any:
         """The instance. Raises BadQuestion for what is no schema."""
         try:
             return self.of(self.schema, 0)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise BadQuestion("The JSON schema cannot be followed.", "") from None
 
-    def of(self, schema: object, depth: int) -> Any:  # noqa: ANN401
+    def of(self, schema: object, depth: int) -> Any:
         if not isinstance(schema, dict) or depth > DEEPEST:
             return None
         if "const" in schema:
@@ -249,7 +249,7 @@ class Instance:
         kind = kind[0] if isinstance(kind, list) else kind
         return self.of_type(str(kind), schema, depth)
 
-    def of_type(self, kind: str, schema: dict[str, Any], depth: int) -> Any:  # noqa: ANN401
+    def of_type(self, kind: str, schema: dict[str, Any], depth: int) -> Any:
         match kind:
             case "object":
                 members = schema.get("properties") or {}

@@ -55,7 +55,6 @@ class ModelList(Terminal):
             return listed(anthropic_list([anthropic_card(one) for one in cards]))
         return listed({"object": "list", "data": cards})
 
-
     async def own(self, ex: Exchange) -> dict[str, dict[str, object]]:
         """Cards of the models that the caller's organisation serves itself, by name."""
         vault, principal = self.config.vault, ex.principal

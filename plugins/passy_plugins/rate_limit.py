@@ -25,6 +25,7 @@ from passy_proxy import (
     Grant,
     Head,
     Limits,
+    Principal,
     Rate,
     RateSetting,
     Reply,
@@ -41,6 +42,9 @@ from passy_proxy import (
 Dimension = Literal["key", "organisation", "model"]
 
 NAME = itemgetter(0)
+NO_LIMITS = Limits()
+REMEMBERED = 10_000
+_new = tuple.__new__
 SUBJECT = {"requests": "requests", "tokens": "tokens", "concurrency": "requests at once"}
 
 
@@ -68,6 +72,14 @@ class Measure(NamedTuple):
     limit: Rate | int
 
 
+class Counted(NamedTuple):
+    """What exchanges of a key are counted under: name, limit, whether tokens; and the kinds."""
+
+    principal: Principal
+    counters: list[tuple[str, Rate | int, bool]]
+    kinds: list[str]
+
+
 class Held(NamedTuple):
     """What an exchange was granted: one kind of limit for each claim."""
 
@@ -93,29 +105,23 @@ class RateLimit(Filter):
         self._always = measures(self._own)
         self._mix = "+".join(config.per) + ":"
         self._by_key = config.per == ("key",)
+        self._guess = config.output_guess
+        self._counted: dict[str, Counted] = {}
         self._held: StashKey[Held] = StashKey("rate_limit.held")
 
     async def on_request(self, ex: Exchange) -> Reply | None:
         principal = ex.principal
         assert principal is not None
-        theirs = principal.limits
-        held: list[tuple[str, Sequence[Measure]]]
-        if theirs.requests is None and theirs.tokens is None and theirs.concurrency is None:
-            held = [(self.subject(ex), self._always)]
-        else:
-            held = [(self.subject(ex), self._measures(self.beside(theirs)))]
-            if OWN not in ex.stash:
-                ex.stash[OWN] = True
-                held.append(("key:" + principal.key_id, self._measures(theirs)))
-        claims: list[Claim] = []
-        kinds: list[str] = []
-        for subject, wanted in held:
-            for kind, prefix, limit in wanted:
-                cost = 1 if isinstance(limit, int) else self.cost(ex, kind, limit)
-                claims.append(Claim(prefix + subject, limit, cost))
-                kinds.append(kind)
+        known = self._counted.get(principal.key_id)
+        if known is None or known.principal is not principal:
+            known = self.counted(ex, principal)
+        claims = [
+            _new(Claim, (key, limit, self.reservation(ex, limit) if tokens else 1))
+            for key, limit, tokens in known.counters
+        ]
         if not claims:
             return None
+        kinds = known.kinds
         try:
             grant = await self.config.counters.take(claims)
         except StoreUnavailable:
@@ -124,6 +130,32 @@ class RateLimit(Filter):
             return refused(ex, kinds, grant)
         ex.stash[self._held] = Held(grant, kinds)
         return None
+
+    def counted(self, ex: Exchange, principal: Principal) -> Counted:
+        """The counters of an exchange; remembered where they are the same for each of a key's."""
+        theirs = principal.limits
+        if theirs == NO_LIMITS:
+            held = [(self.subject(ex), self._always)]
+        else:
+            held = [(self.subject(ex), self._measures(self.beside(theirs)))]
+            if OWN not in ex.stash:
+                ex.stash[OWN] = True
+                held.append(("key:" + principal.key_id, self._measures(theirs)))
+        found = [
+            (kind, prefix + subject, limit)
+            for subject, all_ in held
+            for kind, prefix, limit in all_
+        ]
+        known = Counted(
+            principal,
+            [(key, limit, kind == "tokens") for kind, key, limit in found],
+            [kind for kind, _, _ in found],
+        )
+        if self._by_key and theirs == NO_LIMITS:
+            if len(self._counted) >= REMEMBERED:
+                self._counted.clear()
+            self._counted[principal.key_id] = known
+        return known
 
     def beside(self, theirs: Limits) -> Limits:
         """This filter's limits for a key that has some of its own."""
@@ -151,15 +183,14 @@ class RateLimit(Filter):
         parts = [part[one].replace("%", "%25").replace(":", "%3A") for one in self.config.per]
         return self._mix + ":".join(parts)
 
-    def cost(self, ex: Exchange, kind: str, limit: Rate) -> int:
-        """A request, or the tokens it may come to: never more than the limit could ever admit."""
-        return min(self.reservation(ex), limit.amount) if kind == "tokens" else 1
-
-    def reservation(self, ex: Exchange) -> int:
-        """Tokens to hold back until the answer tells."""
+    def reservation(self, ex: Exchange, limit: Rate | int) -> int:
+        """Tokens to hold back until the answer tells: never more than the limit could ever
+        admit."""
         head = ex.request.head
-        longest = self.config.output_guess if head.max_tokens is None else head.max_tokens
-        return prompt_estimate(ex.request.body) + longest * max(1, head.n)
+        longest = self._guess if head.max_tokens is None else head.max_tokens
+        wanted = prompt_estimate(ex.request.body) + longest * head.n
+        most = limit if isinstance(limit, int) else limit.amount
+        return wanted if wanted < most else most
 
     def undecided(self) -> Reply | None:
         if self.config.when_unavailable == "allow":

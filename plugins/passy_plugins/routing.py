@@ -1,7 +1,7 @@
 """Terminal: the routing table over HTTP, for whoever holds the admin token.
 
-The shape is the one earlier set-ups were written in: ``providers`` and ``routes`` with ``fallbackOn`` and
-milliseconds. No credential is part of it.
+The shape is the one earlier set-ups were written in: ``providers`` and ``routes`` with
+``fallbackOn`` and milliseconds. No credential is part of it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def route(model: Model) -> dict[str, object]:
             {"provider": one.upstream.name, "model": one.model, "priority": one.priority}
             for one in choices
         ],
-        "fallbackOn": sorted(first.fallback_on) if first and first.fallback_on is not None else None,
+        "fallbackOn": sorted(first.fallback_on)
+        if first and first.fallback_on is not None
+        else None,
         "timeout": round(limit * 1000) if limit else None,
     }
 

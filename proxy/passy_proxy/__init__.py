@@ -102,7 +102,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = ("json", "keys")
 
 __version__ = "0.1.0"
-__all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
+__all__ = [*_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> object:

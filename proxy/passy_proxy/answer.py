@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from itertools import islice
 from time import monotonic
 
 from passy_proxy.attempt import Attempt
@@ -31,6 +33,7 @@ ORIGIN = (
     b"report-to",
     b"nel",
     b"access-control-allow-origin",
+    b"location",
     b"openai-version",
 )
 """What is true of the upstream's origin and not of ours."""
@@ -41,7 +44,10 @@ FATE: dict[bytes, bytes | None] = {
     b"request-id": b"x-upstream-request-id",
     b"openai-processing-ms": b"x-upstream-processing-ms",
 }
-"""Upstream header → its name downstream, or ``None`` where it ends here. Others pass as they are."""
+"""Upstream header → its name downstream, or ``None`` where it ends here. Others pass as they
+are."""
+
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 
 DESCRIBING = (b"content-type", b"content-encoding", b"etag", b"digest")
 """What is true of a body only as long as it is not made anew."""
@@ -85,13 +91,25 @@ def relayed_head(ex: Exchange, attempt: Attempt) -> Head:
     if attempt.streamed:
         headers += STREAM
     if attempt.dropped:
-        headers.append((b"x-passy-dropped", ", ".join(attempt.dropped).encode("ascii", "replace")))
-    return Head(attempt.leg.status, headers)
+        headers.append((b"x-passy-dropped", named(attempt.dropped)))
+    if not attempt.whole and attempt.failure is None and ex.request.method == "HEAD":
+        # It tells the length of what a GET would bring; there is no body here to be counted.
+        headers += [pair for pair in attempt.leg.headers if pair[0] == b"content-length"]
+    return Head(attempt.leg.status, attempt.discreet(headers))
+
+
+def named(parameters: Iterable[str]) -> bytes:
+    """Names of the client's own choice as a header's value: no other byte of theirs, no more than
+    a line of them."""
+    kept = [NOT_IN_NAMES.sub("", name)[:64] for name in islice(parameters, 32)]
+    return ", ".join(filter(None, kept)).encode()
 
 
 def problem_head(ex: Exchange, attempt: Attempt) -> Head:
     """The head of an upstream's refusal, whose body is JSON by now, whatever it was."""
     head = relayed_head(ex, attempt)
+    assert attempt.failure is not None
+    head.status = attempt.failure.status
     if head.status >= 400:
         kept = [pair for pair in head.headers if pair[0] not in DESCRIBING]
         if len(ex.attempts) > 1:  # We have tried again ourselves; a client's retry only adds to it.

@@ -6,10 +6,12 @@ import gc
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from passy_proxy import json
 from passy_proxy.downstream import AsgiDownstream, Downstream
-from passy_proxy.exchange import Exchange, Request, new_id
+from passy_proxy.exchange import Exchange, Request, below, new_id
+from passy_proxy.framing import Refused, check_path
 
 if TYPE_CHECKING:
     from passy_proxy.gateway import Gateway
@@ -36,6 +38,9 @@ class App:
         downstream: Downstream | None = (scope.get("extensions") or NOTHING).get("passy.edge")
         if downstream is None:
             downstream = AsgiDownstream(scope, receive, send)
+            if (refused := unclear(scope)) is not None:
+                await self.say(downstream, refused.status, error(str(refused), refused.code))
+                return
         method, path = scope["method"], scope["path"]
         route = snapshot.routes.find(method, path)
         if route is None:
@@ -45,12 +50,23 @@ class App:
         request.operation = route.operation
         request.limit = route.body_limit
         request.streamed_upload = route.streamed_upload
-        request.rest = path[route.root :]
+        raw: bytes = scope.get("raw_path") or b"%"
+        root = route.root
+        request.rest = path[root:] if raw.find(b"%") < 0 else below(raw, path, root)
         snapshot.running += 1
         try:
             await route.chain.run(Exchange(snapshot, route, request, downstream))
         finally:
             snapshot.left()
+
+    async def say(self, downstream: Downstream, status: int, body: bytes) -> None:
+        """An answer outside of every route."""
+        headers = [(b"content-type", b"application/json")]
+        headers.append((b"x-request-id", new_id(time()).encode()))
+        headers.append((b"content-length", b"%d" % len(body)))
+        downstream.start(status, headers)
+        downstream.finish(body)
+        await downstream.settle()
 
     async def unrouted(self, method: str, path: str, downstream: Downstream) -> None:
         """Health for orchestrators; for everything else a 404 that helps."""
@@ -115,8 +131,16 @@ def spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def unclear(scope: Scope) -> Refused | None:
+    """Why a path is refused that our own edge would not let in either."""
+    try:
+        check_path(scope.get("raw_path") or quote(scope["path"]).encode())
+    except Refused as refused:
+        return refused
+    return None
+
+
 def error(message: str, code: str) -> bytes:
     """OpenAI's error shape, for what no route's dialect speaks for."""
     fields = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return json.dumps({"error": fields})
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from passy_proxy.upstream import Target
 
 WHOLE = 1 << 20
-"""A plain answer up to this size is read to its end before the commit: until then another target can
-still take over, and its usage is read exactly. A larger one is relayed as it arrives."""
+"""A plain answer up to this size is read to its end before the commit: until then another target
+can still take over, and its usage is read exactly. A larger one is relayed as it arrives."""
 
 LONGEST_FIRST = 1 << 16
 """Bytes of a stream read in search of its first event; one that is longer is taken for good."""
@@ -112,11 +113,15 @@ class Attempt:
             self.tap = self.dialect.tap(self._client, self.streamed, spoken)
             if self.dialect.name != spoken:
                 self.dropped = self.dialect.dropped(self._client, spoken)
+        elif 300 <= leg.status < 400 and self._client.operation:
+            # An address is nothing a client of an operation could use: its own would lose the key.
+            self.failure = Failure("status", f"a redirect ({leg.status})", 502, sent=True)
         else:
             self.failure = Failure("status", f"status {leg.status}", leg.status, sent=True)
 
     async def ready(self, first_event: bool) -> bool:
-        """Wait for what a commitment can rest on; false (and ``failure``) when this try is no answer.
+        """Wait for what a commitment can rest on; false (and ``failure``) when this try is no
+        answer.
 
         Of a plain answer that is the body, up to ``WHOLE`` bytes; of a stream its first event, if
         asked for. Nothing is waited for after a failure.
@@ -132,16 +137,51 @@ class Attempt:
             assert leg is not None
             assert tap is not None
             data = await leg.read()
+            if self._client.head.stream and data.startswith(EVENTS):
+                return await self._take_for_stream(leg, data)
             if not leg.complete:
                 data = await self._read_more(leg, data)
-            if leg.complete and len(data) <= WHOLE:
+            # What HEAD is told goes on with its own length: nothing here could be counted.
+            if leg.complete and len(data) <= WHOLE and (data or self._client.method != "HEAD"):
                 self.answer = tap.feed(data) + tap.finish()
                 self.whole = True
                 leg.close()
+                if tap.error:
+                    self._look_again(leg, tap, data)
             else:
                 self.answer = tap.feed(data)
+            if self.dialect.name != self._spoken.name:
+                leg.headers = undescribed(leg.headers)
         except TransportError as exc:
             self.failure = Failure(exc.kind, str(exc), sent=True)
+        return self.failure is None
+
+    def _look_again(self, leg: Leg, tap: Tap, data: bytes) -> None:
+        """An answer that says nothing may be compressed, although that was not asked for."""
+        encoding = encoding_of(leg.headers)
+        if encoding in INFLATED:
+            if plain := inflated(data):
+                self.tap = tap = self.dialect.tap(self._client, False, self._spoken.name)
+                self.answer = tap.feed(plain) + tap.finish()
+                leg.headers = undescribed(leg.headers)
+        elif encoding and self.dialect.name == self._spoken.name:
+            tap.error = ""  # The client may be able to read it: we cannot.
+            tap.text_bytes = len(data)
+        if tap.error:
+            self.answer = b""
+            self.whole = False
+            self.failure = Failure("stream", self._veiled(tap.error.encode()).decode(), sent=True)
+
+    async def _take_for_stream(self, leg: Leg, data: bytes) -> bool:
+        """Events under the name of something else, for a client that asked for events."""
+        self.streamed = True
+        leg.headers = [
+            *(pair for pair in undescribed(leg.headers) if pair[0] != b"content-type"),
+            (b"content-type", SSE),
+        ]
+        self.tap = self.dialect.tap(self._client, True, self._spoken.name)
+        self.answer = self.tap.feed(data)
+        await self._read_first()
         return self.failure is None
 
     async def _read_more(self, leg: Leg, data: bytes) -> bytes:
@@ -165,19 +205,46 @@ class Attempt:
                 break
             self.answer += tap.feed(raw)
         if tap.error and not tap.text_bytes:
-            self.failure = Failure("stream", tap.error, sent=True)
+            self.failure = Failure("stream", self._veiled(tap.error.encode()).decode(), sent=True)
 
     async def problem(self) -> bytes:
         """The body of an error status, in the client's shape (at most ``WHOLE`` bytes of it)."""
-        assert self.leg is not None
+        leg, failure = self.leg, self.failure
+        assert leg is not None
+        assert failure is not None
         try:
-            body = await self.leg.read_all(WHOLE)
+            body = await leg.read_all(WHOLE)
         except TransportError:
             body = b""
         self.close()
-        if self.leg.status < 400:
+        status = failure.status or 502
+        if status < 400:
             return body
-        return self.dialect.problem(self.leg.status, body, self._spoken.name)
+        if leg.status < 400:
+            body = f"The upstream gave no answer: {failure.message}.".encode()
+        elif encoding_of(leg.headers):
+            body = b""
+        return self._veiled(self.dialect.problem(status, body, self._spoken.name))
+
+    def discreet(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """``headers`` without the credential, should the upstream have repeated it."""
+        if self.credential is None:
+            return headers
+        values = b"\n".join([value for _, value in headers])
+        if self._veiled(values) is values:
+            return headers
+        return [(name, self._veiled(value)) for name, value in headers]
+
+    def _veiled(self, text: bytes) -> bytes:
+        """``text`` without the credential; the same object where it is not in it.
+
+        What is shorter than a key can be is a placeholder, and a word like any other.
+        """
+        credential = self.credential
+        if credential is None or len(credential.secret) < SHORTEST_KEY:
+            return text
+        secret = credential.secret.encode()
+        return text.replace(secret, b"[redacted]") if text.find(secret) >= 0 else text
 
     def close(self) -> None:
         """Give the connection back, or drop it when its answer was not read to the end."""
@@ -186,6 +253,39 @@ class Attempt:
 
 
 SSE = b"text/event-stream"
+EVENTS = (b"data:", b"event:", b":")
+SHORTEST_KEY = 8
+
+INFLATED = (b"gzip", b"x-gzip", b"deflate")
+MOST_INFLATED = 32 << 20
+MOST_RATIO = 100
+OF_BYTES = frozenset((b"content-encoding", b"content-md5", b"digest", b"etag"))
+
+
+def undescribed(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """``headers`` without what is true of the upstream's very bytes only."""
+    return [pair for pair in headers if pair[0] not in OF_BYTES]
+
+
+def encoding_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """How an answer is compressed; empty where it is not."""
+    for name, value in headers:
+        if name == b"content-encoding":
+            return b"" if value.lower() == b"identity" else value.lower()
+    return b""
+
+
+def inflated(body: bytes) -> bytes:
+    """``body`` unpacked; empty when it is cut, no gzip or deflate, or beyond the bounds above."""
+    most = min(len(body) * MOST_RATIO, MOST_INFLATED)
+    for bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
+        unpacking = zlib.decompressobj(bits)
+        try:
+            plain = unpacking.decompress(body, most)
+        except zlib.error:
+            continue
+        return plain if unpacking.eof else b""
+    return b""
 
 
 def is_sse(headers: Sequence[tuple[bytes, bytes]]) -> bool:

@@ -44,6 +44,8 @@ _PARAM = re.compile(r"\$\.(\w+)")
 _LONE_SURROGATE = re.compile(
     rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f]"
 )
+_ESCAPED_LETTER = re.compile(rb"\\u00[567]")
+"""No writer escapes the letters of these names, unless to hide one."""
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 
@@ -84,10 +86,10 @@ class _Wire(Struct, gc=False, rename={"marked": _MODEL_NAME, "marked_stream": _S
     model: str | UnsetType = UNSET
     stream: bool | UnsetType | None = UNSET
     stream_options: _StreamOptions | UnsetType | None = UNSET
-    max_completion_tokens: int | float | None = None
-    max_tokens: int | float | None = None
-    max_output_tokens: int | float | None = None
-    n: int | float | None = None
+    max_completion_tokens: int | float | UnsetType | None = UNSET
+    max_tokens: int | float | UnsetType | None = UNSET
+    max_output_tokens: int | float | UnsetType | None = UNSET
+    n: int | float | UnsetType | None = UNSET
 
 
 class _Lists(Struct, gc=False):
@@ -123,15 +125,27 @@ def read_head(body: bytes) -> Head:
     if not model:
         raise BadBody("'model' must not be empty.", "model")
     options = wire.stream_options
-    limit = wire.max_completion_tokens
-    if limit is None:
-        limit = wire.max_tokens if wire.max_tokens is not None else wire.max_output_tokens
+    if options is not UNSET:
+        _once(body, "stream_options")
+    limit: int | float | None = None
+    if wire.max_output_tokens is not UNSET:
+        _once(body, "max_output_tokens")
+        limit = wire.max_output_tokens
+    if wire.max_tokens is not UNSET:
+        _once(body, "max_tokens")
+        limit = limit if wire.max_tokens is None else wire.max_tokens
+    if wire.max_completion_tokens is not UNSET:
+        _once(body, "max_completion_tokens")
+        limit = limit if wire.max_completion_tokens is None else wire.max_completion_tokens
+    many = wire.n
+    if many is not UNSET:
+        _once(body, "n")
     return Head(
         model,
         wire.marked_stream is True,
         isinstance(options, _StreamOptions) and options.include_usage is True,
         int(limit) if limit is not None and limit >= 0 else None,
-        1 if wire.n is None else max(1, int(wire.n)),
+        max(1, int(many)) if many else 1,
         at,
         options is not UNSET,
     )
@@ -226,6 +240,12 @@ def _survey(body: bytes) -> tuple[_Wire, int]:
     member_span(body, "stream")
     wire.marked, wire.marked_stream = wire.model, wire.stream
     return wire, span[0] if span else 0
+
+
+def _once(body: bytes, name: str) -> None:
+    """BadBody when a steering member is given twice: two readers may see two values."""
+    if body.count(b'"%b"' % name.encode()) > 1 or _ESCAPED_LETTER.search(body) is not None:
+        member_span(body, name)
 
 
 def _settled(wire: _Wire) -> bool:

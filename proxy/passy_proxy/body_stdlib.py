@@ -43,6 +43,17 @@ class Answer(NamedTuple):
     usage: dict[str, object] | None = None
 
 
+_STEERING = (
+    "model",
+    "stream",
+    "stream_options",
+    "max_completion_tokens",
+    "max_tokens",
+    "max_output_tokens",
+    "n",
+)
+
+
 class _Member(NamedTuple):
     value: Any
     start: int
@@ -123,7 +134,7 @@ def _once(members: list[tuple[str, _Member]], name: str) -> _Member | None:
     return found[0] if found else None
 
 
-def _typed(members: dict[str, Any], name: str, *kinds: type) -> Any:  # noqa: ANN401
+def _typed(members: dict[str, Any], name: str, *kinds: type) -> Any:
     value = members.get(name)
     if value is None or (isinstance(value, kinds) and (bool in kinds or value is not bool(value))):
         return value
@@ -133,8 +144,8 @@ def _typed(members: dict[str, Any], name: str, *kinds: type) -> Any:  # noqa: AN
 def read_head(body: bytes) -> Head:
     """The head of a request body; BadBody when it is not JSON, or steers ambiguously."""
     _, listed = _members(body)
-    _once(listed, "model")
-    _once(listed, "stream")
+    for name in _STEERING:
+        _once(listed, name)
     members = {name: member.value for name, member in listed}
     model = members.get("model")
     if model is None:

@@ -7,8 +7,8 @@ the hook. At run time there is no pluggy, no lookup by name, and no allocation p
 
 An exchange goes through three phases. *Descend*: ``on_request`` of each filter in order, then the
 terminal filter's ``route``, which makes attempts until it commits to one. *Ascend*: ``on_response``
-in reverse, then the answer, event by event. *Complete*: ``on_complete`` in reverse, exactly once for each
-filter the exchange entered, whatever happened before.
+in reverse, then the answer, event by event. *Complete*: ``on_complete`` in reverse, exactly once
+for each filter the exchange entered, whatever happened before.
 
 Two rules hold it together.
 
@@ -273,7 +273,8 @@ class Chain:
             ex.usage = tap.usage
 
     async def pump(self, ex: Exchange, attempt: Attempt, beat: Heartbeat | None) -> None:
-        """Read, watch, write, until the upstream's end; the client's end goes out with the last piece."""
+        """Read, watch, write, until the upstream's end; the client's end goes out with the last
+        piece."""
         leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
         assert leg is not None
         assert tap is not None

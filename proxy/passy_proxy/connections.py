@@ -27,7 +27,8 @@ class Connections:
         self._custom: dict[tuple[str, str], tuple[CustomProvider, Upstream]] = {}
 
     def custom(self, provider: CustomProvider) -> Upstream:
-        """The upstream of ``provider``. Raises BadOrigin (a ValueError) for a URL it may not have."""
+        """The upstream of ``provider``. Raises BadOrigin (a ValueError) for a URL it may not
+        have."""
         key = (provider.organisation, provider.id)
         known = self._custom.pop(key, None)
         if known is None or known[0] != provider:

@@ -8,11 +8,11 @@ write. Sockets, deadlines and the requests that follow are the connection's, in 
 from __future__ import annotations
 
 import asyncio
-from operator import itemgetter
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Headers

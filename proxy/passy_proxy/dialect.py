@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from passy_proxy.upstream import Target
 
 
+WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
+
+
 class Untranslatable(Exception):
     """The request cannot be said in the upstream's dialect; the message tells the client why."""
 
@@ -50,7 +53,8 @@ class Tap(Protocol):
     def feed(self, data: bytes) -> bytes: ...
 
     def finish(self) -> bytes:
-        """The upstream's answer ended cleanly: bytes still held back, or the end the client expects."""
+        """The upstream's answer ended cleanly: bytes still held back, or the end the client
+        expects."""
         ...
 
 
@@ -63,7 +67,8 @@ class Dialect(Protocol):
     """How a credential is shown, unless the upstream's settings say otherwise."""
 
     def limit_lines(self, kind: str, room: Room, now: float) -> tuple[tuple[bytes, bytes], ...]:
-        """The headers that tell what is left of ``requests`` or ``tokens``; ``now`` in Unix seconds."""
+        """The headers that tell what is left of ``requests`` or ``tokens``; ``now`` in Unix
+        seconds."""
         ...
 
     def request(
@@ -89,7 +94,8 @@ class Dialect(Protocol):
         ...
 
     def head(self, request_id: str, elapsed_ms: int) -> list[tuple[bytes, bytes]]:
-        """A fresh list of the headers every answer in this dialect carries, ``x-request-id`` first."""
+        """A fresh list of the headers every answer in this dialect carries, ``x-request-id``
+        first."""
         ...
 
     def reply(self, reply: Reply, request_id: str) -> tuple[int, bytes]:
@@ -103,4 +109,14 @@ class Dialect(Protocol):
 
 def uploaded(request: Request) -> bytes | AsyncIterator[bytes]:
     """The body to pass on unchanged: bytes, or the pieces of a streamed upload."""
-    return request.pieces() if request.streamed_upload else request.body
+    if not request.streamed_upload:
+        return request.body
+    return b"" if _bodyless(request) else request.pieces()
+
+
+def _bodyless(request: Request) -> bool:
+    """Whether an upload is none: a GET that announces no body is sent on without framing."""
+    announced = request.fields.get(b"content-length")
+    if announced is not None:
+        return not announced.strip(b"0")
+    return request.method not in WITH_BODY and b"transfer-encoding" not in request.fields

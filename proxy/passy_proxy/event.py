@@ -1,4 +1,5 @@
-"""Units of an answer: what came from an upstream (Event) and what the gateway says itself (Reply)."""
+"""Units of an answer: what came from an upstream (Event) and what the gateway says itself
+(Reply)."""
 
 from __future__ import annotations
 
@@ -64,8 +65,9 @@ class Head:
 class Failure:
     """Why an attempt is no answer.
 
-    ``kind``: ``connect``, ``pool``, ``timeout``, ``broken``, ``protocol`` (the transport's), ``status`` (a head
-    that is not 2xx), ``stream`` (an error event before any content), ``refused`` (a filter said no).
+    ``kind``: ``connect``, ``pool``, ``timeout``, ``broken``, ``protocol`` (the transport's),
+    ``status`` (a head that is not 2xx), ``stream`` (an error event before any content),
+    ``refused`` (a filter said no).
     """
 
     kind: str

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from random import getrandbits
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from passy_proxy import json
 from passy_proxy.body import Head as BodyHead
@@ -22,9 +23,19 @@ if TYPE_CHECKING:
     from passy_proxy.upstream import Target
 
 
+UNQUOTED = "/:@!$&'()*+,;=~-._"
+
+
 def new_id(at: float) -> str:
     """A request's id: sorts by ``at`` (Unix seconds), unique for ever."""
     return f"req_{int(at * 1000):012x}{getrandbits(80):020x}"
+
+
+def below(raw_path: bytes, path: str, root: int) -> str:
+    """``path`` from ``root`` on, quoted as it came; ``raw_path`` is no path where it is unknown."""
+    raw = raw_path.partition(b"?")[0].decode("ascii", "replace")
+    as_it_came = raw.startswith("/") and raw.startswith(path[:root])
+    return raw[root:] if as_it_came else quote(path[root:], UNQUOTED)
 
 
 class Outcome:
@@ -101,7 +112,7 @@ class Request:
         self.operation = ""
         """``chat``, ``embeddings``, ``messages`` …; empty on routes that only pass through."""
         self.rest = ""
-        """The path below the API's root (``/v1``), as pass-through routes send it on."""
+        """The path below the API's root (``/v1``), quoted, as pass-through routes send it on."""
         self.limit = 0
         """Largest body accepted, in bytes."""
         self.streamed_upload = False

@@ -1,7 +1,7 @@
 """The filter protocol: six hooks, all optional, and the contract pluggy checks them against.
 
-``None`` always means *carry on*. A hook may be a plain function or ``async def``; which it is is decided
-once, when the chain is compiled, and a hook a filter does not define costs nothing.
+``None`` always means *carry on*. A hook may be a plain function or ``async def``; which it is is
+decided once, when the chain is compiled, and a hook a filter does not define costs nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ hookspec = pluggy.HookspecMarker("passy.exchange")
 
 
 class ExchangeHooks:
-    """The moments of an exchange, in order. What a filter may implement, and with which arguments."""
+    """The moments of an exchange, in order. What a filter may implement, and with which
+    arguments."""
 
     @hookspec
     def on_request(self, ex: Exchange) -> Reply | None:
@@ -38,15 +39,18 @@ class ExchangeHooks:
 
     @hookspec
     def on_response(self, ex: Exchange, head: Head) -> None:
-        """On the way out, reversed, before anything is sent. May edit ``head``. Runs for replies too."""
+        """On the way out, reversed, before anything is sent. May edit ``head``. Runs for replies
+        too."""
 
     @hookspec
     def on_event(self, ex: Exchange, event: Event) -> Event | tuple[Event, ...] | None:
-        """For each unit of the answer: replace it, expand it, or ``()`` to swallow it. A plain function."""
+        """For each unit of the answer: replace it, expand it, or ``()`` to swallow it. A plain
+        function."""
 
     @hookspec
     def on_complete(self, ex: Exchange) -> None:
-        """The end, reversed, exactly once for each filter the exchange entered, whatever happened."""
+        """The end, reversed, exactly once for each filter the exchange entered, whatever
+        happened."""
 
 
 class Filter:

@@ -289,6 +289,11 @@ def _read_target(target: bytes) -> tuple[bytes, str, bytes]:
         raise Refused(400, "invalid_path", "The path is not UTF-8.") from None
 
 
+def check_path(raw_path: bytes) -> None:
+    """Raises Refused for a path that two readers could take for two different ones."""
+    _read_target(raw_path)
+
+
 def _refuse_text(text: bytes) -> NoReturn:
     """Why a line is outside the grammar."""
     if b"\n" in text or b"\r" in text:

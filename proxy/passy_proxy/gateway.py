@@ -25,6 +25,8 @@ from passy_proxy.tasks import Tasks
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from passy_proxy.config.model import GatewaySettings
+
 STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
 POLL = 1.0
@@ -34,9 +36,9 @@ POLL = 1.0
 class Gateway:
     """Holds the live snapshot; loads, reloads and stops.
 
-    ``path`` is the configuration file, or ``None`` for one given as ``text``. A reload that fails leaves
-    the old snapshot serving; a start that fails falls back to the last configuration that worked,
-    kept in the data folder.
+    ``path`` is the configuration file, or ``None`` for one given as ``text``. A reload that fails
+    leaves the old snapshot serving; a start that fails falls back to the last configuration that
+    worked, kept in the data folder.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Gateway:
         self._leaving: list[Snapshot] = []
         """Replaced, and not yet left by their last exchange."""
         self.snapshot: Snapshot
+        self._begun: GatewaySettings
+        """What the process was started with."""
         self.draining = False
         self.problem: str = ""
         """Why the configuration on disk is not the one that runs; empty when it is."""
@@ -77,6 +81,7 @@ class Gateway:
             self.snapshot = await self._started(content_of(good))
         else:
             self._keep()
+        self._begun = self.snapshot.file.settings
         for plugin in self.parts.registry.loaded.values():
             name = f"{plugin.distribution} {plugin.version}"
             self.log.debug("plugin_loaded", plugin=plugin.name, distribution=name)
@@ -109,11 +114,18 @@ class Gateway:
                 return False
             before, self.snapshot = self.snapshot, following
             self.problem = ""
+            self._tell_what_stays(following.file.settings)
             self._keep()
             self.log.info("reloaded", config=following.hash.decode())
             self._leaving.append(before)
             self.tasks.start(self._retire(before))
             return True
+
+    def _tell_what_stays(self, settings: GatewaySettings) -> None:
+        """What a reload cannot change is said, and not passed over in silence."""
+        names = ("listen", "edge", "log")
+        if changed := [n for n in names if getattr(settings, n) != getattr(self._begun, n)]:
+            self.log.warning("restart_needed", settings=changed)
 
     async def _retire(self, snapshot: Snapshot) -> None:
         await snapshot.retire()

@@ -15,9 +15,9 @@ LOOKS = 4
 class Heartbeat:
     """Watches one stream; sends a comment when nothing was sent for ``interval`` seconds.
 
-    Whoever sends sets ``last`` and nothing else; the watching is done on a coarse clock, so the comment
-    comes up to a quarter of the interval late. It goes only between two messages: bytes in the middle of
-    one would damage it.
+    Whoever sends sets ``last`` and nothing else; the watching is done on a coarse clock, so the
+    comment comes up to a quarter of the interval late. It goes only between two messages: bytes in
+    the middle of one would damage it.
     """
 
     __slots__ = ("_downstream", "_seen", "_silent", "_step", "_sweep", "deadline", "last")

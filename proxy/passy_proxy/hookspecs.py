@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from passy_proxy.dialect import Dialect
     from passy_proxy.filter import Filter
     from passy_proxy.stores import Store

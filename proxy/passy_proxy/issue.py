@@ -86,6 +86,6 @@ class Issuing(Protocol):
     """A store class that can issue keys without a running store."""
 
     @classmethod
-    def issuer(cls, settings: Any, site: Site) -> AbstractAsyncContextManager[Issuer]:  # noqa: ANN401
+    def issuer(cls, settings: Any, site: Site) -> AbstractAsyncContextManager[Issuer]:
         """``settings`` are of the class's own ``Settings``."""
         ...

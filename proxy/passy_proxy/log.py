@@ -1,4 +1,5 @@
-"""Logging: structlog for what happens now and then, a batch writer for what happens all the time."""
+"""Logging: structlog for what happens now and then, a batch writer for what happens all the
+time."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BATCH = 256
 PENDING = 20_000
-"""Lines that may wait; beyond that they are dropped and counted, since a log never holds up traffic."""
+"""Lines that may wait; beyond that they are dropped and counted, since a log never holds up
+traffic."""
 
 
 def configure(level: str, format: str, stream: TextIO | None = None) -> FilteringBoundLogger:

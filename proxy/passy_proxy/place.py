@@ -28,12 +28,18 @@ class Place:
     def of(
         cls, variables: Mapping[str, str], config: Path | None = None, data: Path | None = None
     ) -> Place:
-        """By the arguments, else the environment, else the usual places. Raises FileNotFoundError."""
+        """By the arguments, else the environment, else the usual places. Raises
+        FileNotFoundError."""
         path = config or _config(variables)
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"there is no configuration at {path}")
         text = "" if path else BUILT_IN.read_text(encoding="utf-8")
         return cls(path, text, data or _data(variables))
+
+    def folder(self) -> Path:
+        """The data folder; made, for its owner alone, where there is none yet."""
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.data
 
     def document(self, variables: Mapping[str, str]) -> Document:
         """The configuration's tree. Raises ConfigInvalid."""

@@ -1,7 +1,7 @@
 """What is installed: names in YAML → classes, and which distribution each came from.
 
-Installed is not enabled: an entry point of the group ``passy`` is imported only when a configuration
-names it. Our own plugins come in by the same door.
+Installed is not enabled: an entry point of the group ``passy`` is imported only when a
+configuration names it. Our own plugins come in by the same door.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Registry:
         return sorted(self._points)
 
     def load(self, name: str) -> Plugin | None:
-        """Import the entry point ``name``, once; ``None`` when nothing of that name is installed."""
+        """Import the entry point ``name``, once; ``None`` when nothing of that name is
+        installed."""
         if name in self.loaded:
             return self.loaded[name]
         points = self._points.get(name)

@@ -1,4 +1,5 @@
-"""Reading the request's body: the core's own step in every chain, just before it is first needed."""
+"""Reading the request's body: the core's own step in every chain, just before it is first
+needed."""
 
 from __future__ import annotations
 

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Mapping
+from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.lifespan.on import LifespanOn
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from passy_proxy.app import App
+from passy_proxy.app import App, Receive, Send
+from passy_proxy.cli import Exit
 from passy_proxy.config.document import environment
 from passy_proxy.config.model import LogSettings
-from passy_proxy.config.problem import ConfigInvalid
+from passy_proxy.config.problem import ConfigInvalid, redacted
 from passy_proxy.edge import Edge, EdgeLimits
 from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
 from passy_proxy.gateway import Gateway
-from passy_proxy.keyring import Keyring
+from passy_proxy.keyring import Keyring, KeyringError
 from passy_proxy.log import configure
 from passy_proxy.place import Place
 from passy_proxy.site import Site
+from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -32,12 +39,61 @@ if TYPE_CHECKING:
 
 def gateway_at(place: Place, log: LogSettings, variables: Mapping[str, str]) -> Gateway:
     """The gateway of a place, not started. Raises KeyringError."""
-    place.data.mkdir(parents=True, exist_ok=True)
-    site = Site(place.data, Keyring.load(place.data, variables.get("PASSY_SECRET_KEYS")))
+    keyring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))
     level = variables.get("PASSY_LOG_LEVEL") or log.level
     format = variables.get("PASSY_LOG_FORMAT") or log.format
     logger = configure(level, format)
-    return Gateway(site, variables, logger, path=place.path, text=place.text)
+    return Gateway(
+        Site(place.data, keyring, logger), variables, logger, path=place.path, text=place.text
+    )
+
+
+class Served(App):
+    """The app of a process of ours; remembers why it could not start."""
+
+    failure: Exception | None = None
+
+    async def lifespan(self, receive: Receive, send: Send) -> None:
+        try:
+            await super().lifespan(receive, send)
+        except Exception as exc:
+            self.failure = exc
+            raise
+
+
+class Lifespan(LifespanOn):
+    """Says in one line why a start failed, and ends with a code of ours instead of uvicorn's."""
+
+    async def startup(self) -> None:
+        uvicorns = logging.getLogger("uvicorn.error")
+        uvicorns.disabled = True
+        try:
+            await super().startup()
+        finally:
+            uvicorns.disabled = False
+        if self.should_exit:
+            failure = getattr(self.config.loaded_app, "failure", None)
+            sys.stderr.write(f"passy: {redacted(str(failure) or repr(failure))}\n")
+            code = code_of(failure)
+            ours = parent_process() is None or code is not Exit.failed
+            raise SystemExit(code if ours else STARTUP_FAILURE)
+
+
+class Serving(uvicorn.Config):
+    """uvicorn's settings, with our way to start."""
+
+    def load(self) -> None:
+        super().load()
+        self.lifespan_class = Lifespan
+
+
+def code_of(failure: BaseException | None) -> Exit:
+    """How a process ends that could not start."""
+    causes = (failure, failure.__cause__ if failure else None)
+    if any(isinstance(cause, ConfigInvalid | KeyringError) for cause in causes):
+        return Exit.invalid_config
+    missing = any(isinstance(cause, StoreUnavailable) for cause in causes)
+    return Exit.unavailable if missing else Exit.failed
 
 
 class Server(uvicorn.Server):
@@ -79,7 +135,7 @@ def server_config(app: Any, address: Address, file: GatewayFile, **more: Any) ->
     """uvicorn's settings, with our own edge as its protocol class."""
     edge = file.settings.edge
     largest = max((int(route.settings.body_limit) for route in file.routes), default=0)
-    return uvicorn.Config(
+    return Serving(
         app,
         host=address.host,
         port=address.port,
@@ -99,7 +155,8 @@ def server_config(app: Any, address: Address, file: GatewayFile, **more: Any) ->
 
 
 def protocol(edge: EdgeSettings, largest_body: int = 0) -> Edge:
-    """What uvicorn takes as ``http``. ``largest_body`` in bytes; each route has its own limit below."""
+    """What uvicorn takes as ``http``. ``largest_body`` in bytes; each route has its own limit
+    below."""
     head = HeadLimits(int(edge.max_header_bytes), edge.max_headers, int(edge.max_url_bytes))
     return edge_of(
         EdgeLimits(
@@ -115,8 +172,30 @@ def protocol(edge: EdgeSettings, largest_body: int = 0) -> Edge:
     )
 
 
+HOPELESS = {STARTUP_FAILURE: Exit.failed} | {
+    code.value: code for code in (Exit.unavailable, Exit.invalid_config)
+}
+"""How a worker ends that could not start. One that dies later may well end with 1."""
+
+
 class Workers(Multiprocess):
     """uvicorn's supervisor: restarts a worker that died, passes SIGHUP on instead of restarting."""
+
+    code = Exit.ok
+    """How the whole ends."""
+
+    def handle_int(self) -> None:
+        self.code = Exit.interrupted
+        super().handle_int()
+
+    def keep_subprocess_alive(self) -> None:
+        """A worker that could not start would fail the same way again: that is the end of all."""
+        for process in self.processes:
+            if process.exitcode in HOPELESS:
+                self.code = HOPELESS[process.exitcode]
+                self.should_exit.set()
+                return
+        super().keep_subprocess_alive()
 
     def handle_hup(self) -> None:
         for process in self.processes:
@@ -124,7 +203,7 @@ class Workers(Multiprocess):
                 os.kill(process.pid, signal.SIGHUP)
 
 
-def worker() -> App:
+def worker() -> Served:
     """The app of one of several processes; its place is in the environment it was started with."""
     variables = environment()
     place = Place.of(variables)
@@ -132,4 +211,4 @@ def worker() -> App:
         log = place.file(variables).settings.log
     except ConfigInvalid:  # The gateway falls back to the last one that worked, and says so.
         log = LogSettings()
-    return App(gateway_at(place, log, variables))
+    return Served(gateway_at(place, log, variables))

@@ -56,7 +56,8 @@ class Shared:
             await held.close()
 
     def forget(self, keys: list[Hashable]) -> None:
-        """Undo ``take`` for objects of a build that failed; those nobody else has were never started."""
+        """Undo ``take`` for objects of a build that failed; those nobody else has were never
+        started."""
         for key in keys:
             held = self._held[key]
             held.uses -= 1

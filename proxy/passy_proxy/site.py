@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
 
 from passy_proxy.keyring import Keyring
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +21,5 @@ class Site:
     data: Path
     """The folder for everything the gateway itself keeps on disk."""
     keyring: Keyring
+    log: FilteringBoundLogger = field(default_factory=structlog.get_logger, repr=False)
+    """The gateway's own, which masks what looks like a secret."""

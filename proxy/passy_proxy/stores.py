@@ -1,8 +1,8 @@
 """The store protocols: what a filter may ask of a place that keeps state.
 
 A filter names a store in its settings by one of these types and receives the live object. Whether
-an unreachable store means *allow* or *deny* is the filter's setting; a store that cannot answer raises
-:class:`StoreUnavailable` and decides nothing.
+an unreachable store means *allow* or *deny* is the filter's setting; a store that cannot answer
+raises :class:`StoreUnavailable` and decides nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ class StoreUnavailable(Exception):
 
 
 class Claim(NamedTuple):
-    """One limit to be taken from: ``key`` names the counter, ``limit`` is a rate or a count at once."""
+    """One limit to be taken from: ``key`` names the counter, ``limit`` is a rate or a count at
+    once."""
 
     key: str
     limit: Rate | int
-    """A :class:`Rate` refills continuously; an ``int`` is a concurrency limit, given back at settle."""
+    """A :class:`Rate` refills continuously; an ``int`` is a concurrency limit, given back at
+    settle."""
     cost: int
 
 

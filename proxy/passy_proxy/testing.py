@@ -34,7 +34,7 @@ from passy_proxy.config.legacy import layers
 from passy_proxy.config.model import EdgeSettings
 from passy_proxy.config.snapshot import Snapshot
 from passy_proxy.downstream import BodyTooLarge, ClientGone, Headers
-from passy_proxy.exchange import Exchange, Request
+from passy_proxy.exchange import Exchange, Request, below
 from passy_proxy.filter import Filter, Terminal
 from passy_proxy.gateway import Gateway
 from passy_proxy.keyring import Keyring
@@ -68,7 +68,7 @@ class Seen:
     """Set when its connection is gone."""
 
     @property
-    def json(self) -> Any:  # noqa: ANN401
+    def json(self) -> Any:
         return json.loads(self.body)
 
 
@@ -149,7 +149,7 @@ class ScriptedUpstream:
         """Add a plain chat completion."""
         return self.json(completion(text, model))
 
-    def stream(self, *texts: str, usage: bool = True, **more: Any) -> ScriptedUpstream:  # noqa: ANN401
+    def stream(self, *texts: str, usage: bool = True, **more: Any) -> ScriptedUpstream:
         """Add a streamed chat completion of these pieces of text; ``more`` as in Answer.
 
         With ``cut`` it breaks off after the last text.
@@ -275,7 +275,7 @@ class _Connection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    def _send(self, event: Any) -> None:  # noqa: ANN401
+    def _send(self, event: Any) -> None:
         data = self._wire.send(event)
         if data and not self.transport.is_closing():
             self.transport.write(data)
@@ -343,7 +343,7 @@ class Recorded:
         return b"".join(self.sent)
 
     @property
-    def json(self) -> Any:  # noqa: ANN401
+    def json(self) -> Any:
         return json.loads(self.answer)
 
     def header(self, name: bytes) -> bytes | None:
@@ -475,7 +475,7 @@ class Bench:
         request = Request(method, path, b"", headers, downstream)
         request.operation, request.limit = route.operation, route.body_limit
         request.streamed_upload = route.streamed_upload
-        request.rest = path[route.root :]
+        request.rest = below(b"", path, route.root)
         ex = Exchange(self.snapshot, route, request, downstream)
         ex.principal = principal
         return ex
@@ -540,7 +540,7 @@ async def serving(
     configuration: str | Path,
     data: Path,
     variables: Mapping[str, str] | None = None,
-    **stock: Any,  # noqa: ANN401
+    **stock: Any,
 ) -> AsyncIterator[Serving]:
     """Serve a configuration (its text, or its file) in this event loop, on a port of 127.0.0.1.
 
@@ -615,7 +615,7 @@ class Asked:
                 await self._more()
             return self.got
 
-    async def json(self) -> Any:  # noqa: ANN401
+    async def json(self) -> Any:
         """The body as JSON."""
         return json.loads(await self.rest())
 
@@ -676,7 +676,7 @@ class Client:
         asked.writer.write("\r\n".join(lines).encode() + raw)
         return asked
 
-    async def ask(self, url: str, body: object = None, **more: Any) -> Asked:  # noqa: ANN401
+    async def ask(self, url: str, body: object = None, **more: Any) -> Asked:
         """Send a request and wait for the head of its answer; ``more`` as for ``send``."""
         return await (await self.send(url, body, **more)).head()
 

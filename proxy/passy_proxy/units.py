@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 _NUMBER = r"\d+(?:_\d+)*(?:\.\d+)?"
 _SPAN = rf"({_NUMBER})\s*(ms|sec|s|min|m|hour|h|day|d)"
@@ -27,6 +27,9 @@ _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _BYTES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _TIMES = {"": 1, "k": 10**3, "m": 10**6}
 _PERIODS = {1.0: "s", 60.0: "min", 3600.0: "h", 86400.0: "day"}
+
+LONGEST = 365 * 86_400.0
+"""Seconds that a setting may say."""
 
 _DURATION_LIKE = "a number with a unit (ms, s, m, h, d), like 30s, 250ms or 1h30m"
 _SIZE_LIKE = "bytes with or without a unit (KB, MB, GB, KiB, MiB, GiB), like 10MiB"
@@ -44,6 +47,12 @@ class Rate:
     def __str__(self) -> str:
         """`60/min`: what `parse_rate` reads."""
         return f"{self.amount}/{_PERIODS.get(self.seconds) or duration(self.seconds)}"
+
+
+def _in_a_year(seconds: float) -> float:
+    if seconds > LONGEST:
+        raise ValueError("more than 365 days, which is hardly meant; 0 often stands for no limit")
+    return seconds
 
 
 def parse_duration(text: str) -> float:
@@ -135,6 +144,7 @@ Duration = Annotated[
     float,
     _written(parse_duration),
     Field(ge=0, allow_inf_nan=False, strict=True),
+    AfterValidator(_in_a_year),
     PlainSerializer(duration, return_type=str, when_used="json"),
     _schema(_DURATION_LIKE, "string", examples=["30s", "250ms"]),
 ]

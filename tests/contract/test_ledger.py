@@ -67,21 +67,21 @@ class LedgerContract:
     """Override `store` and `kept`, which reads back what the stopped store holds of ``key_1``."""
 
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Any:  # noqa: ANN401
+    def store(self, tmp_path: Path) -> Any:
         raise NotImplementedError
 
     @pytest.fixture
-    def kept(self, store: Any, tmp_path: Path) -> Callable[[], Awaitable[list[UsageRecord]]]:  # noqa: ANN401
+    def kept(self, store: Any, tmp_path: Path) -> Callable[[], Awaitable[list[UsageRecord]]]:
         raise NotImplementedError
 
-    async def test_a_record_comes_back_as_it_was_given(self, store: Any, kept: Any) -> None:  # noqa: ANN401
+    async def test_a_record_comes_back_as_it_was_given(self, store: Any, kept: Any) -> None:
         await store.start()
         store.record(RECORD)
         store.record(REFUSED)
         await store.stop()
         assert [RECORD, REFUSED] == sorted(await kept())
 
-    async def test_one_id_is_kept_once_and_the_first_stays(self, store: Any, kept: Any) -> None:  # noqa: ANN401
+    async def test_one_id_is_kept_once_and_the_first_stays(self, store: Any, kept: Any) -> None:
         await store.start()
         store.record(RECORD)
         store.record(RECORD._replace(input=999_999))
@@ -92,8 +92,8 @@ class LedgerContract:
 
     async def test_all_that_was_recorded_is_kept_when_it_stops(
         self,
-        store: Any,  # noqa: ANN401
-        kept: Any,  # noqa: ANN401
+        store: Any,
+        kept: Any,
     ) -> None:
         await store.start()
         records = numbered(3_000)
@@ -102,13 +102,13 @@ class LedgerContract:
         await store.stop()
         assert records == sorted(await kept())
 
-    async def test_recording_does_not_wait(self, store: Any, kept: Any) -> None:  # noqa: ANN401
+    async def test_recording_does_not_wait(self, store: Any, kept: Any) -> None:
         await store.start()
         assert store.record(RECORD) is None
         await store.stop()
         assert 1 == len(await kept())
 
-    async def test_a_store_without_records_stops(self, store: Any, kept: Any) -> None:  # noqa: ANN401
+    async def test_a_store_without_records_stops(self, store: Any, kept: Any) -> None:
         await store.start()
         await store.stop()
         assert [] == await kept()

@@ -45,7 +45,7 @@ class Log:
         self._upstream = upstream
         self._capfd = capfd
 
-    async def text(self, *bodies: dict[str, object], format: str = "json", **more: Any) -> str:  # noqa: ANN401
+    async def text(self, *bodies: dict[str, object], format: str = "json", **more: Any) -> str:
         self._capfd.readouterr()
         text = CONFIGURATION.format(url=self._upstream.url, format=format)
         async with Bench(text, filters=[Given]) as bench:

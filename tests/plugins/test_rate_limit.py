@@ -69,7 +69,7 @@ class Limited:
         body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], **body}
         return self.bench.exchange(body, path=path, principal=principal)
 
-    async def ask(self, key: str | Principal = "key_a", **body: Any) -> Exchange:  # noqa: ANN401
+    async def ask(self, key: str | Principal = "key_a", **body: Any) -> Exchange:
         ex = self.exchange(key, **body)
         await ex.route.chain.run(ex)
         return ex

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from passy_proxy.testing import Bench, Recorded
 from passy_proxy import json
+from passy_proxy.testing import Bench, Recorded
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from passy_proxy import Failure, Target, Upstream
-from passy_proxy.answer import carried, failed_reply, replied_head
+from passy_proxy.answer import carried, failed_reply, named, replied_head
 from passy_proxy.attempt import Attempt
 from passy_proxy.event import Reply
 from passy_proxy.testing import Bench
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
         b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade",
         b"proxy-authenticate", b"content-length", b"server", b"date", b"set-cookie",
         b"openai-organization", b"openai-project", b"anthropic-organization-id", b"alt-svc",
-        b"strict-transport-security", b"access-control-allow-origin",
+        b"strict-transport-security", b"access-control-allow-origin", b"location",
     ],
 )  # fmt: skip
 def test_what_is_true_of_the_upstream_alone_ends_here(name: bytes) -> None:
@@ -92,3 +92,8 @@ async def test_failures_become_one_reply(
         told = [(one["provider"], one["reason"]) for one in reply.attempts or []]
         expected = [(f"up{n}", FAILURES[kind].message) for n, kind in enumerate(kinds)]
         assert expected == told
+
+
+def test_names_of_the_clients_choice_cannot_fill_a_header_or_end_it() -> None:
+    assert b"logit_bias, x-evil1" == named(["logit_bias", "x-evil\r\n: 1", "\u00e9"])
+    assert len(named(["x" * 10_000] * 10_000)) < 4096

@@ -167,10 +167,10 @@ async def lifespan(app: App, *messages: str) -> list[dict[str, Any]]:
     told = [{"type": f"lifespan.{name}"} for name in messages]
     sent: list[Any] = []
 
-    async def receive() -> Any:  # noqa: ANN401
+    async def receive() -> Any:
         return told.pop(0)
 
-    async def send(message: Any) -> None:  # noqa: ANN401
+    async def send(message: Any) -> None:
         sent.append(message)
 
     try:
@@ -198,11 +198,27 @@ async def test_a_start_that_fails_is_told_to_the_server(tmp_path: Path) -> None:
 async def test_websockets_are_refused(tmp_path: Path) -> None:
     sent: list[Any] = []
 
-    async def receive() -> Any:  # noqa: ANN401
+    async def receive() -> Any:
         return {"type": "websocket.connect"}
 
-    async def send(message: Any) -> None:  # noqa: ANN401
+    async def send(message: Any) -> None:
         sent.append(message)
 
     await App(gateway(tmp_path, TEXT))({"type": "websocket"}, receive, send)
     assert [{"type": "websocket.close", "code": 1003}] == sent
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/files/../keys", "/v1/files/%2e%2e/a", "/v1/a%2fb", "/v1/a%5cb", "/v1//a", "/v1/%00"],
+)
+async def test_a_path_with_two_meanings_is_refused_under_any_server(
+    site: Serving, path: str
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert b" 400 " in answer[:16]
+    assert b"invalid_path" in answer

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from passy_proxy import Attempt, Exchange, Failure, Filter, Target, TransportError, Upstream, json
+from passy_proxy.answer import problem_head, relayed_head
 from passy_proxy.attempt import WHOLE, is_sse
 from passy_proxy.body import read_head
 from passy_proxy.dialect import Untranslatable
+from passy_proxy.records import Credential
 from passy_proxy.testing import Bench, chat_events, completion
 
 pytestmark = pytest.mark.anyio
@@ -175,7 +179,7 @@ async def test_a_stream_can_be_settled_on_at_its_head(bench: Bench) -> None:
         (TransportError("timeout", "silence", phase="first byte", sent=True), "timeout"),
     ],
 )
-async def test_what_is_no_answer_has_a_kind_of_failure(bench: Bench, leg: Any, kind: str) -> None:  # noqa: ANN401
+async def test_what_is_no_answer_has_a_kind_of_failure(bench: Bench, leg: Any, kind: str) -> None:
     attempt = await attempted(bench, leg, stream=True)
     assert attempt.failure is not None
     assert kind == attempt.failure.kind
@@ -240,3 +244,119 @@ async def test_a_stranger_sees_no_secret_in_an_attempt(bench: Bench) -> None:
 def test_a_stream_is_known_by_its_type(kind: bytes, expected: bool) -> None:
     assert expected is is_sse([(b"x", b"y"), (b"content-type", kind)])
     assert not is_sse([])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b"[]", PLAIN[:-9], b'{"error":{"message":"no"}}', b"null"],
+)
+async def test_what_says_nothing_is_no_answer_though_its_status_is_200(
+    bench: Bench, body: bytes
+) -> None:
+    attempt = await attempted(bench, plain(body))
+    assert attempt.failure is not None
+    assert ("stream", False, b"") == (attempt.failure.kind, attempt.whole, attempt.answer)
+
+
+@pytest.mark.parametrize("body", [b'{"unheard":1}', b'{"choices":[],"error":{"code":1}}'])
+async def test_an_answer_of_an_unheard_shape_is_one(bench: Bench, body: bytes) -> None:
+    attempt = await attempted(bench, plain(body))
+    assert (None, body) == (attempt.failure, attempt.answer)
+
+
+@pytest.mark.parametrize("operation", ["", "audio"])
+async def test_what_is_only_passed_through_may_be_anything(bench: Bench, operation: str) -> None:
+    ex = await exchange(bench, stream=False)
+    ex.request.operation = operation
+    attempt = await ex.route.chain.dispatch(ex, target(bench, plain(b"<html>")))
+    assert await attempt.ready(first_event=True)
+    assert b"<html>" == attempt.answer
+
+
+def compressed(encoding: bytes, body: bytes, status: int = 200) -> Leg:
+    leg = plain(body, status=status)
+    leg.headers += [(b"content-encoding", encoding), (b"etag", b"1")]
+    return leg
+
+
+RAW_DEFLATE = zlib.compressobj(wbits=-15)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        (b"gzip", gzip.compress(PLAIN)),
+        (b"deflate", zlib.compress(PLAIN)),
+        (b"deflate", RAW_DEFLATE.compress(PLAIN) + RAW_DEFLATE.flush()),
+    ],
+)
+async def test_an_answer_compressed_unasked_is_unpacked(
+    bench: Bench, encoding: bytes, body: bytes
+) -> None:
+    leg = compressed(encoding, body)
+    attempt = await attempted(bench, leg)
+    assert (None, PLAIN) == (attempt.failure, attempt.answer)
+    assert attempt.tap is not None
+    assert attempt.tap.usage is not None
+    assert [(b"content-type", b"application/json")] == leg.headers
+
+
+async def test_a_bomb_is_not_unpacked(bench: Bench) -> None:
+    attempt = await attempted(bench, compressed(b"gzip", gzip.compress(b" " * 10_000_000)))
+    assert attempt.failure is not None
+    assert "stream" == attempt.failure.kind
+
+
+async def test_a_compression_unknown_here_is_left_to_the_client(bench: Bench) -> None:
+    leg = compressed(b"br", b"\x0b\x02\x80{}\x03")
+    attempt = await attempted(bench, leg)
+    assert (None, b"\x0b\x02\x80{}\x03") == (attempt.failure, attempt.answer)
+    assert (b"content-encoding", b"br") in leg.headers
+    assert attempt.tap is not None
+    assert attempt.tap.text_bytes
+
+
+async def test_a_compressed_refusal_is_told_without_its_words(bench: Bench) -> None:
+    body = gzip.compress(b'{"error":{"message":"no","type":"t"}}')
+    attempt = await attempted(bench, compressed(b"gzip", body, 400))
+    said = json.loads(await attempt.problem())["error"]["message"]
+    assert "The upstream answered 400." == said
+
+
+async def test_a_key_that_the_upstream_repeats_never_reaches_the_client(bench: Bench) -> None:
+    key = "sk-of-the-operator"
+    said = json.dumps({"error": {"message": f"Bearer {key} is wrong", "type": "t"}})
+    for body, status in ((said, 401), (PLAIN, 200), (said, 200)):
+        leg = plain(body, status=status)
+        leg.headers.append((b"x-debug", f"Bearer {key}".encode()))
+        ex = await exchange(bench, stream=False)
+        towards = target(bench, leg)
+        towards.upstream.credential = Credential(key)
+        attempt = await ex.route.chain.dispatch(ex, towards)
+        await attempt.ready(first_event=True)
+        assert key not in str(attempt.failure)
+        if status == 401:
+            assert b"Bearer [redacted] is wrong" in await attempt.problem()
+        head = problem_head(ex, attempt) if attempt.failure else relayed_head(ex, attempt)
+        assert b"Bearer [redacted]" == dict(head.headers)[b"x-debug"]
+
+
+async def test_a_head_without_a_body_keeps_its_length(bench: Bench) -> None:
+    ex = await exchange(bench, stream=False)
+    ex.request.operation, ex.request.method = "", "HEAD"
+    leg = plain()
+    leg.headers.append((b"content-length", b"1234"))
+    attempt = await ex.route.chain.dispatch(ex, target(bench, leg))
+    assert await attempt.ready(first_event=True)
+    assert not attempt.whole
+    assert b"1234" == dict(relayed_head(ex, attempt).headers)[b"content-length"]
+
+
+async def test_events_under_another_type_are_a_stream_where_one_was_asked_for(
+    bench: Bench,
+) -> None:
+    events = chat_events(["one"])
+    attempt = await attempted(bench, plain(*events), stream=True)
+    assert (None, True, events[0]) == (attempt.failure, attempt.streamed, attempt.answer)
+    assert attempt.leg is not None
+    assert is_sse(attempt.leg.headers)

@@ -109,6 +109,11 @@ HOSTILE: list[tuple[bytes, str, str | None]] = [
     (b'{"model":7,"model":"b"}', "expected str", "model"),
     (b'{"model":"a","x":"' + b"y" * 5000 + b'","model":"b"}', "given 2 times", "model"),
     (b'{"model":"a","stream":true,"stream":false}', "given 2 times", "stream"),
+    (b'{"model":"a","n":1,"n":9}', "given 2 times", "n"),
+    (b'{"model":"a","n":9,"n":null}', "given 2 times", "n"),
+    (b'{"model":"a","max_tokens":1,"max_tokens":9}', "given 2 times", "max_tokens"),
+    (b'{"model":"a","max_tokens":1,"m\\u0061x_tokens":9}', "given 2 times", "max_tokens"),
+    (b'{"model":"a","stream_options":{},"stream_options":null}', "2 times", "stream_options"),
     (b'{"model":"a","stream":false,"str\\u0065am":true}', "given 2 times", "stream"),
     # depth
     (with_value(nested(MAX_DEPTH)), "nested deeper than 128", None),

@@ -34,7 +34,7 @@ class Server:
         self.sent: list[dict[str, Any]] = []
         self.gone = False
 
-    async def send(self, message: Any) -> None:  # noqa: ANN401
+    async def send(self, message: Any) -> None:
         await asyncio.sleep(0)
         if self.gone:
             raise OSError
@@ -175,7 +175,7 @@ async def test_an_aborted_answer_is_left_incomplete() -> None:
 async def serving(play: Play, http: str) -> AsyncIterator[int]:
     """Stock uvicorn running ``play``; its port."""
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         downstream = AsgiDownstream(scope, receive, send)
         with contextlib.suppress(ClientGone):
             await play(downstream)

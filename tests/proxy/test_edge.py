@@ -137,7 +137,7 @@ async def until(true: Callable[[], bool]) -> None:
 async def serving(
     app: App,
     limits: EdgeLimits | None = None,
-    **settings: Any,  # noqa: ANN401  # uvicorn's own
+    **settings: Any,  # uvicorn's own
 ) -> AsyncIterator[Site]:
     """uvicorn with our edge in this loop; or with the ``http`` that ``settings`` name."""
     door = None if "http" in settings else edge(limits)
@@ -186,7 +186,7 @@ def report(scope: Scope, body: bytes) -> bytes:
     ).encode()
 
 
-async def direct_app(scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
+async def direct_app(scope: Scope, receive: Any, send: Any) -> None:
     """Tells what was asked, over the Downstream of the edge."""
     downstream: Downstream = scope["extensions"][EXTENSION]
     answer = report(scope, await downstream.body(1 << 30))
@@ -194,7 +194,7 @@ async def direct_app(scope: Scope, receive: Any, send: Any) -> None:  # noqa: AN
     downstream.finish(answer)
 
 
-async def plain_app(scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
+async def plain_app(scope: Scope, receive: Any, send: Any) -> None:
     """The same over nothing but ASGI, chunked."""
     answer = report(scope, await read_all(receive))
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -517,7 +517,7 @@ async def test_the_cap_of_the_body_holds_to_the_byte_for_both_framings() -> None
             assert (413, "request_too_large") == (answer.status, answer.code)
 
 
-async def capped_app(scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
+async def capped_app(scope: Scope, receive: Any, send: Any) -> None:
     downstream: Downstream = scope["extensions"][EXTENSION]
     try:
         if scope["path"] == "/pieces":
@@ -558,7 +558,7 @@ class Script:
         self.play = play
         self.happened: asyncio.Queue[str] = asyncio.Queue()
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         downstream: Downstream = scope["extensions"][EXTENSION]
         try:
             await self.play(downstream, self)
@@ -652,7 +652,7 @@ async def test_a_watch_set_after_the_client_left_is_called_at_once() -> None:
 async def test_asgi_receive_tells_of_a_hang_up() -> None:
     script = Script(upload)
 
-    async def app(scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
         await read_all(receive)
         script.tell("read")
         script.tell((await receive())["type"])
@@ -767,7 +767,7 @@ async def test_a_body_that_keeps_the_rate_may_take_long() -> None:
 
 
 async def test_a_slow_body_ends_a_plain_asgi_application_with_408() -> None:
-    async def app(scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
         with contextlib.suppress(ClientGone):
             await read_all(receive)
 
@@ -1075,7 +1075,7 @@ async def test_tls_is_served_alike(tmp_path: Path) -> None:
     trust = ssl.create_default_context(cafile=str(certificate))
     script = Script(think)
 
-    async def app(scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
         assert "https" == scope["scheme"]
         await (script if scope["path"] == "/think" else direct_app)(scope, receive, send)
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from passy_proxy import Outcome
-from passy_proxy.exchange import OK
+from passy_proxy.exchange import OK, below
 from passy_proxy.testing import Bench, Recorded
 
 pytestmark = pytest.mark.anyio
@@ -57,3 +57,16 @@ def test_outcomes_are_values() -> None:
     assert 1 == len({OK, Outcome("ok")})
     assert "Outcome(replied:x)" == repr(Outcome.replied("x"))
     assert "Outcome(ok)" == repr(OK)
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "expected"),
+    [
+        (b"/v1/files/100%25", "/v1/files/100%", "/files/100%25"),
+        (b"/v1/files/%C3%A9%2541", "/v1/files/\u00e9%41", "/files/%C3%A9%2541"),
+        (b"", "/v1/files/100% \u00e9", "/files/100%25%20%C3%A9"),
+        (b"/%761/files/a%25", "/v1/files/a%", "/files/a%25"),
+    ],
+)
+def test_a_path_goes_on_quoted_as_it_came(raw: bytes, path: str, expected: str) -> None:
+    assert expected == below(raw, path, 3)

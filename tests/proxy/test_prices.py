@@ -189,7 +189,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     started: list[Any] = []
     start = asyncio.create_subprocess_exec
 
-    async def recorded(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    async def recorded(*args: Any, **kwargs: Any) -> Any:
         started.append(await start(*args, **kwargs))
         return started[-1]
 

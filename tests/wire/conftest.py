@@ -73,7 +73,7 @@ class Asked(NamedTuple):
     body: bytes
 
     @property
-    def json(self) -> Any:  # noqa: ANN401
+    def json(self) -> Any:
         return json.loads(self.body)
 
 

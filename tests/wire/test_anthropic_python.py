@@ -164,7 +164,7 @@ def test_models_are_listed_in_anthropic_s_shape(client: Anthropic) -> None:
 def recording(gateway: Gateway, key: str, sent: list[bytes]) -> Anthropic:
     """An SDK that notes the bodies it sends."""
 
-    def note(request: Any) -> None:  # noqa: ANN401
+    def note(request: Any) -> None:
         sent.append(request.read())
 
     hooks: Any = {"request": [note]}

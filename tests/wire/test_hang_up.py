@@ -67,7 +67,7 @@ async def client() -> AsyncIterator[Client]:
         yield client
 
 
-async def within(happening: Awaitable[Any], seconds: float = 20.0) -> Any:  # noqa: ANN401
+async def within(happening: Awaitable[Any], seconds: float = 20.0) -> Any:
     async with asyncio.timeout(seconds):
         return await happening
 

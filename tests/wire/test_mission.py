@@ -118,7 +118,7 @@ class Three:
             if name in answers:
                 provider.then(answers[name])
 
-    def ask(self, model: str, **more: object) -> Any:  # noqa: ANN401
+    def ask(self, model: str, **more: object) -> Any:
         body = {"model": model, "messages": HELLO, **more}
         return self.gateway.ask("/v1/chat/completions", body)
 
@@ -416,7 +416,7 @@ class Service:
         self.gateway = serve(text, **STANDARD_KEYS)
         self.key = self.gateway.new_key("--name", "mission")
 
-    def ask(self, model: str, **more: object) -> Any:  # noqa: ANN401
+    def ask(self, model: str, **more: object) -> Any:
         body = {"model": model, "messages": HELLO, **more}
         return self.gateway.ask("/v1/chat/completions", body, authorization=f"Bearer {self.key}")
 
@@ -648,7 +648,7 @@ def test_get_models_lists_what_the_caller_may_use(service: Service) -> None:
     assert {"gpt-4o", "llama-70b", "llama-8b"} == names(limited)
 
 
-def chat(ask: Callable[..., Any]) -> Any:  # noqa: ANN401
+def chat(ask: Callable[..., Any]) -> Any:
     return ask("/v1/chat/completions", b"{not json")
 
 
@@ -667,7 +667,7 @@ ERRORS: list[tuple[str, Callable[[Callable[..., Any]], Any], int, str]] = [
 def test_errors_are_json_never_html(
     service: Service, what: str, act: Callable[[Callable[..., Any]], Any], status: int, code: str
 ) -> None:
-    def ask(path: str, body: object = None, **headers: str) -> Any:  # noqa: ANN401
+    def ask(path: str, body: object = None, **headers: str) -> Any:
         key = f"Bearer {service.key}"
         return service.gateway.ask(path, body, authorization=key, accept="text/html", **headers)
 
@@ -788,7 +788,7 @@ class Acme:
         self.own, self.shared = ScriptedUpstream(), ScriptedUpstream()
         self.key, self.stranger = keys.new_key(), keys.new_key()
 
-    async def ask(self, model: str, key: str) -> Any:  # noqa: ANN401
+    async def ask(self, model: str, key: str) -> Any:
         text = OWN.format(
             key=self.key,
             stranger=self.stranger,
@@ -870,13 +870,17 @@ def test_byok_an_address_of_the_inside_is_refused_as_the_tenant_s_mistake(
 def test_get_of_a_route_asks_the_routing_table_with_the_admin_token(
     serve: Serve, shipped: Shipped
 ) -> None:
-    gateway = serve(shipped(), PASSY_ADMIN_TOKEN="an-admin-token-for-tests", NEBIUS_API_KEY="n" * 20)
+    gateway = serve(
+        shipped(), PASSY_ADMIN_TOKEN="an-admin-token-for-tests", NEBIUS_API_KEY="n" * 20
+    )
     url = f"{gateway.url}/admin/routing"
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(url, timeout=30)
     refused.value.close()
     assert 401 == refused.value.code
-    asked = urllib.request.Request(url, headers={"Authorization": "Bearer an-admin-token-for-tests"})
+    asked = urllib.request.Request(
+        url, headers={"Authorization": "Bearer an-admin-token-for-tests"}
+    )
     with urllib.request.urlopen(asked, timeout=30) as answer:
         text = answer.read()
     assert b"n" * 20 not in text

@@ -74,7 +74,7 @@ def run(node: str, gateway: Gateway) -> Run:
         "ANTHROPIC_API_KEY": key,
     }
 
-    def act(script: str, name: str) -> Any:  # noqa: ANN401
+    def act(script: str, name: str) -> Any:
         ran = subprocess.run(
             [node, HERE / f"{script}.mjs", name],
             env=variables,

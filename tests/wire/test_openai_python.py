@@ -142,7 +142,7 @@ def test_an_answer_of_a_given_shape(client: OpenAI) -> None:
 def recording(gateway: Gateway, key: str, sent: list[bytes]) -> OpenAI:
     """An SDK that notes the bodies it sends."""
 
-    def note(request: Any) -> None:  # noqa: ANN401
+    def note(request: Any) -> None:
         sent.append(request.read())
 
     hooks: Any = {"request": [note]}

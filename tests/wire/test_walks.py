@@ -76,7 +76,7 @@ def records(site: Serving) -> list[UsageRecord]:
     return found
 
 
-async def ask(client: Client, site: Serving, *, stream: bool = False) -> Any:  # noqa: ANN401
+async def ask(client: Client, site: Serving, *, stream: bool = False) -> Any:
     body = {"model": "fast", "stream": stream, "messages": [{"role": "user", "content": "Hello"}]}
     return await client.ask(site.url + CHAT, body, authorization=f"Bearer {KEY}")
 

@@ -17,6 +17,7 @@ from passy_plugins.dialects.anthropic_answer import (
 from passy_plugins.dialects.anthropic_request import Translation
 from passy_plugins.dialects.anthropic_stream import ChatStreamTap
 from passy_plugins.dialects.forwarding import (
+    CONDITIONS,
     IDEMPOTENT,
     JSON,
     declared_length,
@@ -43,7 +44,7 @@ VERSION_HEADER = b"anthropic-version"
 
 KEPT = frozenset((b"accept", b"user-agent", b"idempotency-key"))
 KEPT_NATIVE = KEPT | {VERSION_HEADER, b"anthropic-beta"}
-KEPT_BELOW = KEPT_NATIVE | {b"content-type"}
+KEPT_BELOW = KEPT_NATIVE | CONDITIONS | {b"content-type"}
 
 PATHS = {"messages": b"/v1/messages", "count_tokens": b"/v1/messages/count_tokens"}
 """Operations whose body is JSON with a model in it. Anything else keeps its own path and type."""
@@ -92,7 +93,7 @@ class Anthropic:
             kept = KEPT_NATIVE if request.operation in PATHS else KEPT_BELOW
             headers = headers_for(request, upstream, credential, kept)
         elif spoken == "openai" and request.operation == "chat":
-            body = json.dumps(_translation(request, target).body())
+            body = json.dumps(_translated(request, target).sent)
             path = upstream.paths.get("messages") or upstream.path + PATHS["messages"]
             headers = headers_for(request, upstream, credential, KEPT)
         else:
@@ -116,7 +117,8 @@ class Anthropic:
 
     def tap(self, request: Request, streamed: bool, spoken: str) -> Tap:
         if spoken == "anthropic":
-            return MessagesTap() if streamed else MessagePlainTap()
+            strict = request.operation in PATHS
+            return MessagesTap() if streamed else MessagePlainTap(strict)
         return ChatStreamTap(request.head.include_usage) if streamed else ChatPlainTap()
 
     def dropped(
@@ -124,9 +126,7 @@ class Anthropic:
     ) -> tuple[str, ...]:
         if spoken != "openai":
             return ()
-        translation = _translation(request, target)
-        translation.body()
-        return tuple(translation.dropped)
+        return tuple(_translated(request, target).dropped)
 
     def problem(self, status: int, body: bytes, spoken: str) -> bytes:
         said = loads_object(body)
@@ -180,9 +180,16 @@ def _error_type(status: int) -> str:
     return TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
 
 
-def _translation(request: Request, target: Target | None) -> Translation:
+def _translated(request: Request, target: Target | None) -> Translation:
+    """The finished translation. Raises Untranslatable, also for shapes no translation foresees."""
     model = target.model if target is not None else ""
-    return Translation(request.json, model or request.head.model)
+    translation = Translation(request.json, model or request.head.model)
+    try:
+        translation.body()
+    except (TypeError, AttributeError, LookupError, ValueError):
+        message = "A member of the request has a type that cannot be said to Anthropic."
+        raise Untranslatable(message) from None
+    return translation
 
 
 def _native_body(request: Request, target: Target) -> bytes | AsyncIterator[bytes]:

@@ -169,6 +169,9 @@ class ChatPlainTap(PlainTap):
             error = chat_error(said.get("error"))
             self.error = error["message"]
             return json.dumps({"error": error})
+        if said.get("type") != "message" or not isinstance(said.get("content"), list):
+            self.error = error_message(said.get("error")) or "the answer is no message"
+            return b""
         self.model = str(said.get("model") or "")
         self.usage = usage_of(said.get("usage"))
         message = self._message(said.get("content"))
@@ -190,7 +193,7 @@ class ChatPlainTap(PlainTap):
             answer["usage"] = chat_usage(self.usage)
         return json.dumps(answer)
 
-    def _message(self, blocks: Any) -> Shape:  # noqa: ANN401
+    def _message(self, blocks: Any) -> Shape:
         texts: list[str] = []
         thoughts: list[str] = []
         calls: list[Shape] = []

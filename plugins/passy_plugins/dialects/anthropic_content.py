@@ -19,7 +19,7 @@ NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 class Messages:
     """``messages`` of a chat completion, taken apart. Raises Untranslatable."""
 
-    def __init__(self, messages: Any) -> None:  # noqa: ANN401
+    def __init__(self, messages: Any) -> None:
         if not isinstance(messages, list):
             raise Untranslatable("'messages' must be a list.", "messages")
         self.turns: list[Shape] = []
@@ -52,7 +52,10 @@ class Messages:
                 self.in_tool_use = False
             case "assistant":
                 blocks = content(message.get("content"), place)
-                calls = [tool_use(call, place) for call in message.get("tool_calls") or ()]
+                made = message.get("tool_calls") or []
+                if not isinstance(made, list):
+                    raise Untranslatable("'tool_calls' must be a list.", f"{place}.tool_calls")
+                calls = [tool_use(call, place) for call in made]
                 self._turn("assistant", blocks + calls)
                 self.in_tool_use = bool(calls)
             case "tool":
@@ -80,7 +83,7 @@ class Messages:
                 turn["content"] = blocks[0]["text"]
 
 
-def content(said: Any, place: str) -> list[Shape]:  # noqa: ANN401
+def content(said: Any, place: str) -> list[Shape]:
     """The blocks of a message's content. Empty texts, which Anthropic refuses, are left out."""
     if said is None or isinstance(said, str):
         return [{"type": "text", "text": said}] if said else []
@@ -90,7 +93,7 @@ def content(said: Any, place: str) -> list[Shape]:  # noqa: ANN401
     return [block for block in blocks if block.get("text") != ""]
 
 
-def part_of(part: Any, place: str) -> Shape:  # noqa: ANN401
+def part_of(part: Any, place: str) -> Shape:
     """One content part as a block."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("text", "refusal"):
@@ -107,7 +110,7 @@ def part_of(part: Any, place: str) -> Shape:  # noqa: ANN401
     return block
 
 
-def image(url: Any, place: str) -> Shape:  # noqa: ANN401
+def image(url: Any, place: str) -> Shape:
     if not isinstance(url, str):
         raise Untranslatable("An image needs a URL.", place)
     if found := DATA_URL.fullmatch(url):
@@ -119,7 +122,7 @@ def image(url: Any, place: str) -> Shape:  # noqa: ANN401
     return {"type": "image", "source": source}
 
 
-def document(file: Any, place: str) -> Shape:  # noqa: ANN401
+def document(file: Any, place: str) -> Shape:
     """A file that is in the request itself: PDF or plain text."""
     given = file.get("file_data") if isinstance(file, dict) else None
     found = DATA_URL.fullmatch(given) if isinstance(given, str) else None
@@ -139,7 +142,7 @@ def document(file: Any, place: str) -> Shape:  # noqa: ANN401
     return {"type": "document", "source": source} | ({"title": title} if title else {})
 
 
-def tool_use(call: Any, place: str) -> Shape:  # noqa: ANN401
+def tool_use(call: Any, place: str) -> Shape:
     """A call made earlier; its arguments become an object again."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):

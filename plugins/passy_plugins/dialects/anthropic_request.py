@@ -159,7 +159,7 @@ class Translation:
         if choice:
             self.sent["tool_choice"] = choice
 
-    def _tool(self, tool: Any) -> Shape:  # noqa: ANN401
+    def _tool(self, tool: Any) -> Shape:
         """A function as Anthropic declares it; a tool that is Anthropic's own stays as it is."""
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict):
@@ -254,7 +254,7 @@ class Translation:
             sent["temperature"] = 1
 
 
-def _tool_choice(choice: Any) -> tuple[Shape | None, set[str] | None]:  # noqa: ANN401
+def _tool_choice(choice: Any) -> tuple[Shape | None, set[str] | None]:
     """Anthropic's choice, and the names of the tools that may be used (``None``: all)."""
     if choice is None:
         return None, None

@@ -25,7 +25,7 @@ FORMATS = frozenset(
 )
 
 
-def limited(schema: Any) -> Any:  # noqa: ANN401
+def limited(schema: Any) -> Any:
     """``schema`` within the subset. What it cannot say is told in the description instead."""
     if not isinstance(schema, dict):
         return schema

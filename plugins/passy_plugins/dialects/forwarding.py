@@ -49,6 +49,9 @@ PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 
 IDEMPOTENT = frozenset(("GET", "HEAD"))
 
+CONDITIONS = frozenset((b"range", b"if-range", b"if-none-match", b"if-modified-since"))
+"""Which part of a stored file is asked for, or whether at all: for requests passed through."""
+
 
 def headers_for(
     request: Request, upstream: Upstream, credential: Credential | None, kept: frozenset[bytes]

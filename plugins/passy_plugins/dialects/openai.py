@@ -6,6 +6,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.dialects.forwarding import (
+    CONDITIONS,
     IDEMPOTENT,
     JSON,
     declared_length,
@@ -42,7 +43,7 @@ TEXT = frozenset(("chat", "completions"))
 REPLAY_SAFE = frozenset(("chat", "completions", "embeddings", "moderations", "models", "audio"))
 
 KEPT = frozenset((b"accept", b"user-agent", b"openai-beta", b"idempotency-key"))
-KEPT_BELOW = KEPT | {b"content-type"}
+KEPT_BELOW = KEPT | CONDITIONS | {b"content-type"}
 
 TYPES = {
     402: "insufficient_quota",
@@ -143,7 +144,7 @@ class OpenAI:
     def tap(self, request: Request, streamed: bool, spoken: str) -> Tap:
         operation = request.operation
         if not streamed:
-            return PlainTap()
+            return PlainTap(operation in PATHS)
         if operation == "responses":
             return ResponsesTap()
         head = request.head

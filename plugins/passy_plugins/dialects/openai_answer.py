@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from passy_plugins.dialects.watch import USAGE, Watch, last_usage, loads_object
+from passy_plugins.dialects.watch import MODEL, USAGE, Watch, last_usage, loads_object
 from passy_proxy.body import read_answer
 from passy_proxy.records import Usage
 
@@ -16,6 +16,12 @@ REMEMBERED = 16 * 1024
 
 MOST = 1 << 40
 """No answer has as many tokens: a larger number is taken for this one, and fits every column."""
+
+NO_OBJECT = "the answer is not a JSON object"
+ANSWERS = frozenset(
+    ("choices", "completion", "content", "data", "input_tokens", "output", "results")
+)
+"""Members of which an answer has at least one, whatever it says of an error beside it."""
 
 FINISH = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]+)"')
 
@@ -84,6 +90,8 @@ class PlainTap:
     __slots__ = (
         "_pieces",
         "_size",
+        "_start",
+        "_strict",
         "done",
         "error",
         "finish_reason",
@@ -96,7 +104,8 @@ class PlainTap:
     finish_word = FINISH
     generated = Watch.generated
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """``strict``: only a JSON object is an answer, and one that says more than an error."""
         self.usage: Usage | None = None
         self.model = ""
         self.finish_reason = ""
@@ -105,11 +114,14 @@ class PlainTap:
         self.error = ""
         self._pieces: list[bytes] = []
         self._size = 0
+        self._start = b""
+        self._strict = strict
 
     def feed(self, data: bytes) -> bytes:
         self._pieces.append(data)
         self._size += len(data)
         if self._size > GATHERED:
+            self._start = self._start or b"".join(self._pieces)[:REMEMBERED]
             self._pieces = [b"".join(self._pieces[-2:])[-REMEMBERED:]]
         return data
 
@@ -121,11 +133,14 @@ class PlainTap:
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._pieces = []
         if self._size > GATHERED:
-            self.usage = self.read_usage(last_usage(body))
+            self._read_ends(self._start, body)
             return b""
         if (answer := read_answer(body)) is not None:
             self.model = answer.model or ""
             self.usage = self.read_usage(answer.usage)
+        elif self._strict and not loads_object(body):
+            self.error = NO_OBJECT
+            return b""
         if finish := self.finish_word.search(body):
             self.finish_reason = finish[1].decode("utf-8", "replace")
         if self.usage is None:
@@ -136,7 +151,18 @@ class PlainTap:
         self.text_bytes = sum(map(len, self.generated.findall(body)))
         if body.find(b'"error"') >= 0:
             said = loads_object(body)
-            self.error = error_message(said.get("error"))
+            if self._strict and ANSWERS.isdisjoint(said):
+                self.error = error_message(said.get("error"))
+
+    def _read_ends(self, start: bytes, end: bytes) -> None:
+        """A long answer, of which the middle is gone: usage may stand at either end."""
+        self.usage = self.read_usage(last_usage(end)) or self.read_usage(last_usage(start))
+        if model := MODEL.search(start):
+            self.model = model[1].decode("utf-8", "replace")
+        if finish := self.finish_word.search(end):
+            self.finish_reason = finish[1].decode("utf-8", "replace")
+        if self.usage is None and self.generated.search(start + b'"'):
+            self.text_bytes = self._size  # nearly all of it is text, then
 
 
 class StreamTap(Watch):

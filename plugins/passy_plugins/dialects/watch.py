@@ -2,8 +2,8 @@
 
 A stream is nearly always one chunk after another that carries some text and nothing else. A dialect
 says by a few counts whether a read holds only such chunks (``ordinary``), however many; then it is
-passed on as it is; the next read is first held against the last such chunk. What is not ordinary is searched for the few words that matter, and only a message
-that has one of them is decoded.
+passed on as it is; the next read is first held against the last such chunk. What is not ordinary
+is searched for the few words that matter, and only a message that has one of them is decoded.
 
 Half a message is held back until the rest has come: a client can do nothing with it, and what ends
 a broken stream must not land in the middle of a line. A message beyond ``HELD`` bytes is passed on
@@ -45,7 +45,7 @@ def loads_object(data: bytes) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def last_usage(body: bytes) -> Any:  # noqa: ANN401
+def last_usage(body: bytes) -> Any:
     """The last object called ``usage`` in ``body``, which need not be whole, or ``None``."""
     ends = [found.end() for found in USAGE.finditer(body)]
     flat = FLAT.match(body, ends[-1]) if ends else None

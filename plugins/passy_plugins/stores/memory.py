@@ -124,6 +124,7 @@ class Memory(Buckets, Store):
         self, settings: MemorySettings, site: Site, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
         super().__init__(clock)
+        self._keyring = site.keyring
         pepper = site.keyring.pepper if settings.keys else b""
         self._principals = dict(_principal(each, pepper) for each in settings.keys)
         self._providers: dict[str, list[CustomProvider]] = {}
@@ -142,6 +143,15 @@ class Memory(Buckets, Store):
 
     async def principal(self, digest: bytes) -> Principal | None:
         return self._principals.get(digest)
+
+    async def passing_key(self, name: str, seconds: float) -> str:
+        """A test key of this process that ends by itself."""
+        key, ends = keys.new_key(), time.time() + seconds
+        digest = keys.digest(self._keyring.pepper, key.encode())
+        self._principals[digest] = Principal(
+            f"key_{digest.hex()[:16]}", name, expires=ends, is_test=True
+        )
+        return key
 
     async def providers(self, organisation: str) -> Sequence[CustomProvider]:
         return self._providers.get(organisation, ())

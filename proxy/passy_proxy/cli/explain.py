@@ -90,7 +90,7 @@ def facts(snapshot: Snapshot, route: Route, model: str | None) -> dict[str, Any]
     return told
 
 
-def steps(chain: Any, phase: str) -> Any:  # noqa: ANN401
+def steps(chain: Any, phase: str) -> Any:
     return chain.dispatch.before if phase == "on_attempt" else getattr(chain, phase)
 
 

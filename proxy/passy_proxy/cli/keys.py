@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import click
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
@@ -25,7 +27,7 @@ from passy_proxy.records import Limits
 from passy_proxy.registry import BadPlugin, Registry
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
-from passy_proxy.units import Duration, Rate, RateSetting
+from passy_proxy.units import Rate, RateSetting, parse_duration
 
 if TYPE_CHECKING:
     from passy_proxy.place import Place
@@ -44,14 +46,18 @@ def on_books(command: Callable[..., Any]) -> Callable[..., Any]:
     return place_options(url(as_json(command)))
 
 
+Span = Annotated[float, BeforeValidator(parse_duration)]
+"""Seconds, as a duration of any length."""
+
+
 class Setting(click.ParamType[Any]):
     """A value written as in gateway.yaml: a rate, a duration."""
 
-    def __init__(self, kind: Any, name: str) -> None:  # noqa: ANN401
+    def __init__(self, kind: Any, name: str) -> None:
         self._adapter = TypeAdapter[Any](kind)
         self.name = name
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         try:
             return self._adapter.validate_python(value)
         except ValidationError as error:
@@ -63,16 +69,29 @@ class End(click.ParamType[float]):
 
     name = "30d|DATE"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:  # noqa: ANN401
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
         now = time.time()
         try:
             moment = datetime.fromisoformat(value)
             end = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except ValueError:
-            end = now + Setting(Duration, self.name).convert(value, param, ctx)
+            end = now + Setting(Span, self.name).convert(value, param, ctx)
         if end <= now:
             self.fail(f"{value} has passed", param, ctx)
         return end
+
+
+class Limit(click.FloatRange):
+    """A number of at least 0, and not one that compares with nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=sys.float_info.max)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number: float = super().convert(value, param, ctx)
+        if isnan(number):
+            self.fail("nan is no limit", param, ctx)
+        return number
 
 
 @click.group()
@@ -86,7 +105,7 @@ def command() -> None:
 @click.option("--email", help="Whom to ask about it.")
 @click.option("--description", default="", help="A sentence about it.")
 @click.option("--organisation", help="The id of the organisation it belongs to.")
-@click.option("--limit", "usage_limit", type=click.FloatRange(min=0), help="Usage limit.")
+@click.option("--limit", "usage_limit", type=Limit(), help="Usage limit: kept, not enforced yet.")
 @click.option("--requests", type=Setting(RateSetting, "60/min"), help="Requests in a time.")
 @click.option("--tokens", type=Setting(RateSetting, "100k/min"), help="Tokens in a time.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Requests at the same time.")
@@ -99,7 +118,7 @@ def create(
     data: Path | None,
     url: str | None,
     as_json: bool,
-    **given: Any,  # noqa: ANN401
+    **given: Any,
 ) -> None:
     """Make a key and show it, this once."""
     limits = Limits(given.pop("requests"), given.pop("tokens"), given.pop("concurrency"))
@@ -109,6 +128,8 @@ def create(
         click.echo(json.dumps({"key": key, **as_dict(record)}))
         return
     click.secho(key, fg="green", bold=True)
+    if record.usage_limit is not None:
+        click.secho("the usage limit is kept, not enforced yet", fg="yellow", err=True)
     click.echo(f"{record.id} ({record.description}): keep the key, it is not shown again", err=True)
 
 

@@ -37,7 +37,7 @@ def command(name: str | None, as_json: bool) -> None:
         (print_settings if name else print_table)(rows)
 
 
-def described(plugin: Any) -> dict[str, Any]:  # noqa: ANN401
+def described(plugin: Any) -> dict[str, Any]:
     """What a plugin brings, and the settings of each part."""
     from passy_proxy.config.build import settings_of
 
@@ -58,7 +58,7 @@ def described(plugin: Any) -> dict[str, Any]:  # noqa: ANN401
     }
 
 
-def part(what: str, name: str, kind: type, settings: Any, status: str = "stable") -> dict[str, Any]:  # noqa: ANN401
+def part(what: str, name: str, kind: type, settings: Any, status: str = "stable") -> dict[str, Any]:
     module = sys.modules[kind.__module__].__doc__ or ""
     return {
         "kind": what,
@@ -69,7 +69,7 @@ def part(what: str, name: str, kind: type, settings: Any, status: str = "stable"
     }
 
 
-def written(settings: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
+def written(settings: Any) -> dict[str, dict[str, Any]]:
     """What can be written in gateway.yaml: each setting's description, and its default if any."""
     from passy_proxy.config.build import GIVEN
 

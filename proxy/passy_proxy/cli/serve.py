@@ -41,16 +41,14 @@ def command(
     notice(file)
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
     from passy_proxy.keyring import KeyringError
-    from passy_proxy.server import Server, Workers, gateway_at, server_config
+    from passy_proxy.server import Served, Server, Workers, gateway_at, server_config
 
     if workers == 1:
-        from passy_proxy.app import App
-
         try:
             gateway = gateway_at(place, file.settings.log, variables)
         except KeyringError as exc:
             fail(str(exc), Exit.invalid_config)
-        server = Server(server_config(App(gateway), at, file), gateway)
+        server = Server(server_config(Served(gateway), at, file), gateway)
         server.run([listening(at, workers)])
         if not server.started:
             raise SystemExit(Exit.failed)
@@ -60,7 +58,10 @@ def command(
     if place.path is not None:
         os.environ["PASSY_CONFIG"] = str(place.path)
     settings = server_config("passy_proxy.server:worker", at, file, factory=True, workers=workers)
-    Workers(settings, sockets=[listening(at, workers)]).run()
+    supervisor = Workers(settings, sockets=[listening(at, workers)])
+    supervisor.run()
+    if supervisor.code:
+        raise SystemExit(supervisor.code)
 
 
 def checked(place: Place, variables: Mapping[str, str]) -> GatewayFile:

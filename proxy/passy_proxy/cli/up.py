@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from passy_proxy import json
 from passy_proxy.cli import Exit
 from passy_proxy.cli._terms import complain, fail, notice, place_options, placed
 from passy_proxy.cli.serve import bound, checked, reason, where
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 TRIES = 20
 """Ports looked at, from the configured one on."""
+FIRST = "passy up (first request)"
+"""The name of the key that a later run asks itself with."""
+PASSING = 60.0
+"""Seconds it is good for."""
+LONGEST = 10.0
+"""Seconds that the first request may take."""
+LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where to reach what listens everywhere."""
 
 
 @click.command()
@@ -38,9 +47,8 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     except ConfigInvalid as exc:
         complain(exc)
     notice(file)
-    from passy_proxy.app import App
     from passy_proxy.keyring import KeyringError
-    from passy_proxy.server import Server, gateway_at, server_config
+    from passy_proxy.server import Served, Server, gateway_at, server_config
 
     try:
         gateway = gateway_at(place, file.settings.log, variables)
@@ -52,12 +60,13 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
 
     async def ready(server: Server) -> None:
         key = await first_key(gateway)
-        shown = Shown(at, key, time.monotonic() - began, await first_request(at, key))
+        started = time.monotonic() - began
+        shown = Shown(at, key, started, await first_request(gateway, at, key))
         click.echo(shown.as_json(gateway) if as_json else "", nl=as_json)
         if not as_json:
             shown.draw(gateway, wanted)
 
-    server = Server(server_config(App(gateway), at, file), gateway, ready)
+    server = Server(server_config(Served(gateway), at, file), gateway, ready)
     server.run([sock])
     if not server.started:
         raise SystemExit(Exit.failed)
@@ -85,34 +94,85 @@ async def first_key(gateway: Gateway) -> str | None:
     return None
 
 
-class First(NamedTuple):
-    """How the gateway answered its own first request."""
+class Question(NamedTuple):
+    """What the gateway asks itself."""
 
+    subject: str
+    method: str
+    path: str
+    body: bytes = b""
+
+
+CHAT = Question(
+    "echo",
+    "POST",
+    "/v1/chat/completions",
+    b'{"model":"echo","messages":[{"role":"user","content":"hello"}]}',
+)
+MODELS = Question("models", "GET", "/v1/models")
+ALIVE = Question("alive", "GET", "/livez")
+
+
+def question(gateway: Gateway) -> Question:
+    """A chat with the echo where there is one; what costs nothing where there is not."""
+    snapshot = gateway.snapshot
+    asked = (CHAT, MODELS) if "echo" in snapshot.models.names() else (MODELS,)
+    found = (one for one in asked if snapshot.routes.find(one.method, one.path))
+    return next(found, ALIVE)
+
+
+async def passing_key(gateway: Gateway, asked: Question) -> str | None:
+    """A key for one request, from where this route's auth looks keys up; ``None`` without auth."""
+    route = gateway.snapshot.routes.find(asked.method, asked.path)
+    for filter in route.chain.filters if route else ():
+        make = getattr(getattr(filter.config, "directory", None), "passing_key", None)
+        if make is not None:
+            key: str = await make(FIRST, PASSING)
+            return key
+    return None
+
+
+class First(NamedTuple):
+    """How the gateway answered its own first request. ``status`` 0: not at all."""
+
+    asked: Question
     status: int
     milliseconds: float
     body: dict[str, Any]
 
 
-async def first_request(at: Address, key: str | None) -> First | None:
-    """One chat completion through the whole chain, over the socket like anybody's."""
-    if key is None:
-        return None
-    from passy_proxy import json
-
-    body = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "hello"}]})
-    host = "127.0.0.1" if at.host == "0.0.0.0" else at.host
+async def first_request(gateway: Gateway, at: Address, key: str | None) -> First:
+    """One request through the whole chain, over the socket like anybody's."""
+    asked = question(gateway)
     began = time.monotonic()
-    reader, writer = await asyncio.open_connection(host, at.port)
-    writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: %b\r\nauthorization: Bearer %b\r\n"
-        b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-        % (str(at).encode(), key.encode(), len(body), body)
-    )
-    answer = await asyncio.wait_for(reader.read(), 10)
+    try:
+        key = key or await passing_key(gateway, asked)
+        status, content = await asyncio.wait_for(answer(asked, at, key), LONGEST)
+    except Exception as exc:  # Whatever went wrong, it is shown; the gateway goes on.
+        return First(asked, 0, 0.0, {"error": {"message": str(exc) or type(exc).__name__}})
     took = (time.monotonic() - began) * 1000
-    writer.close()
-    head, _, content = answer.partition(b"\r\n\r\n")
-    return First(int(head.split(b" ", 2)[1]), took, json.loads(content))
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = {}
+    return First(asked, status, took, body if isinstance(body, dict) else {})
+
+
+async def answer(asked: Question, at: Address, key: str | None) -> tuple[int, bytes]:
+    """Status and body."""
+    reader, writer = await asyncio.open_connection(LOCAL.get(at.host, at.host), at.port)
+    try:
+        credential = f"authorization: Bearer {key}\r\n" if key else ""
+        head = (
+            f"{asked.method} {asked.path} HTTP/1.1\r\nhost: {at}\r\n{credential}"
+            f"content-type: application/json\r\ncontent-length: {len(asked.body)}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        writer.write(head.encode() + asked.body)
+        head_bytes, _, content = (await reader.read()).partition(b"\r\n\r\n")
+        return int(head_bytes.split(b" ", 2)[1]), content
+    finally:
+        writer.close()
 
 
 class Shown(NamedTuple):
@@ -121,16 +181,13 @@ class Shown(NamedTuple):
     at: Address
     key: str | None
     started: float
-    first: First | None
+    first: First
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.at.host == "0.0.0.0" else self.at.host
-        return f"http://{Address(host, self.at.port)}"
+        return f"http://{Address(LOCAL.get(self.at.host, self.at.host), self.at.port)}"
 
     def as_json(self, gateway: Gateway) -> str:
-        from passy_proxy import json
-
         return json.dumps(
             {
                 "url": self.url,
@@ -138,7 +195,7 @@ class Shown(NamedTuple):
                 "key": self.key,
                 "models": gateway.snapshot.models.names(),
                 "config": gateway.snapshot.hash.decode(),
-                "first_request": self.first.status if self.first else None,
+                "first_request": self.first.status,
             }
         ).decode()
 
@@ -148,7 +205,7 @@ class Shown(NamedTuple):
 
         snapshot = gateway.snapshot
         facts = f"config {gateway.path or 'built-in'} · {snapshot.hash.decode()}"
-        key = bold("(made on the first run)") + dim("   another: passy keys create")
+        key = dim("another one: passy keys create")
         if self.key is not None:
             key = bold(self.key) + dim("   shown this once")
         lines = [
@@ -162,9 +219,9 @@ class Shown(NamedTuple):
         if wanted.port and self.at.port != wanted.port:
             note = f"  port {wanted.port} is taken, so it is {self.at.port}"
             lines.append(click.style(note, fg="yellow"))
-        if self.first is not None:
-            lines += ["", f"  first request   {told(self.first)}"]
         lines += [
+            "",
+            f"  first request   {told(self.first)}",
             "",
             f"  try it   curl {self.url}/v1/chat/completions \\",
             f"             -H 'Authorization: Bearer {self.key or 'sk-passy-…'}' \\",
@@ -195,12 +252,17 @@ def models_line(names: list[str], upstreams: dict[str, Any]) -> str:
 
 def told(first: First) -> str:
     """The first answer in a line."""
+    subject = first.asked.subject
     if first.status != 200:
-        reason = first.body.get("error", {}).get("message", "")
-        return click.style(f"echo → {first.status} {reason} ✗", fg="red")
-    usage = first.body["usage"]
-    mark = click.style("✓", fg="green")
-    return (
-        f"echo → 200 in {first.milliseconds:.0f} ms · {usage['prompt_tokens']} tokens in, "
-        f"{usage['completion_tokens']} out   {mark}"
+        error = first.body.get("error")
+        reason = error.get("message", "") if isinstance(error, dict) else ""
+        status = first.status or "no answer:"
+        return click.style(f"{subject} → {status} {reason} ✗", fg="red")
+    usage = first.body.get("usage") or {}
+    tokens = (
+        f" · {usage.get('prompt_tokens', 0)} tokens in, {usage.get('completion_tokens', 0)} out"
+        if usage
+        else ""
     )
+    mark = click.style("✓", fg="green")
+    return f"{subject} → 200 in {first.milliseconds:.0f} ms{tokens}   {mark}"

@@ -1,13 +1,13 @@
 """Configuration → snapshot: every name looked up, every filter made, every chain compiled.
 
-Nothing is started here, and nothing stops at the first mistake: all that can be found wrong is, each
-with its place in the file.
+Nothing is started here, and nothing stops at the first mistake: all that can be found wrong is,
+each with its place in the file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as Map
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -52,6 +52,8 @@ STORES = (Counters, Directory, Vault, Ledger)
 
 GIVEN = (Keyring, Models, Upstreams, Prices, Connections)
 """Types of settings that nobody writes: the gateway hands over its own."""
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "*")
 
 OPERATIONS = {
     "/chat/completions": "chat",
@@ -135,15 +137,29 @@ class _Builder:
             self.check_unused(name, chain)
         made.routes = RouteTable(routes)
         made.filters = list(self.filters.values())
-        made.warnings = file.warnings
+        made.warnings = (*file.warnings, *self.unpriced())
         if self.problems:
             raise ConfigInvalid(self.problems)
         return made
 
+    def unpriced(self) -> Iterator[Problem]:
+        """A warning for each price of an upstream that there is not."""
+        for name in self.file.settings.prices:
+            upstream = name.partition("/")[0]
+            # An organisation's own upstreams are in no file.
+            own = upstream.startswith("custom-") or "*" in upstream
+            if own or upstream in self.file.upstreams or self.file.root is None:
+                continue
+            likely = nearest(upstream, self.file.upstreams)
+            hint = f"; did you mean {likely!r}?" if likely else ""
+            at = self.file.root.find(("prices", name), key=True)
+            message = f"the price {name!r} is of no upstream that is configured{hint}"
+            yield at.problem(message, "write upstream/model", warning=True)
+
     def complain(self, node: Node, message: str, hint: str | None = None) -> None:
         self.problems.append(node.problem(message, hint))
 
-    def found(self, kind: str, name: str, node: Node, look_up: Any) -> Any:  # noqa: ANN401
+    def found(self, kind: str, name: str, node: Node, look_up: Any) -> Any:
         """What ``look_up`` says of ``name``, or ``None`` and a complaint."""
         try:
             thing = look_up(name)
@@ -174,7 +190,7 @@ class _Builder:
         return made
 
     def store(self, entry: StoreEntry) -> Store | None:
-        kind = self.found("kind of store", entry.kind, entry.node, self.registry.store)
+        kind = self.found("kind of store", entry.kind, entry.at, self.registry.store)
         if kind is None:
             return None
         settings = self.read(settings_of(kind), entry.settings)
@@ -189,7 +205,7 @@ class _Builder:
         )
         return store
 
-    def attempted(self, node: Node, name: str, make: Any) -> Any:  # noqa: ANN401
+    def attempted(self, node: Node, name: str, make: Any) -> Any:
         """What a plugin's code makes, or ``None`` and a complaint, whatever it raises."""
         try:
             return make()
@@ -197,14 +213,14 @@ class _Builder:
             self.complain(node, f"{name} cannot be made: {exc or repr(exc)}")
             return None
 
-    def share(self, key: Hashable, make: Any, close: str) -> Any:  # noqa: ANN401
+    def share(self, key: Hashable, make: Any, close: str) -> Any:
         thing = self.parts.shared.take(key, make, close)
         self.made.held.append(key)
         return thing
 
     def read(
         self, settings: type[Settings], node: Node, given: Map[str, object] | None = None
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         read_in = read(settings, node, given)
         if isinstance(read_in, list):
             self.problems += read_in
@@ -224,7 +240,7 @@ class _Builder:
             return self.in_process(entry)
         http = entry.settings
         dialect: Dialect | None = self.found(
-            "dialect", http.dialect, entry.node, self.registry.dialect
+            "dialect", http.dialect, entry.at("dialect"), self.registry.dialect
         )
         transport = self.transport(http, entry.node)
         if dialect is None or transport is None:
@@ -260,7 +276,7 @@ class _Builder:
 
     def in_process(self, entry: UpstreamEntry) -> Upstream | None:
         kind = self.found(
-            "kind of upstream", entry.settings.kind, entry.node, self.registry.upstream
+            "kind of upstream", entry.settings.kind, entry.at("kind"), self.registry.upstream
         )
         if kind is None:
             return None
@@ -350,18 +366,19 @@ class _Builder:
         settings = entry.settings
         method, _, path = settings.match.strip().partition(" ")
         path = path.strip()
-        if not path.startswith("/") or "*" in path[:-1] or not (method.isupper() or method == "*"):
-            at = entry.node.entries.get("match", entry.node)
-            self.complain(
-                at, f"{settings.match!r} is no match", "for instance POST /v1/chat/completions"
-            )
+        if not self.matched(entry, method, path):
             return None
-        dialect = self.found("dialect", settings.dialect, entry.node, self.registry.dialect)
+        at = entry.node.entries.get("dialect", entry.node)
+        dialect = self.found("dialect", settings.dialect, at, self.registry.dialect)
         chain = self.chain(entry)
         if dialect is None or chain is None:
             return None
         streamed = settings.body == "stream"
         operation = settings.operation or ("" if streamed else operation_of(path))
+        if not operation and "targets" in chain.terminal.needs and not streamed:
+            at = entry.node.entries.get("match", entry.node)
+            message = f"it is not known what {path!r} does, which {chain.terminal.name} needs"
+            self.complain(at, message + meant(path), "or say it with 'operation'")
         return Route(
             match=settings.match,
             method=method,
@@ -375,6 +392,26 @@ class _Builder:
             origin=entry.node.place,
             places=tuple(self.places[id(chain)]),
         )
+
+    def matched(self, entry: RouteEntry, method: str, path: str) -> bool:
+        """Whether the route's match is one, and its root the beginning of the path."""
+        settings, before = entry.settings, len(self.problems)
+        at = entry.node.entries.get("match", entry.node)
+        if not path.startswith("/") or "*" in path[:-1]:
+            example = "for instance POST /v1/chat/completions"
+            self.complain(at, f"{settings.match!r} is no match", example)
+        elif method not in METHODS:
+            likely = nearest(method, METHODS)
+            hint = f"write {likely} {path}" if likely else f"one of {', '.join(METHODS)}"
+            suggested = f"; did you mean {likely!r}?" if likely else ""
+            self.complain(at, f"there is no method {method!r}{suggested}", hint)
+        rest = path[len(settings.root) :]
+        if settings.root and not (path.startswith(settings.root) and rest[:1] in ("", "/", "*")):
+            self.complain(
+                entry.node.entries.get("root", entry.node),
+                f"{settings.root!r} is not the beginning of {path!r}",
+            )
+        return len(self.problems) == before
 
     def chain(self, entry: RouteEntry) -> Chain | None:
         written = entry.chain
@@ -484,6 +521,8 @@ class _Builder:
 
     def compiled(self, filters: list[tuple[ChainEntry, Filter]], wanted: int) -> Chain | None:
         """The chain, if every filter was made and the order is one that can work."""
+        if len(filters) < wanted or not filters:
+            return None  # What is missing has been said; of the rest's order nothing can be.
         before = len(self.problems)
         provided: dict[str, str] = {"body": "the core"}
         for position, (entry, filter) in enumerate(filters):
@@ -493,7 +532,7 @@ class _Builder:
             for need in sorted(filter.needs - provided.keys()):
                 self.complain(entry.node, self.unmet(entry, need, filters))
             provided |= dict.fromkeys(filter.provides, entry.name)
-        if len(self.problems) > before or len(filters) < wanted or not filters:
+        if len(self.problems) > before:
             return None
         beat = getattr(filters[-1][1].config, "heartbeat", 0.0)
         try:
@@ -508,7 +547,8 @@ class _Builder:
     @staticmethod
     def misplaced(entry: ChainEntry, last: bool) -> str:
         if last:
-            return f"a chain ends in a terminal filter, and {entry.name} is none; add fallback or direct"
+            words = "a chain ends in a terminal filter, and {} is none; add fallback or direct"
+            return words.format(entry.name)
         return f"{entry.name} is terminal: nothing can stand behind it"
 
     @staticmethod
@@ -528,7 +568,8 @@ class _Builder:
 
 
 def choice(entry: ModelEntry, target: TargetEntry, upstream: Upstream, position: int) -> Choice:
-    """One target of an alias; its time limit is the target's, else the alias's, else the upstream's."""
+    """One target of an alias; its time limit is the target's, else the alias's, else the
+    upstream's."""
     limit = target.timeout if target.timeout is not None else entry.timeout
     timeouts = None
     if limit is not None:
@@ -569,8 +610,16 @@ def settings_of(kind: type[Any]) -> type[Settings]:
     return declared if isinstance(declared, type) and issubclass(declared, Settings) else Settings
 
 
+def meant(path: str) -> str:
+    """The known path that this one is probably meant to be, as a question; or nothing."""
+    known = [start + end for end in OPERATIONS for start in ("/v1", "")]
+    likely = nearest(path, known)
+    return f"; did you mean {likely!r}?" if likely else ""
+
+
 def operation_of(path: str) -> str:
-    """What a dialect calls the operation of a route's path; empty for one that is passed through."""
+    """What a dialect calls the operation of a route's path; empty for one that is passed
+    through."""
     for end, operation in OPERATIONS.items():
         if path.endswith(end) and (operation != "completions" or "/chat/" not in path):
             return operation

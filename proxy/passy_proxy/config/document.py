@@ -31,6 +31,9 @@ MAX_SECRET_BYTES = 64 << 10
 Part = str | int
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_WRITTEN = re.compile(r"""\s*(?:"(?:[^"\\]|\\.)*"?|'(?:[^']|'')*'?|[^\s,}\]][^,}\]]*|)""")
+"""One scalar as it stands in a line, or more than that rather than less."""
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(?::-)?\}|\$\{file:[^{}]*\}")
 _EXPANSION = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 
 
@@ -87,12 +90,20 @@ class Source:
     path: str
     lines: tuple[str, ...] = ()
     pointers: bool = False
+    hidden: dict[tuple[int, int], int] = field(default_factory=dict, compare=False)
+    """Line and column of the values of secret settings, which no complaint shows → their length."""
 
     def __repr__(self) -> str:
         return f"Source({self.path!r})"
 
     def line(self, number: int) -> str:
-        return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
+        """As the file has it, but for what is hidden."""
+        line = self.lines[number - 1] if 0 < number <= len(self.lines) else ""
+        for (at, column), length in self.hidden.items():
+            if at == number and (written := _WRITTEN.match(line, column - 1)):
+                end = max(written.end(), min(len(line), column - 1 + length))
+                line = f"{line[: column - 1]}{'•' * (end - column + 1)}{line[end:]}"
+        return line
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -111,6 +122,11 @@ class Node:
 
     def __deepcopy__(self, memo: object) -> Node:
         return self
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it is, or stands where, the value of a secret setting is."""
+        return (self.line, self.column) in self.source.hidden
 
     @property
     def place(self) -> str:
@@ -198,6 +214,19 @@ class Mapping(Node):
             entries[name] = node
         keys = {**self.keys, **over.keys}
         return Mapping(self.source, self.line, self.column, self.path, entries, keys)
+
+
+def hide(node: Node) -> None:
+    """Keep what is written here, and below, out of every complaint. Names of variables may show."""
+    match node:
+        case Mapping():
+            for child in node.entries.values():
+                hide(child)
+        case Sequence():
+            for child in node.items:
+                hide(child)
+        case Text() if not node.blank and not _VARIABLE.fullmatch(node.raw):
+            node.source.hidden[node.line, node.column] = len(node.raw)
 
 
 def empty(at: Node) -> Mapping:

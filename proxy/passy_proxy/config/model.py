@@ -17,7 +17,15 @@ from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_vali
 
 from passy_proxy.config.document import Document, Mapping, Node, Sequence, Text, empty
 from passy_proxy.config.problem import ConfigInvalid, Problem, nearest, quoted
-from passy_proxy.config.settings import OptionalSecret, S, Secret, Settings, read, setting
+from passy_proxy.config.settings import (
+    OptionalSecret,
+    S,
+    Secret,
+    Settings,
+    hide_secrets,
+    read,
+    setting,
+)
 from passy_proxy.units import Count, Duration, Size
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -149,7 +157,9 @@ class HttpUpstream(UpstreamSettings):
     )
     timeouts: TimeoutSettings = setting({}, "Time limits of one attempt.")
     max_connections: int = setting(256, "Most connections at once.", ge=1, le=100_000)
-    keep_alive: Duration = setting("60s", "How long an unused connection is kept.")
+    keep_alive: Duration = setting(
+        "4s", "How long an unused connection is kept, where the provider gives no hint of its own."
+    )
     http2: bool = setting(False, "Whether HTTP/2 may be used.")
     proxy: ProxyURL = setting("", "URL of an outbound proxy: http, https, socks5 or socks5h.")
     ca_file: str = setting("", "File of the CA certificates to trust instead of the system's.")
@@ -157,13 +167,6 @@ class HttpUpstream(UpstreamSettings):
     transport: Literal["auto", "http1", "httpcore"] = setting(
         "auto", "auto is http1, or httpcore where HTTP/2 or a proxy asks for it."
     )
-
-    def url_of(self, operation: str, path: str) -> str:
-        """The URL for an operation whose path below the base URL is `path` in the dialect."""
-        if (whole := self.paths.get(operation)) is None:
-            return self.url + path
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}{whole}"
 
 
 class TargetSettings(Settings):
@@ -174,7 +177,9 @@ class TargetSettings(Settings):
     model: str = setting("", "The model's name there; empty leaves the client's as it is.")
     priority: int | None = setting(None, "Lowest first; the order of the list without it.")
     weight: float = setting(1.0, "Share among targets of one priority.", ge=0, le=1_000_000)
-    timeout: Duration | None = setting(None, "Time for an attempt at this target.")
+    timeout: Duration | None = setting(
+        None, "Longest wait for the head of this target's answer, in each attempt."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -200,7 +205,9 @@ class ModelSettings(Settings):
     fallback_on: tuple[FallbackOn, ...] | None = setting(
         None, "What moves on to the next target; the chain's fallback decides without it."
     )
-    timeout: Duration | None = setting(None, "Time for each attempt.")
+    timeout: Duration | None = setting(
+        None, "Longest wait for the head of an answer (connection, first byte), in each attempt."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -284,6 +291,12 @@ class UpstreamEntry:
     node: Node
     layer: Layer = "file"
     left_out: bool = False
+    written: Mapping | None = None
+    """Its settings as they stand there."""
+
+    def at(self, name: str) -> Node:
+        """Where one of its settings is, or would be."""
+        return self.written.entries.get(name, self.node) if self.written else self.node
 
     @property
     def origin(self) -> str:
@@ -345,6 +358,8 @@ class StoreEntry:
     kind: str
     settings: Mapping
     node: Node
+    at: Node
+    """Where its kind stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +380,9 @@ def gateway_file(document: Document) -> GatewayFile:
     """The entries of a document; ConfigInvalid with everything that is wrong with it."""
     reader = _Reader()
     root = document.root
+    upstreams = root.entries.get("upstreams") if isinstance(root, Mapping) else None
+    for upstream in upstreams.entries.values() if isinstance(upstreams, Mapping) else ():
+        hide_secrets(HttpUpstream, upstream)  # Before any complaint quotes a line of theirs.
     top = reader.read(GatewaySettings, root)
     result = GatewayFile(
         settings=top or GatewaySettings(),
@@ -417,7 +435,7 @@ class _Reader:
             store = self.settings(node, "a store is settings with a kind") or empty(place)
             kind = store.entries.get("kind")
             if isinstance(kind, Text) and kind.text:
-                entries[name] = StoreEntry(name, kind.text, store.without("kind"), place)
+                entries[name] = StoreEntry(name, kind.text, store.without("kind"), place, kind)
             elif meant := None if kind else nearest("kind", store.entries):
                 message = f"unknown setting {quoted(meant)}; did you mean 'kind'?"
                 self.complain(store.keys[meant], message, "write kind")
@@ -446,7 +464,7 @@ class _Reader:
             shared = tuple(UpstreamSettings.model_fields)
             rest = node.without(*shared)
             known = self.read(UpstreamSettings, node.without(*rest.entries))
-            return UpstreamEntry(name, known, rest, place) if known else None
+            return UpstreamEntry(name, known, rest, place, written=node) if known else None
         settings = self.read(HttpUpstream, node)
         if settings is None:
             return None
@@ -456,7 +474,7 @@ class _Reader:
             at = node.entries["credential"]
             message = f"the upstream '{name}' is left out, since its credential is empty"
             self.problems.append(at.problem(message, _how_to_set(at), warning=True))
-        return UpstreamEntry(name, settings, empty(place), place, left_out=left_out)
+        return UpstreamEntry(name, settings, empty(place), place, left_out=left_out, written=node)
 
     def models(self, section: Mapping) -> dict[str, ModelEntry]:
         entries: dict[str, ModelEntry] = {}

@@ -29,14 +29,14 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from passy_proxy.config.document import Mapping, Node, Part, Sequence, Text, plain
+from passy_proxy.config.document import Mapping, Node, Part, Sequence, Text, hide, plain
 from passy_proxy.config.problem import MASK, Problem, listed, nearest, quoted
 
 S = TypeVar("S", bound="Settings")
 Location = tuple[Part, ...]
 
 
-def setting(default: Any, description: str, /, **constraints: Any) -> Any:  # noqa: ANN401
+def setting(default: Any, description: str, /, **constraints: Any) -> Any:
     """A field of a Settings class: its default (`...` if it must be given) and what it is for.
 
     Constraints are those of pydantic (`ge`, `le`, `min_length`, `pattern`, …). A default may be
@@ -166,6 +166,7 @@ def read(
     `given` holds values, such as live stores, that take the place of what the file says for a
     field. A name with nothing written after it counts as not set.
     """
+    hide_secrets(settings, node)
     try:
         return settings.model_validate(_values(settings, node, given or {}))
     except ValidationError as error:
@@ -323,6 +324,48 @@ class _Complaints:
         return said, None
 
 
+def hide_secrets(settings: type[BaseModel], node: Node) -> None:
+    """Keep the values of settings of type Secret out of complaints, misspelt ones among them."""
+    if not isinstance(node, Mapping):
+        return
+    fields = {_field_name(name, declared): declared for name, declared in _fields(settings)}
+    for name, child in node.entries.items():
+        meant = name if name in fields else nearest(name, fields)
+        for kind in _parts(fields[meant].annotation) if meant else ():
+            if _holds_secrets(kind):
+                hide(child)
+            elif _is_settings(kind):
+                hide_secrets(kind, child)
+            else:
+                for inner in filter(_is_settings, _all_parts(kind)):
+                    for each in _children(child):
+                        hide_secrets(inner, each)
+
+
+def _fields(settings: type[BaseModel]) -> abc.ItemsView[str, FieldInfo]:
+    return settings.model_fields.items()
+
+
+def _children(node: Node) -> abc.Iterable[Node]:
+    match node:
+        case Mapping():
+            return node.entries.values()
+        case Sequence():
+            return node.items
+    return ()
+
+
+def _all_parts(annotation: object) -> Iterator[object]:
+    yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _all_parts(argument)
+
+
+def _holds_secrets(kind: object) -> bool:
+    """Whether it is a Secret, or a collection of them."""
+    return any(part is Secret for part in _all_parts(kind))
+
+
 def _below(annotation: object, part: Part) -> Iterator[object]:
     """The annotations of what is found under `part` of something annotated so."""
     for kind in _parts(annotation):
@@ -356,6 +399,8 @@ def _tainted(node: Node) -> Iterator[Text]:
 
 def _found(node: Node) -> str:
     """How a message names what stands in the file."""
+    if node.hidden:
+        return "what is written here"
     return quoted(node.raw) if isinstance(node, Text) else node.kind
 
 

@@ -1,9 +1,10 @@
 """A snapshot: one whole configuration, compiled, started, and swapped in by one assignment.
 
-The life of a snapshot: *built* from a configuration (``build.py``; nothing has started, and whatever is
-wrong was said with its place in the file); *started* (every store and filter, in order; if one
-fails, those that had started are stopped and the old snapshot goes on serving); *live*; *retired* when
-another takes its place; *stopped* once the last exchange that began on it has left.
+The life of a snapshot: *built* from a configuration (``build.py``; nothing has started, and
+whatever is wrong was said with its place in the file); *started* (every store and filter, in
+order; if one fails, those that had started are stopped and the old snapshot goes on serving);
+*live*; *retired* when another takes its place; *stopped* once the last exchange that began on it
+has left.
 
 Two rules. An exchange keeps the snapshot it began with, so nothing it uses changes under it. And
 what two snapshots have in common (connection pools, stores) belongs to neither: it is held by

@@ -162,7 +162,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self.multiplexed = chosen is not None and chosen.selected_alpn_protocol() == "h2"
         return self
 
-    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401
+    def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
             return bool(self._chunks) or self._over
         return self._transport.get_extra_info(info)

@@ -465,3 +465,44 @@ def test_the_version_is_in_the_name(model: str, version: tuple[int, int]) -> Non
 )
 def test_usage_counts_what_came_from_the_cache_as_input(said: Json, usage: Usage | None) -> None:
     assert usage == usage_of(said)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"error":{"message":"no"}}', b"\x1f\x8b", b"[]", b'{"type":"message"}']
+)
+def test_what_is_no_message_is_not_translated_into_an_empty_one(body: bytes) -> None:
+    tap = ChatPlainTap()
+    assert b"" == tap.feed(body) + tap.finish()
+    assert tap.error
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b'"messages":[{"role":"assistant","content":"x","tool_calls":true}]',
+        b'"messages":[{"role":"assistant","tool_calls":{"a":1}}]',
+        b'"messages":[true]',
+        b'"messages":[{"role":["user"],"content":"x"}]',
+        b'"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":5}]',
+        b'"messages":[{"role":"user","content":"x"}],"tools":[1],"tool_choice":5',
+        b'"messages":[{"role":"user","content":"x"}],"reasoning_effort":{}',
+        b'"messages":[{"role":"user","content":"x"}],"reasoning_effort":"low","max_tokens":[1]',
+        b'"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_schema",'
+        b'"json_schema":7}',
+        b'"messages":[{"role":"assistant","tool_calls":[{"id":"a","function":{"arguments":[]}}]}]',
+    ],
+)
+def test_a_member_of_another_type_is_refused_or_said_and_never_a_fault(
+    asked: Asked, more: bytes
+) -> None:
+    body = b'{"model":"claude-sonnet-4-5",' + more + b"}"
+    if b"max_tokens" in more:
+        with pytest.raises(ValueError, match="max_tokens"):
+            asked(body)
+        return
+    try:
+        ANTHROPIC.request(asked(body), target("claude-sonnet-4-5"), KEY, "openai")
+    except Untranslatable as refusal:
+        assert str(refusal)
+    else:
+        assert b"tool_calls" not in more

@@ -10,6 +10,7 @@ import pytest
 
 from passy_plugins.dialects.openai import OpenAI, duration
 from passy_proxy.dialect import Untranslatable
+from passy_proxy.downstream import Downstream
 from passy_proxy.event import Reply
 from passy_proxy.exchange import Request
 from passy_proxy.records import Credential
@@ -268,3 +269,36 @@ def test_limits_are_told_under_openais_names() -> None:
         (b"x-ratelimit-remaining-tokens", b"40"),
         (b"x-ratelimit-reset-tokens", b"2s"),
     ) == lines
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "empty"),
+    [
+        ("GET", (), True),
+        ("DELETE", (), True),
+        ("POST", ((b"content-length", b"0"),), True),
+        ("POST", (), False),
+        ("DELETE", ((b"transfer-encoding", b"chunked"),), False),
+        ("GET", ((b"content-length", b"5"),), False),
+    ],
+)
+def test_an_upload_without_a_body_is_sent_without_framing(
+    asked: Asked, method: str, headers: tuple[tuple[bytes, bytes], ...], empty: bool
+) -> None:
+    request = asked(b"", "", headers, method=method, rest="/files/a%252Fb")
+    request.streamed_upload = True
+    request.downstream = cast(Downstream, Uploads())
+    sent = OPENAI.request(request, target(), KEY, "openai")
+    assert empty is (sent.body == b"")
+    assert b"/v1/files/a%252Fb" == sent.target
+
+
+class Uploads:
+    def pieces(self, limit: int) -> object:
+        return object()
+
+
+@pytest.mark.parametrize("name", [b"range", b"if-range", b"if-none-match", b"if-modified-since"])
+def test_a_part_of_a_file_can_be_asked_for(asked: Asked, name: bytes) -> None:
+    request = asked(b"", "", ((name, b"x"),), method="GET", rest="/files/1/content")
+    assert (name, b"x") in OPENAI.request(request, target(), KEY, "openai").headers

@@ -412,3 +412,26 @@ def test_what_is_no_answer_does_no_harm(asked: Asked, body: bytes) -> None:
 )
 def test_usage_is_what_was_said_within_reason(said: object, usage: Usage | None) -> None:
     assert usage == usage_of(said)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_usage_is_found_at_either_end_of_a_long_answer(asked: Asked, first: bool) -> None:
+    tap = OPENAI.tap(asked(b'{"model":"m"}'), False, "openai")
+    usage, pad = b'"usage":' + USAGE, b'"x":"' + b"y" * 100_000 + b'"'
+    tap.feed(b'{"model":"gpt-4o",' + (usage if first else b'"a":1') + b",")
+    for at in range(20):
+        tap.feed(b"%b," % pad.replace(b"x", b"x%d" % at, 1))
+    tap.feed((b'"a":1' if first else usage) + b"}")
+    tap.finish()
+    assert ("gpt-4o", Usage(9, 3)) == (tap.model, tap.usage)
+
+
+def test_the_text_of_a_long_answer_without_usage_is_estimated(asked: Asked) -> None:
+    tap = OPENAI.tap(asked(b'{"model":"m"}'), False, "openai")
+    tap.feed(b'{"choices":[{"message":{"content":"')
+    for _ in range(3):
+        tap.feed(b"y" * 1_000_000)
+    tap.feed(b'"}}]}')
+    tap.finish()
+    assert tap.usage is None
+    assert tap.text_bytes >= 3_000_000

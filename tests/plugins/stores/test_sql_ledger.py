@@ -56,7 +56,7 @@ asyncio.run(write(*sys.argv[1:]))
 """
 
 
-def store_at(path: Path, **settings: Any) -> Sql:  # noqa: ANN401
+def store_at(path: Path, **settings: Any) -> Sql:
     url = Secret(f"sqlite:///{path}")
     return Sql(SqlSettings(url=url, **settings), Site(path.parent, Keyring([KEY])))
 
@@ -75,7 +75,7 @@ def numbered(first: int, last: int) -> list[UsageRecord]:
     return [RECORD._replace(id=f"req_{number:06}") for number in range(first, last)]
 
 
-async def until(true: Any) -> None:  # noqa: ANN401
+async def until(true: Any) -> None:
     async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110  # it waits for threads and other processes
             await asyncio.sleep(0.01)

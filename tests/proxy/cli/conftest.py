@@ -40,7 +40,7 @@ class Running:
     def errors(self) -> str:
         return self._log.read_text()
 
-    def until(self, met: Callable[[], Any]) -> Any:  # noqa: ANN401
+    def until(self, met: Callable[[], Any]) -> Any:
         """What ``met`` says as soon as it is something; it may raise OSError until then."""
         end = time.monotonic() + LIMIT
         while time.monotonic() < end:

@@ -19,7 +19,7 @@ routes: [{match: POST /v1/chat/completions}]
 """
 
 
-def up_said(running: Any) -> dict[str, Any]:  # noqa: ANN401
+def up_said(running: Any) -> dict[str, Any]:
     assert running.process.stdout is not None
     told: dict[str, Any] = json.loads(running.process.stdout.readline())
     return told

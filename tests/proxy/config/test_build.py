@@ -57,7 +57,7 @@ class Waiting(Filter):
 class Explosive(Filter):
     name = "explosive"
 
-    def __init__(self, config: Any, log: Any) -> None:  # noqa: ANN401
+    def __init__(self, config: Any, log: Any) -> None:
         raise RuntimeError("it went off")
 
 

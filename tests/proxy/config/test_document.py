@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from passy_proxy.config import document
 from passy_proxy.config.document import (
     Document,

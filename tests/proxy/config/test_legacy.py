@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from passy_proxy.config import legacy
 from passy_proxy.config.document import MAX_BYTES, Environment, parse, plain
 from passy_proxy.config.legacy import layers, to_yaml
@@ -118,7 +119,7 @@ def test_a_standard_provider_is_there_when_its_key_is_set(
     file = layers(None, KEYS)
     upstream = http(file, name)
     assert dialect == upstream.dialect
-    assert urls == (upstream.url_of("chat", "/?"), upstream.url_of("models", "/?"))
+    assert urls == (url_of(upstream, "chat", "/?"), url_of(upstream, "models", "/?"))
     assert auth == f"{upstream.auth_header}: {upstream.auth_prefix}"
     assert (version, models) == (upstream.api_version, upstream.models)
     assert f"sk-canary-{name}" == upstream.credential.reveal()
@@ -135,7 +136,7 @@ def test_other_operations_of_a_standard_provider_go_below_its_base_url() -> None
         "https://api.studio.nebius.ai/v1/embeddings",
         "https://api.deepinfra.com/v1/openai/embeddings",
     ] == [
-        http(file, n).url_of("embeddings", "/embeddings") for n in ("openai", "nebius", "deepinfra")
+        url_of(http(file, n), "embeddings", "/embeddings") for n in ("openai", "nebius", "deepinfra")
     ]
 
 
@@ -167,7 +168,7 @@ def test_a_default_route_leaves_out_upstreams_that_are_not_there() -> None:
     assert ["deepinfra"] == [target.upstream for target in models["llama-70b"].targets]
 
 
-def test_a_key_may_be_in_a_file(tmp_path: Any) -> None:  # noqa: ANN401
+def test_a_key_may_be_in_a_file(tmp_path: Any) -> None:
     (tmp_path / "key").write_text("sk-from-file\n")
     variables = Environment({"OPENAI_API_KEY_FILE": str(tmp_path / "key")})
     assert "sk-from-file" == http(layers(None, variables), "openai").credential.reveal()
@@ -190,10 +191,10 @@ def test_a_provider_becomes_an_upstream() -> None:
     variables = env(MINI_LLM_PROVIDERS=[PROVIDER], MY_HOST_API_KEY="sk-canary")
     file = layers(None, variables)
     upstream = http(file, "my-host")
-    assert "https://llm.example.org/api/v2/chat/completions" == upstream.url_of("chat", "/?")
-    assert "https://llm.example.org/api/v2/list" == upstream.url_of("models", "/?")
-    assert "https://llm.example.org/api/v2/embeddings" == upstream.url_of(
-        "embeddings", "/embeddings"
+    assert "https://llm.example.org/api/v2/chat/completions" == url_of(upstream, "chat", "/?")
+    assert "https://llm.example.org/api/v2/list" == url_of(upstream, "models", "/?")
+    assert "https://llm.example.org/api/v2/embeddings" == url_of(
+        upstream, "embeddings", "/embeddings"
     )
     assert ("X-Key", "Token ", "7", ("a", "*"), 3, 1.5) == (
         upstream.auth_header,
@@ -214,7 +215,7 @@ def test_a_provider_of_messages_speaks_anthropic() -> None:
     provider = {**PROVIDER, "endpoints": {"chat": "/v1/messages"}, "apiVersion": None}
     upstream = http(layers(None, env(MINI_LLM_PROVIDERS=[provider])), "my-host")
     assert ("anthropic", "2023-06-01") == (upstream.dialect, upstream.api_version)
-    assert "https://llm.example.org/api/v1/messages" == upstream.url_of("chat", "/v1/messages")
+    assert "https://llm.example.org/api/v1/messages" == url_of(upstream, "chat", "/v1/messages")
 
 
 def test_a_provider_whose_key_is_not_set_is_reported_and_left_out() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from passy_proxy.config import model
 from passy_proxy.config.document import Document, Mapping, Node, Part, Sequence, Text, parse, plain
 from passy_proxy.config.model import GatewayFile, HttpUpstream, gateway_file
@@ -226,8 +227,8 @@ def test_listen_is_host_and_port(written: str, host: str, port: int) -> None:
 
 def test_an_operation_goes_below_the_base_url_or_has_a_path_of_its_own() -> None:
     openai = http(read(FULL), "openai")
-    assert "https://api.openai.com/v1/embeddings" == openai.url_of("embeddings", "/embeddings")
-    assert "https://api.openai.com/v1/chat/completions" == openai.url_of("chat", "/other")
+    assert "https://api.openai.com/v1/embeddings" == url_of(openai, "embeddings", "/embeddings")
+    assert "https://api.openai.com/v1/chat/completions" == url_of(openai, "chat", "/other")
 
 
 @pytest.mark.parametrize("written", ['"${OPENAI_API_KEY:-}"', "", "''"])
@@ -447,7 +448,7 @@ def test_the_schema_describes_every_setting_and_the_filters_given() -> None:
 def test_every_reference_in_the_schema_leads_somewhere() -> None:
     schema = json_schema({"a": Config, "b": Config}, {"memory": Config}, {"echo": Config})
 
-    def references(value: Any) -> Iterator[str]:  # noqa: ANN401
+    def references(value: Any) -> Iterator[str]:
         if isinstance(value, dict):
             if isinstance(value.get("$ref"), str):
                 yield value["$ref"]

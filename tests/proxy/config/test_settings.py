@@ -9,12 +9,13 @@ from enum import Enum
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import pytest
+from pydantic import ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
 from passy_proxy.config.document import Node, parse
 from passy_proxy.config.problem import Problem
 from passy_proxy.config.settings import OptionalSecret, Secret, Settings, read, setting
 from passy_proxy.units import Duration, Size
-from pydantic import ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 CANARY = "canary-value-4711"
 
@@ -84,7 +85,7 @@ class Needy(Settings):
 
 def found(
     text: str, settings: type[Settings] = Everything, env: dict[str, str] | None = None
-) -> Any:  # noqa: ANN401
+) -> Any:
     return read(settings, parse(text, "gateway.yaml", env or {}).root)
 
 

@@ -34,6 +34,14 @@ WHERE NOT EXISTS (SELECT 1 FROM keys)
 RETURNING id
 """
 
+PASSED = "DELETE FROM keys WHERE name = ? AND is_test AND expires <= ?"
+
+PASSING_KEY = """
+INSERT INTO keys (id, digest, shown, name, description, is_test, is_trial, disabled, created,
+                  expires)
+VALUES (?, ?, ?, ?, 'Test Key', true, false, false, ?, ?)
+"""
+
 PROVIDERS = """
 SELECT id, organisation, name, dialect, url, models, status, priority, version
 FROM custom_providers WHERE organisation = ? ORDER BY priority, id
