@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from passy_proxy.records import Limits
+from passy_proxy.records import CredentialRef, CustomProvider, Limits
 from passy_proxy.site import Site
 
 
@@ -37,6 +37,27 @@ class NewKey:
         if self.is_trial:
             return "Trial Key"
         return self.description or "Emby-generated API Key"
+
+
+@dataclass(frozen=True, slots=True)
+class NewProvider:
+    """An organisation's own upstream, as it is entered."""
+
+    organisation: str
+    name: str
+    url: str
+    dialect: str = "openai"
+    models: tuple[str, ...] = ("*",)
+    status: str = "active"
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation:
+    id: str
+    name: str
+    created: float
+    """Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +99,35 @@ class Issuer(Protocol):
 
     async def disable_key(self, key_id: str) -> IssuedKey | None:
         """``None`` when there is no such key."""
+        ...
+
+
+class Organiser(Protocol):
+    """Enters organisations and what they bring. Raises `StoreUnavailable`, and ValueError for an
+    organisation that there is not."""
+
+    async def create_organisation(self, name: str) -> str:
+        """Its id."""
+        ...
+
+    async def list_organisations(self) -> Sequence[Organisation]: ...
+
+    async def add_provider(self, new: NewProvider, credential: str | None = None) -> str:
+        """Its id."""
+        ...
+
+    async def list_providers(self) -> Sequence[CustomProvider]: ...
+
+    async def set_status(self, provider: str, status: str) -> bool:
+        """``active`` or ``inactive``; whether there is such a provider."""
+        ...
+
+    async def set_credential(self, organisation: str, upstream: str, credential: str) -> None:
+        """For a shared upstream, by its name."""
+        ...
+
+    async def list_credentials(self) -> Sequence[CredentialRef]:
+        """Whose there are for which shared upstream."""
         ...
 
 

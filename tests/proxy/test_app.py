@@ -215,7 +215,7 @@ async def test_websockets_are_refused(tmp_path: Path) -> None:
 async def test_a_path_with_two_meanings_is_refused_under_any_server(
     site: Serving, path: str
 ) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
     writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
     answer = await reader.read()
     writer.close()

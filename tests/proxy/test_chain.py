@@ -576,7 +576,7 @@ async def test_a_refusal_that_was_html_is_passed_on_as_json_and_says_so() -> Non
 
 
 async def test_a_redirect_is_no_answer_of_an_operation() -> None:
-    ex = await run([], Fake((307, [b"elsewhere"], False)))
+    ex = await run([], Fake(*[(307, [b"elsewhere"], False)] * 2))
     assert 502 == ex.status
     assert "307" in recorded(ex).json["error"]["message"]
 

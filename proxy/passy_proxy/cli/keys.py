@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isnan
@@ -21,7 +21,7 @@ from passy_proxy.cli._terms import complain, fail, place_options, placed
 from passy_proxy.config.build import settings_of
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.config.settings import read
-from passy_proxy.issue import IssuedKey, Issuer, Issuing, NewKey
+from passy_proxy.issue import IssuedKey, Issuing, NewKey
 from passy_proxy.keyring import Keyring, KeyringError
 from passy_proxy.records import Limits
 from passy_proxy.registry import BadPlugin, Registry
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from passy_proxy.place import Place
 
 T = TypeVar("T")
-Work = Callable[[Issuer], Awaitable[T]]
+Work = Callable[[Any], Awaitable[T]]
+"""What is done with an open store: an `Issuer`, and an `Organiser` where it is one."""
 
 URL_STORE = "sql"
 """The kind of store that ``--url`` means."""
@@ -122,8 +123,8 @@ def create(
 ) -> None:
     """Make a key and show it, this once."""
     limits = Limits(given.pop("requests"), given.pop("tokens"), given.pop("concurrency"))
-    wanted = NewKey(limits=limits, models=_listed(given.pop("models")), **given)
-    record, key = _run(lambda issuer: issuer.create_key(wanted), config, data, url)
+    wanted = NewKey(limits=limits, models=listed(given.pop("models")), **given)
+    record, key = run(lambda issuer: issuer.create_key(wanted), config, data, url)
     if as_json:
         click.echo(json.dumps({"key": key, **as_dict(record)}))
         return
@@ -137,11 +138,11 @@ def create(
 @on_books
 def list_(config: Path | None, data: Path | None, url: str | None, as_json: bool) -> None:
     """List the keys, oldest first."""
-    keys = _run(lambda issuer: issuer.list_keys(), config, data, url)
+    keys = run(lambda issuer: issuer.list_keys(), config, data, url)
     if as_json:
         click.echo(json.dumps([as_dict(key) for key in keys]))
     elif keys:
-        _print_table(keys)
+        print_table(("ID", "Key", "Name", "State", "Last used"), map(_row, keys))
     else:
         click.echo("no keys yet; try: passy keys create")
 
@@ -153,7 +154,7 @@ def show(
     config: Path | None, data: Path | None, url: str | None, as_json: bool, key_id: str
 ) -> None:
     """Show what is known of a key."""
-    _tell(_run(lambda issuer: issuer.get_key(key_id), config, data, url), key_id, as_json)
+    _tell(run(lambda issuer: issuer.get_key(key_id), config, data, url), key_id, as_json)
 
 
 @command.command()
@@ -163,14 +164,14 @@ def disable(
     config: Path | None, data: Path | None, url: str | None, as_json: bool, key_id: str
 ) -> None:
     """Disable a key for good. Gateways follow when what they remember of it has aged."""
-    _tell(_run(lambda issuer: issuer.disable_key(key_id), config, data, url), key_id, as_json)
+    _tell(run(lambda issuer: issuer.disable_key(key_id), config, data, url), key_id, as_json)
 
 
-def _run(work: Work[T], config: Path | None, data: Path | None, url: str | None) -> T:
+def run(work: Work[T], config: Path | None, data: Path | None, url: str | None) -> T:
     """What ``work`` gives, with an issuer of the right store; every failure in words and code."""
     place, variables = placed(config, data)
     try:
-        site = Site(place.data, Keyring.load(place.data, variables.get("PASSY_SECRET_KEYS")))
+        site = Site(place.data, Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS")))
         kind, settings = _by_url(url) if url else _configured(place, variables)
 
         async def within() -> T:
@@ -246,7 +247,7 @@ def state(key: IssuedKey) -> str:
     return "expired" if key.expires is not None and key.expires <= time.time() else "active"
 
 
-def _listed(models: str | None) -> tuple[str, ...] | None:
+def listed(models: str | None) -> tuple[str, ...] | None:
     if models is None:
         return None
     return tuple(name for each in models.split(",") if (name := each.strip()))
@@ -276,18 +277,22 @@ def _limits(key: IssuedKey) -> str:
     return ", ".join(f"{what} {unit}" for what, unit in parts if what is not None)
 
 
-def _print_table(keys: Sequence[IssuedKey]) -> None:
+def _row(key: IssuedKey) -> tuple[str, ...]:
+    used = (_moment(key.last_used) or "never").partition("T")[0]
+    return key.id, key.shown, key.name or key.description, state(key), used
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """For people; the first column is never broken."""
     from rich import box
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
-    ids = Column("ID", no_wrap=True)
-    table = Table(ids, "Key", "Name", "State", "Last used", box=box.SIMPLE)
-    for key in keys:
-        used = (_moment(key.last_used) or "never").partition("T")[0]
-        cells = (key.id, key.shown, key.name or key.description, state(key), used)
-        table.add_row(*map(Text, cells))
+    first, *others = titles
+    table = Table(Column(first, no_wrap=True), *others, box=box.SIMPLE)
+    for row in rows:
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 

@@ -486,20 +486,15 @@ def test_what_is_no_message_is_not_translated_into_an_empty_one(body: bytes) -> 
         b'"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":5}]',
         b'"messages":[{"role":"user","content":"x"}],"tools":[1],"tool_choice":5',
         b'"messages":[{"role":"user","content":"x"}],"reasoning_effort":{}',
-        b'"messages":[{"role":"user","content":"x"}],"reasoning_effort":"low","max_tokens":[1]',
         b'"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_schema",'
         b'"json_schema":7}',
-        b'"messages":[{"role":"assistant","tool_calls":[{"id":"a","function":{"arguments":[]}}]}]',
+        b'"messages":[{"role":"assistant","tool_calls":[{"id":"a","function":{"arguments":[1]}}]}]',
     ],
 )
 def test_a_member_of_another_type_is_refused_or_said_and_never_a_fault(
     asked: Asked, more: bytes
 ) -> None:
     body = b'{"model":"claude-sonnet-4-5",' + more + b"}"
-    if b"max_tokens" in more:
-        with pytest.raises(ValueError, match="max_tokens"):
-            asked(body)
-        return
     try:
         ANTHROPIC.request(asked(body), target("claude-sonnet-4-5"), KEY, "openai")
     except Untranslatable as refusal:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from passy_proxy import keys
 from passy_proxy.config.settings import Secret
 from passy_proxy.issue import NewKey
 from passy_proxy.keyring import Keyring, KeyringError
+from passy_proxy.log import configure
 from passy_proxy.records import CredentialRef
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
@@ -312,3 +315,43 @@ async def test_a_switched_off_provider_has_another_version(store: Sql, path: Pat
         assert not await admin.set_status("prov_nowhere", "inactive")
     (provider,) = await store.providers(acme)
     assert (False, 2) == (provider.active, provider.version)
+
+
+async def test_a_passing_key_is_a_test_key_that_makes_room_for_the_next(store: Sql) -> None:
+    gone = [await store.passing_key("one request", 0) for _ in range(3)]
+    key = await store.passing_key("one request", 60)
+    found = await store.principal(keys.digest(RING.pepper, key.encode()))
+    assert found is not None
+    assert ("one request", True, False) == (found.name, found.is_test, found.disabled)
+    assert found.expires is not None
+    assert 0 < found.expires - time.time() <= 60
+    for old in gone:
+        assert await store.principal(keys.digest(RING.pepper, old.encode())) is None
+
+
+async def test_the_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "new/passy.db")
+    await store.start()
+    modes = {each.name: each.stat().st_mode & 0o777 for each in (tmp_path / "new").iterdir()}
+    await store.stop()
+    assert {"passy.db": 0o600, "passy.db-wal": 0o600, "passy.db-shm": 0o600} == modes
+    assert 0o700 == (tmp_path / "new").stat().st_mode & 0o777
+
+
+async def test_a_file_and_a_folder_that_are_there_keep_their_rights(path: Path) -> None:
+    path.touch()
+    path.chmod(0o640)
+    path.parent.chmod(0o750)
+    store = store_at(path)
+    await store.start()
+    await store.stop()
+    assert (0o640, 0o750) == tuple(p.stat().st_mode & 0o777 for p in (path, path.parent))
+
+
+async def test_what_the_store_logs_goes_to_the_gateways_log_masked(path: Path) -> None:
+    lines = io.StringIO()
+    site = Site(path.parent, RING, configure("info", "json", lines))
+    store = Sql(SqlSettings(url=Secret(url_of(path))), site)
+    store._spool._log.warning("usage_waits", error="for sk-passy-abcdefghijkl")
+    assert '"store":"sql"' in lines.getvalue()
+    assert "abcdefghijkl" not in lines.getvalue()

@@ -111,6 +111,8 @@ def test_an_unknown_key_ends_with_1(passy: Passy, verb: str) -> None:
         ["--expires", "2001-01-01"],
         ["--expires", "soon"],
         ["--limit", "-1"],
+        ["--limit", "nan"],
+        ["--limit", "inf"],
         ["--url", "mysql://u:hidden@h/x"],
         ["--colour", "red"],
     ],
@@ -120,6 +122,16 @@ def test_a_wrong_option_ends_with_2(passy: Passy, arguments: list[str]) -> None:
     assert 2 == result.exit_code
     assert "hidden" not in result.output
     assert not Path("books.db").exists()
+
+
+def test_a_usage_limit_is_said_to_be_kept_only(passy: Passy) -> None:
+    assert "not enforced yet" in " ".join(passy("create", "--help").output.split())
+    assert "not enforced yet" in passy("create", "--limit", "5").stderr
+    assert "not enforced yet" not in passy("create").stderr
+
+
+def test_a_key_may_last_for_years(passy: Passy) -> None:
+    assert created(passy, "--expires", "800d")["expires"] > "2028"
 
 
 def test_an_unknown_organisation_ends_with_1(passy: Passy) -> None:

@@ -60,7 +60,7 @@ def test_each_setting_is_described_with_its_default(passy: Passy) -> None:
 def test_what_nobody_writes_is_not_shown_as_a_setting(passy: Passy) -> None:
     assert {"ttl", "directory"} <= told(passy("auth", "--json"))[0]["parts"][0]["settings"].keys()
     assert "keyring" not in passy("auth").stdout
-    assert [] == list(told(passy("models", "--json"))[0]["parts"][0]["settings"])
+    assert ["vault"] == list(told(passy("models", "--json"))[0]["parts"][0]["settings"])
     assert "no settings" in passy("models").stdout
 
 

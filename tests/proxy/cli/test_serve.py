@@ -34,8 +34,9 @@ def test_it_answers_and_a_term_signal_ends_it_with_0(start: Start, workers: str)
         socket.create_connection(("127.0.0.1", running.port), timeout=60)
 
 
-def test_an_interrupt_ends_it_with_130(start: Start) -> None:
-    running = start("serve")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_interrupt_ends_it_with_130(start: Start, workers: str) -> None:
+    running = start("serve", "--workers", workers)
     running.answers("first")
     assert 130 == running.stop(signal.SIGINT)
     assert "Traceback" not in running.errors
@@ -77,6 +78,42 @@ def test_a_port_that_is_taken_is_said_in_one_line(start: Start, taken: int, work
         f"passy: cannot listen on 127.0.0.1:{taken}: address already in use; "
         "try: passy serve --listen :0\n"
     ) == errors
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_store_out_of_reach_ends_with_69(start: Start, tmp_path: Path, workers: str) -> None:
+    books = 'stores: {books: {kind: sql, url: "sqlite:///books.db"}}\n'
+    (tmp_path / "gateway.yaml").write_text(books + CONFIGURATION)
+    (tmp_path / "books.db").mkdir()
+    code, errors = start("serve", "--workers", workers).ends()
+    assert 69 == code
+    assert "passy: the store books could not be started: books.db: " in errors
+    assert "Traceback" not in errors
+    assert "Application startup failed" not in errors
+
+
+def test_the_data_folder_is_for_its_owner_alone(start: Start, tmp_path: Path) -> None:
+    running = start("serve")
+    running.answers("first")
+    assert 0o700 == (tmp_path / "data").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize(
+    ("added", "named"),
+    [
+        ("log: {level: warning}\n", '"settings":["log"]'),
+        ("edge: {max_headers: 50}\n", '"settings":["edge"]'),
+    ],
+)
+def test_a_reload_names_what_needs_a_restart(
+    start: Start, tmp_path: Path, added: str, named: str
+) -> None:
+    running = start("serve")
+    running.answers("first")
+    (tmp_path / "gateway.yaml").write_text(added + CONFIGURATION.replace("WORD", "second"))
+    running.answers("second")
+    [line] = [line for line in running.errors.splitlines() if "restart_needed" in line]
+    assert named in line.replace(" ", "")
 
 
 def test_the_environment_says_where_to_listen(start: Start, taken: int) -> None:

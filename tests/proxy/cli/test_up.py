@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Start = Callable[..., Any]
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
 
 UP = """
 listen: 127.0.0.1:LISTEN
@@ -25,9 +39,7 @@ def up_said(running: Any) -> dict[str, Any]:
     return told
 
 
-def test_the_first_run_makes_a_key_that_answers_and_the_second_does_not(
-    start: Start, tmp_path: Path
-) -> None:
+def test_the_first_run_makes_a_key_and_every_run_asks_itself(start: Start, tmp_path: Path) -> None:
     (tmp_path / "gateway.yaml").write_text(UP.replace("LISTEN", "0"))
     first = start("up", "--json")
     told = up_said(first)
@@ -37,7 +49,7 @@ def test_the_first_run_makes_a_key_that_answers_and_the_second_does_not(
     assert 0 == first.stop()
     second = start("up", "--json")
     told = up_said(second)
-    assert (None, None) == (told["key"], told["first_request"])
+    assert (None, 200) == (told["key"], told["first_request"])
     assert 0 == second.stop()
 
 
@@ -72,3 +84,78 @@ def test_up_with_a_wrong_configuration_ends_with_78(start: Start, tmp_path: Path
     code, errors = start("up").ends()
     assert 78 == code
     assert "did you mean 'alias'?" in errors
+
+
+def shown(running: Any) -> str:
+    """The whole banner."""
+    assert running.process.stdout is not None
+    seen = b""
+    while b"Ctrl-C" not in seen:
+        line = running.process.stdout.readline()
+        assert line, running.errors
+        seen += line
+    return seen.decode()
+
+
+def test_a_later_run_shows_an_answer_and_how_to_make_another_key(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "gateway.yaml").write_text(UP.replace("LISTEN", "0"))
+    assert "shown this once" in shown(start("up"))
+    text = shown(start("up"))
+    assert "  key      another one: passy keys create\n" in text
+    assert "first request   echo → 200 in" in text
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        (":0", "http://127.0.0.1:"),
+        ("0.0.0.0:0", "http://127.0.0.1:"),
+        pytest.param("[::1]:0", "http://[::1]:", marks=needs_ipv6),
+        pytest.param("[::]:0", "http://[::1]:", marks=needs_ipv6),
+    ],
+)
+def test_it_listens_where_it_is_told_to_and_says_where(
+    start: Start, tmp_path: Path, listen: str, url: str
+) -> None:
+    (tmp_path / "gateway.yaml").write_text(UP.replace("LISTEN", "0"))
+    told = up_said(start("up", "--json", "--listen", listen))
+    assert told["url"].startswith(url)
+    assert 0 != int(told["url"].rpartition(":")[2])
+    assert 200 == told["first_request"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("auth: {directory: books}, ", ""), ('kind: sql, url: "sqlite:///books.db"', "kind: memory")],
+)
+def test_it_asks_itself_without_a_store_that_makes_keys_too(
+    start: Start, tmp_path: Path, old: str, new: str
+) -> None:
+    (tmp_path / "gateway.yaml").write_text(UP.replace("LISTEN", "0").replace(old, new))
+    assert 200 == up_said(start("up", "--json"))["first_request"]
+
+
+def test_without_an_echo_it_asks_what_costs_nothing(start: Start, tmp_path: Path) -> None:
+    text = UP.replace("LISTEN", "0").replace("echo: {kind: echo}", 'a: {url: "http://127.0.0.1:9"}')
+    (tmp_path / "gateway.yaml").write_text(text)
+    assert "first request   alive → 200 in" in shown(start("up"))
+
+
+def test_three_at_once_all_come_up_and_one_of_them_has_the_key(
+    start: Start, tmp_path: Path, taken: int
+) -> None:
+    (tmp_path / "gateway.yaml").write_text(UP.replace("LISTEN", str(taken)))
+    told = [up_said(one) for one in [start("up", "--json") for _ in range(3)]]
+    assert [200] * 3 == [one["first_request"] for one in told]
+    assert 3 == len({one["url"] for one in told})
+    assert 1 == sum(one["key"] is not None for one in told)
+
+
+def test_a_store_out_of_reach_ends_with_69_and_one_line(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(UP.replace("LISTEN", "0"))
+    (tmp_path / "books.db").mkdir()
+    code, errors = start("up").ends()
+    assert (69, 1) == (code, len(errors.splitlines())), errors
+    assert errors.startswith("passy: the store books could not be started: books.db: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -57,6 +58,12 @@ def http(file: GatewayFile, name: str) -> HttpUpstream:
     settings = file.upstreams[name].settings
     assert isinstance(settings, HttpUpstream)
     return settings
+
+
+def url_of(upstream: HttpUpstream, operation: str, path: str) -> str:
+    """Where an operation goes whose path below the base URL is ``path``."""
+    whole = upstream.paths.get(operation)
+    return upstream.url + path if whole is None else urljoin(upstream.url, whole)
 
 
 # Standard providers and default routes
@@ -136,7 +143,8 @@ def test_other_operations_of_a_standard_provider_go_below_its_base_url() -> None
         "https://api.studio.nebius.ai/v1/embeddings",
         "https://api.deepinfra.com/v1/openai/embeddings",
     ] == [
-        url_of(http(file, n), "embeddings", "/embeddings") for n in ("openai", "nebius", "deepinfra")
+        url_of(http(file, n), "embeddings", "/embeddings")
+        for n in ("openai", "nebius", "deepinfra")
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -128,6 +129,12 @@ def http(file: GatewayFile, name: str) -> HttpUpstream:
     settings = file.upstreams[name].settings
     assert isinstance(settings, HttpUpstream)
     return settings
+
+
+def url_of(upstream: HttpUpstream, operation: str, path: str) -> str:
+    """Where an operation goes whose path below the base URL is ``path``."""
+    whole = upstream.paths.get(operation)
+    return upstream.url + path if whole is None else urljoin(upstream.url, whole)
 
 
 # What the example means

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Executable, Row, func, insert, select, text, update
@@ -28,28 +28,22 @@ from passy_plugins.stores.sql.schema import (
 )
 from passy_plugins.stores.sql.statements import rate_of, rate_text
 from passy_proxy import keys as client_keys
-from passy_proxy.issue import IssuedKey, NewKey
+from passy_proxy.issue import IssuedKey, NewKey, Organisation
+from passy_proxy.issue import NewProvider as NewProvider
 from passy_proxy.json import dumps, loads
-from passy_proxy.records import AttemptRecord, Limits, UsageRecord
+from passy_proxy.records import (
+    AttemptRecord,
+    CredentialRef,
+    CustomProvider,
+    Limits,
+    UsageRecord,
+)
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from passy_proxy.keyring import Keyring
-
-
-@dataclass(frozen=True, slots=True)
-class NewProvider:
-    """An organisation's own upstream, as it is entered."""
-
-    organisation: str
-    name: str
-    url: str
-    dialect: str = "openai"
-    models: tuple[str, ...] = ("*",)
-    status: str = "active"
-    priority: int = 0
 
 
 class Admin:
@@ -103,10 +97,7 @@ class Admin:
             disabled=False,
             created=_now(),
         )
-        try:
-            await self._write(statement)
-        except ValueError:
-            raise ValueError(f"there is no organisation {wanted.organisation}") from None
+        await self._write_for(wanted.organisation, statement)
         record = await self.get_key(key_id)
         assert record is not None
         return record, key
@@ -147,8 +138,37 @@ class Admin:
             "sealed": sealed,
             "created": _now(),
         }
-        await self._write(insert(custom_providers).values(values))
+        await self._write_for(new.organisation, insert(custom_providers).values(values))
         return provider
+
+    async def list_organisations(self) -> list[Organisation]:
+        """Oldest first."""
+        wanted = select(organisations).order_by(organisations.c.created, organisations.c.id)
+        return [Organisation(r.id, r.name, r.created / 1000) for r in await self._read(wanted)]
+
+    async def list_providers(self) -> list[CustomProvider]:
+        """Of all organisations, oldest first, those that are not active among them."""
+        wanted = select(custom_providers).order_by(custom_providers.c.created)
+        return [
+            CustomProvider(
+                id=row.id,
+                organisation=row.organisation,
+                name=row.name,
+                dialect=row.dialect,
+                url=row.url,
+                models=tuple(loads(row.models)),
+                active=row.status == "active",
+                priority=row.priority,
+                version=row.version,
+            )
+            for row in await self._read(wanted)
+        ]
+
+    async def list_credentials(self) -> list[CredentialRef]:
+        """Whose there are for which shared upstream; never the credentials themselves."""
+        mine = credentials.c
+        wanted = select(mine.organisation, mine.upstream).order_by(mine.organisation, mine.upstream)
+        return [CredentialRef(row.organisation, row.upstream) for row in await self._read(wanted)]
 
     async def set_status(self, provider: str, status: str) -> bool:
         """``active`` or ``inactive``; whether there is such a provider."""
@@ -163,7 +183,8 @@ class Admin:
         if await self._write(update(credentials).where(*mine).values(sealed=sealed)):
             return
         values = {"organisation": organisation, "upstream": upstream, "sealed": sealed}
-        await self._write(insert(credentials).values(values | {"created": _now()}))
+        statement = insert(credentials).values(values | {"created": _now()})
+        await self._write_for(organisation, statement)
 
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""
@@ -179,6 +200,13 @@ class Admin:
         """How many rows it touched. ValueError when the tables' own rules forbid it."""
         async with self._connected() as connection:
             return (await connection.execute(statement)).rowcount
+
+    async def _write_for(self, organisation: str | None, statement: Executable) -> None:
+        """ValueError when there is no such organisation."""
+        try:
+            await self._write(statement)
+        except ValueError:
+            raise ValueError(f"there is no organisation {organisation}") from None
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncConnection]:
