@@ -95,7 +95,7 @@ def relayed_head(ex: Exchange, attempt: Attempt) -> Head:
     if not attempt.whole and attempt.failure is None and ex.request.method == "HEAD":
         # It tells the length of what a GET would bring; there is no body here to be counted.
         headers += [pair for pair in attempt.leg.headers if pair[0] == b"content-length"]
-    return Head(attempt.leg.status, attempt.discreet(headers))
+    return Head(attempt.leg.status, attempt.veiled(headers))
 
 
 def named(parameters: Iterable[str]) -> bytes:

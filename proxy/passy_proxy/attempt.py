@@ -226,7 +226,7 @@ class Attempt:
             body = b""
         return self._veiled(self.dialect.problem(status, body, self._spoken.name))
 
-    def discreet(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    def veiled(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """``headers`` without the credential, should the upstream have repeated it."""
         if self.credential is None:
             return headers

@@ -61,7 +61,7 @@ def test_what_nobody_writes_is_not_shown_as_a_setting(passy: Passy) -> None:
     assert {"ttl", "directory"} <= told(passy("auth", "--json"))[0]["parts"][0]["settings"].keys()
     assert "keyring" not in passy("auth").stdout
     assert ["vault"] == list(told(passy("models", "--json"))[0]["parts"][0]["settings"])
-    assert "no settings" in passy("models").stdout
+    assert "no settings" in passy("openai").stdout
 
 
 def test_people_see_defaults_as_they_are_written(passy: Passy) -> None:
