@@ -338,14 +338,24 @@ async def test_the_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert 0o700 == (tmp_path / "new").stat().st_mode & 0o777
 
 
-async def test_a_file_and_a_folder_that_are_there_keep_their_rights(path: Path) -> None:
+@pytest.fixture
+def shared_file(path: Path) -> Path:
+    """An empty file that others may read, in a folder that they may enter."""
     path.touch()
     path.chmod(0o640)
     path.parent.chmod(0o750)
-    store = store_at(path)
+    return path
+
+
+def rights(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+async def test_a_file_and_a_folder_that_are_there_keep_their_rights(shared_file: Path) -> None:
+    store = store_at(shared_file)
     await store.start()
     await store.stop()
-    assert (0o640, 0o750) == tuple(p.stat().st_mode & 0o777 for p in (path, path.parent))
+    assert (0o640, 0o750) == (rights(shared_file), rights(shared_file.parent))
 
 
 async def test_what_the_store_logs_goes_to_the_gateways_log_masked(path: Path) -> None:
