@@ -62,7 +62,7 @@ class Metering(Filter):
 
     def on_complete(self, ex: Exchange) -> None:
         usage = ex.usage
-        if ex.principal is None and not ex.attempts:
+        if ex.reply is not None and ex.reply.status == 401:
             return  # Nobody we know, and nobody was asked: strangers cannot grow the books.
         cost = ex.stash.get(COST)
         if cost is not None or usage is None or not ex.attempts:

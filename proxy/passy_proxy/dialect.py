@@ -111,10 +111,10 @@ def uploaded(request: Request) -> bytes | AsyncIterator[bytes]:
     """The body to pass on unchanged: bytes, or the pieces of a streamed upload."""
     if not request.streamed_upload:
         return request.body
-    return b"" if _bodyless(request) else request.pieces()
+    return b"" if bodyless(request) else request.pieces()
 
 
-def _bodyless(request: Request) -> bool:
+def bodyless(request: Request) -> bool:
     """Whether an upload is none: a GET that announces no body is sent on without framing."""
     announced = request.fields.get(b"content-length")
     if announced is not None:

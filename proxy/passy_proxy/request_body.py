@@ -4,6 +4,7 @@ needed."""
 from __future__ import annotations
 
 from passy_proxy.body import BadBody, read_head
+from passy_proxy.dialect import bodyless
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge
 from passy_proxy.event import Reply
 from passy_proxy.exchange import Exchange
@@ -16,7 +17,7 @@ async def read_body(ex: Exchange) -> Reply | None:
     A streamed upload is left unread: it is passed on as it arrives.
     """
     request = ex.request
-    if request.streamed_upload:
+    if request.streamed_upload and not bodyless(request):
         return None
     try:
         request.body = await ex.downstream.body(request.limit)
