@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from passy_proxy import json
-from passy_proxy.downstream import AsgiDownstream, Downstream
+from passy_proxy.downstream import AsgiDownstream, Downstream, Headers
 from passy_proxy.exchange import Exchange, Request, below, new_id
 from passy_proxy.framing import Refused, check_path
 
@@ -39,7 +39,8 @@ class App:
         if downstream is None:
             downstream = AsgiDownstream(scope, receive, send)
             if (refused := unclear(scope)) is not None:
-                await self.say(downstream, refused.status, error(str(refused), refused.code))
+                body = error(str(refused), refused.code)
+                await self.say(downstream, refused.status, body, [identity()])
                 return
         method, path = scope["method"], scope["path"]
         route = snapshot.routes.find(method, path)
@@ -59,12 +60,10 @@ class App:
         finally:
             snapshot.left()
 
-    async def say(self, downstream: Downstream, status: int, body: bytes) -> None:
+    async def say(self, downstream: Downstream, status: int, body: bytes, headers: Headers) -> None:
         """An answer outside of every route."""
-        headers = [(b"content-type", b"application/json")]
-        headers.append((b"x-request-id", new_id(time()).encode()))
-        headers.append((b"content-length", b"%d" % len(body)))
-        downstream.start(status, headers)
+        length = (b"content-length", b"%d" % len(body))
+        downstream.start(status, [(b"content-type", b"application/json"), *headers, length])
         downstream.finish(body)
         await downstream.settle()
 
@@ -72,16 +71,11 @@ class App:
         """Health for orchestrators; for everything else a 404 that helps."""
         known = self.gateway.health(path) if method in ("GET", "HEAD") else None
         status, body = known or self.not_found(method, path)
-        headers = [(b"content-type", b"application/json")]
-        if known is None:
-            headers.append((b"x-request-id", new_id(time()).encode()))
+        headers = [] if known else [identity()]
         if status == 405:
             allowed = ", ".join(self.gateway.snapshot.routes.methods(path))
             headers.append((b"allow", allowed.encode()))
-        headers.append((b"content-length", b"%d" % len(body)))
-        downstream.start(status, headers)
-        downstream.finish(body)
-        await downstream.settle()
+        await self.say(downstream, status, body, headers)
 
     def not_found(self, method: str, path: str) -> tuple[int, bytes]:
         """404, or 405 where another method would have done."""
@@ -138,6 +132,11 @@ def unclear(scope: Scope) -> Refused | None:
     except Refused as refused:
         return refused
     return None
+
+
+def identity() -> tuple[bytes, bytes]:
+    """An id for an answer that no exchange is behind."""
+    return b"x-request-id", new_id(time()).encode()
 
 
 def error(message: str, code: str) -> bytes:
