@@ -99,7 +99,9 @@ class Fallback(Terminal):
         try:
             for place, target in enumerate(ex.targets, 1):
                 attempt = await dispatch(ex, target)
-                if attempt.failure is None:
+                if attempt.whole:
+                    pass
+                elif attempt.failure is None:
                     await self.settle_on(attempt)
                 elif unconnected(attempt.failure):
                     left = len(ex.targets) - place

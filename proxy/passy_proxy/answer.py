@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from itertools import compress, islice
+from operator import itemgetter
 from time import monotonic
 
 from passy_proxy.attempt import Attempt
@@ -12,6 +13,7 @@ from passy_proxy.event import Head, Reply
 from passy_proxy.exchange import Exchange
 
 Headers = list[tuple[bytes, bytes]]
+NAME = itemgetter(0)
 
 HOP_BY_HOP = (
     b"connection",
@@ -38,14 +40,29 @@ ORIGIN = (
 )
 """What is true of the upstream's origin and not of ours."""
 
-FATE: dict[bytes, bytes | None] = {
-    **dict.fromkeys(HOP_BY_HOP + OURS + ACCOUNT + ORIGIN),
+RENAMED = {
     b"x-request-id": b"x-upstream-request-id",
     b"request-id": b"x-upstream-request-id",
     b"openai-processing-ms": b"x-upstream-processing-ms",
 }
-"""Upstream header → its name downstream, or ``None`` where it ends here. Others pass as they
-are."""
+"""Upstream header → its name downstream, where ours has that name already."""
+
+
+class _Passing(dict[bytes, bool]):
+    """Upstream header → whether it goes on as it is: all do that are not listed above.
+
+    Those seen are remembered, some of them, so that the usual ones are told apart without a call.
+    """
+
+    MOST = 1_000
+
+    def __missing__(self, name: bytes) -> bool:
+        if len(self) < self.MOST:
+            self[name] = True
+        return True
+
+
+PASSING = _Passing(dict.fromkeys((*HOP_BY_HOP, *OURS, *ACCOUNT, *ORIGIN, *RENAMED), False))
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -55,37 +72,33 @@ DESCRIBING = (b"content-type", b"content-encoding", b"etag", b"digest")
 STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
-def carried(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The upstream's headers that go on to the client."""
-    passing: Headers = []
-    named: bytes = b""
-    for pair in headers:
-        name = pair[0]
-        if name not in FATE:
-            passing.append(pair)
-        elif (renamed := FATE[name]) is not None:
-            passing.append((renamed, pair[1]))
-        elif name == b"connection":
-            named += b"," + pair[1]
-    if named and named[1:].lower() not in (b"keep-alive", b"close"):
-        listed = {token.strip() for token in named.lower().split(b",")}
-        passing = [pair for pair in passing if pair[0] not in listed]
+def carried(headers: Headers, fields: Mapping[bytes, bytes]) -> Headers:
+    """The upstream's headers that go on to the client; ``fields`` are the same by name."""
+    passing = list(compress(headers, map(PASSING.__getitem__, map(NAME, headers))))
+    if not RENAMED.keys().isdisjoint(fields):
+        passing += [(RENAMED[name], value) for name, value in headers if name in RENAMED]
+    if b"connection" in fields:
+        named = b",".join([value for name, value in headers if name == b"connection"]).lower()
+        if named not in (b"keep-alive", b"close"):
+            listed = {token.strip() for token in named.split(b",")}
+            passing = [pair for pair in passing if pair[0] not in listed]
     return passing
 
 
 def relayed_head(ex: Exchange, attempt: Attempt) -> Head:
     """The head of an upstream's answer, as the client gets it."""
-    assert attempt.leg is not None
-    headers = carried(attempt.leg.headers)
-    now = monotonic()
-    elapsed = now - ex.started
+    leg = attempt.leg
+    assert leg is not None
+    headers = attempt.veiled(carried(leg.headers, attempt.fields))
+    elapsed = monotonic() - ex.started
     upstream = attempt.head_at - attempt.started
+    waited = upstream if len(ex.attempts) == 1 else sum(map(to_head, ex.attempts))
     headers += ex.route.dialect.head(ex.id, int(elapsed * 1000))
     headers += (
         (b"x-passy-upstream", attempt.target.header),
         (b"x-passy-attempts", b"%d" % len(ex.attempts)),
         (b"x-passy-upstream-ms", b"%d" % (upstream * 1000)),
-        (b"x-passy-overhead-ms", b"%.1f" % ((elapsed - waited(ex)) * 1000)),
+        (b"x-passy-overhead-ms", b"%.1f" % ((elapsed - waited) * 1000)),
         (b"x-passy-config", ex.snapshot.hash),
     )
     if attempt.streamed:
@@ -94,8 +107,13 @@ def relayed_head(ex: Exchange, attempt: Attempt) -> Head:
         headers.append((b"x-passy-dropped", named(attempt.dropped)))
     if not attempt.whole and attempt.failure is None and ex.request.method == "HEAD":
         # It tells the length of what a GET would bring; there is no body here to be counted.
-        headers += [pair for pair in attempt.leg.headers if pair[0] == b"content-length"]
-    return Head(attempt.leg.status, attempt.veiled(headers))
+        headers += [pair for pair in leg.headers if pair[0] == b"content-length"]
+    return Head(leg.status, headers)
+
+
+def to_head(attempt: Attempt) -> float:
+    """Seconds spent waiting for the head of an upstream's answer."""
+    return attempt.head_at - attempt.started
 
 
 def named(parameters: Iterable[str]) -> bytes:
@@ -116,13 +134,6 @@ def problem_head(ex: Exchange, attempt: Attempt) -> Head:
             kept = [pair for pair in kept if pair[0] != NO_RETRY[0]] + [NO_RETRY]
         head.headers = [*kept, (b"content-type", b"application/json")]
     return head
-
-
-def waited(ex: Exchange) -> float:
-    """Seconds spent waiting for heads of upstreams."""
-    if len(ex.attempts) == 1:
-        return ex.attempts[0].head_at - ex.attempts[0].started
-    return sum(attempt.head_at - attempt.started for attempt in ex.attempts)
 
 
 def replied_head(ex: Exchange, reply: Reply) -> tuple[Head, bytes]:

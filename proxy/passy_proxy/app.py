@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from passy_proxy import json
 from passy_proxy.downstream import AsgiDownstream, Downstream, Headers
-from passy_proxy.exchange import Exchange, Request, below, new_id
-from passy_proxy.framing import Refused, check_path
+from passy_proxy.exchange import Exchange, Request, new_id
+from passy_proxy.framing import Refused, RequestHead, check_path, told
 
 if TYPE_CHECKING:
     from passy_proxy.gateway import Gateway
@@ -34,7 +34,6 @@ class App:
         if scope["type"] != "http":
             await self.other(scope, receive, send)
             return
-        snapshot = self.gateway.snapshot
         downstream: Downstream | None = (scope.get("extensions") or NOTHING).get("passy.edge")
         if downstream is None:
             downstream = AsgiDownstream(scope, receive, send)
@@ -42,29 +41,28 @@ class App:
                 body = error(str(refused), refused.code)
                 await self.say(downstream, refused.status, body, [identity()])
                 return
-        method, path = scope["method"], scope["path"]
-        route = snapshot.routes.find(method, path)
+        head = told(
+            scope["method"],
+            scope["path"],
+            scope["query_string"],
+            scope["headers"],
+            scope.get("raw_path") or b"%",
+        )
+        await self.answer(head, downstream)
+
+    def answer(self, head: RequestHead, downstream: Downstream) -> Awaitable[None]:
+        """Answer one request. Our own edge calls this in place of the application."""
+        line = head.line
+        snapshot = self.gateway.snapshot
+        route = snapshot.routes.find(line.method, line.path)
         if route is None:
-            await self.unrouted(method, path, downstream)
-            return
-        request = Request(method, path, scope["query_string"], scope["headers"], downstream)
-        request.operation = route.operation
-        request.limit = route.body_limit
-        request.streamed_upload = route.streamed_upload
-        raw: bytes = scope.get("raw_path") or b"%"
-        root = route.root
-        request.rest = path[root:] if raw.find(b"%") < 0 else below(raw, path, root)
-        snapshot.running += 1
-        try:
-            await route.chain.run(Exchange(snapshot, route, request, downstream))
-        finally:
-            snapshot.left()
+            return self.unrouted(line.method, line.path, downstream)
+        request = Request(head, downstream)
+        return route.chain.run(Exchange(snapshot, route, request, downstream))
 
     async def say(self, downstream: Downstream, status: int, body: bytes, headers: Headers) -> None:
         """An answer outside of every route."""
-        length = (b"content-length", b"%d" % len(body))
-        downstream.start(status, [(b"content-type", b"application/json"), *headers, length])
-        downstream.finish(body)
+        downstream.whole(status, [(b"content-type", b"application/json"), *headers], body)
         await downstream.settle()
 
     async def unrouted(self, method: str, path: str, downstream: Downstream) -> None:

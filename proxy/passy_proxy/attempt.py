@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from passy_proxy.dialect import Dialect, Tap, Untranslatable
@@ -39,6 +41,7 @@ class Attempt:
         "dialect",
         "dropped",
         "failure",
+        "fields",
         "head_at",
         "leg",
         "started",
@@ -62,6 +65,8 @@ class Attempt:
         """Parameters the translation could not carry."""
         self._request: UpstreamRequest | None = None
         self.leg: Leg | None = None
+        self.fields: Mapping[bytes, bytes] = NO_FIELDS
+        """The answer's headers by name; of repeated ones the last."""
         self.tap: Tap | None = None
         self.failure: Failure | None = None
         """Why this is no answer; ``None`` while it may become one."""
@@ -95,7 +100,10 @@ class Attempt:
         return self._request
 
     async def open(self) -> None:
-        """Send the request and wait for the head; the result is in ``leg`` or ``failure``."""
+        """Send the request and wait for the head; the result is in ``leg`` or ``failure``.
+
+        A plain answer that is all there by then is taken at once.
+        """
         try:
             leg = await self.target.upstream.transport.open(self.request)
         except Untranslatable as exc:
@@ -107,17 +115,33 @@ class Attempt:
         finally:
             self.head_at = monotonic()
         self.leg = leg
-        if 200 <= leg.status < 300:
-            self.streamed = is_sse(leg.headers)
+        self.fields = fields = dict(leg.headers)
+        client = self._client
+        status = leg.status
+        if 200 <= status < 300:
             spoken = self._spoken.name
-            self.tap = self.dialect.tap(self._client, self.streamed, spoken)
+            self.streamed = streamed = is_sse(fields)
+            self.tap = tap = self.dialect.tap(client, streamed, spoken)
             if self.dialect.name != spoken:
-                self.dropped = self.dialect.dropped(self._client, spoken)
-        elif 300 <= leg.status < 400 and self._client.operation:
+                self.dropped = self.dialect.dropped(client, spoken)
+            elif leg.complete and not streamed and not client.head.stream:
+                self._take(leg, tap, await leg.read())
+        elif 300 <= status < 400 and client.operation:
             # An address is nothing a client of an operation could use: its own would lose the key.
-            self.failure = Failure("status", f"a redirect ({leg.status})", 502, sent=True)
+            self.failure = Failure("status", f"a redirect ({status})", 502, sent=True)
         else:
-            self.failure = Failure("status", f"status {leg.status}", leg.status, sent=True)
+            self.failure = Failure("status", f"status {status}", status, sent=True)
+
+    def _take(self, leg: Leg, tap: Tap, data: bytes) -> None:
+        """``data`` is the whole of a plain answer."""
+        # What HEAD is told goes on with its own length: nothing here could be counted.
+        if not data and self._client.method == "HEAD":
+            return
+        self.answer = tap.feed(data) + tap.finish()
+        self.whole = True
+        leg.close()
+        if tap.error:
+            self._look_again(leg, tap, data)
 
     async def ready(self, first_event: bool) -> bool:
         """Wait for what a commitment can rest on; false (and ``failure``) when this try is no
@@ -126,8 +150,8 @@ class Attempt:
         Of a plain answer that is the body, up to ``WHOLE`` bytes; of a stream its first event, if
         asked for. Nothing is waited for after a failure.
         """
-        if self.failure is not None:
-            return False
+        if self.failure is not None or self.whole:
+            return self.failure is None
         try:
             if self.streamed:
                 if first_event:
@@ -141,13 +165,8 @@ class Attempt:
                 return await self._take_for_stream(leg, data)
             if not leg.complete:
                 data = await self._read_more(leg, data)
-            # What HEAD is told goes on with its own length: nothing here could be counted.
-            if leg.complete and len(data) <= WHOLE and (data or self._client.method != "HEAD"):
-                self.answer = tap.feed(data) + tap.finish()
-                self.whole = True
-                leg.close()
-                if tap.error:
-                    self._look_again(leg, tap, data)
+            if leg.complete and len(data) <= WHOLE:
+                self._take(leg, tap, data)
             else:
                 self.answer = tap.feed(data)
             if self.dialect.name != self._spoken.name:
@@ -230,7 +249,7 @@ class Attempt:
         """``headers`` without the credential, should the upstream have repeated it."""
         if self.credential is None:
             return headers
-        values = b"\n".join([value for _, value in headers])
+        values = b"\n".join(map(VALUE, headers))
         if self._veiled(values) is values:
             return headers
         return [(name, self._veiled(value)) for name, value in headers]
@@ -252,6 +271,8 @@ class Attempt:
             self.leg.close()
 
 
+NO_FIELDS: Mapping[bytes, bytes] = MappingProxyType({})
+VALUE = itemgetter(1)
 SSE = b"text/event-stream"
 EVENTS = (b"data:", b"event:", b":")
 SHORTEST_KEY = 8
@@ -288,12 +309,9 @@ def inflated(body: bytes) -> bytes:
     return b""
 
 
-def is_sse(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+def is_sse(fields: Mapping[bytes, bytes]) -> bool:
     """Whether an answer is a stream of server-sent events."""
-    for name, value in headers:
-        if name == b"content-type":
-            return value[:17].lower() == SSE
-    return False
+    return fields.get(b"content-type", b"")[:17].lower() == SSE
 
 
 class Dispatch:
@@ -311,12 +329,12 @@ class Dispatch:
             await self.end(ex, ex.attempts[-1])
         attempt = Attempt(ex, target)
         ex.attempts.append(attempt)
-        for depth, hook, waits in self.before:
+        for depth, hook in self.before:
             if depth > ex.depth:
                 break
             try:
                 refusal = hook(ex, attempt)
-                if waits:
+                if refusal is not None and not isinstance(refusal, Failure):
                     refusal = await refusal
             except Untranslatable as exc:  # It asked for ``attempt.request``.
                 refusal = Failure("untranslatable", str(exc))
@@ -335,8 +353,7 @@ class Dispatch:
         attempt.close()
         after = self.after
         while attempt.told < len(after):
-            _, hook, waits = after[attempt.told]
+            _, hook = after[attempt.told]
             attempt.told += 1
-            done = hook(ex, attempt)
-            if waits:
+            if (done := hook(ex, attempt)) is not None:
                 await done

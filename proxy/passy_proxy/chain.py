@@ -2,8 +2,10 @@
 
 A chain is an ordered tuple of filters, the last one terminal. It is compiled once per route and
 snapshot: a pluggy manager checks every hook's name and arguments, then its implementations become
-tuples ``(depth, bound method, waits)``, one tuple a phase, holding only the filters that implement
-the hook. At run time there is no pluggy, no lookup by name, and no allocation per filter.
+tuples ``(depth, bound method)``, one tuple a phase, holding only the filters that implement the
+hook. At run time there is no pluggy, no lookup by name, and no allocation per filter. A hook may be
+a coroutine function, or a plain one that returns its result or something to await: what seldom
+waits need not pay for it.
 
 An exchange goes through three phases. *Descend*: ``on_request`` of each filter in order, then the
 terminal filter's ``route``, which makes attempts until it commits to one. *Ascend*: ``on_response``
@@ -52,7 +54,7 @@ from passy_proxy.request_body import body_refused, read_body
 from passy_proxy.sse import Decoder, MalformedStream
 from passy_proxy.transport import TransportError
 
-Compiled = tuple[tuple[int, Callable[..., Any], bool], ...]
+Compiled = tuple[tuple[int, Callable[..., Any]], ...]
 
 HOOKS = ("on_request", "on_attempt", "on_attempt_end", "on_response", "on_event", "on_complete")
 
@@ -112,10 +114,10 @@ def _plain(filter: Filter, message: str) -> str:
 
 
 def compiled(registry: FilterRegistry, filters: Sequence[Filter], hook: str) -> Compiled:
-    """``(depth, bound method, waits)`` of each filter that implements ``hook``, in chain order."""
+    """``(depth, bound method)`` of each filter that implements ``hook``, in chain order."""
     depth_of = {id(filter): depth for depth, filter in enumerate(filters, start=1)}
     found = [
-        (depth_of[id(impl.plugin)], impl.function, iscoroutinefunction(impl.function))
+        (depth_of[id(impl.plugin)], impl.function)
         for impl in getattr(registry.hook, hook).get_hookimpls()
     ]
     return tuple(sorted(found, key=lambda step: step[0]))
@@ -150,16 +152,17 @@ class Chain:
         first = needing[0]
         before = tuple(step for step in steps if step[0] < first)
         after = tuple(step for step in steps if step[0] >= first)
-        return (*before, (first - 1, read_body, True), *after)
+        return (*before, (first - 1, read_body), *after)
 
     async def run(self, ex: Exchange) -> None:
         """Answer the exchange. Never raises, but for a cancellation that is not the client's."""
-        downstream = ex.downstream
+        downstream, snapshot = ex.downstream, ex.snapshot
+        snapshot.running += 1
         try:
             downstream.watch(ex.hang_up)
             if ex.gone:  # before we began
                 raise ClientGone
-            ex.task = asyncio.current_task()
+            ex.task = downstream.task
             try:
                 answer = await self.descend(ex)
                 if isinstance(answer, Reply):
@@ -183,15 +186,21 @@ class Chain:
                 if ex.task is not None:
                     ex.task.uncancel()
             ex.task = None
-            await self.complete(ex)
+            try:
+                await self.complete(ex)
+            finally:
+                if snapshot.retired is None:
+                    snapshot.running -= 1
+                else:
+                    snapshot.left()
         await downstream.settle()
 
     async def descend(self, ex: Exchange) -> Attempt | Reply:
         """Forward through the filters, then the terminal one."""
-        for depth, hook, waits in self.on_request:
+        for depth, hook in self.on_request:
             ex.depth = depth
             reply = hook(ex)
-            if waits:
+            if reply is not None and not isinstance(reply, Reply):
                 reply = await reply
             if reply is not None:
                 return reply  # type: ignore[no-any-return]
@@ -212,19 +221,15 @@ class Chain:
     async def respond(self, ex: Exchange, head: Head) -> None:
         """``on_response`` of every entered filter, last one first."""
         ex.head = head
-        for depth, hook, waits in self.on_response:
-            if depth <= ex.depth:
-                edited = hook(ex, head)
-                if waits:
-                    await edited
+        for depth, hook in self.on_response:
+            if depth <= ex.depth and (edited := hook(ex, head)) is not None:
+                await edited
 
     def send_whole(self, ex: Exchange, head: Head, body: bytes) -> None:
         """Head and body in one write."""
-        head.headers.append((b"content-length", b"%d" % len(body)))
         ex.status = head.status
         ex.written_at = monotonic()
-        ex.downstream.start(head.status, head.headers)
-        ex.downstream.finish(body)
+        ex.downstream.whole(head.status, head.headers, body)
 
     async def relay(self, ex: Exchange, attempt: Attempt) -> None:
         """Send the answer of the attempt the terminal committed to."""
@@ -315,7 +320,7 @@ class Chain:
     def through(self, ex: Exchange, events: Sequence[Event]) -> list[Event]:
         """``on_event`` of every entered filter, last one first, over ``events``."""
         current = list(events)
-        for depth, hook, _ in self.on_event:
+        for depth, hook in self.on_event:
             if depth > ex.depth:
                 continue
             following: list[Event] = []
@@ -361,12 +366,11 @@ class Chain:
                 cancelled = await self.end_last(ex, last)
             elif not last.whole:
                 last.close()
-        for depth, hook, waits in self.on_complete:
+        for depth, hook in self.on_complete:
             if depth > ex.depth:
                 continue
             try:
-                done = hook(ex)
-                if waits:
+                if (done := hook(ex)) is not None:
                     await done
             except asyncio.CancelledError as exc:
                 cancelled = exc

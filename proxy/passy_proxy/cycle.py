@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +19,6 @@ from passy_proxy.framing import Refused, RequestHead
 
 if TYPE_CHECKING:
     from passy_proxy.edge import Connection
-
-_log = logging.getLogger("uvicorn.error")
 
 STATUS_LINES = {
     int(status): f"HTTP/1.1 {int(status)} {status.phrase}".encode() for status in HTTPStatus
@@ -50,16 +47,15 @@ class Cycle:
         "_framing",
         "_handed",
         "_hang_up",
-        "_head",
         "_left",
-        "_length",
-        "_line",
+        "_lines",
         "_pieces",
         "buffered",
         "complete",
         "expects_continue",
         "finished",
         "gone",
+        "head",
         "keep_alive",
         "size",
         "slow",
@@ -71,20 +67,19 @@ class Cycle:
     def __init__(self, connection: Connection, head: RequestHead, body: bytes | None) -> None:
         """``body`` is the whole body if it came with the head."""
         self._connection = connection
-        self._line = head.line
-        self._length = head.length
+        self.head = head
         self.keep_alive = head.keep_alive
         self.complete = body is not None  # the body has all come
         self.expects_continue = head.expects_continue and body is None
         self._pieces: list[bytes] = [body] if body else []
+        self.task: asyncio.Task[Any] | None = None
         self.size = self.buffered = len(body) if body else 0  # so far; not yet taken
-        self.task: asyncio.Task[None] | None = None
         self._event: asyncio.Event | None = None  # set when something happened to the request
         self._hang_up: Callable[[], None] | None = None
         self.wants_all = False  # the application waits for the whole body
         self.slow = False
         self._handed = False  # the application has received the end of the body
-        self._head = b""  # rendered, not yet written
+        self._lines = b""  # rendered, not yet written
         self._framing = _NOT_TOLD
         self._left = 0  # bytes that the answer still lacks
         self.started = False
@@ -93,7 +88,7 @@ class Cycle:
 
     async def body(self, limit: int) -> bytes:
         """The whole body; at once if it is here. Raises BodyTooLarge, BodyTimeout, ClientGone."""
-        if self._length > limit or self.size > limit:
+        if self.head.length > limit or self.size > limit:
             raise BodyTooLarge(limit)
         if not self.complete:
             await self._all(limit)
@@ -106,7 +101,7 @@ class Cycle:
 
     async def pieces(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it comes. Raises BodyTooLarge, BodyTimeout, ClientGone."""
-        if self._length > limit:
+        if self.head.length > limit:
             raise BodyTooLarge(limit)
         total = 0
         while True:
@@ -130,32 +125,56 @@ class Cycle:
         else:
             self._hang_up = hang_up
 
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer, in one write. Raises ValueError for a header that would end early."""
+        if self.started:
+            raise RuntimeError("the answer has a head already")
+        if (
+            status < 200
+            or status in _BODYLESS
+            or self.head.line.method == "HEAD"
+            or not _FRAMING.isdisjoint(map(_NAME, headers))
+        ):
+            self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+            self.finish(body)
+            return
+        connection = self._connection
+        keep_alive = self.keep_alive and connection.stays(self)
+        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, *map(_LINE, headers)]
+        lines.append(b"content-length: %d" % len(body))
+        head = self._joined(lines, keep_alive)
+        if self.gone or self.finished:
+            return
+        self.started = self.finished = True
+        self._hang_up = None
+        if len(body) > _SMALL:
+            connection.transport.writelines((head, body))
+        else:
+            connection.transport.write(head + body)
+        if self._event is not None:
+            self._event.set()
+        connection.answered(self)
+
     def start(self, status: int, headers: Headers) -> None:
         """Render the head. Raises ValueError for a header that would end early."""
         if self.started:
             raise RuntimeError("the answer has a head already")
-        connection = self._connection
-        keep_alive = self.keep_alive and connection.stays(self)
+        keep_alive = self.keep_alive and self._connection.stays(self)
         length = None
-        if headers and headers[-1][0] == b"content-length":
-            # Where the core puts it. Then the others need no look, one by one.
-            length = headers[-1][1]
-            headers = headers[:-1]
         if not _FRAMING.isdisjoint(map(_NAME, headers)):
             lengths = [value for name, value in headers if name == b"content-length"]
-            length = lengths[0] if lengths else length
+            length = lengths[0] if lengths else None
             for name, value in headers:
                 if name == b"connection" and value.lower().find(b"close") >= 0:
                     keep_alive = False
             headers = [header for header in headers if header[0] not in _FRAMING]
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
-        lines += map(_LINE, headers)
-        if status < 200 or status in _BODYLESS or self._line.method == "HEAD":
+        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, *map(_LINE, headers)]
+        if status < 200 or status in _BODYLESS or self.head.line.method == "HEAD":
             self._framing = _NO_BODY
         elif length is not None:
             self._framing = _BY_LENGTH
             self._left = int(length)
-        elif self._line.minor:
+        elif self.head.line.minor:
             self._framing = _BY_CHUNKS
             lines.append(b"transfer-encoding: chunked")
         else:
@@ -163,26 +182,31 @@ class Cycle:
             keep_alive = False
         if length is not None and status != 204:
             lines.append(b"content-length: " + length)
+        self._lines = self._joined(lines, keep_alive)
+        self.started = True
+
+    def _joined(self, lines: list[bytes], keep_alive: bool) -> bytes:
+        """The whole head. Raises ValueError for a line that holds more than one."""
+        connection = self._connection
+        self.keep_alive = keep_alive
         if not keep_alive:
             lines.append(b"connection: close")
         edge = connection.edge
         lines.append(edge.default_lines(connection.server_state.default_headers))
         head = b"\r\n".join(lines)
         ends = len(lines) + edge.default_count
-        if head.count(b"\n") != ends or head.count(b"\r") != ends or head.find(b"\0") >= 0:
+        if head.count(b"\n") != ends or head.count(b"\r") != ends or 0 in head:
             raise ValueError("a header of the answer holds CR, LF or NUL")
-        self.keep_alive = keep_alive
-        self.started = True
-        self._head = head
+        return head
 
     def write(self, data: bytes) -> bool:
         """A piece of the body. False: ``await drain()`` before more."""
         connection = self._connection
         framing = self._framing
         if framing == _BY_CHUNKS and data:
-            head = self._head
+            head = self._lines
             if head:
-                self._head = b""
+                self._lines = b""
             size = len(data)
             if size > _SMALL:
                 connection.transport.writelines((b"%b%x\r\n" % (head, size), data, b"\r\n"))
@@ -193,8 +217,8 @@ class Cycle:
             return False
         if not self.started:
             raise RuntimeError("the answer has no head yet")
-        head = self._head
-        self._head = b""
+        head = self._lines
+        self._lines = b""
         if framing == _BY_LENGTH:
             self._left -= len(data)
             if self._left < 0:
@@ -210,8 +234,8 @@ class Cycle:
             return
         if not self.started:
             raise RuntimeError("the answer has no head yet")
-        head = self._head
-        self._head = b""
+        head = self._lines
+        self._lines = b""
         framing = self._framing
         if framing == _BY_LENGTH and self._left != len(data):
             self.abort()
@@ -287,20 +311,6 @@ class Cycle:
             with contextlib.suppress(ClientGone):
                 await self.drain()
 
-    async def run(self, app: Callable[..., Awaitable[None]], scope: dict[str, Any]) -> None:
-        """Run the application; whatever it does, the request is answered or cut."""
-        try:
-            await app(scope, self.receive, self.send)
-            if not (self.finished or self.gone or self.slow):
-                _log.error("the application left a request without a complete answer")
-        except Exception:
-            _log.exception("the application failed")
-        finally:
-            if self.task is not None:
-                self._connection.tasks.discard(self.task)
-            if not (self.finished or self.gone):
-                self._give_up()
-
     def arrive(self, piece: bytes) -> None:
         """A piece of the body has come."""
         self._pieces.append(piece)
@@ -373,9 +383,9 @@ class Cycle:
         else:
             self._connection.transport.write(head + data)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """The application has ended, the answer has not."""
-        if self.started and not self._head:
+        if self.started and not self._lines:
             self.abort()
             return
         self.started = False

@@ -44,6 +44,11 @@ class Downstream(Protocol):
     gone: bool
     """The client hung up."""
 
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        """The task that serves the request."""
+        ...
+
     async def body(self, limit: int) -> bytes:
         """The whole request body. Raises BodyTooLarge, BodyTimeout, ClientGone."""
         ...
@@ -57,6 +62,10 @@ class Downstream(Protocol):
 
         If the client is already gone, ``hang_up`` is called at once.
         """
+        ...
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer: ``start``, with the length of ``body`` added, and ``finish`` at once."""
         ...
 
     def start(self, status: int, headers: Headers) -> None:
@@ -112,6 +121,7 @@ class AsgiDownstream:
         "finished",
         "gone",
         "started",
+        "task",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,6 +134,7 @@ class AsgiDownstream:
         self._hang_up: Callable[[], None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._cut = False
+        self.task = asyncio.current_task()
         self.started = False
         self.finished = False
         self.gone = False
@@ -166,6 +177,11 @@ class AsgiDownstream:
             self._end_watching()
         elif self._read:
             self._begin_watching()
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Take note of all of it; ``settle`` sends it."""
+        self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        self.finish(body)
 
     def start(self, status: int, headers: Headers) -> None:
         """Take note of the head."""

@@ -5,9 +5,9 @@ what happens on a connection. Three rules keep it small:
 
 * One request at a time. The next head on a connection is not looked at before the answer to the
   previous one is out, so pipelined requests are answered in order by having no way to be otherwise.
-* No task, timer or future that is not needed. A request is one task, which runs the application; a
-  hang-up is a call; a body that has come is given without waiting; deadlines are one attribute,
-  looked at by the sweep of `timers.py`.
+* No task, timer or future that is not needed. One task runs the application for a connection's
+  requests, one after the other; a hang-up is a call; a body that has come is given without waiting;
+  deadlines are one attribute, looked at by the sweep of `timers.py`.
 * What `framing.py` refuses, nobody sees. The answer to it comes from here, and ends the connection.
 
 A client that shuts down only its sending side counts as one that left: a proxy cannot tell the two
@@ -19,21 +19,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import socket
 import struct
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from passy_proxy.cycle import STATUS_LINES, Cycle
 from passy_proxy.framing import (
     CHUNKED,
+    Alike,
     Chunks,
     HeadLimits,
     HeadReader,
     Refused,
     RequestHead,
-    RequestLine,
 )
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
@@ -41,8 +44,14 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
+_log = logging.getLogger("uvicorn.error")
+
 EXTENSION = "passy.edge"
 """Where an application finds its Cycle: ``scope["extensions"]["passy.edge"]``."""
+
+Direct = Callable[[RequestHead, Cycle], Awaitable[None]]
+"""An application may have a method ``answer`` of this kind: it is asked in place of the application
+itself, and spared the making and reading of a scope."""
 
 # What a connection is busy with; says what its deadline is for.
 _IDLE: Final = 0  # between requests
@@ -139,6 +148,7 @@ class Connection(asyncio.Protocol):
     """One client connection: reads requests, runs the application, keeps the deadlines."""
 
     __slots__ = (
+        "alike",
         "app",
         "app_state",
         "began",
@@ -150,10 +160,10 @@ class Connection(asyncio.Protocol):
         "counted",
         "cycle",
         "deadline",
+        "direct",
         "edge",
         "left",
         "limits",
-        "line",
         "loop",
         "paused_reading",
         "paused_writing",
@@ -164,8 +174,10 @@ class Connection(asyncio.Protocol):
         "shutting_down",
         "stay",
         "sweep",
+        "task",
         "tasks",
         "transport",
+        "turn",
         "unsent",
         "writable",
     )
@@ -192,8 +204,13 @@ class Connection(asyncio.Protocol):
         self.loop = loop or asyncio.get_running_loop()
         self.client: tuple[str, int] | None = None
         self.scope: dict[str, Any] = {}  # what this connection's requests have in common
-        self.line: RequestLine | None = None  # that of the latest request, which is in ``scope``
+        self.direct: Direct | None = None
+        if not config.root_path:
+            self.direct = getattr(self.app, "answer", None)
+        self.alike: Alike | None = None  # its latest head
         self.cycle: Cycle | None = None
+        self.task: asyncio.Task[None] | None = None  # that waits for the next request
+        self.turn: asyncio.Future[Cycle | None] | None = None  # and how it learns of it
         self.phase = _HEAD
         self.deadline = NEVER
         self.buffer = bytearray()  # a head that has not ended, or requests that wait
@@ -235,6 +252,8 @@ class Connection(asyncio.Protocol):
             self.edge.leave(self._peer)
         self.phase = _CLOSING
         self._client_left()
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_result(None)
 
     def eof_received(self) -> None:
         """Half-closed counts as closed; the transport closes itself when we return."""
@@ -397,17 +416,24 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         """``data`` begins with a head, and nothing waits in the buffer."""
-        end = data.find(b"\r\n\r\n") + 4
         try:
-            if end < 4:
+            if self.alike is not None and (found := self.alike.read(data)) is not None:
+                head, end = found
+            elif (end := data.find(b"\r\n\r\n") + 4) >= 4:
+                head = self._head(data[:end])
+            else:
                 self.buffer += data
                 self._await_head()
-            elif end == len(data):
-                self._begin(self.edge.heads.read(data), b"")
-            else:
-                self._begin(self.edge.heads.read(data[:end]), data[end:])
+                return
+            self._begin(head, data[end:])
         except Refused as refusal:
             self.refuse(refusal)
+
+    def _head(self, raw: bytes) -> RequestHead:
+        """Read a head, and remember it for the next one. Raises Refused."""
+        head = self.edge.heads.read(raw)
+        self.alike = Alike.of(raw, head, self.limits.head.head)
+        return head
 
     def _more_head(self, data: bytes) -> None:
         """Another piece of a head, or the first one of a connection: its deadline stands."""
@@ -429,7 +455,7 @@ class Connection(asyncio.Protocol):
             if end < 4:
                 self._await_head()
                 return
-            head = self.edge.heads.read(bytes(buffer[:end]))
+            head = self._head(bytes(buffer[:end]))
             size = len(buffer) if head.length == CHUNKED else end + head.length
             rest = bytes(buffer[end:size])
             del buffer[:size]
@@ -468,29 +494,68 @@ class Connection(asyncio.Protocol):
             if rest:
                 self._read_body(rest)
         if self.cycle is not None:  # else its first chunk was refused
-            if head.line is not self.line:
-                self._take_line(head.line)
-            scope = self.scope.copy()
-            scope["headers"] = head.headers
-            scope["state"] = self.app_state.copy()
-            scope["extensions"] = {EXTENSION: cycle}
-            cycle.task = task = self.loop.create_task(cycle.run(self.app, scope))
-            self.tasks.add(task)
+            turn = self.turn
+            if turn is not None and not turn.done():
+                assert self.task is not None
+                self.turn = None
+                self.tasks.add(self.task)
+                turn.set_result(cycle)
+            else:
+                self.tasks.add(self.loop.create_task(self._serve(cycle)))
 
-    def _take_line(self, line: RequestLine) -> None:
-        """Clients ask for the same thing again and again: its part of the scope is kept."""
-        self.line = line
+    async def _serve(self, cycle: Cycle | None) -> None:
+        """Run the application on a request, and then on those that follow.
+
+        A task costs more than all else that happens here, so it is kept. It ends with its
+        connection, or when the next request came before this one was done with (and got a task of
+        its own), or when the application left something in it that is none of the next one's
+        business: a context variable, a cancellation.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        clean = copy_context()
+        while cycle is not None:
+            cycle.task = task
+            try:
+                if self.direct is not None:
+                    await self.direct(cycle.head, cycle)
+                else:
+                    await self.app(self._scope(cycle), cycle.receive, cycle.send)
+                if not (cycle.finished or cycle.gone or cycle.slow):
+                    _log.error("the application left a request without a complete answer")
+            except Exception:
+                _log.exception("the application failed")
+            finally:
+                self.tasks.discard(task)
+                if not (cycle.finished or cycle.gone):
+                    cycle.give_up()
+            cycle = None  # its body need not wait for the next one
+            if (
+                self.cycle is not None
+                or self.turn is not None
+                or self.phase == _CLOSING
+                or task.cancelling()
+                or copy_context() != clean
+            ):
+                return
+            self.task = task
+            self.turn = turn = self.loop.create_future()
+            cycle = await turn
+
+    def _scope(self, cycle: Cycle) -> dict[str, Any]:
+        """What ASGI tells an application of a request."""
+        line = cycle.head.line
         root_path = self.config.root_path
-        self.scope |= {
+        return self.scope | {
             "http_version": "1.1" if line.minor else "1.0",
             "root_path": root_path,
             "method": line.method,
             "path": root_path + line.path,
             "raw_path": root_path.encode() + line.raw_path,
             "query_string": line.query,
-            "headers": (),
-            "state": None,
-            "extensions": None,
+            "headers": list(cycle.head.headers),
+            "state": self.app_state.copy(),
+            "extensions": {EXTENSION: cycle},
         }
 
     def _await_body(self) -> None:

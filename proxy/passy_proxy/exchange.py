@@ -19,6 +19,7 @@ from passy_proxy.stash import Stash
 if TYPE_CHECKING:
     from passy_proxy.attempt import Attempt
     from passy_proxy.config.snapshot import Snapshot
+    from passy_proxy.framing import RequestHead
     from passy_proxy.route import Route
     from passy_proxy.upstream import Target
 
@@ -85,25 +86,24 @@ class Request:
         "operation",
         "path",
         "query",
-        "rest",
+        "raw_path",
+        "root",
         "streamed_upload",
     )
 
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        query: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        downstream: Downstream,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers
+    def __init__(self, head: RequestHead, downstream: Downstream) -> None:
+        line = head.line
+        self.method = line.method
+        self.path = line.path
+        self.query = line.query
+        self.headers: Sequence[tuple[bytes, bytes]] = head.headers
         """Lower-case names, as they came, repeated ones too."""
-        self.fields = dict(reversed(headers))
+        self.fields = head.fields
         """The same by name; of repeated ones the first."""
+        self.raw_path = line.raw_path
+        """The path as it came; no path where that is not known."""
+        self.root = 0
+        """Length of the part of the path (``/v1``) that pass-through routes drop."""
         self.downstream = downstream
         self.body = b""
         """Read before the first filter that needs it; empty for a streamed upload."""
@@ -111,8 +111,6 @@ class Request:
         """``model``, ``stream`` and their like, read from the body without parsing the rest."""
         self.operation = ""
         """``chat``, ``embeddings``, ``messages`` …; empty on routes that only pass through."""
-        self.rest = ""
-        """The path below the API's root (``/v1``), quoted, as pass-through routes send it on."""
         self.limit = 0
         """Largest body accepted, in bytes."""
         self.streamed_upload = False
@@ -121,6 +119,11 @@ class Request:
     def header(self, name: bytes) -> bytes | None:
         """The first value of the header ``name`` (lower case)."""
         return self.fields.get(name)
+
+    @property
+    def rest(self) -> str:
+        """The path below the API's root, quoted, as pass-through routes send it on."""
+        return below(self.raw_path, self.path, self.root)
 
     @property
     def json(self) -> Any:
@@ -172,6 +175,10 @@ class Exchange:
         self.snapshot = snapshot
         self.route = route
         self.request = request
+        request.operation = route.operation
+        request.limit = route.body_limit
+        request.streamed_upload = route.streamed_upload
+        request.root = route.root
         self.downstream = downstream
         self.principal: Principal | None = None
         self.targets: Sequence[Target] = ()

@@ -6,7 +6,8 @@ that reads the same bytes differently is thereby contradicted instead of believe
 
 Clients repeat themselves: of twenty lines of a head, eighteen were seen a moment ago. So lines that
 passed are remembered by their exact bytes, and a remembered line costs one look-up. Lines that hold
-a secret are never remembered.
+a secret are never among them; a connection remembers its own latest head whole (`Alike`), which is
+gone with it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect")
 _SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session")
 _CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect"))
+_LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*+([0-9]++)", re.IGNORECASE)
+_MAX_DIGITS = 18
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_LINE = 256
 
@@ -76,16 +79,85 @@ class RequestLine(NamedTuple):
 
 
 class RequestHead:
-    """The head of one request, checked. Names of headers are in lower case."""
+    """The head of one request, checked. Names of headers are in lower case. Nobody edits it: the
+    same object may stand for a later request that is the same to the byte."""
 
-    __slots__ = ("expects_continue", "headers", "keep_alive", "length", "line")
+    __slots__ = ("expects_continue", "fields", "headers", "keep_alive", "length", "line")
 
     line: RequestLine
     headers: Headers
+    """As they came, repeated ones too."""
+    fields: dict[bytes, bytes]
+    """The same by name; of repeated ones the first."""
     length: int
     """Of the body, in bytes, or ``CHUNKED``."""
     keep_alive: bool
     expects_continue: bool
+
+    def resized(self, length: bytes) -> RequestHead:
+        """The same head with another ``content-length``."""
+        head = RequestHead()
+        head.line = self.line
+        head.headers = [
+            pair if pair[0] != b"content-length" else (pair[0], length) for pair in self.headers
+        ]
+        head.fields = self.fields | {b"content-length": length}
+        head.length = int(length)
+        head.keep_alive = self.keep_alive
+        head.expects_continue = self.expects_continue and head.length != 0
+        return head
+
+
+def told(
+    method: str, path: str, query: bytes, headers: Headers, raw_path: bytes = b"%"
+) -> RequestHead:
+    """A head that somebody else has read: another server, a test. ``raw_path`` is no path where it
+    is not known."""
+    head = RequestHead()
+    head.line = RequestLine(method, raw_path, path, query, 1, None)
+    head.headers = headers
+    head.fields = dict(reversed(headers))
+    return head
+
+
+class Alike:
+    """The latest head of a connection, to tell the next one by: a client that stays sends the same
+    lines again, but for the number in ``content-length``. No byte of a head is taken on trust:
+    what is not equal to a byte that was read and checked is a digit of that number."""
+
+    __slots__ = ("_after", "_before", "_head", "_text", "_window")
+
+    @classmethod
+    def of(cls, raw: bytes, head: RequestHead, limit: int) -> Alike | None:
+        """``raw`` was read as ``head``; ``None`` where there is no length that could change, or
+        where a longer one might exceed the ``limit`` in bytes."""
+        if head.length < 0 or len(raw) + _MAX_DIGITS > limit:
+            return None
+        found = _LENGTH.search(raw)
+        return None if found is None else cls(raw, head, found)
+
+    def __init__(self, raw: bytes, head: RequestHead, found: re.Match[bytes]) -> None:
+        self._head = head
+        self._text = found[1]
+        self._before = raw[: found.start(1)]
+        self._after = raw[found.end(1) :]
+        self._window = found.start(1) + _MAX_DIGITS + len(self._after)
+
+    def read(self, data: bytes) -> tuple[RequestHead, int] | None:
+        """The head that ``data`` begins with and its size, if it is another one of these."""
+        before = self._before
+        if not data.startswith(before):
+            return None
+        start = len(before)
+        end = data.find(self._after, start, self._window)
+        text = data[start:end]
+        if end < 0 or not text.isdigit():
+            return None
+        head = self._head
+        if text != self._text:
+            self._head = head = head.resized(text)
+            self._text = text
+        return head, end + len(self._after)
 
 
 class HeadReader:
@@ -114,8 +186,9 @@ class HeadReader:
             message = f"There are more than {self.limits.fields} headers."
             raise Refused(431, "too_many_headers", message)
         head.headers = headers
-        fields = dict(headers)
+        head.fields = fields = dict(headers)
         if len(fields) != len(headers):
+            head.fields = dict(reversed(headers))
             _join_repeated(headers, fields)
         if known.underscore:
             known.underscore = False
@@ -217,7 +290,7 @@ def _read_framing(head: RequestHead, fields: dict[bytes, bytes], minor: int) -> 
         head.length = CHUNKED
     elif length is None:
         head.length = 0
-    elif not length.isdigit() or len(length) > 18:
+    elif not length.isdigit() or len(length) > _MAX_DIGITS:
         raise Refused(400, "invalid_framing", "The Content-Length is not a number.")
     else:
         head.length = int(length)

@@ -34,8 +34,9 @@ from passy_proxy.config.legacy import layers
 from passy_proxy.config.model import EdgeSettings
 from passy_proxy.config.snapshot import Snapshot
 from passy_proxy.downstream import BodyTooLarge, ClientGone, Headers
-from passy_proxy.exchange import Exchange, Request, below
+from passy_proxy.exchange import Exchange, Request
 from passy_proxy.filter import Filter, Terminal
+from passy_proxy.framing import told
 from passy_proxy.gateway import Gateway
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import Principal
@@ -377,6 +378,14 @@ class Recorded:
         else:
             self._hang_up = hang_up
 
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        return asyncio.current_task()
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        self.finish(body)
+
     def start(self, status: int, headers: Headers) -> None:
         if self.started:
             raise RuntimeError("the answer has a head already")
@@ -472,10 +481,7 @@ class Bench:
         if route is None:
             raise LookupError(f"no route matches {method} {path}")
         downstream = Recorded(raw)
-        request = Request(method, path, b"", headers, downstream)
-        request.operation, request.limit = route.operation, route.body_limit
-        request.streamed_upload = route.streamed_upload
-        request.rest = below(b"", path, route.root)
+        request = Request(told(method, path, b"", list(headers)), downstream)
         ex = Exchange(self.snapshot, route, request, downstream)
         ex.principal = principal
         return ex

@@ -477,7 +477,7 @@ async def test_a_hook_that_no_filter_implements_is_not_in_the_compiled_chain() -
         chain = rig.exchange(Fake()).route.chain
         assert () == chain.on_event == chain.on_response == chain.on_complete
         assert () == chain.dispatch.before
-        assert [1, 1, 2] == [depth for depth, _, _ in chain.on_request]
+        assert [1, 1, 2] == [depth for depth, _ in chain.on_request]
 
 
 # 8 is in test_gateway.py and tests/wire/test_reload.py: what a reload leaves alone.
@@ -542,7 +542,7 @@ async def test_one_filter_may_stand_in_a_chain_twice() -> None:
     journal: Journal = []
     kind = tracer("twice", journal)
     chain = Chain([kind(None, None), kind(None, None), End(None, None)])  # type: ignore[arg-type]
-    assert [1, 2] == [depth for depth, _, _ in chain.on_complete][::-1]
+    assert [1, 2] == [depth for depth, _ in chain.on_complete][::-1]
 
 
 # Faults behind the commit

@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Downstream
 from passy_proxy.edge import EXTENSION, Connection, Edge, EdgeLimits, edge
+from passy_proxy.framing import RequestHead
 
 pytestmark = pytest.mark.anyio
 
@@ -253,6 +255,67 @@ async def test_a_connection_serves_one_request_after_another(site: Site) -> None
             json.loads(answer.body)["sum"],
         )
         assert "connection" not in answer.headers
+
+
+async def test_one_task_serves_a_connection_unless_something_is_left_in_it() -> None:
+    """What a request leaves in its task (a context variable here) the next one does not find."""
+    left: ContextVar[str] = ContextVar("left", default="")
+    tasks: list[object] = []
+
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        tasks.append(asyncio.current_task())
+        found = left.get()
+        if scope["path"] == "/litter":
+            left.set("litter")
+        downstream: Downstream = scope["extensions"][EXTENSION]
+        downstream.whole(200, [(b"x-found", found.encode())], b"")
+
+    async with serving(app) as site:
+        client = await site.client()
+        for path in (b"/", b"/", b"/litter", b"/", b"/"):
+            client.send(post(b"x", path=path))
+            assert "" == (await client.answer()).headers["x-found"]
+        one, two, litter, *rest = tasks
+        assert one is two is litter
+        assert rest[0] is rest[1] is not litter
+
+
+async def test_a_request_does_not_wait_for_what_the_previous_one_does_after_its_answer() -> None:
+    go = asyncio.Event()
+
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        downstream: Downstream = scope["extensions"][EXTENSION]
+        downstream.whole(200, [], scope["path"].encode())
+        if scope["path"] == "/slow":
+            await go.wait()
+
+    async with serving(app) as site:
+        client = await site.client()
+        for path in (b"/slow", b"/a", b"/b"):
+            client.send(post(b"x", path=path))
+            assert path == (await client.answer()).body
+        assert 1 == len(site.server.server_state.tasks)
+        go.set()
+        await until(lambda: not site.server.server_state.tasks)
+        client.send(post(b"x", path=b"/c"))
+        assert b"/c" == (await client.answer()).body
+
+
+async def test_an_application_that_can_answer_directly_is_spared_the_scope() -> None:
+    class Direct:
+        async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+            raise AssertionError("asked by a scope")
+
+        async def answer(self, head: RequestHead, downstream: Downstream) -> None:
+            body = await downstream.body(10)
+            told = f"{head.line.method} {head.line.path} {head.fields[b'host'].decode()}"
+            downstream.whole(200, [], told.encode() + b" " + body)
+
+    async with serving(Direct(), proxy_headers=False) as site:
+        client = await site.client()
+        for body in (b"one", b"two!", b""):
+            client.send(post(body))
+            assert b"POST /v1/x passy.test " + body == (await client.answer()).body
 
 
 async def test_pipelined_requests_are_answered_in_their_order(site: Site) -> None:

@@ -7,7 +7,7 @@ import random
 import h11
 import pytest
 
-from passy_proxy.framing import Chunks, HeadLimits, HeadReader, Refused
+from passy_proxy.framing import Alike, Chunks, HeadLimits, HeadReader, Refused, RequestHead
 
 PIECES = [
     *(
@@ -107,6 +107,39 @@ def test_a_reader_gives_the_same_verdict_with_and_without_memory() -> None:
         raw = mutant(choose)
         raw = raw[: raw.find(b"\r\n\r\n") + 4] or b"\r\n\r\n"
         assert verdict(HeadReader(HeadLimits()), raw) == verdict(used, raw), raw
+
+
+def test_a_head_known_by_the_latest_one_is_read_as_any_other() -> None:
+    choose = random.Random(11)
+    known = 0
+    for _ in range(4_000):
+        raw = mutant(choose)
+        raw = raw[: raw.find(b"\r\n\r\n") + 4] or b"\r\n\r\n"
+        try:
+            alike = Alike.of(raw, HeadReader(HeadLimits()).read(raw), HeadLimits().head)
+        except Refused:
+            continue
+        at = raw.lower().find(b"content-length:")
+        for _ in range(20):
+            place = choose.choice([choose.randrange(len(raw)), at + choose.randrange(12, 24)])
+            new = choose.choice([b"", b"5", b"12", b" ", b"\r\n", b"-", b"a", bytes([place % 256])])
+            other = raw[:place] + new + raw[place + choose.randrange(2) :]
+            found = alike.read(other + b"body") if alike else None
+            if found is not None:
+                known += 1
+                head, size = found
+                assert other.find(b"\r\n\r\n") + 4 == size
+                expected = HeadReader(HeadLimits()).read(other[:size])
+                for name in RequestHead.__slots__:
+                    assert getattr(expected, name) == getattr(head, name), (raw, other)
+    assert known > 1_000
+
+
+def test_a_length_that_could_outgrow_the_limit_is_not_known_by_the_latest_one() -> None:
+    raw = b"\r\n".join([*PLAIN, b"", b""])
+    head = HeadReader(HeadLimits()).read(raw)
+    assert Alike.of(raw, head, len(raw) + 17) is None
+    assert Alike.of(raw, head, len(raw) + 18) is not None
 
 
 def test_secrets_are_not_remembered() -> None:

@@ -66,7 +66,7 @@ def facts(snapshot: Snapshot, route: Route, model: str | None) -> dict[str, Any]
     phases = {
         phase: [
             "(the body is read)" if hook is read_body else chain.filters[depth - 1].name
-            for depth, hook, _ in steps(chain, phase)
+            for depth, hook in steps(chain, phase)
         ]
         for phase in PHASES
     }

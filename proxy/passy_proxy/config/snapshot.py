@@ -69,7 +69,8 @@ class Snapshot:
         self.warnings: Sequence[Problem] = ()
         self.running = 0
         """Exchanges on it now."""
-        self._retired: asyncio.Event | None = None
+        self.retired: asyncio.Event | None = None
+        """There once another has taken its place; set when its last exchange has left."""
         self._started: list[Filter] = []
 
     async def start(self) -> None:
@@ -92,16 +93,16 @@ class Snapshot:
     def left(self) -> None:
         """An exchange has ended."""
         self.running -= 1
-        if self.running == 0 and self._retired is not None:
-            self._retired.set()
+        if self.running == 0 and self.retired is not None:
+            self.retired.set()
 
     async def retire(self, drain: float | None = None) -> None:
         """Wait until its last exchange has left (at most ``drain`` seconds), then stop it."""
-        self._retired = asyncio.Event()
+        self.retired = asyncio.Event()
         try:
             if self.running:
                 async with asyncio.timeout(drain):
-                    await self._retired.wait()
+                    await self.retired.wait()
         except TimeoutError:
             self.log.warning("snapshot_drain_expired", running=self.running)
         finally:

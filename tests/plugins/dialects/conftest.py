@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import cast
+from urllib.parse import quote, unquote
 
 import pytest
 
 from passy_proxy.body import read_head
 from passy_proxy.downstream import Downstream
 from passy_proxy.exchange import Request
+from passy_proxy.framing import told
 
 PATHS = {
     "chat": "/chat/completions",
@@ -36,9 +38,12 @@ def asked() -> Asked:
     ) -> Request:
         rest = more.get("rest", PATHS.get(operation, "/"))
         unused = cast(Downstream, None)
-        request = Request(more.get("method", "POST"), "/v1" + rest, query, headers, unused)
+        method = more.get("method", "POST")
+        raw_path = quote("/v1" + rest, "/%").encode()
+        head = told(method, unquote("/v1" + rest), query, list(headers), raw_path)
+        request = Request(head, unused)
         request.operation = operation
-        request.rest = rest
+        request.root = len("/v1")
         request.body = body
         if operation:
             request.head = read_head(body)
