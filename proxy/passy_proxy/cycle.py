@@ -86,6 +86,13 @@ class Cycle:
         self.finished = False
         self.gone = False
 
+    def arrived(self, limit: int) -> bytes | None:
+        """The whole body, if it is here in one piece and within ``limit``."""
+        pieces = self._pieces
+        if self.complete and len(pieces) == 1 and self.size <= limit:
+            return pieces[0]
+        return None
+
     async def body(self, limit: int) -> bytes:
         """The whole body; at once if it is here. Raises BodyTooLarge, BodyTimeout, ClientGone."""
         if self.head.length > limit or self.size > limit:

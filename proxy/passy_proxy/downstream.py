@@ -49,6 +49,10 @@ class Downstream(Protocol):
         """The task that serves the request."""
         ...
 
+    def arrived(self, limit: int) -> bytes | None:
+        """The whole request body without waiting; ``None`` where ``body`` has to be asked."""
+        ...
+
     async def body(self, limit: int) -> bytes:
         """The whole request body. Raises BodyTooLarge, BodyTimeout, ClientGone."""
         ...
@@ -138,6 +142,10 @@ class AsgiDownstream:
         self.started = False
         self.finished = False
         self.gone = False
+
+    def arrived(self, limit: int) -> bytes | None:
+        """``None``: a server that is not ours has to be asked."""
+        return None
 
     async def body(self, limit: int) -> bytes:
         """The whole body. Raises BodyTooLarge, ClientGone."""

@@ -1,7 +1,8 @@
 """The filter protocol: six hooks, all optional, and the contract pluggy checks them against.
 
-``None`` always means *carry on*. A hook may be a plain function or ``async def``; which it is is
-decided once, when the chain is compiled, and a hook a filter does not define costs nothing.
+``None`` always means *carry on*. A hook may be ``async def``, or a plain function that returns its
+result or, where it has to wait, something to await for it. A hook a filter does not define costs
+nothing.
 """
 
 from __future__ import annotations

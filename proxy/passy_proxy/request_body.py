@@ -3,15 +3,17 @@ needed."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from passy_proxy.body import BadBody, read_head
 from passy_proxy.dialect import bodyless
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge
 from passy_proxy.event import Reply
-from passy_proxy.exchange import Exchange
+from passy_proxy.exchange import Exchange, Request
 from passy_proxy.units import size
 
 
-async def read_body(ex: Exchange) -> Reply | None:
+def read_body(ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
     """Fill ``request.body`` and ``request.head``; a Reply for a body that cannot be taken.
 
     A streamed upload is left unread: it is passed on as it arrives.
@@ -19,13 +21,24 @@ async def read_body(ex: Exchange) -> Reply | None:
     request = ex.request
     if request.streamed_upload and not bodyless(request):
         return None
+    body = ex.downstream.arrived(request.limit)
+    return _awaited(ex) if body is None else _taken(request, body)
+
+
+async def _awaited(ex: Exchange) -> Reply | None:
+    request = ex.request
     try:
-        request.body = await ex.downstream.body(request.limit)
+        body = await ex.downstream.body(request.limit)
     except (BodyTooLarge, BodyTimeout) as exc:
         return body_refused(ex, exc)
+    return _taken(request, body)
+
+
+def _taken(request: Request, body: bytes) -> Reply | None:
+    request.body = body
     if request.operation:
         try:
-            request.head = read_head(request.body)
+            request.head = read_head(body)
         except BadBody as exc:
             code = "invalid_value" if exc.param else "invalid_json"
             return Reply(400, code, str(exc), param=exc.param)

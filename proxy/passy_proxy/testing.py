@@ -362,6 +362,9 @@ class Recorded:
 
     # passy_proxy.downstream.Downstream
 
+    def arrived(self, limit: int) -> bytes | None:
+        return None
+
     async def body(self, limit: int) -> bytes:
         if self.gone:
             raise ClientGone
