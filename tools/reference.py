@@ -781,11 +781,11 @@ def header_in(name: ast.expr) -> set[str]:
 
 
 def headers() -> str:
-    from passy_proxy.answer import FATE
+    from passy_proxy.answer import ENDING, RENAMED
 
     agree("HEADERS", header_names(), HEADERS)
-    ended = sorted(name.decode() for name, fate in FATE.items() if fate is None)
-    renamed = sorted((name.decode(), fate.decode()) for name, fate in FATE.items() if fate)
+    ended = sorted(name.decode() for name in ENDING)
+    renamed = sorted((name.decode(), other.decode()) for name, other in RENAMED.items())
     return page(
         "Response headers",
         "What the gateway adds to answers. The provider's headers pass as they are, but for "

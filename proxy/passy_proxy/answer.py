@@ -40,6 +40,9 @@ ORIGIN = (
 )
 """What is true of the upstream's origin and not of ours."""
 
+ENDING = (*HOP_BY_HOP, *OURS, *ACCOUNT, *ORIGIN)
+"""Upstream headers that end here."""
+
 RENAMED = {
     b"x-request-id": b"x-upstream-request-id",
     b"request-id": b"x-upstream-request-id",
@@ -62,7 +65,7 @@ class _Passing(dict[bytes, bool]):
         return True
 
 
-PASSING = _Passing(dict.fromkeys((*HOP_BY_HOP, *OURS, *ACCOUNT, *ORIGIN, *RENAMED), False))
+PASSING = _Passing(dict.fromkeys((*ENDING, *RENAMED), False))
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 
