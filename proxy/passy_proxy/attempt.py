@@ -316,7 +316,7 @@ class Dispatch:
                 break
             try:
                 refusal = hook(ex, attempt)
-                if waits:
+                if waits or (refusal is not None and type(refusal) is not Failure):
                     refusal = await refusal
             except Untranslatable as exc:  # It asked for ``attempt.request``.
                 refusal = Failure("untranslatable", str(exc))

@@ -191,7 +191,7 @@ class Chain:
         for depth, hook, waits in self.on_request:
             ex.depth = depth
             reply = hook(ex)
-            if waits:
+            if waits or (reply is not None and type(reply) is not Reply):
                 reply = await reply
             if reply is not None:
                 return reply  # type: ignore[no-any-return]
@@ -361,12 +361,12 @@ class Chain:
                 cancelled = await self.end_last(ex, last)
             elif not last.whole:
                 last.close()
-        for depth, hook, waits in self.on_complete:
+        for depth, hook, _ in self.on_complete:
             if depth > ex.depth:
                 continue
             try:
                 done = hook(ex)
-                if waits:
+                if done is not None:
                     await done
             except asyncio.CancelledError as exc:
                 cancelled = exc
