@@ -80,7 +80,7 @@ class Limited:
     async def tokens_left(self, rate: str = "1000/min", key: str = "key_a") -> int:
         """What the counter holds, asked of the store without taking any."""
         amount, _, _ = rate.partition("/")
-        grant = await self.store.take([Claim(f"t{rate}:key:{key}", Rate(int(amount), 60.0), 0)])
+        grant = self.store.take([Claim(f"t{rate}:key:{key}", Rate(int(amount), 60.0), 0)])
         return grant.rooms[0].remaining
 
 
