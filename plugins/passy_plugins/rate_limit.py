@@ -45,8 +45,10 @@ Dimension = Literal["key", "organisation", "model"]
 NAME = itemgetter(0)
 NO_LIMITS = Limits()
 REMEMBERED = 10_000
-LONGEST_MODEL = 200
-"""Characters of a model's name worth remembering."""
+LONGEST_NAME = 200
+"""Of a model or a header, worth remembering."""
+MOST_NAMES = 1_000
+"""Of headers."""
 SUBJECT = {"requests": "requests", "tokens": "tokens", "concurrency": "requests at once"}
 ORDER = ("tokens", "requests", "concurrency")
 """Of the claims of an exchange: first what is settled, last what no header tells."""
@@ -79,7 +81,7 @@ class Measure(NamedTuple):
 class Counted:
     """What exchanges of a key are counted under, as far as it is the same for each of them."""
 
-    __slots__ = ("fixed", "kinds", "lone", "principal", "shared", "tokens", "told")
+    __slots__ = ("fixed", "kinds", "lone", "metered", "principal", "shared", "tokens", "told")
 
     def __init__(
         self,
@@ -95,6 +97,7 @@ class Counted:
             for kind, name, limit in ordered
             if kind == "tokens" and isinstance(limit, Rate)
         )
+        self.metered = len(self.tokens)
         self.fixed = [Claim(name, limit, 1) for kind, name, limit in ordered if kind != "tokens"]
         """The claims that cost the same each time; those of tokens come before them."""
         self.kinds = tuple(kind for kind, _, _ in ordered)
@@ -135,6 +138,8 @@ class RateLimit(Filter):
         self._by_model = "model" in config.per
         self._guess = config.output_guess
         self._counted: dict[str | tuple[str, str], Counted] = {}
+        self._others: set[bytes] = set()
+        """Names of headers that are known to tell of no limit: answers bring the same each time."""
 
     def on_request(self, ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
         principal = ex.principal
@@ -153,11 +158,11 @@ class RateLimit(Filter):
             head = request.head
             longest = self._guess if head.max_tokens is None else head.max_tokens
             wanted = prompt_estimate(request.body) + longest * head.n
-            claims = [
+            claims = []
+            for name, limit, most in known.tokens:
                 # Never more than the limit could ever admit.
-                *[Claim(name, limit, min(wanted, most)) for name, limit, most in known.tokens],
-                *claims,
-            ]
+                claims.append(Claim(name, limit, wanted if wanted < most else most))
+            claims += known.fixed
         if not claims:
             return None
         try:
@@ -189,7 +194,7 @@ class RateLimit(Filter):
             known = self._counted.get(name)
             if known is not None and known.principal is principal:
                 return known
-            if len(model) > LONGEST_MODEL:
+            if len(model) > LONGEST_NAME:
                 return self.counters(ex, principal)
         if len(self._counted) >= REMEMBERED:
             self._counted.clear()
@@ -252,14 +257,29 @@ class RateLimit(Filter):
         if held is None or held.filter is not self:
             return  # The last one that holds something tells for all.
         headers = head.headers
-        if b"ratelimit-" in b"\n".join(map(NAME, headers)):
-            headers = head.headers = [pair for pair in headers if b"ratelimit-" not in pair[0]]
+        if not self._others.issuperset(map(NAME, headers)):
+            headers = head.headers = self.without_theirs(headers)
         counted = held.counted
         if held.before is None and counted.lone:
             rooms: Iterable[tuple[str, Room]] = zip(counted.told, held.grant.rooms, strict=False)
         else:
             rooms = tightest(held).items()
         headers += ex.route.dialect.limit_lines(rooms, ex.at)
+
+    def without_theirs(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """``headers`` but for the limits that a provider tells. Other names are remembered."""
+        kept, others = [], self._others
+        for pair in headers:
+            name = pair[0]
+            if name not in others:
+                if b"ratelimit-" in name:
+                    continue
+                if len(others) >= MOST_NAMES:
+                    others.clear()
+                if len(name) <= LONGEST_NAME:
+                    others.add(name)
+            kept.append(pair)
+        return kept
 
     def on_complete(self, ex: Exchange) -> Awaitable[None] | None:
         held = ex.stash.get(HELD)
@@ -270,7 +290,7 @@ class RateLimit(Filter):
         usage = ex.usage
         used = 0 if usage is None else usage.input + usage.output
         try:
-            done = self._counters.settle(held.grant, [used] * len(held.counted.tokens))
+            done = self._counters.settle(held.grant, [used] * held.counted.metered)
         except StoreUnavailable:
             self.unsettled(ex)
             return None

@@ -104,9 +104,9 @@ class Buckets:
         rooms: list[Room] = []
         slots: tuple[Claim, ...] = ()
         for claim in claims:
-            limit = claim.limit
             bucket = get(claim.key)
-            if bucket is None or bucket.limit is not limit:
+            if bucket is None or bucket.limit is not claim.limit:
+                limit = claim.limit
                 if isinstance(limit, int):
                     used = self._slots.get(claim.key, 0) + claim.cost
                     if used > limit:
