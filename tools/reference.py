@@ -766,7 +766,7 @@ def header_names() -> set[str]:
     room = Room(1, 1, 0.0, 0.0)
     for dialect in (OpenAI(), Anthropic()):
         names |= {name.decode() for name, _ in dialect.head("req_", 0)}
-        limits = dialect.limit_lines("requests", room, 0.0)
+        limits = dialect.limit_lines([("requests", room)], 0.0)
         names |= {name.decode().replace("requests", "*") for name, _ in limits}
     head = _envelope(Refused(503, "server_is_overloaded", ""), b"\r\n").partition(b"\r\n\r\n")[0]
     names |= {line.partition(b":")[0].decode() for line in head.split(b"\r\n")[1:] if b":" in line}

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from passy_proxy.models import Choice
 
 
+REMEMBERED = 1_000
+LONGEST = 200
+"""Characters of a name worth remembering."""
+
+
 class Config(Settings):
     models: Models = setting("models", "The table of models; there is one, written under models:.")
     direct: bool = setting(
@@ -44,12 +49,8 @@ class Alias(Filter):
     config: Config
 
     async def start(self) -> None:
-        # An alias without weights always has the same targets: they are looked up once.
-        self._fixed = {
-            model.name: model.targets
-            for model in self.config.models.aliases
-            if not model.weighted and "*" not in model.name
-        }
+        # What a name leads to, for those that lead to the same targets each time.
+        self._fixed: dict[str, Sequence[Target]] = {}
 
     def on_request(self, ex: Exchange) -> Reply | None:
         name = ex.request.head.model
@@ -67,20 +68,30 @@ class Alias(Filter):
             )
         if ex.targets:
             return None  # An earlier filter chose already: an organisation's own upstream.
-        targets: Sequence[Target] | None = self._fixed.get(name)
+        targets = self._fixed.get(name)
         if targets is None:
-            targets = self.targets(name)
-        if targets:
-            ex.targets = targets
-            return None
-        return self.unknown(name, found=targets is not None)
+            return self.look_up(ex, name)
+        ex.targets = targets
+        return None
 
-    def targets(self, name: str) -> Sequence[Target] | None:
-        """Targets for a name; empty when those it has are not configured, ``None`` when unknown."""
-        model = self.config.models.find(name)
+    def look_up(self, ex: Exchange, name: str) -> Reply | None:
+        """The targets for a name that is not remembered."""
+        models = self.config.models
+        model = models.find(name)
+        targets: Sequence[Target] | None
         if model is not None:
-            return shuffled(model, name) if model.weighted else model.at(name)
-        return self.config.models.direct(name) if self.config.direct else None
+            targets = shuffled(model, name) if model.weighted else model.at(name)
+        else:
+            targets = models.direct(name) if self.config.direct else None
+        if not targets:
+            return self.unknown(name, found=targets is not None)
+        # Patterns take any name, of any length: those of clients must not fill the memory.
+        if (model is None or not model.weighted) and len(name) <= LONGEST:
+            if len(self._fixed) >= REMEMBERED:
+                self._fixed.clear()
+            self._fixed[name] = targets
+        ex.targets = targets
+        return None
 
     def unknown(self, name: str, *, found: bool) -> Reply:
         models, shown = self.config.models, repr(name[:200])

@@ -7,7 +7,7 @@ remembered for ``ttl``; unknown keys in a memory of their own, which random ones
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from time import monotonic, time
 from typing import NamedTuple
 
@@ -80,28 +80,55 @@ class Auth(Filter):
         self._known = Memory(self.config.known)
         self._unknown = Memory(self.config.unknown)
         self._any = bool(getattr(self.config.directory, "takes_any_key", False))
+        # Known keys by the very value of the header that showed them, which saves reading and
+        # hashing it again. One memory for each way to show a key: what is good in one header may
+        # be none in another.
+        self._bearers = Memory(self.config.known)
+        self._bare = Memory(self.config.known)
 
-    async def on_request(self, ex: Exchange) -> Reply | None:
-        key = shown_key(ex)
-        if key is None:
+    def on_request(self, ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
+        get = ex.request.fields.get
+        shown = get(b"authorization")  # It wins over the others.
+        if shown is not None:
+            seen = self._bearers.get(shown, NEVER_SEEN)
+        else:
+            shown = get(b"x-api-key") or get(b"api-key") or b""
+            seen = self._bare.get(shown, NEVER_SEEN)
+        if seen.fresh > monotonic():
+            principal = seen.principal
+            assert principal is not None
+            if principal.expires is None or principal.expires > time():
+                ex.principal = principal
+                return None
+        return self.read(ex, shown)
+
+    def read(self, ex: Exchange, shown: bytes) -> Reply | Awaitable[Reply | None] | None:
+        """All of it, for a header that is not remembered or may not let in."""
+        if b"authorization" in ex.request.fields:
+            memory, key = self._bearers, bearer(shown)
+        else:
+            memory, key = self._bare, shown.strip()
+        if not key:
             return denied("No API key was given. Send it as 'Authorization: Bearer sk-passy-…'.")
         digest = self._digest(key)
         seen = self._known.get(digest, NEVER_SEEN)
-        principal = seen.principal
         if seen.fresh <= monotonic():
-            try:
-                issued = self._any or keys.well_formed(key)
-                principal = await self.look_up(digest, seen, issued=issued)
-            except StoreUnavailable:
-                return UNDECIDED
-        if principal is None:
-            return denied("The API key is not known here. Check that it was copied whole.")
-        if principal.disabled:
-            return denied("The API key was disabled.")
-        if principal.expires is not None and principal.expires <= time():
-            return denied("The API key has expired.")
-        ex.principal = principal
-        return None
+            memory.forget(shown)
+            return self.asked(ex, key, digest, seen)
+        principal = seen.principal
+        assert principal is not None
+        # Space around a key says nothing, but would let one key fill the memory.
+        if len(shown) - len(key) <= LONGEST_SCHEME and not principal.disabled:
+            memory.put(shown, seen)
+        return admit(ex, principal)
+
+    async def asked(self, ex: Exchange, key: bytes, digest: bytes, seen: Seen) -> Reply | None:
+        """The directory's word on a key, where nothing fresh is remembered."""
+        try:
+            issued = self._any or keys.well_formed(key)
+            return admit(ex, await self.look_up(digest, seen, issued=issued))
+        except StoreUnavailable:
+            return UNDECIDED
 
     async def look_up(self, digest: bytes, seen: Seen, *, issued: bool) -> Principal | None:
         """Ask the directory; a stale answer serves while it cannot be asked."""
@@ -124,14 +151,25 @@ class Auth(Filter):
         return principal
 
 
-def shown_key(ex: Exchange) -> bytes | None:
-    """The key the client shows; ``Authorization`` wins over the others."""
-    get = ex.request.fields.get
-    if (value := get(b"authorization")) is not None:
-        scheme, _, key = value.partition(b" ")
-        return key.strip() or None if scheme.lower() == b"bearer" else None
-    value = get(b"x-api-key") or get(b"api-key")
-    return (value.strip() or None) if value else None
+LONGEST_SCHEME = len(b"Bearer ")
+
+
+def bearer(value: bytes) -> bytes:
+    """The key in an ``Authorization`` header; empty where there is none."""
+    scheme, _, key = value.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
+
+
+def admit(ex: Exchange, principal: Principal | None) -> Reply | None:
+    """Let in who may enter; for others what they are told."""
+    if principal is None:
+        return denied("The API key is not known here. Check that it was copied whole.")
+    if principal.disabled:
+        return denied("The API key was disabled.")
+    if principal.expires is not None and principal.expires <= time():
+        return denied("The API key has expired.")
+    ex.principal = principal
+    return None
 
 
 def denied(message: str) -> Reply:

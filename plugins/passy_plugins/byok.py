@@ -8,7 +8,7 @@ and not when the vault cannot be asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
@@ -44,7 +44,7 @@ class Config(Settings):
 
 
 class Owned(NamedTuple):
-    """The organisation's own upstreams, best first, and until when they may be used."""
+    """The organisation's own active upstreams, best first, and until when they may be used."""
 
     providers: Sequence[CustomProvider]
     fresh: float
@@ -69,20 +69,30 @@ class Byok(Filter):
         self._owned: dict[str, Owned] = {}
         self._shown: dict[tuple[str, str], Shown] = {}
 
-    async def on_request(self, ex: Exchange) -> Reply | None:
-        assert ex.principal is not None
-        organisation = ex.principal.organisation
+    def on_request(self, ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
+        principal = ex.principal
+        assert principal is not None
+        organisation = principal.organisation
         if organisation is None:
             return None
         owned = self._owned.get(organisation)
         if owned is None or owned.fresh <= monotonic():
-            try:
-                owned = await self.look_up(organisation, owned)
-            except StoreUnavailable:
-                return UNDECIDED
+            return self.asked(ex, organisation, owned)
+        return self.choose(ex, owned) if owned.providers else None
+
+    async def asked(self, ex: Exchange, organisation: str, owned: Owned | None) -> Reply | None:
+        """``on_request`` where the vault has to be asked."""
+        try:
+            owned = await self.look_up(organisation, owned)
+        except StoreUnavailable:
+            return UNDECIDED
+        return self.choose(ex, owned)
+
+    def choose(self, ex: Exchange, owned: Owned) -> Reply | None:
+        """Their own upstream, if one serves what is asked for."""
         asked = ex.request.head.model
         for provider in owned.providers:
-            if provider.active and serves(provider.models, asked):
+            if serves(provider.models, asked):
                 try:
                     upstream = self.config.connections.custom(provider)
                 except ValueError as exc:  # Not the operator's upstreams instead: theirs was meant.
@@ -100,29 +110,38 @@ class Byok(Filter):
             if owned is not None and owned.stale > now:
                 return owned
             raise
-        ordered = sorted(providers, key=lambda provider: provider.priority)
-        owned = Owned(ordered, now + self.config.ttl, now + self.config.stale)
+        active = [provider for provider in providers if provider.active]
+        active.sort(key=lambda provider: provider.priority)
+        owned = Owned(active, now + self.config.ttl, now + self.config.stale)
         remember(self._owned, organisation, owned, self.config.known)
         return owned
 
-    async def on_attempt(self, ex: Exchange, attempt: Attempt) -> Failure | None:
-        assert ex.principal is not None
-        organisation = ex.principal.organisation
+    def on_attempt(
+        self, ex: Exchange, attempt: Attempt
+    ) -> Failure | Awaitable[Failure | None] | None:
+        principal = ex.principal
+        assert principal is not None
+        organisation = principal.organisation
+        if organisation is None:
+            return None
         upstream = attempt.target.upstream
-        if organisation is None or upstream.dialect is None:
+        if upstream.dialect is None:
             return None
         shown = self._shown.get((organisation, upstream.key))
         if shown is None or shown.fresh <= monotonic():
-            try:
-                shown = await self.credential(organisation, upstream.key, shown)
-            except StoreUnavailable:
-                return Failure("refused", "the organisation's own key cannot be read now")
-        if shown.credential is not None:
-            attempt.credential = shown.credential
-        elif upstream.owner != "operator":
-            attempt.credential = (
-                None  # Their upstream without a key: it gets none, least of all ours.
-            )
+            return self.read(attempt, organisation, shown)
+        show(attempt, shown.credential)
+        return None
+
+    async def read(
+        self, attempt: Attempt, organisation: str, shown: Shown | None
+    ) -> Failure | None:
+        """``on_attempt`` where the vault has to be asked."""
+        try:
+            shown = await self.credential(organisation, attempt.target.upstream.key, shown)
+        except StoreUnavailable:
+            return Failure("refused", "the organisation's own key cannot be read now")
+        show(attempt, shown.credential)
         return None
 
     async def credential(self, organisation: str, upstream: str, shown: Shown | None) -> Shown:
@@ -137,6 +156,14 @@ class Byok(Filter):
         shown = Shown(credential, now + self.config.ttl, now + self.config.stale)
         remember(self._shown, (organisation, upstream), shown, self.config.known)
         return shown
+
+
+def show(attempt: Attempt, credential: Credential | None) -> None:
+    """Their credential in place of the operator's."""
+    if credential is not None:
+        attempt.credential = credential
+    elif attempt.target.upstream.owner != "operator":
+        attempt.credential = None  # Their upstream without a key: it gets none, least of all ours.
 
 
 K = TypeVar("K")

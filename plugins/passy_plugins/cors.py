@@ -27,12 +27,10 @@ class Cors(Filter):
         self._origins = {origin.encode() for origin in self.config.origins}
         self._methods = ", ".join(self.config.methods).encode()
         self._headers = ", ".join(self.config.headers).encode()
+        self._varies = bool(self._origins) and not self._any
 
-    def allowed(self, ex: Exchange) -> bytes | None:
+    def allowed(self, origin: bytes) -> bytes | None:
         """The value of access-control-allow-origin, or ``None`` where it is not to be sent."""
-        origin = ex.request.fields.get(b"origin")
-        if origin is None:
-            return None
         if self._any:
             return b"*"
         return origin if origin in self._origins else None
@@ -40,7 +38,8 @@ class Cors(Filter):
     def on_request(self, ex: Exchange) -> Reply | None:
         if ex.request.method != "OPTIONS":
             return None
-        if self.allowed(ex) is None:
+        origin = ex.request.fields.get(b"origin")
+        if origin is None or self.allowed(origin) is None:
             return Reply(403, "origin_not_allowed", "This origin may not call the gateway.")
         return Reply(
             204,
@@ -54,10 +53,11 @@ class Cors(Filter):
         )
 
     def on_response(self, ex: Exchange, head: Head) -> None:
-        if self._origins and not self._any:
+        if self._varies:
             head.headers.append((b"vary", b"origin"))
-        if (origin := self.allowed(ex)) is not None:
-            head.headers.append((b"access-control-allow-origin", origin))
+        origin = ex.request.fields.get(b"origin")
+        if origin is not None and (allowed := self.allowed(origin)) is not None:
+            head.headers.append((b"access-control-allow-origin", allowed))
             head.headers.append((b"access-control-expose-headers", b"*"))
 
 

@@ -10,7 +10,7 @@ two chains with limits of their own do not spend each other's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import lru_cache
 from math import ceil, inf
 from operator import itemgetter
@@ -38,14 +38,20 @@ from passy_proxy import (
     prompt_estimate,
     setting,
 )
+from passy_proxy.structs import Struct
 
 Dimension = Literal["key", "organisation", "model"]
 
 NAME = itemgetter(0)
 NO_LIMITS = Limits()
 REMEMBERED = 10_000
-_new = tuple.__new__
+LONGEST_NAME = 200
+"""Of a model or a header, worth remembering."""
+MOST_NAMES = 1_000
+"""Of headers."""
 SUBJECT = {"requests": "requests", "tokens": "tokens", "concurrency": "requests at once"}
+ORDER = ("tokens", "requests", "concurrency")
+"""Of the claims of an exchange: first what is settled, last what no header tells."""
 
 
 class Config(Settings):
@@ -72,25 +78,49 @@ class Measure(NamedTuple):
     limit: Rate | int
 
 
-class Counted(NamedTuple):
-    """What exchanges of a key are counted under: name, limit, whether tokens; and the kinds."""
+class Counted:
+    """What exchanges of a key are counted under, as far as it is the same for each of them."""
 
-    principal: Principal
-    counters: list[tuple[str, Rate | int, bool]]
-    kinds: list[str]
+    __slots__ = ("fixed", "kinds", "lone", "metered", "principal", "shared", "tokens", "told")
+
+    def __init__(
+        self,
+        principal: Principal,
+        found: Iterable[tuple[str, str, Rate | int]],
+        shared: Counted | None = None,
+    ) -> None:
+        """``found``: kind, name and limit of each counter."""
+        ordered = sorted(found, key=lambda one: ORDER.index(one[0]))
+        self.principal = principal
+        self.tokens = tuple(
+            (name, limit, limit.amount)
+            for kind, name, limit in ordered
+            if kind == "tokens" and isinstance(limit, Rate)
+        )
+        self.metered = len(self.tokens)
+        self.fixed = [Claim(name, limit, 1) for kind, name, limit in ordered if kind != "tokens"]
+        """The claims that cost the same each time; those of tokens come before them."""
+        self.kinds = tuple(kind for kind, _, _ in ordered)
+        self.told = tuple(kind for kind in self.kinds if kind != "concurrency")
+        self.lone = len(self.told) == len(set(self.told))
+        """No two limits of one kind."""
+        self.shared = shared
+        """The same without the key's own limits; ``None`` where it has none."""
 
 
-class Held(NamedTuple):
-    """What an exchange was granted: one kind of limit for each claim."""
+class Held(Struct, gc=False):
+    """What a filter was granted for an exchange."""
 
+    filter: RateLimit
+    counted: Counted
     grant: Grant
-    kinds: list[str]
+    before: Held | None
+    """What another one before it was."""
 
 
+HELD: StashKey[Held] = StashKey("rate_limit.held")
 OWN: StashKey[bool] = StashKey("rate_limit.own")
 """The key's own limits are counted, by this filter or one before it."""
-SHOWN: StashKey[dict[str, Room]] = StashKey("rate_limit.shown")
-"""What the client is told of each kind: the one with least room."""
 
 
 class RateLimit(Filter):
@@ -100,62 +130,90 @@ class RateLimit(Filter):
 
     async def start(self) -> None:
         config = self.config
+        self._counters = config.counters
         self._own = Limits(config.requests, config.tokens, config.concurrency)
         self._measures = lru_cache(1_000)(measures)
-        self._always = measures(self._own)
         self._mix = "+".join(config.per) + ":"
         self._by_key = config.per == ("key",)
+        self._by_model = "model" in config.per
         self._guess = config.output_guess
-        self._counted: dict[str, Counted] = {}
-        self._held: StashKey[Held] = StashKey("rate_limit.held")
+        self._counted: dict[str | tuple[str, str], Counted] = {}
+        self._others: set[bytes] = set()
+        """Names of headers that are known to tell of no limit: answers bring the same each time."""
 
-    async def on_request(self, ex: Exchange) -> Reply | None:
+    def on_request(self, ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
         principal = ex.principal
         assert principal is not None
-        known = self._counted.get(principal.key_id)
+        known = None if self._by_model else self._counted.get(principal.key_id)
         if known is None or known.principal is not principal:
             known = self.counted(ex, principal)
-        claims = [
-            _new(Claim, (key, limit, self.reservation(ex, limit) if tokens else 1))
-            for key, limit, tokens in known.counters
-        ]
+        if known.shared is not None:
+            if OWN in ex.stash:
+                known = known.shared
+            else:
+                ex.stash[OWN] = True
+        claims = known.fixed
+        if known.tokens:
+            request = ex.request
+            head = request.head
+            longest = self._guess if head.max_tokens is None else head.max_tokens
+            wanted = prompt_estimate(request.body) + longest * head.n
+            claims = []
+            for name, limit, most in known.tokens:
+                # Never more than the limit could ever admit.
+                claims.append(Claim(name, limit, wanted if wanted < most else most))
+            claims += known.fixed
         if not claims:
             return None
-        kinds = known.kinds
         try:
-            grant = await self.config.counters.take(claims)
+            grant = self._counters.take(claims)
         except StoreUnavailable:
             return self.undecided()
-        if not grant.admitted:
-            return refused(ex, kinds, grant)
-        ex.stash[self._held] = Held(grant, kinds)
-        return None
+        if isinstance(grant, Grant):
+            return self.decided(ex, known, grant)
+        return self.asked(ex, known, grant)
+
+    async def asked(self, ex: Exchange, known: Counted, answer: Awaitable[Grant]) -> Reply | None:
+        """``on_request`` with a store that answers later."""
+        try:
+            grant = await answer
+        except StoreUnavailable:
+            return self.undecided()
+        return self.decided(ex, known, grant)
+
+    def decided(self, ex: Exchange, known: Counted, grant: Grant) -> Reply | None:
+        ex.stash[HELD] = Held(self, known, grant, ex.stash.get(HELD))
+        return None if grant.admitted else refused(known.kinds, grant.rooms)
 
     def counted(self, ex: Exchange, principal: Principal) -> Counted:
         """The counters of an exchange; remembered where they are the same for each of a key's."""
-        theirs = principal.limits
-        if theirs == NO_LIMITS:
-            held = [(self.subject(ex), self._always)]
-        else:
-            held = [(self.subject(ex), self._measures(self.beside(theirs)))]
-            if OWN not in ex.stash:
-                ex.stash[OWN] = True
-                held.append(("key:" + principal.key_id, self._measures(theirs)))
-        found = [
-            (kind, prefix + subject, limit)
-            for subject, all_ in held
-            for kind, prefix, limit in all_
-        ]
-        known = Counted(
-            principal,
-            [(key, limit, kind == "tokens") for kind, key, limit in found],
-            [kind for kind, _, _ in found],
-        )
-        if self._by_key and theirs == NO_LIMITS:
-            if len(self._counted) >= REMEMBERED:
-                self._counted.clear()
-            self._counted[principal.key_id] = known
+        name: str | tuple[str, str] = principal.key_id
+        if self._by_model:
+            model = ex.request.head.model
+            name = (principal.key_id, model)
+            known = self._counted.get(name)
+            if known is not None and known.principal is principal:
+                return known
+            if len(model) > LONGEST_NAME:
+                return self.counters(ex, principal)
+        if len(self._counted) >= REMEMBERED:
+            self._counted.clear()
+        known = self._counted[name] = self.counters(ex, principal)
         return known
+
+    def counters(self, ex: Exchange, principal: Principal) -> Counted:
+        theirs, subject = principal.limits, self.subject(ex)
+        held = [
+            (kind, prefix + subject, limit)
+            for kind, prefix, limit in self._measures(self.beside(theirs))
+        ]
+        if theirs == NO_LIMITS:
+            return Counted(principal, held)
+        own = [
+            (kind, f"{prefix}key:{principal.key_id}", limit)
+            for kind, prefix, limit in self._measures(theirs)
+        ]
+        return Counted(principal, held + own, shared=Counted(principal, held))
 
     def beside(self, theirs: Limits) -> Limits:
         """This filter's limits for a key that has some of its own."""
@@ -183,15 +241,6 @@ class RateLimit(Filter):
         parts = [part[one].replace("%", "%25").replace(":", "%3A") for one in self.config.per]
         return self._mix + ":".join(parts)
 
-    def reservation(self, ex: Exchange, limit: Rate | int) -> int:
-        """Tokens to hold back until the answer tells: never more than the limit could ever
-        admit."""
-        head = ex.request.head
-        longest = self._guess if head.max_tokens is None else head.max_tokens
-        wanted = prompt_estimate(ex.request.body) + longest * head.n
-        most = limit if isinstance(limit, int) else limit.amount
-        return wanted if wanted < most else most
-
     def undecided(self) -> Reply | None:
         if self.config.when_unavailable == "allow":
             return None
@@ -203,21 +252,59 @@ class RateLimit(Filter):
         )
 
     def on_response(self, ex: Exchange, head: Head) -> None:
-        held = ex.stash.get(self._held)
-        if held is not None:
-            show(ex, head, held.kinds, held.grant.rooms)
+        """Our own numbers, in place of any the provider sent; of several limits the tightest."""
+        held = ex.stash.get(HELD)
+        if held is None or held.filter is not self:
+            return  # The last one that holds something tells for all.
+        headers = head.headers
+        if not self._others.issuperset(map(NAME, headers)):
+            headers = head.headers = self.without_theirs(headers)
+        counted = held.counted
+        if held.before is None and counted.lone:
+            rooms: Iterable[tuple[str, Room]] = zip(counted.told, held.grant.rooms, strict=False)
+        else:
+            rooms = tightest(held).items()
+        headers += ex.route.dialect.limit_lines(rooms, ex.at)
 
-    async def on_complete(self, ex: Exchange) -> None:
-        held = ex.stash.get(self._held)
+    def without_theirs(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """``headers`` but for the limits that a provider tells. Other names are remembered."""
+        kept, others = [], self._others
+        for pair in headers:
+            name = pair[0]
+            if name not in others:
+                if b"ratelimit-" in name:
+                    continue
+                if len(others) >= MOST_NAMES:
+                    others.clear()
+                if len(name) <= LONGEST_NAME:
+                    others.add(name)
+            kept.append(pair)
+        return kept
+
+    def on_complete(self, ex: Exchange) -> Awaitable[None] | None:
+        held = ex.stash.get(HELD)
+        while held is not None and held.filter is not self:
+            held = held.before
         if held is None:
-            return
+            return None
         usage = ex.usage
-        used = usage.input + usage.output if usage else 0
-        actual = [used if kind == "tokens" else None for kind in held.kinds]
+        used = 0 if usage is None else usage.input + usage.output
         try:
-            await self.config.counters.settle(held.grant, actual)
+            done = self._counters.settle(held.grant, [used] * held.counted.metered)
         except StoreUnavailable:
-            self.log.warning("rate_limit_unsettled", request_id=ex.id)
+            self.unsettled(ex)
+            return None
+        return None if done is None else self.settled(ex, done)
+
+    async def settled(self, ex: Exchange, done: Awaitable[None]) -> None:
+        """``on_complete`` with a store that answers later."""
+        try:
+            await done
+        except StoreUnavailable:
+            self.unsettled(ex)
+
+    def unsettled(self, ex: Exchange) -> None:
+        self.log.warning("rate_limit_unsettled", request_id=ex.id)
 
 
 def measures(limits: Limits) -> tuple[Measure, ...]:
@@ -230,39 +317,33 @@ def measures(limits: Limits) -> tuple[Measure, ...]:
     return tuple(Measure(kind, prefix, limit) for kind, prefix, limit in found if limit is not None)
 
 
-def refused(ex: Exchange, kinds: Sequence[str], grant: Grant) -> Reply:
+def refused(kinds: Sequence[str], rooms: Sequence[Room]) -> Reply:
     """429, with the truth about when to come back."""
-    kind, room = max(zip(kinds, grant.rooms, strict=True), key=lambda pair: pair[1].retry)
-    head = Head(429, [])
-    show(ex, head, kinds, grant.rooms)
+    pairs = sorted(zip(kinds, rooms, strict=True), key=lambda pair: pair[0] == "tokens")
+    kind, room = max(pairs, key=lambda pair: pair[1].retry)
     message = f"Rate limit reached: {SUBJECT[kind]}, limit {room.limit}."
     if room.retry == inf:
-        head.headers.append((b"x-should-retry", b"false"))
         message += " It admits none."
-    else:
-        wait_ms = max(1, ceil(room.retry * 1000))
-        head.headers += (
-            (b"retry-after", b"%d" % ceil(wait_ms / 1000)),
-            (b"retry-after-ms", b"%d" % wait_ms),
-        )
-        message += f" Try again in {duration(wait_ms / 1000)}."
-    return Reply(429, "rate_limit_exceeded", message, head.headers)
+        return Reply(429, "rate_limit_exceeded", message, [(b"x-should-retry", b"false")])
+    wait_ms = max(1, ceil(room.retry * 1000))
+    message += f" Try again in {duration(wait_ms / 1000)}."
+    headers = [
+        (b"retry-after", b"%d" % ceil(wait_ms / 1000)),
+        (b"retry-after-ms", b"%d" % wait_ms),
+    ]
+    return Reply(429, "rate_limit_exceeded", message, headers)
 
 
-def show(ex: Exchange, head: Head, kinds: Sequence[str], rooms: Sequence[Room]) -> None:
-    """Our own numbers, in place of any the provider sent; of several limits the tightest."""
-    dialect = ex.route.dialect
-    shown = ex.stash.setdefault(SHOWN, {})
-    for kind, room in zip(kinds, rooms, strict=True):
-        known = shown.get(kind)
-        if known is None or room.remaining < known.remaining:
-            shown[kind] = room
-    headers = head.headers
-    if b"\n".join(map(NAME, headers)).find(b"ratelimit-") >= 0:
-        headers = head.headers = [pair for pair in headers if pair[0].find(b"ratelimit-") < 0]
-    for kind, room in shown.items():
-        if kind != "concurrency":
-            headers += dialect.limit_lines(kind, room, ex.at)
+def tightest(held: Held | None) -> dict[str, Room]:
+    """What the client is told of each kind: of all that is held the one with least room."""
+    shown: dict[str, Room] = {}
+    while held is not None:
+        for kind, room in zip(held.counted.told, held.grant.rooms, strict=False):
+            known = shown.get(kind)
+            if known is None or room.remaining < known.remaining:
+                shown[kind] = room
+        held = held.before
+    return shown
 
 
 @hookimpl

@@ -7,7 +7,7 @@ bytes pass through, including fields nobody here has heard of.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from passy_proxy.event import Reply
@@ -66,8 +66,10 @@ class Dialect(Protocol):
     auth_prefix: bytes
     """How a credential is shown, unless the upstream's settings say otherwise."""
 
-    def limit_lines(self, kind: str, room: Room, now: float) -> tuple[tuple[bytes, bytes], ...]:
-        """The headers that tell what is left of ``requests`` or ``tokens``; ``now`` in Unix
+    def limit_lines(
+        self, rooms: Iterable[tuple[str, Room]], now: float
+    ) -> list[tuple[bytes, bytes]]:
+        """The headers that tell what is left of ``requests`` and ``tokens``; ``now`` in Unix
         seconds."""
         ...
 

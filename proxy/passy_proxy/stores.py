@@ -7,8 +7,8 @@ raises :class:`StoreUnavailable` and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from passy_proxy.records import (
     Credential,
@@ -17,14 +17,20 @@ from passy_proxy.records import (
     Principal,
     UsageRecord,
 )
+from passy_proxy.structs import Struct
 from passy_proxy.units import Rate
+
+T = TypeVar("T")
+Now: TypeAlias = T | Awaitable[T]
+"""An answer, or what can be awaited for it: a store in this process need not make its callers
+wait."""
 
 
 class StoreUnavailable(Exception):
     """The store cannot answer now."""
 
 
-class Claim(NamedTuple):
+class Claim(Struct, gc=False):
     """One limit to be taken from: ``key`` names the counter, ``limit`` is a rate or a count at
     once."""
 
@@ -35,7 +41,7 @@ class Claim(NamedTuple):
     cost: int
 
 
-class Room(NamedTuple):
+class Room(Struct, gc=False):
     """What one claim's counter looked like just after the decision."""
 
     limit: int
@@ -46,11 +52,11 @@ class Room(NamedTuple):
     """Seconds until this claim would be admitted; 0 when it was."""
 
 
-class Grant(NamedTuple):
+class Grant(Struct):
     """The answer to a take: admitted, or refused with nothing taken from any counter."""
 
     admitted: bool
-    rooms: tuple[Room, ...]
+    rooms: Sequence[Room]
     """One per claim, in order."""
     claims: Sequence[Claim]
     token: object = None
@@ -61,12 +67,14 @@ class Grant(NamedTuple):
 class Counters(Protocol):
     """Rate limits, budgets, concurrency. All claims of one take are decided at once."""
 
-    async def take(self, claims: Sequence[Claim]) -> Grant: ...
+    def take(self, claims: Sequence[Claim]) -> Now[Grant]: ...
 
-    async def settle(self, grant: Grant, actual: Sequence[int | None]) -> None:
-        """Replace each claim's cost by what was used; ``None`` leaves it as taken.
+    def settle(self, grant: Grant, actual: Sequence[int | None]) -> Now[None]:
+        """Replace each claim's cost by what was used, in the order of the claims. ``None``, and a
+        number that is missing at the end, leave it as taken.
 
-        Concurrency claims are given back whatever ``actual`` says.
+        Concurrency claims are given back whatever ``actual`` says. Once per grant: a second
+        settle, or one of a refused grant, changes nothing.
         """
         ...
 

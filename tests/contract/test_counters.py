@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from fractions import Fraction
 from math import ceil, floor, inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import pytest
@@ -18,11 +18,12 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_proxy.keyring import Keyring
 from passy_proxy.site import Site
-from passy_proxy.stores import Claim, Counters, Grant
+from passy_proxy.stores import Claim, Counters, Grant, Now
 from passy_proxy.units import Rate
 
 pytestmark = pytest.mark.anyio
 
+T = TypeVar("T")
 SECOND = 1_000_000_000
 TEN_A_SECOND = Rate(10, 1)
 
@@ -40,6 +41,23 @@ class Clock:
         self.now += ceil(seconds * SECOND)
 
 
+class Asked:
+    """A store of which each answer is awaited, whether it is there at once or later."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    async def take(self, claims: Sequence[Claim]) -> Grant:
+        return await answered(self._counters.take(claims))
+
+    async def settle(self, grant: Grant, actual: Sequence[int | None]) -> None:
+        await answered(self._counters.settle(grant, actual))
+
+
+async def answered(answer: Now[T]) -> T:
+    return await answer if isinstance(answer, Awaitable) else answer
+
+
 class CountersContract:
     """Override `counters`; the store must take its time from the clock it is given."""
 
@@ -51,12 +69,10 @@ class CountersContract:
         return Clock()
 
     @pytest.fixture
-    def store(self, clock: Clock) -> Counters:
-        return self.counters(clock)
+    def store(self, clock: Clock) -> Asked:
+        return Asked(self.counters(clock))
 
-    async def test_of_a_thousand_at_once_exactly_the_limit_is_admitted(
-        self, store: Counters
-    ) -> None:
+    async def test_of_a_thousand_at_once_exactly_the_limit_is_admitted(self, store: Asked) -> None:
         admitted = []
 
         async def one() -> None:
@@ -69,7 +85,7 @@ class CountersContract:
         assert 1_000 == len(admitted)
         assert 100 == sum(admitted)
 
-    async def test_a_refused_take_takes_from_no_counter(self, store: Counters) -> None:
+    async def test_a_refused_take_takes_from_no_counter(self, store: Asked) -> None:
         wide, narrow, slots = Rate(10, 1), Rate(2, 1), 5
         await store.take([Claim("narrow", narrow, 2)])
         claims = [Claim("wide", wide, 4), Claim("slots", slots, 1), Claim("narrow", narrow, 1)]
@@ -80,14 +96,14 @@ class CountersContract:
         left = await store.take([Claim("wide", wide, 10), Claim("slots", slots, 5)])
         assert left.admitted
 
-    async def test_one_key_claimed_twice_counts_twice(self, store: Counters) -> None:
+    async def test_one_key_claimed_twice_counts_twice(self, store: Asked) -> None:
         twice = [Claim("key", TEN_A_SECOND, 6)] * 2
         assert not (await store.take(twice)).admitted
         assert (await store.take(twice[:1])).admitted
 
-    async def test_a_rate_refills_continuously(self, store: Counters, clock: Clock) -> None:
+    async def test_a_rate_refills_continuously(self, store: Asked, clock: Clock) -> None:
         claim = Claim("key", Rate(60, 60), 1)
-        assert (await store.take([claim._replace(cost=60)])).admitted
+        assert (await store.take([Claim("key", Rate(60, 60), 60)])).admitted
         clock.advance(0.999)
         assert not (await store.take([claim])).admitted
         clock.advance(0.001)
@@ -95,14 +111,14 @@ class CountersContract:
         clock.advance(30)
         assert 29 == (await store.take([claim])).rooms[0].remaining
 
-    async def test_it_never_holds_more_than_its_amount(self, store: Counters, clock: Clock) -> None:
+    async def test_it_never_holds_more_than_its_amount(self, store: Asked, clock: Clock) -> None:
         await store.take([Claim("key", TEN_A_SECOND, 1)])
         clock.advance(1_000_000)
         assert not (await store.take([Claim("key", TEN_A_SECOND, 11)])).admitted
         assert (await store.take([Claim("key", TEN_A_SECOND, 10)])).admitted
 
     async def test_a_client_that_waits_as_told_is_admitted(
-        self, store: Counters, clock: Clock
+        self, store: Asked, clock: Clock
     ) -> None:
         claims = [Claim("requests", Rate(7, 3), 2), Claim("tokens", Rate(100_000, 60), 30_001)]
         waits = 0
@@ -115,7 +131,7 @@ class CountersContract:
         assert waits > 10
 
     async def test_of_a_crowd_that_waits_as_told_everyone_is_admitted(
-        self, store: Counters, clock: Clock
+        self, store: Asked, clock: Clock
     ) -> None:
         claim = Claim("key", Rate(120, 60), 1)
         returns = []
@@ -128,7 +144,7 @@ class CountersContract:
             clock.now = due
             assert (await store.take([claim])).admitted
 
-    async def test_after_reset_seconds_it_is_full(self, store: Counters, clock: Clock) -> None:
+    async def test_after_reset_seconds_it_is_full(self, store: Asked, clock: Clock) -> None:
         for cost in (3, 1, 5):
             grant = await store.take([Claim("key", TEN_A_SECOND, cost)])
             clock.advance(0.05)
@@ -136,18 +152,18 @@ class CountersContract:
         clock.advance(grant.rooms[0].reset - 0.05)
         assert (await store.take([Claim("key", TEN_A_SECOND, 10)])).admitted
 
-    async def test_what_can_never_fit_is_told_so(self, store: Counters) -> None:
+    async def test_what_can_never_fit_is_told_so(self, store: Asked) -> None:
         for limit in (TEN_A_SECOND, 10, Rate(0, 60), 0):
             grant = await store.take([Claim(f"key {limit}", limit, 11)])
             assert not grant.admitted
             assert inf == grant.rooms[0].retry
 
-    async def test_what_was_not_used_is_given_back(self, store: Counters) -> None:
+    async def test_what_was_not_used_is_given_back(self, store: Asked) -> None:
         grant = await store.take([Claim("key", TEN_A_SECOND, 10)])
         await store.settle(grant, [3])
         assert 6 == (await store.take([Claim("key", TEN_A_SECOND, 1)])).rooms[0].remaining
 
-    async def test_what_was_used_beyond_is_owed(self, store: Counters, clock: Clock) -> None:
+    async def test_what_was_used_beyond_is_owed(self, store: Asked, clock: Clock) -> None:
         grant = await store.take([Claim("key", TEN_A_SECOND, 5)])
         await store.settle(grant, [15])
         refused = await store.take([Claim("key", TEN_A_SECOND, 1)])
@@ -156,27 +172,31 @@ class CountersContract:
         clock.advance(0.6)
         assert (await store.take([Claim("key", TEN_A_SECOND, 1)])).admitted
 
-    async def test_a_debt_is_never_deeper_than_one_amount(
-        self, store: Counters, clock: Clock
-    ) -> None:
+    async def test_a_debt_is_never_deeper_than_one_amount(self, store: Asked, clock: Clock) -> None:
         grant = await store.take([Claim("key", TEN_A_SECOND, 1)])
         await store.settle(grant, [10**15])
         clock.advance(2)
         assert (await store.take([Claim("key", TEN_A_SECOND, 10)])).admitted
 
-    async def test_a_negative_use_gives_back_no_more_than_was_taken(self, store: Counters) -> None:
+    async def test_a_negative_use_gives_back_no_more_than_was_taken(self, store: Asked) -> None:
         await store.take([Claim("key", TEN_A_SECOND, 5)])
         grant = await store.take([Claim("key", TEN_A_SECOND, 1)])
         await store.settle(grant, [-1_000])
         assert 4 == (await store.take([Claim("key", TEN_A_SECOND, 1)])).rooms[0].remaining
 
-    async def test_none_leaves_the_cost_as_it_was_taken(self, store: Counters) -> None:
+    async def test_none_leaves_the_cost_as_it_was_taken(self, store: Asked) -> None:
         grant = await store.take([Claim("key", TEN_A_SECOND, 5)])
         await store.settle(grant, [None])
         assert 4 == (await store.take([Claim("key", TEN_A_SECOND, 1)])).rooms[0].remaining
 
+    async def test_what_is_not_said_of_the_last_claims_stays_as_taken(self, store: Asked) -> None:
+        claims = [Claim("key", TEN_A_SECOND, 5), Claim("other", TEN_A_SECOND, 4), Claim("s", 1, 1)]
+        await store.settle(await store.take(claims), [2])
+        again = await store.take(claims)
+        assert [3, 2, 0] == [room.remaining for room in again.rooms]
+
     async def test_a_late_settle_counts_though_the_counter_was_long_full(
-        self, store: Counters, clock: Clock
+        self, store: Asked, clock: Clock
     ) -> None:
         grant = await store.take([Claim("key", TEN_A_SECOND, 1)])
         clock.advance(3_600)
@@ -185,7 +205,7 @@ class CountersContract:
         await store.settle(grant, [9])
         assert 1 == (await store.take([Claim("key", TEN_A_SECOND, 1)])).rooms[0].remaining
 
-    async def test_a_slot_comes_back_at_settle(self, store: Counters) -> None:
+    async def test_a_slot_comes_back_at_settle(self, store: Asked) -> None:
         first = await store.take([Claim("slots", 2, 1)])
         second = await store.take([Claim("slots", 2, 1)])
         refused = await store.take([Claim("slots", 2, 1)])
@@ -195,7 +215,7 @@ class CountersContract:
         await store.settle(first, [None])
         assert (await store.take([Claim("slots", 2, 1)])).admitted
 
-    async def test_a_grant_is_settled_once(self, store: Counters) -> None:
+    async def test_a_grant_is_settled_once(self, store: Asked) -> None:
         claims = [Claim("slots", 2, 1), Claim("rate", TEN_A_SECOND, 4)]
         first = await store.take(claims)
         await store.take(claims)
@@ -204,7 +224,7 @@ class CountersContract:
         again = await store.take(claims)
         assert [0, 2] == [room.remaining for room in again.rooms]
 
-    async def test_settling_a_refused_grant_changes_nothing(self, store: Counters) -> None:
+    async def test_settling_a_refused_grant_changes_nothing(self, store: Asked) -> None:
         await store.take([Claim("slots", 1, 1)])
         claims = [Claim("rate", TEN_A_SECOND, 4), Claim("slots", 1, 1)]
         refused = await store.take(claims)
@@ -212,7 +232,7 @@ class CountersContract:
         still = await store.take(claims)
         assert (False, [10, 0]) == (still.admitted, [room.remaining for room in still.rooms])
 
-    async def test_a_changed_limit_keeps_what_was_used(self, store: Counters) -> None:
+    async def test_a_changed_limit_keeps_what_was_used(self, store: Asked) -> None:
         await store.take([Claim("key", Rate(10, 60), 8)])
         grant = await store.take([Claim("key", Rate(20, 1), 2)])
         assert (20, 10) == (grant.rooms[0].limit, grant.rooms[0].remaining)
@@ -242,7 +262,7 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.store = self.counters(self.clock)
+        self.store = Asked(self.counters(self.clock))
         self.there = {key: Fraction(_amount(limit)) for key, limit in LIMITS.items()}
         self.open: list[Grant] = []
         self.loop = asyncio.Runner()

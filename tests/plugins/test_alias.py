@@ -204,3 +204,24 @@ async def test_the_answer_comes_from_the_target() -> None:
     assert isinstance(ex.downstream, Recorded)
     assert 200 == ex.status
     assert b"hello there" in ex.downstream.answer
+
+
+async def test_names_that_patterns_take_do_not_fill_the_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alias, "REMEMBERED", 50)
+    [filter] = [one for one in bench.snapshot.filters if isinstance(one, alias.Alias)]
+    for number in range(120):
+        ex = routed(bench, f"ex-{number}")
+        assert [f"wide/short-ex-{number}"] == [one.label for one in ex.targets]
+    routed(bench, "ex" + "x" * 1_000)
+    assert all(len(name) <= alias.LONGEST for name in filter._fixed)
+    assert 20 == len(filter._fixed)
+
+
+async def test_what_is_remembered_of_a_name_are_its_own_targets(bench: Bench) -> None:
+    first, other, again = (routed(bench, name).targets for name in ("exact", "ex-1", "exact"))
+    assert first is again
+    assert ["wide/inside", "wide/short-ex-1"] == [first[0].label, other[0].label]
+    drawn = {routed(bench, "spread").targets[0].label for _ in range(200)}
+    assert len(drawn) > 1

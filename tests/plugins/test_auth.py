@@ -287,6 +287,69 @@ async def test_many_unknown_keys_neither_grow_the_memory_nor_push_out_known_ones
     assert queries == door.books.queries
 
 
+@pytest.fixture
+def hashed(door: Door, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The keys that were hashed, in order."""
+    [filter] = [one for one in door.bench.snapshot.filters if isinstance(one, auth.Auth)]
+    found: list[bytes] = []
+    digest = filter._digest
+    monkeypatch.setattr(filter, "_digest", lambda key: found.append(key) or digest(key))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "before"), [(b"authorization", b"Bearer "), (b"x-api-key", b""), (b"api-key", b"")]
+)
+async def test_a_key_shown_again_is_not_read_again(
+    door: Door, hashed: list[bytes], name: bytes, before: bytes
+) -> None:
+    key = door.books.good.encode()
+    for _ in range(5):
+        assert 200 == (await door.knock((name, before + key))).status
+    assert [key] * 2 == hashed  # Asked about, then found known; from there on remembered.
+
+
+async def test_what_lets_in_by_one_header_does_not_by_another(door: Door) -> None:
+    key = door.books.good.encode()
+    for _ in range(3):
+        assert 200 == (await door.knock((BEARER, b"Bearer " + key))).status
+        assert 200 == (await door.knock((b"x-api-key", key))).status
+    assert UNKNOWN in said(await door.knock((b"x-api-key", b"Bearer " + key)))
+    assert NO_KEY in said(await door.knock((BEARER, key)))
+
+
+async def test_what_is_remembered_of_a_header_ends_with_the_directorys_word(door: Door) -> None:
+    for _ in range(3):
+        assert 200 == (await door.show(door.books.ending)).status
+    door.books.change(door.books.ending, disabled=True)
+    door.now += 30
+    for _ in range(3):
+        assert DISABLED in said(await door.show(door.books.ending))
+    door.books.change(door.books.ending, disabled=False)
+    door.now += 30
+    for _ in range(3):
+        assert 200 == (await door.show(door.books.ending)).status
+    door.today += 5
+    assert EXPIRED in said(await door.show(door.books.ending))
+    door.today -= 5
+    door.books.known.clear()
+    door.now += 30
+    for _ in range(3):
+        assert UNKNOWN in said(await door.show(door.books.ending))
+
+
+async def test_neither_strangers_nor_spaces_fill_the_memory_of_headers(door: Door) -> None:
+    [filter] = [one for one in door.bench.snapshot.filters if isinstance(one, auth.Auth)]
+    for number in range(20):
+        await door.show(keys.new_key())
+        await door.knock((BEARER, b"Bearer" + b" " * (number + 2) + door.books.good.encode()))
+    assert (0, 0) == (len(filter._bearers), len(filter._bare))
+    for _ in range(3):
+        await door.show(door.books.good)
+        await door.show(door.books.disabled)
+    assert (1, 0) == (len(filter._bearers), len(filter._bare))
+
+
 def made_up() -> Iterator[bytes]:
     for number in range(100_000):
         yield b"%032d" % number

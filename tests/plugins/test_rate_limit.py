@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from passy_plugins import rate_limit
 from passy_plugins.stores.memory import Memory
 from passy_proxy import (
     Claim,
@@ -80,7 +81,7 @@ class Limited:
     async def tokens_left(self, rate: str = "1000/min", key: str = "key_a") -> int:
         """What the counter holds, asked of the store without taking any."""
         amount, _, _ = rate.partition("/")
-        grant = await self.store.take([Claim(f"t{rate}:key:{key}", Rate(int(amount), 60.0), 0)])
+        grant = self.store.take([Claim(f"t{rate}:key:{key}", Rate(int(amount), 60.0), 0)])
         return grant.rooms[0].remaining
 
 
@@ -399,11 +400,60 @@ async def test_the_providers_numbers_are_hidden_behind_the_keys(limited: Make) -
     assert "9999" == header(ex, "x-ratelimit-remaining-requests")
 
 
+async def test_their_numbers_are_hidden_by_whatever_name_and_however_often(limited: Make) -> None:
+    gate = await limited("requests: 10/min")
+    for number in range(3):
+        theirs = {"x_ratelimit_reset_requests": "1s", f"x_new_ratelimit_{number}": "7"}
+        gate.upstream.json(completion(), **theirs, **{f"x_kept_{number}": "yes"})
+        ex = await gate.ask(model="m")
+        assert "yes" == header(ex, f"x-kept-{number}")
+        assert header(ex, f"x-new-ratelimit-{number}") is None
+        told = [v for k, v in sent(ex).headers if k == b"x-ratelimit-reset-requests"]
+        assert 1 == len(told)
+
+
+async def test_names_of_headers_do_not_fill_the_memory(
+    limited: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limit, "MOST_NAMES", 100)
+    gate = await limited("requests: 10/min")
+    [filter] = [one for one in gate.bench.snapshot.filters if isinstance(one, rate_limit.RateLimit)]
+    for number in range(500):
+        pairs = [(b"x-%d" % number, b""), (b"x" * 1_000, b""), (b"ratelimit-%d" % number, b"")]
+        assert pairs[:2] == filter.without_theirs(pairs)
+    assert len(filter._others) <= 100
+    assert all(len(name) <= 200 for name in filter._others)
+
+
 async def test_of_two_limits_the_tighter_one_is_told(limited: Make) -> None:
     gate = await limited("requests: 50/min", "per: [organisation], requests: 2/h")
     ex = await gate.ask()
     assert ["2"] == [v.decode() for k, v in sent(ex).headers if k == b"x-ratelimit-limit-requests"]
     assert "1" == header(ex, "x-ratelimit-remaining-requests")
+
+
+async def test_a_refusal_tells_the_tighter_of_two_limits_too(limited: Make) -> None:
+    gate = await limited("requests: 50/min, tokens: 90k/min", "per: [organisation], requests: 2/h")
+    ex = [await gate.ask() for _ in range(3)][-1]
+    assert 429 == ex.status
+    told = [v.decode() for k, v in sent(ex).headers if k == b"x-ratelimit-limit-requests"]
+    assert ["2"] == told
+    assert ("0", "90000") == (
+        header(ex, "x-ratelimit-remaining-requests"),
+        header(ex, "x-ratelimit-limit-tokens"),
+    )
+
+
+async def test_of_a_filters_limits_and_the_keys_own_the_tighter_is_told(limited: Make) -> None:
+    gate = await limited("per: [organisation], requests: 9/min, tokens: 5k/min, concurrency: 9")
+    for number, amount in ((3, "3"), (30, "9")):
+        own = Limits(Rate(number, 60.0), Rate(70_000, 60.0), 7)
+        ex = await gate.ask(Principal(f"key_{number}", organisation=f"o{number}", limits=own))
+        assert (amount, "5000") == (
+            header(ex, "x-ratelimit-limit-requests"),
+            header(ex, "x-ratelimit-limit-tokens"),
+        )
+    assert {} == gate.store._slots
 
 
 # The truth of a refusal
@@ -445,6 +495,35 @@ async def test_who_waits_as_told_is_admitted_the_next_time(
 # The store away
 
 
+@pytest.mark.parametrize("settings", ["requests: 2/min", "concurrency: 5, tokens: 1000/min"])
+async def test_a_store_that_answers_later_is_waited_for(
+    limited: Make, monkeypatch: pytest.MonkeyPatch, settings: str
+) -> None:
+    gate = await limited(settings)
+    take, settle = gate.store.take, gate.store.settle
+
+    async def later_take(claims: Sequence[Claim]) -> Grant:
+        await asyncio.sleep(0)
+        return take(claims)
+
+    async def later_settle(grant: Grant, actual: Sequence[int | None]) -> None:
+        await asyncio.sleep(0)
+        settle(grant, actual)
+
+    monkeypatch.setattr(gate.store, "take", later_take)
+    monkeypatch.setattr(gate.store, "settle", later_settle)
+    statuses = await gate.statuses(*["key_a"] * 3)
+    monkeypatch.undo()
+    if "tokens" in settings:
+        assert [200, 200, 200] == statuses
+        used = [attempt.tap.usage for attempt in (await gate.ask()).attempts if attempt.tap]
+        assert used[0] is not None
+        assert 1000 - 4 * (used[0].input + used[0].output) == await gate.tokens_left()
+        assert {} == gate.store._slots
+    else:
+        assert [200, 200, 429] == statuses
+
+
 class Away:
     """In place of the store's methods: it answers nothing."""
 
@@ -480,7 +559,44 @@ async def test_an_answer_is_not_lost_when_it_cannot_be_settled(
     assert "ok" == ex.outcome.kind
 
 
+@pytest.mark.parametrize(("policy", "status"), [("allow", 200), ("refuse", 503)])
+async def test_a_store_that_says_at_once_that_it_is_away(
+    limited: Make, monkeypatch: pytest.MonkeyPatch, policy: str, status: int
+) -> None:
+    def away(*_: object) -> None:
+        raise StoreUnavailable
+
+    gate = await limited(f"requests: 9/min, when_unavailable: {policy}")
+    monkeypatch.setattr(gate.store, "settle", away)
+    ex = await gate.ask()
+    assert (200, "ok") == (ex.status, ex.outcome.kind)
+    monkeypatch.setattr(gate.store, "take", away)
+    assert status == (await gate.ask()).status
+
+
 # Memory
+
+
+async def test_a_key_whose_limits_changed_is_counted_by_the_new_ones(limited: Make) -> None:
+    gate = await limited("requests: 1/min")
+    own = Limits(requests=Rate(3, 60.0))
+    changed = [Principal("key_a", limits=limits) for limits in (own, Limits(), own, Limits())]
+    assert [200, 200, 200, 429] == await gate.statuses(*changed)
+
+
+async def test_names_of_models_do_not_fill_the_memory(
+    limited: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limit, "REMEMBERED", 20)
+    gate = await limited("per: [key, model], requests: 1/min")
+    [filter] = [one for one in gate.bench.snapshot.filters if isinstance(one, rate_limit.RateLimit)]
+    one = Principal("key_a")
+    for number in range(50):
+        asked = [(await gate.ask(one, model=f"made-up-{number}")).status for _ in range(2)]
+        assert [404, 429] == asked
+    await gate.ask(one, model="x" * 1_000)
+    assert len(filter._counted) <= 20
+    assert all(len(name) < 300 for _, name in filter._counted)
 
 
 async def test_counters_that_are_full_again_are_dropped(limited: Make) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from math import ceil
+from time import gmtime
 from typing import TYPE_CHECKING
 
 from passy_plugins.dialects.anthropic_answer import (
@@ -34,6 +34,8 @@ from passy_proxy.hookspecs import hookimpl
 from passy_proxy.transport import UpstreamRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from passy_proxy.exchange import Request
     from passy_proxy.records import Credential
     from passy_proxy.stores import Room
@@ -67,6 +69,20 @@ TYPES = {
 }
 
 
+LIMIT_NAMES = {
+    "requests": (
+        b"anthropic-ratelimit-requests-limit",
+        b"anthropic-ratelimit-requests-remaining",
+        b"anthropic-ratelimit-requests-reset",
+    ),
+    "tokens": (
+        b"anthropic-ratelimit-tokens-limit",
+        b"anthropic-ratelimit-tokens-remaining",
+        b"anthropic-ratelimit-tokens-reset",
+    ),
+}
+
+
 class Anthropic:
     """Speaks Anthropic's Messages API, version 2023-06-01 unless a native client names another."""
 
@@ -74,14 +90,19 @@ class Anthropic:
     auth_header = b"x-api-key"
     auth_prefix = b""
 
-    def limit_lines(self, kind: str, room: Room, now: float) -> tuple[tuple[bytes, bytes], ...]:
-        full = datetime.fromtimestamp(ceil(now + room.reset), UTC)
-        named = b"anthropic-ratelimit-%b" % kind.encode()
-        return (
-            (named + b"-limit", b"%d" % room.limit),
-            (named + b"-remaining", b"%d" % room.remaining),
-            (named + b"-reset", full.strftime("%Y-%m-%dT%H:%M:%SZ").encode()),
-        )
+    def limit_lines(
+        self, rooms: Iterable[tuple[str, Room]], now: float
+    ) -> list[tuple[bytes, bytes]]:
+        lines: list[tuple[bytes, bytes]] = []
+        for kind, room in rooms:
+            limit, remaining, reset = LIMIT_NAMES[kind]
+            full = gmtime(ceil(now + room.reset))
+            lines += (
+                (limit, b"%d" % room.limit),
+                (remaining, b"%d" % room.remaining),
+                (reset, b"%d-%02d-%02dT%02d:%02d:%02dZ" % full[:6]),
+            )
+        return lines
 
     def request(
         self, request: Request, target: Target, credential: Credential | None, spoken: str

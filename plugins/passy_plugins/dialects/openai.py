@@ -23,6 +23,8 @@ from passy_proxy.hookspecs import hookimpl
 from passy_proxy.transport import UpstreamRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from passy_proxy.exchange import Request
     from passy_proxy.records import Credential
     from passy_proxy.stores import Room
@@ -55,12 +57,18 @@ TYPES = {
 }
 
 
-def _limit_names(kind: str) -> tuple[bytes, bytes, bytes]:
-    limit, remaining, reset = (f"x-ratelimit-{x}-{kind}" for x in ("limit", "remaining", "reset"))
-    return limit.encode(), remaining.encode(), reset.encode()
-
-
-LIMIT_NAMES = {kind: _limit_names(kind) for kind in ("requests", "tokens")}
+LIMIT_NAMES = {
+    "requests": (
+        b"x-ratelimit-limit-requests",
+        b"x-ratelimit-remaining-requests",
+        b"x-ratelimit-reset-requests",
+    ),
+    "tokens": (
+        b"x-ratelimit-limit-tokens",
+        b"x-ratelimit-remaining-tokens",
+        b"x-ratelimit-reset-tokens",
+    ),
+}
 
 
 def duration(seconds: float) -> bytes:
@@ -85,13 +93,18 @@ class OpenAI:
     auth_header = b"authorization"
     auth_prefix = b"Bearer "
 
-    def limit_lines(self, kind: str, room: Room, now: float) -> tuple[tuple[bytes, bytes], ...]:
-        limit, remaining, reset = LIMIT_NAMES.get(kind) or _limit_names(kind)
-        return (
-            (limit, b"%d" % room.limit),
-            (remaining, b"%d" % room.remaining),
-            (reset, duration(room.reset)),
-        )
+    def limit_lines(
+        self, rooms: Iterable[tuple[str, Room]], now: float
+    ) -> list[tuple[bytes, bytes]]:
+        lines: list[tuple[bytes, bytes]] = []
+        for kind, room in rooms:
+            limit, remaining, reset = LIMIT_NAMES[kind]
+            lines += (
+                (limit, b"%d" % room.limit),
+                (remaining, b"%d" % room.remaining),
+                (reset, duration(room.reset)),
+            )
+        return lines
 
     def request(
         self, request: Request, target: Target, credential: Credential | None, spoken: str

@@ -1,9 +1,10 @@
 """Counters in one process: exact, O(1), and nothing running beside them.
 
 A rate is a bucket that holds ``amount`` and refills continuously, ``amount`` in ``seconds``. What
-is kept is the *debt*, how far it is from full, in a unit so small that both a nanosecond of
-refilling and one piece are whole numbers of it. Nothing is ever rounded: of a limit of N exactly N
-are admitted, however the clock ticks between them.
+is kept is one number, *ends*: when it will be full again, on the clock of this bucket. That clock
+has a unit so small that both a nanosecond of refilling and one piece are whole numbers of it.
+Nothing is ever rounded: of a limit of N exactly N are admitted, however the clock ticks between
+them. What is owed now, the *debt*, is how far ``ends`` lies ahead; behind, the bucket is full.
 
 Three numbers may surprise:
 
@@ -31,17 +32,15 @@ LONGEST_QUEUE = 120 * SECOND
 SLOT_RETRY = 1.0
 """When a concurrency slot comes free is known to nobody; a second is a fair time to ask again."""
 
-_new = tuple.__new__  # what NamedTuple's own constructor calls, a third of the price
-
 
 class Bucket:
-    """One rate's counter. ``stamp`` is when ``debt`` was true; ``promised`` when the queue ends."""
+    """One rate's counter: ``ends`` as above; ``promised`` is when the queue of the refused ends, in
+    nanoseconds."""
 
-    __slots__ = ("debt", "full", "limit", "pace", "price", "promised", "rate", "stamp")
+    __slots__ = ("amount", "ends", "full", "limit", "pace", "price", "promised", "rate")
 
-    def __init__(self, limit: Rate, now: int) -> None:
-        self.debt = 0
-        self.stamp = now
+    def __init__(self, limit: Rate) -> None:
+        self.ends = 0
         self.promised = 0
         self._follow(limit)
 
@@ -49,6 +48,7 @@ class Bucket:
         span = round(limit.seconds * SECOND)
         shared = gcd(limit.amount, span)
         self.limit = limit
+        self.amount = limit.amount
         self.rate = limit.amount // shared
         """Units refilled in a nanosecond."""
         self.price = span // shared
@@ -58,31 +58,25 @@ class Bucket:
         self.pace = 1 / self.rate / SECOND if self.rate else 0.0
         """Seconds in which one unit is refilled; 0 where nothing ever is."""
 
-    def fits(self, limit: Rate) -> None:
+    def fit(self, limit: Rate, now: int) -> None:
         """Take over another rate than the one so far; what was used stays used."""
-        old = self.price
+        debt, price = self.debt(now), self.price
         self._follow(limit)
-        if self.price != old:
-            self.debt, self.promised = -(-self.debt * self.price // old), 0
+        if self.price != price:
+            debt, self.promised = -(-debt * self.price // price), 0
+        self.ends = now * self.rate + debt
 
-    def refill(self, now: int) -> int:
-        """The debt as of ``now``, in nanoseconds of the clock."""
-        debt = self.debt - (now - self.stamp) * self.rate
-        self.debt = debt = debt if debt > 0 else 0
-        self.stamp = now
-        return debt
-
-    def room(self, retry: float) -> Room:
-        """What is left, right after ``refill``."""
-        remaining = max(0, (self.full - self.debt) // self.price)
-        return Room(self.limit.amount, remaining, self.debt * self.pace, retry)
+    def debt(self, now: int) -> int:
+        """Units to be refilled as of ``now``, in nanoseconds of the clock."""
+        debt = self.ends - now * self.rate
+        return debt if debt > 0 else 0
 
     def wait(self, cost: int, now: int) -> float:
         """Seconds until ``cost`` is admitted, after those who wait already; joins their queue."""
         price, rate = cost * self.price, self.rate
         if price > self.full or not rate:
             return inf
-        due = now - (self.full - self.debt - price) // rate
+        due = now - (self.full - self.debt(now) - price) // rate
         if self.promised > now:
             behind = self.promised - -price // rate
             due = max(due, min(behind, now + LONGEST_QUEUE))
@@ -103,103 +97,110 @@ class Buckets:
         """How many counters are kept right now."""
         return len(self._buckets) + len(self._slots)
 
-    async def take(self, claims: Sequence[Claim]) -> Grant:
-        """All claims or none. There is no await inside: nobody comes in between."""
+    def take(self, claims: Sequence[Claim]) -> Grant:
+        """All claims or none: nobody comes in between."""
         now = self._clock()
-        buckets = self._buckets
+        get = self._buckets.get
         rooms: list[Room] = []
-        for key, limit, cost in claims:
-            if isinstance(limit, int):
-                used = self._slots.get(key, 0) + cost
-                if used > limit:
-                    return self._refused(claims, len(rooms), now)
-                self._slots[key] = used
-                rooms.append(_new(Room, (limit, limit - used, 0.0, 0.0)))
-                continue
-            bucket = buckets.get(key)
-            if bucket is None:
-                bucket = self._made(key, limit, now)
-            elif bucket.limit is not limit:
-                bucket.refill(now)
-                bucket.fits(limit)
-            price = bucket.price
-            debt = cost * price
-            before = bucket.debt - (now - bucket.stamp) * bucket.rate
-            if before > 0:
-                debt += before
+        slots: tuple[Claim, ...] = ()
+        for claim in claims:
+            bucket = get(claim.key)
+            if bucket is None or bucket.limit is not claim.limit:
+                limit = claim.limit
+                if isinstance(limit, int):
+                    used = self._slots.get(claim.key, 0) + claim.cost
+                    if used > limit:
+                        return self._refused(claims, len(rooms), now)
+                    self._slots[claim.key] = used
+                    slots = (*slots, claim)
+                    rooms.append(Room(limit, limit - used, 0.0, 0.0))
+                    continue
+                bucket = self._bucket(claim.key, limit, now)
+            start = now * bucket.rate
+            ends = bucket.ends
+            if ends < start:
+                ends = start
+            ends += claim.cost * bucket.price
+            debt = ends - start
             left = bucket.full - debt
             if left < 0:
                 return self._refused(claims, len(rooms), now)
-            bucket.debt = debt
-            bucket.stamp = now
-            rooms.append(_new(Room, (limit.amount, left // price, debt * bucket.pace, 0.0)))
-        return _new(Grant, (True, tuple(rooms), claims, [True]))
+            bucket.ends = ends
+            rooms.append(Room(bucket.amount, left // bucket.price, debt * bucket.pace, 0.0))
+        return Grant(True, rooms, claims, slots)
 
-    async def settle(self, grant: Grant, actual: Sequence[int | None]) -> None:
-        """Once per grant: a second settle, or one of a refused grant, changes nothing."""
-        open_ = grant.token
-        if not open_ or not isinstance(open_, list):
+    def settle(self, grant: Grant, actual: Sequence[int | None]) -> None:
+        slots: tuple[Claim, ...] | None = grant.token  # type: ignore[assignment]
+        if slots is None:
             return
-        open_.clear()
-        for (key, limit, cost), used in zip(grant.claims, actual, strict=True):
-            if isinstance(limit, int):
-                self._give_back(key, cost)
-            elif used is not None and used != cost:
-                self._correct(key, limit, used - cost if used > 0 else -cost)
+        grant.token = None
+        for claim in slots:
+            self._give_back(claim)
+        for claim, used in zip(grant.claims, actual, strict=False):
+            if used is None or isinstance(claim.limit, int):
+                continue
+            unused = claim.cost - used if used > 0 else claim.cost
+            if unused < 0:
+                self._owe(claim.key, claim.limit, -unused)
+            elif (bucket := self._buckets.get(claim.key)) is not None:  # Else full, and dropped.
+                units = unused * bucket.price
+                bucket.ends -= units
+                if bucket.promised:
+                    bucket.promised -= -(-units // bucket.rate)
 
-    def _made(self, key: str, limit: Rate, now: int) -> Bucket:
-        """A full bucket; two of the oldest are looked at, and dropped if they are full again."""
+    def _bucket(self, key: str, limit: Rate, now: int) -> Bucket:
+        """The bucket of ``key`` with this limit.
+
+        When it is made, two of the oldest are looked at, and dropped if they are full again.
+        """
         ages, buckets = self._ages, self._buckets
+        bucket = buckets.get(key)
+        if bucket is not None:
+            if bucket.limit is not limit:
+                bucket.fit(limit, now)
+            return bucket
         for _ in range(min(2, len(ages))):
             old = ages.popleft()
             bucket = buckets[old]
-            if bucket.refill(now) or bucket.promised > now:
+            if bucket.debt(now) or bucket.promised > now:
                 ages.append(old)
             else:
                 del buckets[old]
         ages.append(key)
-        bucket = buckets[key] = Bucket(limit, now)
+        bucket = buckets[key] = Bucket(limit)
         return bucket
 
     def _refused(self, claims: Sequence[Claim], taken: int, now: int) -> Grant:
         """Give back what the first ``taken`` claims took, then say of each how it stands."""
-        for key, limit, cost in claims[:taken]:
-            if isinstance(limit, int):
-                self._give_back(key, cost)
-            elif (bucket := self._buckets.get(key)) is not None:
-                bucket.debt -= cost * bucket.price
-        rooms = tuple(self._standing(claim, now) for claim in claims)
-        return Grant(False, rooms, claims, None)
+        for claim in claims[:taken]:
+            if isinstance(claim.limit, int):
+                self._give_back(claim)
+            elif (bucket := self._buckets.get(claim.key)) is not None:
+                bucket.ends -= claim.cost * bucket.price
+        return Grant(False, [self._standing(claim, now) for claim in claims], claims)
 
     def _standing(self, claim: Claim, now: int) -> Room:
-        key, limit, cost = claim
+        limit, cost = claim.limit, claim.cost
         if isinstance(limit, int):
-            used = self._slots.get(key, 0)
+            used = self._slots.get(claim.key, 0)
             retry = 0.0 if used + cost <= limit else SLOT_RETRY if cost <= limit else inf
             return Room(limit, max(limit - used, 0), 0.0, retry)
-        bucket = self._buckets.get(key) or self._made(key, limit, now)
-        bucket.refill(now)
-        bucket.fits(limit)
-        fits = bucket.debt + cost * bucket.price <= bucket.full
-        return bucket.room(0.0 if fits else bucket.wait(cost, now))
+        bucket = self._bucket(claim.key, limit, now)
+        debt = bucket.debt(now)
+        left = bucket.full - debt
+        retry = 0.0 if cost * bucket.price <= left else bucket.wait(cost, now)
+        return Room(limit.amount, max(left // bucket.price, 0), debt * bucket.pace, retry)
 
-    def _correct(self, key: str, limit: Rate, more: int) -> None:
-        """``more`` was used than was taken; less, if it is negative."""
+    def _owe(self, key: str, limit: Rate, more: int) -> None:
+        """More was used than was taken: owed down to one whole bucket below zero."""
         now = self._clock()
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            if more < 0:
-                return  # dropped since, hence full: there is nothing to give back to
-            bucket = self._made(key, limit, now)
-        price, most = more * bucket.price, 2 * bucket.full
-        debt = bucket.refill(now) + price
-        bucket.debt = 0 if debt < 0 else most if debt > most else debt
-        if price < 0 and bucket.promised > now:
-            bucket.promised += price // bucket.rate
+        bucket = self._buckets.get(key) or self._bucket(key, limit, now)
+        debt = bucket.debt(now) + more * bucket.price
+        bucket.ends = now * bucket.rate + min(debt, 2 * bucket.full)
 
-    def _give_back(self, key: str, cost: int) -> None:
-        used = self._slots.get(key, 0) - cost
+    def _give_back(self, claim: Claim) -> None:
+        used = self._slots.get(claim.key, 0) - claim.cost
         if used > 0:
-            self._slots[key] = used
+            self._slots[claim.key] = used
         else:
-            self._slots.pop(key, None)
+            self._slots.pop(claim.key, None)

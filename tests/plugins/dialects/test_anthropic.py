@@ -418,11 +418,15 @@ def test_every_answer_carries_the_request_id_under_both_names() -> None:
 
 
 def test_limits_are_told_with_the_time_they_are_full_again() -> None:
-    assert (
+    rooms = [("requests", Room(10, 4, 1.5, 0)), ("tokens", Room(70, 6, 86_400.0, 0))]
+    assert [
         (b"anthropic-ratelimit-requests-limit", b"10"),
         (b"anthropic-ratelimit-requests-remaining", b"4"),
         (b"anthropic-ratelimit-requests-reset", b"2027-01-15T08:00:02Z"),
-    ) == ANTHROPIC.limit_lines("requests", Room(10, 4, 1.5, 0), clock())
+        (b"anthropic-ratelimit-tokens-limit", b"70"),
+        (b"anthropic-ratelimit-tokens-remaining", b"6"),
+        (b"anthropic-ratelimit-tokens-reset", b"2027-01-16T08:00:00Z"),
+    ] == ANTHROPIC.limit_lines(rooms, clock())
 
 
 @pytest.mark.parametrize(

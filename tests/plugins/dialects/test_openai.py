@@ -263,12 +263,15 @@ def test_waits_are_written_as_openai_writes_them(seconds: float, text: bytes) ->
 
 
 def test_limits_are_told_under_openais_names() -> None:
-    lines = OPENAI.limit_lines("tokens", Room(100, 40, 1.5, 0), 0.0)
-    assert (
+    rooms = [("tokens", Room(100, 40, 1.5, 0)), ("requests", Room(5, 4, 0.2, 0))]
+    assert [
         (b"x-ratelimit-limit-tokens", b"100"),
         (b"x-ratelimit-remaining-tokens", b"40"),
         (b"x-ratelimit-reset-tokens", b"2s"),
-    ) == lines
+        (b"x-ratelimit-limit-requests", b"5"),
+        (b"x-ratelimit-remaining-requests", b"4"),
+        (b"x-ratelimit-reset-requests", b"200ms"),
+    ] == OPENAI.limit_lines(rooms, 0.0)
 
 
 @pytest.mark.parametrize(
