@@ -71,10 +71,8 @@ LIMIT_NAMES = {
 }
 
 
-def duration(seconds: float) -> bytes:
-    """Seconds as OpenAI writes them: ``20ms``, ``1s``, ``6m0s``, ``1h0m0s``; never too short."""
-    if seconds < 1:
-        return b"%dms" % ceil(seconds * 1000) if seconds > 0 else b"0s"
+def whole(seconds: float) -> bytes:
+    """A second or more as OpenAI writes it: ``1s``, ``6m0s``, ``1h0m0s``; never too short."""
     minutes, rest = divmod(ceil(seconds), 60)
     if minutes < 60:
         return b"%dm%ds" % (minutes, rest) if minutes else b"%ds" % rest
@@ -99,10 +97,11 @@ class OpenAI:
         lines: list[tuple[bytes, bytes]] = []
         for kind, room in rooms:
             limit, remaining, reset = LIMIT_NAMES[kind]
+            seconds = room.reset
             lines += (
                 (limit, b"%d" % room.limit),
                 (remaining, b"%d" % room.remaining),
-                (reset, duration(room.reset)),
+                (reset, b"%dms" % ceil(seconds * 1000) if 0 < seconds < 1 else whole(seconds)),
             )
         return lines
 
