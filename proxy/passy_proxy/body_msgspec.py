@@ -28,16 +28,21 @@ from itertools import compress
 from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, ValidationError
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, ValidationError, field
+
+from passy_proxy.records import Usage
 
 __all__ = [
     "MAX_DEPTH",
+    "MOST",
     "Answer",
     "BadBody",
     "Head",
     "member_span",
     "read_answer",
+    "read_counts",
     "read_head",
+    "read_response_counts",
     "rewrite",
     "splice_model",
     "usage_of",
@@ -45,6 +50,8 @@ __all__ = [
 ]
 
 MAX_DEPTH = 128
+MOST = 1 << 40
+"""No answer has as many tokens: a larger number is taken for this one, and fits every column."""
 MAX_NAMESAKES = 10_000
 
 _MODEL, _STREAM = b'"model":', b'"stream":'
@@ -177,6 +184,63 @@ class Answer(Struct, frozen=True):
     usage: dict[str, object] | None = None
 
 
+_Count = Annotated[int, Meta(ge=0, le=MOST)]
+
+
+class _Into(Struct, frozen=True, gc=False):
+    cached_tokens: _Count = 0
+    cache_write_tokens: _Count = 0
+    audio_tokens: _Count = 0
+
+
+class _Out(Struct, frozen=True, gc=False):
+    reasoning_tokens: _Count = 0
+    audio_tokens: _Count = 0
+
+
+_NO_INTO, _NO_OUT = _Into(), _Out()
+
+
+class _Counts(Struct, gc=False):
+    """The usage of a chat, a completion or embeddings. What would be read instead of a member that
+    is absent is refused."""
+
+    entered: _Count = field(name="prompt_tokens")
+    total: _Count = field(name="total_tokens")
+    written: _Count = field(name="completion_tokens", default=0)
+    into: _Into | None = field(name="prompt_tokens_details", default=None)
+    out: _Out | None = field(name="completion_tokens_details", default=None)
+    hit: _Count = field(name="prompt_cache_hit_tokens", default=0)
+    output_tokens: UnsetType = UNSET
+    input_tokens_details: UnsetType = UNSET
+    output_tokens_details: UnsetType = UNSET
+
+
+class _ResponseCounts(Struct, gc=False):
+    """The same of a response, in the words of that API."""
+
+    entered: _Count = field(name="input_tokens")
+    total: _Count = field(name="total_tokens")
+    written: _Count = field(name="output_tokens", default=0)
+    into: _Into | None = field(name="input_tokens_details", default=None)
+    out: _Out | None = field(name="output_tokens_details", default=None)
+    hit: _Count = field(name="prompt_cache_hit_tokens", default=0)
+    prompt_tokens: UnsetType = UNSET
+    completion_tokens: UnsetType = UNSET
+    prompt_tokens_details: UnsetType = UNSET
+    completion_tokens_details: UnsetType = UNSET
+
+
+class _Counted(Struct, gc=False):
+    usage: _Counts
+    model: str | None = None
+
+
+class _CountedResponse(Struct, gc=False):
+    usage: _ResponseCounts
+    model: str | None = None
+
+
 _decode_usual = msgspec.json.Decoder(_Usual).decode
 _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_no_model = msgspec.json.Decoder(_NoModel).decode
@@ -185,6 +249,7 @@ _decode_lists = msgspec.json.Decoder(_Lists).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_answer = msgspec.json.Decoder(Answer).decode
 _encode = msgspec.json.Encoder().encode
+_new = tuple.__new__
 _UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -259,6 +324,42 @@ def read_answer(body: bytes) -> Answer | None:
         return _decode_answer(body)
     except (DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _counter(
+    decode: Callable[[bytes], _Counted | _CountedResponse],
+) -> Callable[[bytes], tuple[str, Usage] | None]:
+    def counts(body: bytes) -> tuple[str, Usage] | None:
+        try:
+            answer = decode(body)
+        except _UNREADABLE:
+            return None
+        said = answer.usage
+        entered, written = said.entered, said.written
+        into, out = said.into or _NO_INTO, said.out or _NO_OUT
+        cached, kept = into.cached_tokens or said.hit, into.cache_write_tokens
+        heard, thought, spoken = into.audio_tokens, out.reasoning_tokens, out.audio_tokens
+        if (
+            entered + written != said.total
+            or cached + kept > entered
+            or heard > entered
+            or thought > written
+            or spoken > written
+        ):
+            return None
+        parts = (entered, written, cached, kept, thought, heard, spoken, False)
+        return answer.model or "", _new(Usage, parts)
+
+    return counts
+
+
+read_counts = _counter(msgspec.json.Decoder(_Counted).decode)
+"""Model and usage of a plain JSON answer, where the usage is as everybody tells it: counts that are
+whole numbers and add up, and parts no larger than what they are part of. Of anything else ``None``
+is said, and ``read_answer`` is to be asked."""
+
+read_response_counts = _counter(msgspec.json.Decoder(_CountedResponse).decode)
+"""The same for the Responses API."""
 
 
 def usage_of(body: bytes) -> dict[str, object] | None:

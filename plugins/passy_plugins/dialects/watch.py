@@ -118,6 +118,9 @@ class Watch:
         self._at = 1 << 62
         self._after = b"\n\n"
 
+    def whole(self, data: bytes) -> bytes:
+        return self.feed(data) + self.finish()
+
     def feed(self, data: bytes) -> bytes:
         at = self._at
         end = data.find(b'"', at)
