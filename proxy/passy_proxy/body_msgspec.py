@@ -11,10 +11,11 @@ Two rules:
    keeps the last one. Escaped spellings (`"\\u006dodel"`) are the same name.
 2. *Cost is linear*, whatever is sent, and the usual body costs one decode and one copy.
 
-How both hold at once: the likely place of `"model"` is found by a byte search and *marked*, that
+How both hold at once: the likely place of `"model":` is found by a byte search and *marked*, that
 is, renamed to a name nobody can guess, before decoding. When the decoder then finds the mark at
 the top level and no `model`, that place is the one and only one: no second look at the body is
-needed. Anything else goes to `member_span`, which is exact and slower.
+needed. Anything else goes to `member_span`, which is exact and slower. The members beside it that
+steer are looked for a second time only where they were given.
 """
 
 from __future__ import annotations
@@ -22,30 +23,56 @@ from __future__ import annotations
 import re
 import secrets
 from codecs import utf_8_decode
+from collections.abc import Callable
+from itertools import compress
+from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, DecodeError, Raw, Struct, UnsetType, ValidationError
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, ValidationError, field
+
+from passy_proxy.records import Usage
+
+__all__ = [
+    "MAX_DEPTH",
+    "MOST",
+    "Answer",
+    "BadBody",
+    "Head",
+    "member_span",
+    "read_answer",
+    "read_counts",
+    "read_head",
+    "read_response_counts",
+    "rewrite",
+    "splice_model",
+    "usage_of",
+    "with_include_usage",
+]
 
 MAX_DEPTH = 128
+MOST = 1 << 40
+"""No answer has as many tokens: a larger number is taken for this one, and fits every column."""
 MAX_NAMESAKES = 10_000
 
-_MODEL, _STREAM = b'"model"', b'"stream"'
+_MODEL, _STREAM = b'"model":', b'"stream":'
+"""With the colon: behind a value stands none, so that no value is ever taken for a key."""
 _MARK = secrets.token_hex(8)
-_MODEL_NAME, _STREAM_NAME = f"m{_MARK}", f"s{_MARK}"
-_MODEL_MARK, _STREAM_MARK = f'"{_MODEL_NAME}"'.encode(), f'"{_STREAM_NAME}"'.encode()
+_MODEL_MARK, _STREAM_MARK = f'"model{_MARK}":'.encode(), f'"stream{_MARK}":'.encode()
 _FRONT, _BACK = 256, 1024
+_SHORT = _FRONT + _BACK
 _WINDOW = 1 << 14
 _LISTS_UP_TO = 1 << 18
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
+_string_from: Callable[[bytes, int], re.Match[bytes]] = re.compile(
+    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+).search  # type: ignore[assignment]
+"""The next string in JSON from a place on that is outside of strings, where there is one."""
 _RUNS = re.compile(rb"(\[+)(\]*)")
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _PARAM = re.compile(r"\$\.(\w+)")
 _LONE_SURROGATE = re.compile(
     rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f]"
 )
-_ESCAPED_LETTER = re.compile(rb"\\u00[567]")
-"""No writer escapes the letters of these names, unless to hide one."""
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 
@@ -64,25 +91,60 @@ class Head(Struct, frozen=True, gc=False):
 
     `max_tokens` is the client's limit on output tokens (None: no limit stated), `n` the number of
     answers asked for (at least 1). `at` is an offset between the key of the model and its value,
-    0 when that key is the first `"model"` in the body.
+    0 when that key is the first `"model":` in the body.
     """
 
     model: str
-    stream: bool
-    include_usage: bool
-    max_tokens: int | None
-    n: int
-    at: int
-    has_stream_options: bool
+    stream: bool = False
+    include_usage: bool = False
+    max_tokens: int | None = None
+    n: int = 1
+    at: int = 0
+    has_stream_options: bool = False
 
 
 class _StreamOptions(Struct, gc=False):
     include_usage: bool | None = None
 
 
-class _Wire(Struct, gc=False, rename={"marked": _MODEL_NAME, "marked_stream": _STREAM_NAME}):
-    marked: str | UnsetType = UNSET
-    marked_stream: bool | UnsetType | None = UNSET
+_Positive = Annotated[int, Meta(ge=1)]
+_LIMITS = ("stream_options", "max_output_tokens", "max_tokens", "max_completion_tokens", "n")
+_RENAMED = {name: (f'"{name}"'.encode(), f'"{"_" * len(name)}"'.encode()) for name in _LIMITS}
+_OTHER = b'"_"'
+
+
+class _Usual(
+    Head,
+    frozen=True,
+    gc=False,
+    rename={name: name + _MARK for name in Head.__struct_fields__}
+    | {f"given_{name}": name for name in ("model", "stream", *_LIMITS)},
+):
+    """A head as it is decoded from a marked body that says what is usual, and says it once.
+
+    Its own members stand under marks, the other ones under their names in the body. Of these,
+    a model or stream is refused, and what was given is true; null and zero are unusual.
+    """
+
+    model: Annotated[str, Meta(min_length=1)]
+    stream: bool = False
+    include_usage: bool = False
+    max_tokens: int | None = None
+    n: int = 1
+    at: int = 0
+    has_stream_options: bool = False
+    given_model: UnsetType = UNSET
+    given_stream: UnsetType = UNSET
+    given_stream_options: _StreamOptions | UnsetType = UNSET
+    given_max_output_tokens: _Positive = 0
+    given_max_tokens: _Positive = 0
+    given_max_completion_tokens: _Positive = 0
+    given_n: _Positive = 0
+
+
+class _Wire(Struct, gc=False):
+    """The steering members of any body."""
+
     model: str | UnsetType = UNSET
     stream: bool | UnsetType | None = UNSET
     stream_options: _StreamOptions | UnsetType | None = UNSET
@@ -90,6 +152,23 @@ class _Wire(Struct, gc=False, rename={"marked": _MODEL_NAME, "marked_stream": _S
     max_tokens: int | float | UnsetType | None = UNSET
     max_output_tokens: int | float | UnsetType | None = UNSET
     n: int | float | UnsetType | None = UNSET
+
+
+class _NoModel(Struct, gc=False):
+    """A body without these members; with one it is refused."""
+
+    model: UnsetType = UNSET
+    stream: UnsetType = UNSET
+
+
+class _NoLimits(Struct, gc=False):
+    """The same for the other steering members."""
+
+    stream_options: UnsetType = UNSET
+    max_output_tokens: UnsetType = UNSET
+    max_tokens: UnsetType = UNSET
+    max_completion_tokens: UnsetType = UNSET
+    n: UnsetType = UNSET
 
 
 class _Lists(Struct, gc=False):
@@ -105,58 +184,106 @@ class Answer(Struct, frozen=True):
     usage: dict[str, object] | None = None
 
 
+_Count = Annotated[int, Meta(ge=0, le=MOST)]
+
+
+class _Into(Struct, frozen=True, gc=False):
+    cached_tokens: _Count = 0
+    cache_write_tokens: _Count = 0
+    audio_tokens: _Count = 0
+
+
+class _Out(Struct, frozen=True, gc=False):
+    reasoning_tokens: _Count = 0
+    audio_tokens: _Count = 0
+
+
+_NO_INTO, _NO_OUT = _Into(), _Out()
+
+
+class _Counts(Struct, gc=False):
+    """The usage of a chat, a completion or embeddings. What would be read instead of a member that
+    is absent is refused."""
+
+    entered: _Count = field(name="prompt_tokens")
+    total: _Count = field(name="total_tokens")
+    written: _Count = field(name="completion_tokens", default=0)
+    into: _Into | None = field(name="prompt_tokens_details", default=None)
+    out: _Out | None = field(name="completion_tokens_details", default=None)
+    hit: _Count = field(name="prompt_cache_hit_tokens", default=0)
+    output_tokens: UnsetType = UNSET
+    input_tokens_details: UnsetType = UNSET
+    output_tokens_details: UnsetType = UNSET
+
+
+class _ResponseCounts(Struct, gc=False):
+    """The same of a response, in the words of that API."""
+
+    entered: _Count = field(name="input_tokens")
+    total: _Count = field(name="total_tokens")
+    written: _Count = field(name="output_tokens", default=0)
+    into: _Into | None = field(name="input_tokens_details", default=None)
+    out: _Out | None = field(name="output_tokens_details", default=None)
+    hit: _Count = field(name="prompt_cache_hit_tokens", default=0)
+    prompt_tokens: UnsetType = UNSET
+    completion_tokens: UnsetType = UNSET
+    prompt_tokens_details: UnsetType = UNSET
+    completion_tokens_details: UnsetType = UNSET
+
+
+class _Counted(Struct, gc=False):
+    usage: _Counts
+    model: str | None = None
+
+
+class _CountedResponse(Struct, gc=False):
+    usage: _ResponseCounts
+    model: str | None = None
+
+
+_decode_usual = msgspec.json.Decoder(_Usual).decode
 _decode_wire = msgspec.json.Decoder(_Wire).decode
+_decode_no_model = msgspec.json.Decoder(_NoModel).decode
+_decode_no_limits = msgspec.json.Decoder(_NoLimits).decode
 _decode_lists = msgspec.json.Decoder(_Lists).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_answer = msgspec.json.Decoder(Answer).decode
 _encode = msgspec.json.Encoder().encode
+_new = tuple.__new__
+_UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read_head(body: bytes) -> Head:
     """The head of a request body; BadBody when it is not JSON, or steers ambiguously."""
-    wire, at = _survey(body)
+    at = 0
+    try:
+        if len(body) > _SHORT:
+            marked, at = _marked(body)
+        else:
+            marked = body.replace(_MODEL, _MODEL_MARK, 1).replace(_STREAM, _STREAM_MARK, 1)
+        head = _decode_usual(marked)
+    except _UNREADABLE:
+        return _unusual(body)
     if not body.isascii():
         _check_utf8(body)
-    if not _shallow(body):
-        raise _too_deep()
-    model = wire.marked
-    if not isinstance(model, str):
-        raise BadBody("'model' is missing.", "model")
-    if not model:
-        raise BadBody("'model' must not be empty.", "model")
-    options = wire.stream_options
-    if options is not UNSET:
-        _once(body, "stream_options")
-    limit: int | float | None = None
-    if wire.max_output_tokens is not UNSET:
-        _once(body, "max_output_tokens")
-        limit = wire.max_output_tokens
-    if wire.max_tokens is not UNSET:
-        _once(body, "max_tokens")
-        limit = limit if wire.max_tokens is None else wire.max_tokens
-    if wire.max_completion_tokens is not UNSET:
-        _once(body, "max_completion_tokens")
-        limit = limit if wire.max_completion_tokens is None else wire.max_completion_tokens
-    many = wire.n
-    if many is not UNSET:
-        _once(body, "n")
-    return Head(
-        model,
-        wire.marked_stream is True,
-        isinstance(options, _StreamOptions) and options.include_usage is True,
-        int(limit) if limit is not None and limit >= 0 else None,
-        max(1, int(many)) if many else 1,
-        at,
-        options is not UNSET,
-    )
+    # Few opening brackets, wherever they stand, are proof enough that nothing is nested deeply.
+    if len(body) - len(body.replace(b"{", b"", 129).replace(b"[", b"", 129)) > MAX_DEPTH:
+        _check_depth(body)
+    if (
+        head.given_max_tokens
+        or head.given_stream_options
+        or head.given_max_completion_tokens
+        or head.given_n
+        or head.given_max_output_tokens
+        or at
+    ):
+        return _fuller(body, head, at)
+    return head
 
 
 def splice_model(body: bytes, head: Head, name: str) -> bytes:
     """The body with `name` as its model; the same object when that is its model already."""
-    if name == head.model:
-        return body
-    start, end = _model_span(body, head)
-    return b"".join((body[:start], _encode(name), body[end:]))
+    return rewrite(body, head, name, False)
 
 
 def with_include_usage(body: bytes, head: Head) -> bytes:
@@ -166,21 +293,12 @@ def with_include_usage(body: bytes, head: Head) -> bytes:
 
 def rewrite(body: bytes, head: Head, model: str | None, include_usage: bool) -> bytes:
     """Both edits at once. `head` must come from `read_head` of this very body."""
-    edits = []
-    if model is not None and model != head.model:
-        edits.append((*_model_span(body, head), _encode(model)))
     if include_usage and not head.include_usage:
-        edits.append(_usage_edit(body, head))
-        edits.sort()
-    if not edits:
+        return _with_usage(body, head, model)
+    if model is None or model == head.model:
         return body
-    parts: list[bytes] = []
-    at = 0
-    for start, end, new in edits:
-        parts += (body[at:start], new)
-        at = end
-    parts.append(body[at:])
-    return b"".join(parts)
+    start, end = _string_from(body, head.at or body.index(_MODEL) + len(_MODEL)).span()
+    return b"".join((body[:start], _encode(model), body[end:]))
 
 
 def member_span(body: bytes, name: str) -> tuple[int, int] | None:
@@ -208,73 +326,152 @@ def read_answer(body: bytes) -> Answer | None:
         return None
 
 
+def _counter(
+    decode: Callable[[bytes], _Counted | _CountedResponse],
+) -> Callable[[bytes], tuple[str, Usage] | None]:
+    def counts(body: bytes) -> tuple[str, Usage] | None:
+        try:
+            answer = decode(body)
+        except _UNREADABLE:
+            return None
+        said = answer.usage
+        entered, written = said.entered, said.written
+        into, out = said.into or _NO_INTO, said.out or _NO_OUT
+        cached, kept = into.cached_tokens or said.hit, into.cache_write_tokens
+        heard, thought, spoken = into.audio_tokens, out.reasoning_tokens, out.audio_tokens
+        if (
+            entered + written != said.total
+            or cached + kept > entered
+            or heard > entered
+            or thought > written
+            or spoken > written
+        ):
+            return None
+        parts = (entered, written, cached, kept, thought, heard, spoken, False)
+        return answer.model or "", _new(Usage, parts)
+
+    return counts
+
+
+read_counts = _counter(msgspec.json.Decoder(_Counted).decode)
+"""Model and usage of a plain JSON answer, where the usage is as everybody tells it: counts that are
+whole numbers and add up, and parts no larger than what they are part of. Of anything else ``None``
+is said, and ``read_answer`` is to be asked."""
+
+read_response_counts = _counter(msgspec.json.Decoder(_CountedResponse).decode)
+"""The same for the Responses API."""
+
+
 def usage_of(body: bytes) -> dict[str, object] | None:
     """The top-level `usage` object of a JSON answer, None without one."""
     answer = read_answer(body)
     return None if answer is None else answer.usage
 
 
-def _survey(body: bytes) -> tuple[_Wire, int]:
-    """The decoded head, model and stream under their marks, and `Head.at`.
+def _marked(body: bytes) -> tuple[bytes, int]:
+    """A long body with model and stream under their marks, and `Head.at` for it.
 
-    A large body is searched near its ends first, where clients put them; else the first are tried.
+    Clients put them at the beginning, or behind the messages.
+    """
+    at = body.find(_MODEL, 0, _FRONT)
+    if at < 0:
+        at = body.rfind(_MODEL)
+    if at < 0:
+        return body, 0
+    value = at + len(_MODEL)
+    stream_at = body.find(_STREAM, 0, _FRONT)
+    if stream_at < 0:
+        stream_at = body.rfind(_STREAM, -_BACK)
+    if stream_at < 0:
+        parts: tuple[bytes, ...] = body[:at], _MODEL_MARK, body[value:]
+    elif at < stream_at:
+        rest = body[stream_at + len(_STREAM) :]
+        parts = body[:at], _MODEL_MARK, body[value:stream_at], _STREAM_MARK, rest
+    else:
+        between = body[stream_at + len(_STREAM) : at]
+        parts = body[:stream_at], _STREAM_MARK, between, _MODEL_MARK, body[value:]
+    return b"".join(parts), value
+
+
+def _fuller(body: bytes, head: _Usual, at: int) -> Head:
+    """The head of a usual body that says more than model and stream, or is long."""
+    options, several, many = head.given_stream_options, head.given_max_tokens, head.given_n
+    output, completion = head.given_max_output_tokens, head.given_max_completion_tokens
+    names = [*compress(_LIMITS, (options, output, several, completion, many))]
+    if names:
+        _once(body, names)
+    return Head(
+        head.model,
+        head.stream,
+        isinstance(options, _StreamOptions) and options.include_usage is True,
+        completion or several or output or None,
+        many or 1,
+        at,
+        options is not UNSET,
+    )
+
+
+def _unusual(body: bytes) -> Head:
+    """The head of any other body: spelled or ordered in another way, with nulls in it, or wrong."""
+    try:
+        wire = _decode_wire(body)
+    except _UNREADABLE:
+        raise _refusal(body) from None
+    at = _only_place(body)
+    if not body.isascii():
+        _check_utf8(body)
+    _check_depth(body)
+    model, options, many = wire.model, wire.stream_options, wire.n
+    if model is UNSET:
+        raise BadBody("'model' is missing.", "model")
+    if not model:
+        raise BadBody("'model' must not be empty.", "model")
+    names = [name for name in _LIMITS if getattr(wire, name) is not UNSET]
+    if names:
+        _once(body, names)
+    limits = wire.max_completion_tokens, wire.max_tokens, wire.max_output_tokens
+    limit = next((limit for limit in limits if limit is not None and limit is not UNSET), None)
+    return Head(
+        model,
+        wire.stream is True,
+        isinstance(options, _StreamOptions) and options.include_usage is True,
+        int(limit) if limit is not None and limit >= 0 else None,
+        max(1, int(many)) if many else 1,
+        at,
+        options is not UNSET,
+    )
+
+
+def _only_place(body: bytes) -> int:
+    """`Head.at` for any JSON; BadBody when model or stream is given twice.
+
+    When none is left after the first of each was renamed, then those were the only ones.
     """
     try:
-        if len(body) > _FRONT + _BACK:
-            at = body.find(_MODEL, 0, _FRONT)
-            if at < 0:
-                at = body.rfind(_MODEL)
-            stream_at = body.find(_STREAM, 0, _FRONT)
-            if stream_at < 0:
-                stream_at = body.rfind(_STREAM, -_BACK)
-            wire = _decode_wire(_marked(body, at, stream_at))
-            if _settled(wire):
-                return wire, at + len(_MODEL)
-        wire = _decode_wire(body.replace(_MODEL, _MODEL_MARK, 1).replace(_STREAM, _STREAM_MARK, 1))
-        if _settled(wire):
-            return wire, 0
-        wire = _decode_wire(body)
-    except (DecodeError, UnicodeDecodeError, RecursionError):
-        raise _refusal(body) from None
-    span = member_span(body, "model")
-    member_span(body, "stream")
-    wire.marked, wire.marked_stream = wire.model, wire.stream
-    return wire, span[0] if span else 0
+        _decode_no_model(body.replace(b'"model"', _OTHER, 1).replace(b'"stream"', _OTHER, 1))
+    except ValidationError:
+        span = member_span(body, "model")
+        member_span(body, "stream")
+        return span[0] if span else 0
+    return body.find(b'"model"') + len(b'"model"')
 
 
-def _once(body: bytes, name: str) -> None:
-    """BadBody when a steering member is given twice: two readers may see two values."""
-    if body.count(b'"%b"' % name.encode()) > 1 or _ESCAPED_LETTER.search(body) is not None:
-        member_span(body, name)
-
-
-def _settled(wire: _Wire) -> bool:
-    """Whether the marks prove that they stand on the only top-level model and stream.
-
-    The last clause is for a model that is called "stream", where the mark fell on its name.
-    """
-    return (
-        wire.marked is not UNSET
-        and wire.model is UNSET
-        and wire.stream is UNSET
-        and wire.marked != _STREAM_NAME
-    )
-
-
-def _marked(body: bytes, at: int, stream_at: int) -> bytes:
-    """The body with the two keys renamed; an offset below 0 leaves its key alone."""
-    if at < 0:
-        return body
-    if stream_at < 0:
-        return b"".join((body[:at], _MODEL_MARK, body[at + len(_MODEL) :]))
-    if at < stream_at:
-        between = body[at + len(_MODEL) : stream_at]
-        rest = body[stream_at + len(_STREAM) :]
-        return b"".join((body[:at], _MODEL_MARK, between, _STREAM_MARK, rest))
-    between = body[stream_at + len(_STREAM) : at]
-    return b"".join(
-        (body[:stream_at], _STREAM_MARK, between, _MODEL_MARK, body[at + len(_MODEL) :])
-    )
+def _once(body: bytes, names: list[str]) -> None:
+    """BadBody when one of these members, which were given, is given twice: two readers may see
+    two values. It is found out in the same way, at the places where clients put them."""
+    renamed = bytearray(body)
+    for name in names:
+        key, other = _RENAMED[name]
+        at = body.find(key, 0, _FRONT)
+        if at < 0:
+            at = body.rfind(key)
+        if at >= 0:
+            renamed[at : at + len(key)] = other
+    try:
+        _decode_no_limits(renamed)
+    except DecodeError:
+        for name in names:
+            member_span(body, name)
 
 
 def _values_of(body: bytes, name: str) -> list[int]:
@@ -299,14 +496,20 @@ def _values_of(body: bytes, name: str) -> list[int]:
     return starts
 
 
-def _model_span(body: bytes, head: Head) -> tuple[int, int]:
-    start = body.index(b'"', head.at or body.index(_MODEL) + len(_MODEL))
-    end = body.index(b'"', start + 1) + 1
-    if body.find(b"\\", start, end) >= 0:
-        whole = _STRING.match(body, start)
-        assert whole is not None, "the head saw a string here"
-        end = whole.end()
-    return start, end
+def _with_usage(body: bytes, head: Head, model: str | None) -> bytes:
+    """The body with usage asked for, and with another model where one is given."""
+    edits = [_usage_edit(body, head)]
+    if model is not None and model != head.model:
+        span = _string_from(body, head.at or body.index(_MODEL) + len(_MODEL)).span()
+        edits.append((*span, _encode(model)))
+        edits.sort()
+    parts: list[bytes] = []
+    at = 0
+    for start, end, new in edits:
+        parts += (body[at:start], new)
+        at = end
+    parts.append(body[at:])
+    return b"".join(parts)
 
 
 def _usage_edit(body: bytes, head: Head) -> tuple[int, int, bytes]:
@@ -344,15 +547,19 @@ def _brackets(text: bytes) -> bytes:
     return b"".join(kept)
 
 
+def _check_depth(body: bytes) -> None:
+    """BadBody when a value of this valid JSON is nested deeper than MAX_DEPTH."""
+    if not _shallow(body):
+        raise _too_deep()
+
+
 def _shallow(body: bytes) -> bool:
     """Whether no value of this valid JSON is nested deeper than MAX_DEPTH.
 
     Few opening brackets, counted wherever they stand, are proof enough, for the whole body or for
     each element of its long lists. Only what is left is followed bracket by bracket.
     """
-    if len(body) <= 2 * MAX_DEPTH:
-        return True
-    if len(body) - len(body.replace(b"{", b"", 129).replace(b"[", b"", 129)) <= MAX_DEPTH:
+    if _openers(body) <= MAX_DEPTH:
         return True
     if len(body) > _LISTS_UP_TO:  # a million elements would be a million objects
         return _depth_within(body)

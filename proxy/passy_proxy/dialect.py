@@ -42,13 +42,20 @@ class Tap(Protocol):
     """What the upstream said; the last word counts."""
     model: str
     """The model that answered, empty until known."""
-    finish_reason: str
+
+    @property
+    def finish_reason(self) -> str: ...
+
     text_bytes: int
     """Bytes of generated text seen so far, the ground of an estimate."""
     done: bool
     """The dialect's own end was seen (``[DONE]``, ``message_stop``, a whole JSON body)."""
     error: str
     """An error event inside a 200 answer: its message. Empty when there was none."""
+
+    def whole(self, data: bytes) -> bytes:
+        """A complete plain answer in one piece: what ``feed`` and ``finish`` give and find."""
+        ...
 
     def feed(self, data: bytes) -> bytes: ...
 

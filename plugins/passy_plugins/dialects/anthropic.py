@@ -11,6 +11,7 @@ from passy_plugins.dialects.anthropic_answer import (
     ChatPlainTap,
     MessagePlainTap,
     MessagesTap,
+    MessageTap,
     Shape,
     chat_error,
 )
@@ -138,8 +139,9 @@ class Anthropic:
 
     def tap(self, request: Request, streamed: bool, spoken: str) -> Tap:
         if spoken == "anthropic":
-            strict = request.operation in PATHS
-            return MessagesTap() if streamed else MessagePlainTap(strict)
+            if streamed:
+                return MessagesTap()
+            return MessageTap() if request.operation in PATHS else MessagePlainTap()
         return ChatStreamTap(request.head.include_usage) if streamed else ChatPlainTap()
 
     def dropped(

@@ -139,23 +139,34 @@ class MessagesTap(Watch):
 class MessagePlainTap(PlainTap):
     """A plain answer of Anthropic's for a client that speaks it."""
 
-    __slots__ = ()
-
     read_usage = staticmethod(usage_of)
     finish_word = STOP_REASON
     generated = MessagesTap.generated
+
+    def whole(self, data: bytes) -> bytes:
+        return self.feed(data) + self.finish()
+
+
+class MessageTap(MessagePlainTap):
+    """The same where it is known what an answer looks like."""
+
+    strict = True
 
 
 class ChatPlainTap(PlainTap):
     """A plain answer of Anthropic's, translated once it is whole."""
 
-    __slots__ = ("_clock",)
+    finish_reason = ""
 
     def __init__(self, clock: Callable[[], float] = time) -> None:
-        super().__init__()
         self._clock = clock
 
+    def whole(self, data: bytes) -> bytes:
+        return self.feed(data) + self.finish()
+
     def feed(self, data: bytes) -> bytes:
+        if self._pieces is None:
+            self._pieces = []
         self._pieces.append(data)
         return b""
 
@@ -163,8 +174,8 @@ class ChatPlainTap(PlainTap):
         if self.done:
             return b""
         self.done = True
-        said = loads_object(b"".join(self._pieces))
-        self._pieces = []
+        said = loads_object(b"".join(self._pieces or ()))
+        self._pieces = None
         if said.get("type") == "error":
             error = chat_error(said.get("error"))
             self.error = error["message"]

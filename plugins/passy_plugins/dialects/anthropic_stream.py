@@ -59,6 +59,9 @@ class ChatStreamTap:
         self._tail = (b',"usage":null' if usage_asked else b"") + b"}\n\n"
         self._begin({})
 
+    def whole(self, data: bytes) -> bytes:
+        return self.feed(data) + self.finish()
+
     def feed(self, data: bytes) -> bytes:
         if self.error:
             return b""

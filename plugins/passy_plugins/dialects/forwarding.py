@@ -57,11 +57,14 @@ def headers_for(
     request: Request, upstream: Upstream, credential: Credential | None, kept: frozenset[bytes]
 ) -> Headers:
     """The headers for ``upstream``: its own, the client's that are ``kept``, and the credential."""
-    own = upstream.headers
-    if own or upstream.forward_headers:
+    if upstream.headers or upstream.forward_headers:
         kept = _narrowed(upstream, kept)
     theirs = request.headers
-    headers = [IDENTITY, *own, *compress(theirs, map(kept.__contains__, map(_NAME, theirs)))]
+    headers = [
+        IDENTITY,
+        *upstream.headers,
+        *compress(theirs, map(kept.__contains__, map(_NAME, theirs))),
+    ]
     if credential is not None:
         headers.append((upstream.auth_header, upstream.auth_prefix + credential.secret.encode()))
     return headers

@@ -13,7 +13,13 @@ from passy_plugins.dialects.forwarding import (
     headers_for,
     path_below,
 )
-from passy_plugins.dialects.openai_answer import PlainTap, ResponsesTap, StreamTap
+from passy_plugins.dialects.openai_answer import (
+    AnswerTap,
+    PlainTap,
+    ResponsesTap,
+    ResponseTap,
+    StreamTap,
+)
 from passy_plugins.dialects.watch import loads_object
 from passy_proxy import json
 from passy_proxy.body import rewrite
@@ -38,6 +44,9 @@ PATHS = {
     "moderations": b"/moderations",
 }
 """Operations whose body is JSON with a model in it. Anything else keeps its own path."""
+
+PLAIN = dict.fromkeys(PATHS, AnswerTap) | {"responses": ResponseTap}
+"""What reads their plain answers."""
 
 TEXT = frozenset(("chat", "completions"))
 """Operations that end their streams with ``[DONE]`` and tell their usage when asked."""
@@ -110,25 +119,19 @@ class OpenAI:
     ) -> UpstreamRequest:
         if spoken != "openai":
             raise Untranslatable(f"A request in the dialect {spoken!r} cannot be put to OpenAI.")
-        upstream = target.upstream
         operation = request.operation
         suffix = PATHS.get(operation)
         if suffix is None:
             return self._passed(request, target, credential)
-        path = upstream.paths.get(operation) if upstream.paths else None
+        upstream = target.upstream
         head = request.head
-        body = request.body
-        model = target.model if target.model and target.model != head.model else None
-        asks = head.stream and not head.include_usage and operation in TEXT
-        if model is not None or asks:
-            body = rewrite(body, head, model, asks)
         headers = headers_for(request, upstream, credential, KEPT)
         headers.append(JSON)
         return UpstreamRequest(
             request.method,
-            path or upstream.path + suffix,
+            (upstream.paths and upstream.paths.get(operation)) or upstream.path + suffix,
             headers,
-            body,
+            rewrite(request.body, head, target.model or None, head.stream and operation in TEXT),
             None,
             _replay_safe(request),
             target.timeouts,
@@ -156,7 +159,7 @@ class OpenAI:
     def tap(self, request: Request, streamed: bool, spoken: str) -> Tap:
         operation = request.operation
         if not streamed:
-            return PlainTap(operation in PATHS)
+            return PLAIN.get(operation, PlainTap)()
         if operation == "responses":
             return ResponsesTap()
         head = request.head
@@ -211,13 +214,11 @@ class OpenAI:
 
 def _replay_safe(request: Request) -> bool:
     """Whether asking twice does no harm: nothing is kept, and the client did not say "once"."""
-    if request.streamed_upload:
+    if b"idempotency-key" in request.fields or request.streamed_upload:
         return False
-    if b"idempotency-key" in request.fields:
-        return False
-    if request.operation == "responses":
-        return request.method in IDEMPOTENT or not _kept_or_queued(request)
-    return request.operation in REPLAY_SAFE or request.method in IDEMPOTENT
+    if request.operation in REPLAY_SAFE or request.method in IDEMPOTENT:
+        return True
+    return request.operation == "responses" and not _kept_or_queued(request)
 
 
 def _kept_or_queued(request: Request) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from passy_plugins.dialects.watch import MODEL, USAGE, Watch, last_usage, loads_object
-from passy_proxy.body import read_answer
+from passy_proxy.body import MOST, read_answer, read_counts, read_response_counts
 from passy_proxy.records import Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -13,9 +13,6 @@ DONE = b"data: [DONE]\n\n"
 GATHERED = 1 << 20
 """A plain answer that comes in pieces is remembered up to this size; beyond it, its end only."""
 REMEMBERED = 16 * 1024
-
-MOST = 1 << 40
-"""No answer has as many tokens: a larger number is taken for this one, and fits every column."""
 
 NO_OBJECT = "the answer is not a JSON object"
 ANSWERS = frozenset(
@@ -87,37 +84,40 @@ def error_message(error: object) -> str:
 class PlainTap:
     """Reads a plain JSON answer once it is whole, and passes it on as it is."""
 
-    __slots__ = (
-        "_pieces",
-        "_size",
-        "_start",
-        "_strict",
-        "done",
-        "error",
-        "finish_reason",
-        "model",
-        "text_bytes",
-        "usage",
-    )
-
+    strict = False
+    """Only a JSON object is an answer, and one that says more than an error."""
+    read_counts = staticmethod(read_counts)
     read_usage = staticmethod(usage_of)
     finish_word = FINISH
     generated = Watch.generated
 
-    def __init__(self, strict: bool = False) -> None:
-        """``strict``: only a JSON object is an answer, and one that says more than an error."""
-        self.usage: Usage | None = None
-        self.model = ""
-        self.finish_reason = ""
-        self.text_bytes = 0
-        self.done = False
-        self.error = ""
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._start = b""
-        self._strict = strict
+    usage: Usage | None = None
+    model = ""
+    text_bytes = 0
+    done = False
+    error = ""
+    _body = b""
+    _pieces: list[bytes] | None = None
+    _size = 0
+    _start = b""
+
+    @property
+    def finish_reason(self) -> str:
+        """Looked for when somebody asks: hardly anybody does."""
+        finish = self.finish_word.search(self._body)
+        return finish[1].decode("utf-8", "replace") if finish else ""
+
+    def whole(self, data: bytes) -> bytes:
+        if len(data) > GATHERED or (read := self.read_counts(data)) is None:
+            return self.feed(data) + self.finish()
+        self.done = True
+        self._body = data
+        self.model, self.usage = read
+        return data
 
     def feed(self, data: bytes) -> bytes:
+        if self._pieces is None:
+            self._pieces = []
         self._pieces.append(data)
         self._size += len(data)
         if self._size > GATHERED:
@@ -129,20 +129,19 @@ class PlainTap:
         if self.done:
             return b""
         self.done = True
-        pieces = self._pieces
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._pieces = []
+        body = b"".join(self._pieces or ())
+        self._pieces = None
         if self._size > GATHERED:
+            self._body = body
             self._read_ends(self._start, body)
             return b""
         if (answer := read_answer(body)) is not None:
             self.model = answer.model or ""
             self.usage = self.read_usage(answer.usage)
-        elif self._strict and not loads_object(body):
+        elif self.strict and not loads_object(body):
             self.error = NO_OBJECT
             return b""
-        if finish := self.finish_word.search(body):
-            self.finish_reason = finish[1].decode("utf-8", "replace")
+        self._body = body
         if self.usage is None:
             self._without_usage(body)
         return b""
@@ -151,7 +150,7 @@ class PlainTap:
         self.text_bytes = sum(map(len, self.generated.findall(body)))
         if body.find(b'"error"') >= 0:
             said = loads_object(body)
-            if self._strict and ANSWERS.isdisjoint(said):
+            if self.strict and ANSWERS.isdisjoint(said):
                 self.error = error_message(said.get("error"))
 
     def _read_ends(self, start: bytes, end: bytes) -> None:
@@ -159,10 +158,20 @@ class PlainTap:
         self.usage = self.read_usage(last_usage(end)) or self.read_usage(last_usage(start))
         if model := MODEL.search(start):
             self.model = model[1].decode("utf-8", "replace")
-        if finish := self.finish_word.search(end):
-            self.finish_reason = finish[1].decode("utf-8", "replace")
         if self.usage is None and self.generated.search(start + b'"'):
             self.text_bytes = self._size  # nearly all of it is text, then
+
+
+class AnswerTap(PlainTap):
+    """The same where it is known what an answer looks like."""
+
+    strict = True
+
+
+class ResponseTap(AnswerTap):
+    """A plain answer of the Responses API."""
+
+    read_counts = staticmethod(read_response_counts)
 
 
 class StreamTap(Watch):

@@ -27,6 +27,10 @@ BLANK = (b"\n\n", b"\n\r\n", b"\r\r")
 USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]+)"')
 TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*')
+PADDING = b'"obfuscation":"'
+"""OpenAI ends each chunk with a string of random length, so that sizes tell nothing."""
+PADDED = b'"}\n\n'
+NOTHING = b"\0"
 FLAT = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
@@ -62,7 +66,9 @@ class Watch:
         "_after",
         "_at",
         "_carry",
+        "_line",
         "_long",
+        "_padding",
         "_start",
         "done",
         "error",
@@ -117,13 +123,25 @@ class Watch:
         """No chunk is like the last one."""
         self._at = 1 << 62
         self._after = b"\n\n"
+        self._padding = NOTHING
+        self._line = -1
+
+    def whole(self, data: bytes) -> bytes:
+        return self.feed(data) + self.finish()
 
     def feed(self, data: bytes) -> bytes:
-        at = self._at
+        at, line = self._at, self._line
         end = data.find(b'"', at)
-        if data[end:] == self._after and data.find(b"\n\n", 0, at) < 0:
-            # Another chunk like the last one: the same end, and from where the text began to there
-            # nothing but text.
+        if (
+            (
+                data[end:] == self._after
+                or (data.startswith(self._padding, end) and self._padded(data, end))
+            )
+            and data.rfind(b"\n", 0, at) == line
+            and (line < 0 or data.find(b"\n\n", 0, line + 1) < 0)
+        ):
+            # Another chunk like the last one: one message with the same end (but for its padding),
+            # and from where the text began to there nothing but text.
             self.text_bytes += end - at
             return data
         if self._carry or self._long:
@@ -135,6 +153,16 @@ class Watch:
         if data.endswith(ENDS):
             return self._whole(data)
         return self._continue(data)
+
+    def _padded(self, data: bytes, end: int) -> bool:
+        """Whether padding is all that follows behind the same end."""
+        padding = end + len(self._padding)
+        size = len(data)
+        return (
+            data.find(b'"', padding) == size - len(PADDED)
+            and data.endswith(PADDED)
+            and data.find(b"\n", padding) == size - 2
+        )
 
     def finish(self) -> bytes:
         rest = bytes(self._carry)
@@ -199,7 +227,9 @@ class Watch:
         if data[end - 1] == 0x5C:
             end = _closing(data, at)
         else:
-            self._at, self._after = at, data[end:]
+            self._at, self._after, self._line = at, data[end:], data.rfind(b"\n", 0, at)
+            padding = data.find(PADDING, end)
+            self._padding = data[end : padding + len(PADDING)] if padding >= 0 else NOTHING
         self.text_bytes += end - at
         return True
 
