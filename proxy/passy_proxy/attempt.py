@@ -137,7 +137,7 @@ class Attempt:
         # What HEAD is told goes on with its own length: nothing here could be counted.
         if not data and self._client.method == "HEAD":
             return
-        self.answer = tap.feed(data) + tap.finish()
+        self.answer = tap.whole(data)
         self.whole = True
         leg.close()
         if tap.error:
@@ -181,7 +181,7 @@ class Attempt:
         if encoding in INFLATED:
             if plain := inflated(data):
                 self.tap = tap = self.dialect.tap(self._client, False, self._spoken.name)
-                self.answer = tap.feed(plain) + tap.finish()
+                self.answer = tap.whole(plain)
                 leg.headers = undescribed(leg.headers)
         elif encoding and self.dialect.name == self._spoken.name:
             tap.error = ""  # The client may be able to read it: we cannot.
