@@ -15,9 +15,9 @@ from passy_proxy import (
     LineWriter,
     Settings,
     hookimpl,
-    json,
     setting,
 )
+from passy_proxy.structs import Struct, dumped
 
 
 class Config(Settings):
@@ -83,37 +83,61 @@ def flags(ex: Exchange) -> str:
     return ",".join(dict.fromkeys(found))
 
 
+class Line(Struct, omit_defaults=True, gc=False):
+    """The canonical line; times in milliseconds. A struct is made and dumped in half the time of a
+    dict."""
+
+    time: str
+    request_id: str
+    method: str
+    path: str
+    status: int
+    outcome: str
+    ms: float
+    first_ms: float | None
+    key: str | None
+    organisation: str | None
+    model: str | None
+    stream: bool
+    upstream: str | None
+    attempts: int
+    flags: str
+    input: int | None
+    output: int | None
+    estimated: bool | None
+    client_retry: str | None = None
+
+
 def as_json(ex: Exchange) -> bytes:
     """The canonical line, for programs."""
-    seconds = monotonic() - ex.started
+    started, written_at = ex.started, ex.written_at
     request, principal, usage, attempts = ex.request, ex.principal, ex.usage, ex.attempts
-    outcome, written_at = ex.outcome, ex.written_at
-    kind, count = outcome.kind, len(attempts)
+    head, outcome, kind, count = request.head, ex.outcome, ex.outcome.kind, len(attempts)
     second, millisecond = divmod(int(ex.at * 1000), 1000)
-    fields: dict[str, object] = {
-        "time": clock(second) + MILLISECONDS[millisecond],
-        "request_id": ex.id,
-        "method": request.method,
-        "path": request.path,
-        "status": 499 if kind == "client_gone" else ex.status,
-        "outcome": outcome.code or kind,
-        "ms": int(seconds * 10_000 + 0.5) / 10,
-        "first_ms": int((written_at - ex.started) * 10_000 + 0.5) / 10 if written_at else None,
-        "key": principal and principal.key_id,
-        "organisation": principal and principal.organisation,
-        "model": request.head.model[:LONGEST_NAME] or None,
-        "stream": request.head.stream,
-        "upstream": attempts[-1].target.label if count else None,
-        "attempts": count,
-        "flags": "" if count == 1 and kind == "ok" else flags(ex),
-        "input": usage and usage.input,
-        "output": usage and usage.output,
-        "estimated": usage and usage.estimated,
-    }
     retry = request.fields.get(b"x-stainless-retry-count")
+    line = Line(
+        clock(second) + MILLISECONDS[millisecond],
+        ex.id,
+        request.method,
+        request.path,
+        499 if kind == "client_gone" else ex.status,
+        outcome.code or kind,
+        int((monotonic() - started) * 10_000 + 0.5) / 10,
+        int((written_at - started) * 10_000 + 0.5) / 10 if written_at else None,
+        principal.key_id if principal else None,
+        principal.organisation if principal else None,
+        head.model[:LONGEST_NAME] or None,
+        head.stream,
+        attempts[-1].target.label if attempts else None,
+        count,
+        "" if count == 1 and kind == "ok" else flags(ex),
+        usage and usage.input,
+        usage and usage.output,
+        usage and usage.estimated,
+    )
     if retry is not None and retry != b"0":
-        fields["client_retry"] = retry.decode("ascii", "replace")
-    return json.dumps(fields)
+        line.client_retry = retry.decode("ascii", "replace")
+    return dumped(line)
 
 
 MILLISECONDS = [f".{number:03}+00:00" for number in range(1000)]
