@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+from passy_plugins.access_log import Line
 
 PROGRAM = '''
 import importlib.abc, sys
@@ -122,3 +125,6 @@ def test_the_gateway_answers_with_its_fewest_dependencies(tmp_path: Path) -> Non
     )
     assert 0 == ended.returncode, ended.stderr[-3000:]
     assert "answered by uvicorn.protocols.http.h11_impl" in ended.stdout
+    lines = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+    assert [(200, 3, 4)] == [(line["status"], line["input"], line["output"]) for line in lines][2:]
+    assert all(list(Line.__struct_fields__[:-1]) == list(line) for line in lines)

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from time import monotonic
 
 from passy_proxy import (
-    Attempt,
-    AttemptRecord,
     Exchange,
     Filter,
     Head,
@@ -18,8 +16,9 @@ from passy_proxy import (
     Prices,
     Settings,
     StashKey,
-    Upstream,
+    Usage,
     UsageRecord,
+    UsageRow,
     hookimpl,
     setting,
 )
@@ -38,7 +37,7 @@ class Metering(Filter):
 
     async def start(self) -> None:
         self._record = self.config.ledger.record
-        self._price = self.config.prices.price
+        self._price = self.config.prices.of
         models = self.config.models
         targets = [target for model in models.aliases for target in model.targets]
         for name in models.names():
@@ -50,71 +49,83 @@ class Metering(Filter):
 
     def on_response(self, ex: Exchange, head: Head) -> None:
         # A plain answer was read whole before its head is sent, so its cost is known in time.
-        usage = ex.usage
-        if usage is None or usage.estimated or not ex.attempts:
+        usage, attempts = ex.usage, ex.attempts
+        if usage is None or usage.estimated or not attempts:
             return
-        upstream, model = asked(ex)
-        price = self._price(upstream, model, ex.at)
+        price = self._price(attempts[-1].target, ex.request.head.model, ex.at)
         if price is not None:
             nanos = price.cost(usage)
             ex.stash[COST] = (nanos, price.text)
             head.headers.append((b"x-passy-cost-usd", b"%d.%09d" % divmod(nanos, 1_000_000_000)))
 
     def on_complete(self, ex: Exchange) -> None:
-        usage = ex.usage
-        if ex.reply is not None and ex.reply.status == 401:
+        reply = ex.reply
+        if reply is not None and reply.status == 401:
             return  # Nobody we know, and nobody was asked: strangers cannot grow the books.
         cost = ex.stash.get(COST)
-        if cost is not None or usage is None or not ex.attempts:
-            self._record(record(ex, cost or UNPRICED))
-            return
-        upstream, model = asked(ex)
-        price = self._price(upstream, model, ex.at)
-        if price is not None:
-            self._record(record(ex, (price.cost(usage), price.text)))
-            return
-        # Perhaps the price is being looked up right now. The record can wait for it: the client has
-        # its answer, and nothing of the exchange is held meanwhile.
-        unpriced, keep = record(ex, UNPRICED), self._record
+        usage = ex.usage
+        if cost is None and usage is not None and ex.attempts:
+            price = self._price(ex.attempts[-1].target, ex.request.head.model, ex.at)
+            if price is None:
+                self._record_later(ex, usage)
+                return
+            cost = (price.cost(usage), price.text)
+        self._record(row(ex, cost or UNPRICED))
+
+    def _record_later(self, ex: Exchange, usage: Usage) -> None:
+        """Perhaps the price is being looked up right now. The record can wait for it: the client
+        has its answer, and nothing of the exchange is held meanwhile."""
+        unpriced, keep = row(ex, UNPRICED), self._record
 
         def enter(price: Price | None) -> None:
             if price is None:
                 keep(unpriced)
             else:
-                keep(unpriced._replace(cost_nanos=price.cost(usage), price=price.text))
+                record, nanos = UsageRecord.of(unpriced), price.cost(usage)
+                keep(record._replace(cost_nanos=nanos, price=price.text).row())
 
-        self.config.prices.when_known(upstream, model, ex.at, enter)
-
-
-def asked(ex: Exchange) -> tuple[Upstream, str]:
-    """Who was asked last, and for which model there."""
-    target = ex.attempts[-1].target
-    return target.upstream, target.model or ex.request.head.model
+        target = ex.attempts[-1].target
+        model = target.model or ex.request.head.model
+        self.config.prices.when_known(target.upstream, model, ex.at, enter)
 
 
-def record(ex: Exchange, cost: tuple[int | None, str]) -> UsageRecord:
-    """What the books keep of ``ex``; ``cost`` in billionths of a dollar, and the price as text."""
-    attempts = ex.attempts
-    started = ex.started
-    asked_model = ex.request.head.model
+def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
+    """What the books keep of ``ex``, in the order of `UsageRecord`.
+
+    ``cost`` is in billionths of a dollar, and the price as text.
+    """
+    started, written_at = ex.started, ex.written_at
+    principal, outcome, head = ex.principal, ex.outcome, ex.request.head
+    asked = head.model
     upstream = model = ""
-    if attempts:
-        target = attempts[-1].target
-        upstream, model = target.upstream.name, target.model or asked_model
+    attempts = []
+    for attempt in ex.attempts:
+        target, began, failure = attempt.target, attempt.started, attempt.failure
+        upstream, model, status = target.upstream.name, target.model, attempt.status
+        if failure is None:
+            # An answer that its client did not wait for may have cost something.
+            why, billed = "", not status
+        else:
+            # So may silence after a sent request; a refusal by status costs nothing.
+            why = f"{failure.kind}: {failure.message}"
+            billed = failure.sent and failure.kind != "status"
+        head_ms = int((attempt.head_at - began) * 1000)
+        began_ms = int((began - started) * 1000)
+        attempts.append((upstream, model, status, why, began_ms, head_ms, billed))
     input, output, cached, write, reasoning, heard, spoken, guessed = ex.usage or NONE
-    principal = ex.principal
-    fields = (
+    nanos, price = cost
+    return (
         ex.id,
-        ex.at,
+        int(ex.at * 1000 + 0.5),
         principal.key_id if principal else "",
         (principal.organisation or "") if principal else "",
         ex.route.match,
-        asked_model,
+        asked,
         upstream,
-        model,
-        ex.outcome.code or ex.outcome.kind,
+        (model or asked) if attempts else "",
+        outcome.code or outcome.kind,
         ex.status,
-        ex.request.head.stream,
+        1 if head.stream else 0,
         input,
         output,
         cached,
@@ -122,36 +133,18 @@ def record(ex: Exchange, cost: tuple[int | None, str]) -> UsageRecord:
         reasoning,
         heard,
         spoken,
-        guessed,
-        *cost,
-        int((ex.written_at - started) * 1000) if ex.written_at else 0,
+        1 if guessed else 0,
+        nanos,
+        price,
+        int((written_at - started) * 1000) if written_at else 0,
         int((monotonic() - started) * 1000),
-        tuple([attempt_record(attempt, started) for attempt in attempts]),
+        attempts,
     )
-    return _new(UsageRecord, fields)
 
 
-_new = tuple.__new__  # A named tuple's own takes a Python call more.
 COST: StashKey[tuple[int, str]] = StashKey("usage.cost")
 UNPRICED = (None, "")
 NONE = (0, 0, 0, 0, 0, 0, 0, False)
-
-
-def attempt_record(attempt: Attempt, started: float) -> AttemptRecord:
-    """One try, as the books keep it."""
-    failure = attempt.failure
-    fields = (
-        attempt.target.upstream.name,
-        attempt.target.model,
-        attempt.status,
-        f"{failure.kind}: {failure.message}" if failure else "",
-        int((attempt.started - started) * 1000),
-        int((attempt.head_at - attempt.started) * 1000),
-        # A refusal by status costs nothing; silence after a sent request may, and so may an answer
-        # that its client did not wait for.
-        failure.sent and failure.kind != "status" if failure else not attempt.status,
-    )
-    return _new(AttemptRecord, fields)
 
 
 @hookimpl

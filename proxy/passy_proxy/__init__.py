@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from passy_proxy.records import Principal as Principal
     from passy_proxy.records import Usage as Usage
     from passy_proxy.records import UsageRecord as UsageRecord
+    from passy_proxy.records import UsageRow as UsageRow
     from passy_proxy.site import Site as Site
     from passy_proxy.stash import Stash as Stash
     from passy_proxy.stash import StashKey as StashKey
@@ -90,7 +91,7 @@ _HOMES = {
     "models": "Model Models serves",
     "prices": "Price Prices",
     "records": "AttemptRecord Credential CredentialRef CustomProvider Limits Principal Usage"
-    " UsageRecord",
+    " UsageRecord UsageRow",
     "site": "Site",
     "stash": "Stash StashKey",
     "stores": "Claim Counters Directory Grant Ledger Room Store StoreUnavailable Vault",

@@ -7,9 +7,8 @@ import logging
 import os
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BATCH = 256
+"""Lines in one write, and what is written before its time has come: what waits for long is cold."""
 PENDING = 20_000
 """Lines that may wait; beyond that they are dropped and counted, since a log never holds up
 traffic."""
@@ -65,20 +65,16 @@ def _mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping
     return event
 
 
-T = TypeVar("T")
+class LineWriter:
+    """Writes lines from a thread of its own, in batches: a full pipe never holds up the event loop,
+    which only appends to a list."""
 
-
-class LineWriter(Generic[T]):
-    """Writes lines from a thread of its own, in batches; the event loop only appends to a list."""
-
-    def __init__(
-        self, descriptor: int, render: Callable[[T], bytes], interval: float = 0.2
-    ) -> None:
+    def __init__(self, descriptor: int, interval: float = 0.2) -> None:
         self._descriptor = descriptor
-        self._render = render
         self._interval = interval
-        self._lines: deque[T] = deque()
-        self._stop = threading.Event()
+        self._lines: list[bytes] = []
+        self._due = threading.Event()
+        self._stopping = False
         self._thread: threading.Thread | None = None
         self.dropped = 0
 
@@ -86,37 +82,39 @@ class LineWriter(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="passy-log", daemon=True)
         self._thread.start()
 
-    def put(self, line: T) -> None:
-        """Queue a line; it is made into text later, off the path."""
-        if len(self._lines) < PENDING:
-            self._lines.append(line)
+    def put(self, line: bytes) -> None:
+        """Queue a line, without the end of it."""
+        lines = self._lines
+        count = len(lines)
+        if count < PENDING:
+            lines.append(line)
+            if count == BATCH:
+                self._due.set()
         else:
             self.dropped += 1
 
     def stop(self, timeout: float = 2.0) -> None:
         """Write what waits, for at most ``timeout`` seconds."""
-        self._stop.set()
+        self._stopping = True
+        self._due.set()
         if self._thread is not None:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval):
+        while not self._stopping:
+            self._due.wait(self._interval)
+            self._due.clear()
             self._flush()
         self._flush()
 
     def _flush(self) -> None:
-        while lines := [self._lines.popleft() for _ in range(min(BATCH, len(self._lines)))]:
+        # The loop may append at any moment, but not within the taking or the deletion of a slice.
+        while lines := self._lines[:BATCH]:
+            del self._lines[: len(lines)]
             try:
-                self._write(b"".join([self._rendered(line) for line in lines]))
+                self._write(b"\n".join([*lines, b""]))
             except OSError:
                 self.dropped += len(lines)
-
-    def _rendered(self, line: T) -> bytes:
-        try:
-            return self._render(line)
-        except (ValueError, TypeError):  # One that cannot be said must not silence the others.
-            self.dropped += 1
-            return b""
 
     def _write(self, data: bytes) -> None:
         while data:

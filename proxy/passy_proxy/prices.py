@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from ipaddress import ip_address
-from math import inf
+from math import gcd, inf
 from time import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 ATTO = 10**18
 NANO = 10**9
 """Attodollars in a billionth of a dollar."""
-HALF = NANO // 2
 MILLION = 10**12
 """Attodollars a token that make a dollar a million tokens."""
 
@@ -30,56 +29,66 @@ MILLION = 10**12
 class Price:
     """What one model's tokens cost, from one moment until another."""
 
-    __slots__ = ("_above", "_rates", "_tiers", "since", "source", "text", "until")
+    __slots__ = ("_above", "_rates", "_tiers", "always", "since", "source", "text", "until")
 
     def __init__(
         self, tiers: Iterable[Tier], source: str, since: float = -inf, until: float = inf
     ) -> None:
-        first, *more = [(tier.above, surcharges(tier.rates)) for tier in tiers]
-        self._rates = first[1]
-        self._tiers = more
-        self._above = more[0][0] if more else inf
+        first, *more = tiers
+        self._rates = reckoned(first.rates)
+        self._tiers = [(tier.above, reckoned(tier.rates)) for tier in more]
+        self._above = more[0].above if more else inf
         self.source = source
         """Where it is from."""
-        _, read, written, *_ = self._rates
-        self.text = f"{read / MILLION:.12g} in, {written / MILLION:.12g} out per 1M ({source})"
+        read, written = first.rates.input / MILLION, first.rates.output / MILLION
+        self.text = f"{read:.12g} in, {written:.12g} out per 1M ({source})"
         """For the books: US dollars for plain tokens, and the source."""
         self.since = since
         self.until = until
         """Unix seconds, exclusive; another price may hold then."""
+        self.always = since == -inf and until == inf
 
     def cost(self, usage: Usage) -> int:
         """Billionths of a US dollar, rounded half up."""
         input, output, cached, write, reasoning, heard, spoken, _ = usage
         rates = self._rates if input <= self._above else self._reached(input)
-        request, read, written, on_cached, on_write, on_heard, on_reasoning, on_spoken = rates
-        atto = request + input * read + output * written
+        nano, base, read, written, of_read, of_written = rates
+        cost = base + input * read + output * written
         if cached or write or reasoning or heard or spoken:
             if cached + write + heard > input or reasoning + spoken > output:
-                cached, write, heard = parts(input, (cached, write, heard), rates[3:6])
-                reasoning, spoken = parts(output, (reasoning, spoken), rates[6:])
-            atto += cached * on_cached + write * on_write + heard * on_heard
-            atto += reasoning * on_reasoning + spoken * on_spoken
-        return (atto + HALF) // NANO
+                cached, write, heard = parts(input, (cached, write, heard), of_read)
+                reasoning, spoken = parts(output, (reasoning, spoken), of_written)
+            on_cached, on_write, on_heard = of_read
+            on_reasoning, on_spoken = of_written
+            cost += cached * on_cached + write * on_write + heard * on_heard
+            cost += reasoning * on_reasoning + spoken * on_spoken
+        return cost // nano
 
-    def _reached(self, input: int) -> tuple[int, ...]:
+    def _reached(self, input: int) -> Reckoned:
         return next(rates for above, rates in reversed(self._tiers) if input > above)
 
 
-def surcharges(rates: Rates) -> tuple[int, ...]:
-    """Attodollars a request, a token read, one written; then what each kind costs more than those.
+Reckoned = tuple[int, int, int, int, tuple[int, int, int], tuple[int, int]]
+"""How to reckon, in a unit of which each rate is a multiple: a billionth of a dollar; what every
+request costs, with half a billionth for rounding; a token read; one written; and what each kind
+costs more than those: cached, written into a cache, audio heard; thought, audio spoken."""
 
-    The kinds: cached, written into a cache, audio heard; thought, audio spoken.
-    """
-    request, read, written = rates.request, rates.input, rates.output
-    of_read = (rates.cached - read, rates.cache_write - read, rates.audio_input - read)
+
+def reckoned(rates: Rates) -> Reckoned:
+    """From attodollars, in the largest unit there is: small numbers are multiplied faster."""
+    read, written = rates.input, rates.output
+    unit = gcd(NANO, *rates)
     return (
-        request,
-        read,
-        written,
-        *of_read,
-        rates.reasoning - written,
-        rates.audio_output - written,
+        NANO // unit,
+        rates.request // unit + NANO // unit // 2,
+        read // unit,
+        written // unit,
+        (
+            (rates.cached - read) // unit,
+            (rates.cache_write - read) // unit,
+            (rates.audio_input - read) // unit,
+        ),
+        ((rates.reasoning - written) // unit, (rates.audio_output - written) // unit),
     )
 
 
@@ -108,6 +117,8 @@ class Prices:
         self._book = book
         self._known: dict[tuple[str, str, str], Price] = {}
         self._unknown: dict[tuple[str, str, str], None] = {}
+        self._lasting: dict[Target, Price | None] = {}
+        """Targets that live as long as this, and their price if it is known and holds always."""
 
     def start(self, targets: Iterable[Target] = ()) -> None:
         """Open the price list and ask, in the background, what ``targets`` cost."""
@@ -115,12 +126,22 @@ class Prices:
             self._book.open()
         now = time()
         for target in targets:
-            self.price(target.upstream, target.model, now)
+            self._lasting[target] = None
+            self.of(target, target.model, now)
 
     async def stop(self) -> None:
         """Ask nothing more; whoever waits is told that the price is unknown."""
         if self._book is not None:
             await self._book.close()
+
+    def of(self, target: Target, model: str, at: float) -> Price | None:
+        """The same at ``target``, for a request that asked for ``model``."""
+        price = self._lasting.get(target)
+        if price is None:
+            price = self.price(target.upstream, target.model or model, at)
+            if price is not None and price.always and target in self._lasting:
+                self._lasting[target] = price
+        return price
 
     def price(self, upstream: Upstream, model: str, at: float) -> Price | None:
         """The price of ``model`` at ``upstream`` at the Unix time ``at``, if it is known by now."""

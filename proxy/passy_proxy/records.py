@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from passy_proxy.units import Rate
 
@@ -98,6 +99,14 @@ class AttemptRecord(NamedTuple):
     maybe_billed: bool
 
 
+UsageRow = tuple[Any, ...]
+"""A usage record on its way into the books: the values of `UsageRecord` in their order, with ``at``
+in milliseconds, truth as 0 and 1, and ``attempts`` as a list of plain tuples.
+
+Databases take them as they are. One is made for each exchange, and a named tuple costs more.
+"""
+
+
 class UsageRecord(NamedTuple):
     """One exchange, as the books keep it. Exactly one per exchange; ``id`` is unique for ever."""
 
@@ -130,3 +139,24 @@ class UsageRecord(NamedTuple):
     """To the first byte of the answer."""
     duration_ms: int
     attempts: tuple[AttemptRecord, ...]
+
+    def row(self) -> UsageRow:
+        """As ledgers take it."""
+        values = self._asdict() | {
+            "at": int(self.at * 1000 + 0.5),
+            "streamed": int(self.streamed),
+            "estimated": int(self.estimated),
+            "attempts": [tuple(attempt) for attempt in self.attempts],
+        }
+        return tuple(values.values())
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> UsageRecord:
+        """What `row` was made of, to the millisecond."""
+        record = cls._make(row)
+        return record._replace(
+            at=record.at / 1000,
+            streamed=bool(record.streamed),
+            estimated=bool(record.estimated),
+            attempts=tuple([AttemptRecord._make(each) for each in record.attempts]),
+        )

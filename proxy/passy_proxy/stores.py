@@ -15,7 +15,7 @@ from passy_proxy.records import (
     CredentialRef,
     CustomProvider,
     Principal,
-    UsageRecord,
+    UsageRow,
 )
 from passy_proxy.structs import Struct
 from passy_proxy.units import Rate
@@ -101,8 +101,11 @@ class Vault(Protocol):
 class Ledger(Protocol):
     """The books."""
 
-    def record(self, usage: UsageRecord) -> None:
-        """Never blocks and never raises: queued, written in batches, drained on stop."""
+    def record(self, row: UsageRow) -> None:
+        """Never blocks and never raises: queued, written in batches, drained on stop.
+
+        `UsageRecord.of` says what is in ``row``.
+        """
         ...
 
 

@@ -76,17 +76,17 @@ class LedgerContract:
 
     async def test_a_record_comes_back_as_it_was_given(self, store: Any, kept: Any) -> None:
         await store.start()
-        store.record(RECORD)
-        store.record(REFUSED)
+        store.record(RECORD.row())
+        store.record(REFUSED.row())
         await store.stop()
         assert [RECORD, REFUSED] == sorted(await kept())
 
     async def test_one_id_is_kept_once_and_the_first_stays(self, store: Any, kept: Any) -> None:
         await store.start()
-        store.record(RECORD)
-        store.record(RECORD._replace(input=999_999))
+        store.record(RECORD.row())
+        store.record(RECORD._replace(input=999_999).row())
         await asyncio.sleep(0.6)  # so that a late one comes after the first was written
-        store.record(RECORD._replace(output=999_999))
+        store.record(RECORD._replace(output=999_999).row())
         await store.stop()
         assert [RECORD] == await kept()
 
@@ -98,13 +98,13 @@ class LedgerContract:
         await store.start()
         records = numbered(3_000)
         for record in records:
-            store.record(record)
+            store.record(record.row())
         await store.stop()
         assert records == sorted(await kept())
 
     async def test_recording_does_not_wait(self, store: Any, kept: Any) -> None:
         await store.start()
-        assert store.record(RECORD) is None
+        assert store.record(RECORD.row()) is None
         await store.stop()
         assert 1 == len(await kept())
 

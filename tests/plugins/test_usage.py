@@ -97,6 +97,26 @@ async def test_a_plain_answer_is_recorded_with_its_tokens_and_cost(metered: Mete
     assert b"0.000028000" == header(ex, b"x-passy-cost-usd")
 
 
+async def test_each_kind_of_token_is_in_its_column(metered: Meter) -> None:
+    gateway = await metered()
+    told = {
+        "prompt_tokens": 900,
+        "completion_tokens": 80,
+        "prompt_tokens_details": {"cached_tokens": 700, "audio_tokens": 6},
+        "completion_tokens_details": {"reasoning_tokens": 50, "audio_tokens": 4},
+    }
+    gateway.upstream.json({"choices": [], "usage": told})
+    ex = await gateway.ask()
+    [record] = gateway.books
+    columns = (record.input, record.output, record.cached, record.cache_write, record.reasoning)
+    assert (900, 80, 700, 0, 50) == columns
+    assert (6, 4) == (record.audio_input, record.audio_output)
+    assert ("", "") == (record.key_id, record.organisation)
+    assert "POST /v1/chat/completions" == record.route
+    assert abs(ex.at - record.at) <= 0.001
+    assert record == UsageRecord.of(record.row())
+
+
 async def test_a_stream_is_recorded_like_a_plain_answer(metered: Meter) -> None:
     gateway = await metered()
     gateway.upstream.stream("Hello!")

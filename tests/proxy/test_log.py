@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from passy_proxy.log import PENDING, LineWriter, configure
+from passy_proxy.log import BATCH, PENDING, LineWriter, configure
 
 KEY = "sk-proj-0123456789abcdefghij"
 
@@ -46,40 +46,57 @@ def read(end: int) -> bytes:
     return data
 
 
-def test_lines_come_out_whole_and_in_order() -> None:
+@pytest.mark.parametrize("interval", [0.001, 3_600.0])
+def test_lines_come_out_whole_and_in_order(interval: float) -> None:
     end, start = os.pipe()
-    writer = LineWriter[int](start, lambda number: b"%d\n" % number, interval=0.001)
+    writer = LineWriter(start, interval)
     writer.start()
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(read(end)))
     reader.start()
     for number in range(5_000):
-        writer.put(number)
+        writer.put(b"%d" % number)
     writer.stop()
     os.close(start)
     reader.join(20)
     os.close(end)
-    assert list(range(5_000)) == [int(line) for line in got[0].split()]
+    assert b"".join([b"%d\n" % number for number in range(5_000)]) == got[0]
     assert 0 == writer.dropped
 
 
-def test_a_line_that_cannot_be_said_silences_no_other() -> None:
+def test_many_lines_are_written_before_their_time() -> None:
     end, start = os.pipe()
-    writer = LineWriter[str](start, lambda text: text.encode() + b"\n", interval=0.001)
-    for text in ("one", "\ud800", "two"):
-        writer.put(text)
+    writer = LineWriter(start, interval=3_600.0)
     writer.start()
+    for _ in range(BATCH + 1):
+        writer.put(b"line")
+    assert b"line\n" == os.read(end, 5)
     writer.stop()
     os.close(start)
-    assert b"one\ntwo\n" == read(end)
     os.close(end)
-    assert 1 == writer.dropped
+
+
+def test_a_full_pipe_holds_nobody_up() -> None:
+    end, start = os.pipe()
+    writer = LineWriter(start, interval=0.001)
+    writer.start()
+    for _ in range(PENDING):
+        writer.put(b"x" * 100)
+    assert 0 == writer.dropped
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(read(end)))
+    reader.start()
+    writer.stop()
+    os.close(start)
+    reader.join(20)
+    os.close(end)
+    assert PENDING == got[0].count(b"\n")
 
 
 def test_what_nobody_takes_is_dropped_and_counted() -> None:
-    writer = LineWriter[int](-1, lambda number: b"x")
-    for number in range(PENDING + 3):
-        writer.put(number)
+    writer = LineWriter(-1)
+    for _ in range(PENDING + 3):
+        writer.put(b"x")
     assert 3 == writer.dropped
     writer.start()
     writer.stop()

@@ -26,6 +26,7 @@ from passy_proxy.records import (
     Limits,
     Principal,
     UsageRecord,
+    UsageRow,
 )
 from passy_proxy.site import Site
 from passy_proxy.stores import Store
@@ -131,7 +132,7 @@ class Memory(Buckets, Store):
         self._credentials: dict[CredentialRef, Credential] = {}
         for name, organisation in settings.organisations.items():
             self._add(name, organisation)
-        self._records: OrderedDict[str, UsageRecord] = OrderedDict()
+        self._records: OrderedDict[str, UsageRow] = OrderedDict()
         self._keep = settings.keep
 
     def _add(self, name: str, settings: OrganisationSettings) -> None:
@@ -159,16 +160,16 @@ class Memory(Buckets, Store):
     async def credential(self, ref: CredentialRef) -> Credential | None:
         return self._credentials.get(ref)
 
-    def record(self, usage: UsageRecord) -> None:
+    def record(self, row: UsageRow) -> None:
         records = self._records
-        records.setdefault(usage.id, usage)
+        records.setdefault(row[0], row)
         if len(records) > self._keep:
             records.popitem(last=False)
 
     @property
     def records(self) -> list[UsageRecord]:
         """The last usage records, oldest first."""
-        return list(self._records.values())
+        return [UsageRecord.of(row) for row in self._records.values()]
 
 
 def _principal(settings: KeySettings, pepper: bytes) -> tuple[bytes, Principal]:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator
 
 from passy_plugins.stores.sql import statements
 from passy_plugins.stores.sql.database import Sqlite, sqlite_path
-from passy_plugins.stores.sql.ledger import Spool, row
+from passy_plugins.stores.sql.ledger import Spool
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
@@ -31,7 +31,7 @@ from passy_proxy.records import (
     CustomProvider,
     Limits,
     Principal,
-    UsageRecord,
+    UsageRow,
 )
 from passy_proxy.site import Site
 from passy_proxy.stores import Store, StoreUnavailable
@@ -67,7 +67,8 @@ class Sql(Store):
         path = sqlite_path(self._url)
         self._reader = Sqlite(path, "read")
         self._writer = Sqlite(path, "write")
-        self._spool = Spool(self._write, site.log.bind(store=self.kind), settings.waiting)
+        log = site.log.bind(store=self.kind)
+        self._spool = Spool(self._writer.insert_usage, log, settings.waiting)
 
     async def start(self) -> None:
         """Open the database, make or migrate its tables, begin to take records.
@@ -110,9 +111,9 @@ class Sql(Store):
             ) from None
         return Credential(secret, ref.organisation)
 
-    def record(self, usage: UsageRecord) -> None:
+    def record(self, row: UsageRow) -> None:
         """Queued; in the database a moment later, once per id."""
-        self._spool.record(usage)
+        self._spool.record(row)
 
     @property
     def waiting(self) -> int:
@@ -153,9 +154,6 @@ class Sql(Store):
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
         return Admin.opened(settings.url.reveal(), site.keyring)
-
-    async def _write(self, batch: Sequence[UsageRecord]) -> None:
-        await self._writer.insert_usage(batch, row)
 
 
 def _principal(row: Row) -> Principal:

@@ -32,7 +32,6 @@ from passy_proxy.issue import IssuedKey, NewKey, Organisation
 from passy_proxy.issue import NewProvider as NewProvider
 from passy_proxy.json import dumps, loads
 from passy_proxy.records import (
-    AttemptRecord,
     CredentialRef,
     CustomProvider,
     Limits,
@@ -264,11 +263,4 @@ def _issued(row: Row[Any]) -> IssuedKey:
 
 
 def _usage(row: Row[Any]) -> UsageRecord:
-    attempts = tuple(AttemptRecord(*each) for each in loads(row.attempts))
-    record: UsageRecord = UsageRecord._make(row)
-    return record._replace(
-        at=row.at / 1000,
-        streamed=bool(row.streamed),
-        estimated=bool(row.estimated),
-        attempts=attempts,
-    )
+    return UsageRecord.of((*row[:-1], loads(row.attempts)))

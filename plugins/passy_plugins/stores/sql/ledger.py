@@ -1,9 +1,11 @@
 """Usage on its way into the database: a list, and one task that empties it in batches.
 
-Recording appends to the list and nothing else. The first record of a batch wakes the task, which
-waits until there are enough or a moment has passed, and writes everything there is. When nothing
-happens, nothing runs. A row is written under the id of its exchange, and the database leaves out a
-second one of the same id: writing again after a failure of unknown outcome is always safe.
+Recording appends to the list and nothing else. A record waits as the JSON text of its row, in one
+piece of memory: some hundred tuples and strings a millisecond, each kept for a moment, would make
+every request after them slower. The first record of a batch wakes the task, which waits until there
+are enough or a moment has passed, and writes everything there is. When nothing happens, nothing
+runs. A row is written under the id of its exchange, and the database leaves out a second one of the
+same id: writing again after a failure of unknown outcome is always safe.
 """
 
 from __future__ import annotations
@@ -16,18 +18,17 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from passy_proxy.json import dumps
-from passy_proxy.records import UsageRecord
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_plugins.stores.sql.database import Row
+    from passy_proxy.records import UsageRow
 
-    Write = Callable[[Sequence[UsageRecord]], Awaitable[None]]
+    Write = Callable[[Sequence[bytes]], Awaitable[None]]
 
-ENOUGH = 2_000
-"""Records that are worth a write before its time has come."""
+ENOUGH = 500
+"""Records that are worth a write before its time has come. More would make a row no cheaper."""
 MOST = 5_000
 """Records in one transaction: others write to the same database."""
 FLUSH_SECONDS = 0.25
@@ -36,39 +37,23 @@ LONGEST_PAUSE = 5.0
 LOG_EVERY = 60.0
 
 
-def row(usage: UsageRecord) -> Row:
-    """The columns of ``usage``, in the order of its fields.
-
-    ``attempts`` becomes a JSON list of lists: the values of each, in the order of its fields.
-    """
-    # Unpacking is half the price of slicing, and this is done for each exchange.
-    (
-        id_, at, key_id, organisation, route, model, upstream, upstream_model, outcome, status,
-        streamed, input_, output, cached, cache_write, reasoning, audio_input, audio_output,
-        estimated, cost_nanos, price, first_ms, duration_ms, attempts,
-    ) = usage  # fmt: skip
-    return (
-        id_, int(at * 1000 + 0.5), key_id, organisation, route, model, upstream, upstream_model,
-        outcome, status, 1 if streamed else 0, input_, output, cached, cache_write, reasoning,
-        audio_input, audio_output, 1 if estimated else 0, cost_nanos, price, first_ms, duration_ms,
-        dumps(list(map(list, attempts))).decode(),
-    )  # fmt: skip
-
-
 class Spool:
     """Holds records until ``write`` has taken them, in batches and in order. Lives on one event
     loop.
 
     While ``write`` raises `StoreUnavailable` records wait, up to ``capacity``; what comes then is
-    lost. A record that ``write`` refuses with `ValueError` is lost alone. Losses are counted and
-    logged, troubles once a minute at most.
+    lost. A record that ``write`` refuses with `ValueError`, or that no JSON can say, is lost alone.
+    Losses are counted and logged, troubles once a minute at most.
+
+    ``write`` is given JSON lists: the columns of a row, its attempts as the JSON text of a list of
+    lists.
     """
 
     def __init__(self, write: Write, log: FilteringBoundLogger, capacity: int = 100_000) -> None:
         self._write = write
         self._log = log
         self._capacity = capacity
-        self._waiting: list[UsageRecord] = []
+        self._waiting: list[bytes] = []
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -82,16 +67,21 @@ class Spool:
         """How many records are not known to be written."""
         return len(self._waiting)
 
-    def record(self, usage: UsageRecord) -> None:
+    def record(self, row: UsageRow) -> None:
         waiting = self._waiting
-        if len(waiting) >= self._capacity:
+        count = len(waiting)
+        if count >= self._capacity:
             self.lost += 1
             return
-        waiting.append(usage)
-        count = len(waiting)
-        if count == 1:
+        try:
+            waiting.append(dumps((*row[:-1], dumps(row[-1]).decode())))
+        except (ValueError, TypeError) as error:
+            self.lost += 1
+            self._tell("usage_refused", error)
+            return
+        if not count:
             self._some.set()
-        elif count == ENOUGH:
+        elif count == ENOUGH - 1:
             self._enough.set()
 
     def start(self) -> None:
@@ -146,11 +136,11 @@ class Spool:
         self._pause = FIRST_PAUSE
         del self._waiting[: len(batch)]
 
-    async def _one_by_one(self, batch: list[UsageRecord], error: ValueError) -> list[UsageRecord]:
+    async def _one_by_one(self, batch: list[bytes], error: ValueError) -> list[bytes]:
         """Write a batch that holds a record which cannot be; returns those that are done with."""
-        for count, usage in enumerate(batch):
+        for count, record in enumerate(batch):
             try:
-                await self._write([usage])
+                await self._write([record])
             except StoreUnavailable:
                 return batch[:count]
             except ValueError as refused:
