@@ -68,7 +68,8 @@ class _Names(dict[bytes, bytes]):
         return name
 
 
-_lowered = _Names().__getitem__
+_names = _Names()
+_lowered = _names.__getitem__
 _first_lines: dict[bytes, tuple[int, bool]] = {}
 
 
