@@ -14,7 +14,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds; ``None`` means no limit. ``total`` counts from the call of ``open``."""
+    """Seconds; ``None`` means no limit. ``total`` counts from the call of ``open``.
+
+    ``head`` is the shorter one of ``first_byte`` and ``total``, infinite if neither is limited.
+    """
 
     connect: float | None = 5.0
     tls: float | None = 5.0
@@ -23,6 +26,11 @@ class Timeouts:
     idle: float | None = 60.0
     total: float | None = 590.0
     pool: float | None = 5.0
+    head: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.first_byte, self.total) if limit is not None]
+        object.__setattr__(self, "head", min(limits, default=float("inf")))
 
 
 DEFAULT_TIMEOUTS = Timeouts()

@@ -15,59 +15,89 @@ import os
 from collections.abc import AsyncIterator
 from typing import cast
 
-import httptools
-
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
-from . import DEFAULT_TIMEOUTS, TransportError, UpstreamRequest
-from .answer import FRAMING_BYTES, HEAD_BYTES, UNREAD_BYTES, AnswerParser, Leg, reason
+from . import TransportError, UpstreamRequest
+from .answer import (
+    CHUNKED,
+    HEAD_BYTES,
+    UNREAD_BYTES,
+    UNTIL_EOF,
+    Body,
+    Chunks,
+    Counted,
+    Leg,
+    Refused,
+    UntilEof,
+    WholeLeg,
+    check_unfinished,
+    kept,
+    read_head,
+)
+from .head import JOINED_BYTES
 from .pool import Pool
 
-_JOINED_BYTES = 65_536
-"""Bodies up to this size are copied into one write with the head."""
 _SILENCE = {
     "write": "took no more of the request",
     "first byte": "sent no complete head",
     "idle": "sent nothing more",
     "total": "did not finish the answer",
 }
+_NONE = UpstreamRequest("", b"", [])
 
 
 class Connection(asyncio.Protocol):
-    """One connection, and the answer that is arriving on it (``leg``), if any."""
+    """One connection, and what is awaited on it: a head (``waiter``), then a body (``leg``).
+
+    It is idle when it is neither.
+    """
 
     __slots__ = (
         "_adopted",
-        "_answer",
         "_backlog",
+        "_body",
+        "_chunks",
         "_drained",
         "_heard",
+        "_keepalive",
         "_loop",
+        "_partial",
         "_paused",
         "_pool",
+        "_request",
+        "_reusable",
         "_since",
-        "_timeouts",
-        "_total",
+        "_skipped",
         "_transport",
         "_unwritten",
+        "began",
         "deadline",
+        "error",
         "gone",
         "leg",
         "stale",
         "sweep",
         "upload",
         "used",
+        "waiter",
     )  # fmt: skip
 
     _transport: asyncio.Transport
-    _total: float
+    began: float
+    _body: Body
+    error: Exception
+    """Why no head came."""
 
     def __init__(self, pool: Pool[Connection], keepalive: float) -> None:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._answer = AnswerParser(keepalive)
-        self._timeouts = DEFAULT_TIMEOUTS
+        self._keepalive = keepalive
+        self._request = _NONE
         self._heard = 0.0  # when the last bytes of the answer came
+        self._partial = b""  # of a head
+        self._skipped = 0  # bytes of informational answers
+        self._chunks: Chunks | None = None
+        self._reusable = True
         self.upload: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._adopted = False
@@ -78,6 +108,7 @@ class Connection(asyncio.Protocol):
         self.sweep: Sweep = sweep_of(self._loop)
         self.deadline = NEVER
         self.gone = False
+        self.waiter: asyncio.Future[Leg | WholeLeg | None] | None = None
         self.leg: Leg | None = None
         self.used = False
         self.stale = False
@@ -91,54 +122,61 @@ class Connection(asyncio.Protocol):
     # The exchange.
 
     def send(
-        self, request: UpstreamRequest, head: bytes, total: float, waiter: asyncio.Future[None]
-    ) -> Leg:
-        """Send; ``waiter`` is done when the leg has its head, or its error.
+        self, request: UpstreamRequest, message: bytes, began: float | None = None
+    ) -> asyncio.Future[Leg | WholeLeg | None]:
+        """Send; the future gives the leg once its head is there, or nothing: see ``error`` then.
 
-        ``total`` is a moment on the loop's clock.
+        ``message`` is the head, with the body unless that is large or an iterator. ``began`` is
+        when the time of the whole request began, on the loop's clock, if that is not now.
         """
-        leg = self.leg = Leg(self, waiter)
-        self._answer.begin(leg, request.method)
-        self._timeouts = request.timeouts
-        self._total = total
+        self.waiter = waiter = self._loop.create_future()
+        self._request = request
+        self.began = now = self.sweep.now
+        self.deadline = now + request.timeouts.head
+        if began is not None:
+            self.began = began
+            self._arm(now, request.timeouts.first_byte)
         body = request.body
-        if not isinstance(body, bytes):
-            self.deadline = total
-            self._transport.write(head)
-            self.upload = self._loop.create_task(self._send_later(leg, body, request.length))
-            return leg
-        self.stale = request.replay_safe and self.used
-        self._arm(self.sweep.now, request.timeouts.first_byte)
-        if len(body) <= _JOINED_BYTES:
-            self._transport.write(head + body)
-        else:
-            self._transport.write(head)
+        if type(body) is not bytes:
+            assert not isinstance(body, bytes)
+            self.deadline = self._due()
+            self._transport.write(message)
+            self.upload = self._loop.create_task(self._send_later(body, request.length))
+            return waiter
+        self._transport.write(message)
+        if len(body) > JOINED_BYTES:
             self._transport.write(body)
-        return leg
+        return waiter
 
-    async def stop_upload(self) -> None:
+    def give_up(self, waiter: asyncio.Future[Leg | WholeLeg | None]) -> None:
+        """Nobody wants what ``waiter`` stands for any more."""
+        if self.waiter is waiter:
+            self.drop()
+        elif not waiter.cancelled() and (leg := waiter.result()) is not None:
+            leg.close()
+
+    async def stop(self, upload: asyncio.Task[None]) -> None:
         """See to it that the request's iterator is the caller's again."""
-        upload, self.upload = self.upload, None
-        if upload is not None:
-            self._answer.reusable = False
-            upload.cancel()
-            await asyncio.wait((upload,))
+        if self.upload is upload:
+            self.upload = None
+            self._reusable = False
+        upload.cancel()
+        await asyncio.wait((upload,))
 
-    async def _send_later(self, leg: Leg, body: AsyncIterator[bytes], length: int | None) -> None:
+    async def _send_later(self, body: AsyncIterator[bytes], length: int | None) -> None:
         try:
-            await self._send_pieces(leg, body, length)
+            await self._send_pieces(body, length)
         except Exception as error:
-            if self.leg is leg:
-                self.fail(error)
+            self.fail(error)
         except asyncio.CancelledError:
-            if self.leg is leg and not leg.status:  # it was the iterator that was cancelled
+            if self.waiter is not None:  # it was the iterator that was cancelled
                 self.fail(TransportError("broken", "the request body broke off", sent=True))
             raise
 
-    async def _send_pieces(self, leg: Leg, body: AsyncIterator[bytes], length: int | None) -> None:
+    async def _send_pieces(self, body: AsyncIterator[bytes], length: int | None) -> None:
         size = 0
         async for piece in body:
-            if self.leg is not leg:
+            if self.gone:
                 return
             size += len(piece)
             if length is not None and size > length:
@@ -147,7 +185,7 @@ class Connection(asyncio.Protocol):
                 whole = piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece)
                 self._transport.write(whole)
             await self._drain()
-        if self.leg is not leg:
+        if self.gone:
             return
         if length is None:
             self._transport.write(b"0\r\n\r\n")
@@ -155,8 +193,8 @@ class Connection(asyncio.Protocol):
             message = f"the request body is not of the announced {length} bytes"
             raise TransportError("protocol", message, sent=True)
         self.upload = None
-        if not self._unwritten:
-            self._arm(self.sweep.now, self._timeouts.first_byte)
+        if not self._unwritten and self.waiter is not None:
+            self._arm(self.sweep.now, self._request.timeouts.first_byte)
 
     async def _drain(self) -> None:
         while self._unwritten and not self.gone:
@@ -170,13 +208,16 @@ class Connection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-            self.await_more()
+            self._hear()
 
     def fail(self, error: Exception) -> None:
-        leg = self.leg
-        if leg is not None:
-            leg.error = error
-            leg.wake()
+        if self.waiter is not None:
+            self.error = error
+            if not self.waiter.done():
+                self.waiter.set_result(None)
+        elif self.leg is not None:
+            self.leg.error = error
+            self.leg.wake()
         self.drop()
 
     def drop(self) -> None:
@@ -184,7 +225,8 @@ class Connection(asyncio.Protocol):
         if self.gone:
             return
         self.gone = True
-        leg, self.leg = self.leg, None
+        leg, self.leg, self.waiter = self.leg, None, None
+        self._request = _NONE
         if leg is not None:
             leg.line = None
         if self._adopted:
@@ -194,49 +236,52 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
         self._wake_upload()
 
-    def _finish(self, leg: Leg) -> None:
-        leg.line = self.leg = None
-        answer, pool = self._answer, self._pool
+    def _finish(self) -> None:
+        """The answer has ended, and is no longer ours."""
+        self.leg = None
+        pool = self._pool
         if (
-            not answer.reusable
-            or answer.pieces  # of a body that has no place
+            not self._reusable
             or self._unwritten
             or self.upload is not None
-            or answer.keepalive <= 0.0
+            or self._keepalive <= 0.0
             or pool.closed
         ):
             self.drop()
             return
-        answer.end()
         self.used = True
-        self.deadline = self.sweep.now + answer.keepalive
+        self._request = _NONE
+        self.deadline = self.sweep.now + self._keepalive
         if not pool.give(self):
             self.deadline = NEVER
 
     # Deadlines.
 
+    def _due(self) -> float:
+        """When the time of the whole request is up."""
+        limit = self._request.timeouts.total
+        return NEVER if limit is None else self.began + limit
+
     def _arm(self, since: float, limit: float | None) -> None:
         deadline = NEVER if limit is None else since + limit
-        self.deadline = deadline if deadline < self._total else self._total
+        self.deadline = min(deadline, self._due())
 
-    def await_more(self) -> None:
-        """The head is there: from here on silence is bounded.
+    def _hear(self) -> None:
+        """Of a body silence is bounded from here on.
 
         What arrives only notes when it did. The deadline follows once it seems to have passed.
         """
         self._heard = self.sweep.now
-        if not self._paused:
-            self._arm(self._heard, self._timeouts.idle)
+        self._arm(self._heard, self._request.timeouts.idle)
 
     def expire(self, now: float) -> None:
-        leg = self.leg
-        if leg is None:
+        if self.waiter is None and self.leg is None:
             self.drop()
             return
-        if now >= self._total:
+        if now >= self._due():
             phase = "total"
-        elif leg.status:
-            self._arm(self._heard, self._timeouts.idle)
+        elif self.leg is not None:
+            self._arm(self._heard, self._request.timeouts.idle)
             if self.deadline > now:
                 return
             phase = "idle"
@@ -244,14 +289,13 @@ class Connection(asyncio.Protocol):
             backlog = self._transport.get_write_buffer_size()
             if backlog != self._backlog:
                 self._backlog, self._since = backlog, now
-            limit = self._timeouts.write
+            limit = self._request.timeouts.write
             if limit is None or now - self._since < limit:
                 return  # the deadline stays in the past: looked at again by the next sweep
             phase = "write"
         else:
             phase = "first byte"
         message = f"the upstream {_SILENCE[phase]} in time"
-        self.stale = False  # It is there, and may be at work on the request.
         self.fail(TransportError("timeout", message, phase=phase, sent=True))
 
     # Called by the event loop.
@@ -265,15 +309,15 @@ class Connection(asyncio.Protocol):
         self._unwritten = True
         self._backlog = -1
         self._since = self.sweep.now
-        if self.leg is not None and not self.leg.status:
+        if self.waiter is not None:
             self.deadline = 0.0
 
     def resume_writing(self) -> None:
         self._unwritten = False
-        if self.leg is not None and self.leg.status:  # answered before it had the request
-            self._answer.reusable = False
-        elif self.leg is not None:
-            limit = None if self.upload is not None else self._timeouts.first_byte
+        if self.leg is not None:  # answered before it had the request
+            self._reusable = False
+        elif self.waiter is not None:
+            limit = None if self.upload is not None else self._request.timeouts.first_byte
             self._arm(self.sweep.now, limit)
         self._wake_upload()
 
@@ -283,61 +327,138 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         leg = self.leg
-        if leg is None:  # nobody asked
-            self.drop()
+        if leg is None:
+            self._begin(data)
             return
-        answer = self._answer
-        size = len(data)
-        answer.pending += size
+        self._heard = self.sweep.now
+        body = self._body
         try:
-            answer.feed(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not leg.complete:
-                leg.pieces += answer.pieces
-                self._refuse(f"is not valid HTTP/1.1: {reason(error)[:200]}")
-                return
-            answer.reusable = False
-        if leg.complete:
-            self._finish(leg)
-        elif answer.pieces:
-            answer.pending = 0
-            self._heard = self.sweep.now
-            leg.arrive(answer.pieces, size)
+            piece = body.take(data)
+        except Refused as fault:
+            if self._chunks is not None and self._chunks.pieces:
+                leg.arrive(b"".join(self._chunks.pieces))
+            self._refuse(fault)
+            return
+        if body.done:
+            self._conclude(leg, piece)
+        elif piece:
+            leg.arrive(piece)
             if leg.unread > UNREAD_BYTES:
                 self._paused = True
                 self._transport.pause_reading()
-                self.deadline = self._total
-        elif leg.status:
-            self._heard = self.sweep.now
-            if answer.pending > FRAMING_BYTES:
-                self._refuse("has too much chunk framing")
-        elif answer.pending > HEAD_BYTES:
-            self._refuse("has too large a head")
+                self.deadline = self._due()
 
-    def _refuse(self, fault: str) -> None:
-        self.stale = False
-        self.fail(TransportError("protocol", f"the upstream's answer {fault}", sent=True))
+    def _conclude(self, leg: Leg, piece: bytes) -> None:
+        """The last ``piece`` of the body is there."""
+        leg.complete = True
+        leg.line = None
+        if piece:
+            leg.arrive(piece)
+        else:
+            leg.wake()
+        if self._body.surplus:
+            self._reusable = False
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self._finish()
+
+    def _begin(self, data: bytes) -> None:
+        """Bytes of a head, perhaps with some of the body, perhaps all of it."""
+        waiter = self.waiter
+        if waiter is None or waiter.done():  # nobody asked, or nobody waits any more
+            self.drop()
+            return
+        fresh = len(data)
+        if self._partial:
+            data = self._partial + data
+            self._partial = b""
+        start = 0
+        try:
+            while True:
+                end = data.find(b"\r\n\r\n", start) + 2
+                if not 2 <= end - start <= HEAD_BYTES:
+                    self._keep(data, start, fresh)
+                    return
+                status, headers, length, self._reusable, hint = read_head(
+                    data[start:end], self._request.method
+                )
+                if status >= 200:
+                    break
+                if length not in (UNTIL_EOF, 0) or not self._reusable:
+                    raise Refused("an informational answer that cannot be followed by another")
+                start = end + 2
+                if self._skipped + start > HEAD_BYTES:
+                    raise Refused("too many informational answers")
+        except Refused as fault:
+            self._doubt(data, fault)
+            return
+        if hint is not None:
+            self._keepalive = kept(hint, self._keepalive)
+        self.waiter = None
+        self._skipped = 0
+        end += 2
+        size = len(data) - end
+        if size == length:
+            waiter.set_result(WholeLeg(status, headers, data[end:]))
+            self._finish()
+            return
+        self.leg = leg = Leg(status, headers, self)
+        self._body = self._bounded(length)
+        self._hear()
+        waiter.set_result(leg)
+        if size:
+            self.data_received(data[end:])
+
+    def _bounded(self, length: int) -> Body:
+        if length == CHUNKED:
+            if self._chunks is None:
+                self._chunks = Chunks()
+            self._chunks.begin()
+            return self._chunks
+        return Counted(length) if length >= 0 else UntilEof()
+
+    def _keep(self, data: bytes, start: int, fresh: int) -> None:
+        """From ``start`` a head that is not all there; ``fresh`` bytes are new. Raises Refused."""
+        if self._skipped + len(data) > HEAD_BYTES:
+            raise Refused("too large a head")
+        head = data[start:]
+        check_unfinished(head, fresh)
+        self._skipped += start
+        self._partial = head
+
+    def _doubt(self, data: bytes, fault: Refused) -> None:
+        """``data`` begins no answer; but empty lines before one are customarily overlooked."""
+        if self._skipped or not data.startswith((b"\r", b"\n")):
+            self._refuse(fault)
+        else:
+            self._begin(data.lstrip(b"\r\n"))
+
+    def _refuse(self, fault: Refused) -> None:
+        message = f"the upstream's answer is not valid HTTP/1.1: {fault}"
+        self.fail(TransportError("protocol", message[:300], sent=True))
 
     def eof_received(self) -> None:
         self._lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None and self.leg is not None:
+        if exc is not None and not self.gone:
             self._salvage()
         self._lost(exc)
 
     def _lost(self, exc: Exception | None) -> None:
         leg = self.leg
-        if leg is None:
-            self.drop()
-        elif not leg.status:
+        if self.waiter is not None:
             # A write that failed means an incomplete request, which nobody can have served.
             cut = self._unwritten or isinstance(exc, BrokenPipeError)
-            again = self.stale or (self.used and cut and self.upload is None)
-            self.stale = again and not self._answer.pending
+            again = self._request.replay_safe and type(self._request.body) is bytes
+            again = self.used and (again or (cut and self.upload is None))
+            self.stale = again and not self._partial and not self._skipped
             message = "the upstream closed the connection without an answer"
             self.fail(TransportError("broken", message, sent=True))
-        elif self._answer.until_eof and exc is None:
+        elif leg is None:
+            self.drop()
+        elif type(self._body) is UntilEof and exc is None:
             leg.complete = True
             leg.wake()
             self.drop()
@@ -353,7 +474,7 @@ class Connection(asyncio.Protocol):
             return
         descriptor = self._transport.get_extra_info("socket").fileno()
         try:
-            while self.leg is not None and (data := os.read(descriptor, UNREAD_BYTES)):
+            while not self.gone and (data := os.read(descriptor, UNREAD_BYTES)):
                 self.data_received(data)
         except OSError:
             return

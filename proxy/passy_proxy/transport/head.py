@@ -8,39 +8,55 @@ from operator import itemgetter
 from . import TransportError, UpstreamRequest
 from .connect import Origin
 
-_COLON = b": ".join
 _NAME = itemgetter(0)
+_VALUE = itemgetter(1)
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"/[!-~]*")
 _OURS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
-_KEPT = 512
-"""Request lines and header names remembered as valid, at most."""
+_BREAK = re.compile(rb"[\r\n\0]").search
+_SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session").search
+_KEPT_NAMES = 512
+_KEPT_FORMS = 128
+_KEPT_BYTES = 2048
+"""What is remembered as valid, at most: names, forms of heads, and the bytes of one of these."""
+_BROKEN = "a header value holds a line break or NUL"
+JOINED_BYTES = 65_536
+"""Bodies up to this size are copied into one write with the head."""
 
 
 class HeadWriter:
-    """Writes heads for one origin; remembers what it has found valid."""
+    """Writes heads for one origin; remembers what it has found valid.
 
-    __slots__ = ("_lines", "_names", "_origin")
+    Clients of one kind send the same names of headers in the same order. So a head is remembered
+    as a form, into which the values are put: none of them is kept.
+    """
+
+    __slots__ = ("_forms", "_names", "_origin")
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        self._lines: dict[tuple[str, bytes], bytes] = {}
         self._names: set[bytes] = set()
+        self._forms: dict[tuple[object, ...], bytes] = {}
 
-    def head(self, request: UpstreamRequest) -> bytes:
-        """The whole head. Raises TransportError ``protocol`` for what must not be sent."""
-        line = self._lines.get((request.method, request.target))
-        if line is None:
-            line = self._line(request.method, request.target)
-        block = self.block(request.headers)
+    def message(self, request: UpstreamRequest) -> bytes:
+        """The whole head, followed by the body if it is no larger than ``JOINED_BYTES``.
+
+        Raises TransportError ``protocol`` for what must not be sent.
+        """
+        headers = request.headers
         body = request.body
-        if body and isinstance(body, bytes):
-            return b"%b%bcontent-length: %d\r\n\r\n" % (line, block, len(body))
+        form = self._forms.get((request.method, request.target, *map(_NAME, headers)))
+        if form is None:
+            form = self._form(request)
+        values = tuple(map(_VALUE, headers))
+        if _BREAK(b"".join(values)) is not None:
+            raise TransportError("protocol", _BROKEN)
+        if body and type(body) is bytes and len(body) <= JOINED_BYTES:
+            return b"%bcontent-length: %d\r\n\r\n%b" % (form % values, len(body), body)
         framing = self.framing(request)
-        if framing is None:
-            return b"%b%b\r\n" % (line, block)
-        return b"%b%b%b: %b\r\n\r\n" % (line, block, *framing)
+        end = b"\r\n" if framing is None else b"%b: %b\r\n\r\n" % framing
+        return form % values + end
 
     def framing(self, request: UpstreamRequest) -> tuple[bytes, bytes] | None:
         """The one header which says where the body ends; none for a request without a body."""
@@ -59,32 +75,33 @@ class HeadWriter:
             raise TransportError("protocol", "the request line is malformed")
         return self._origin.base_path + target
 
-    def block(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """The header lines. Raises like :meth:`head`."""
-        if not headers:
-            return b""
-        if not self._names.issuperset(map(_NAME, headers)):
-            for name in map(_NAME, headers):
+    def check(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Raises like :meth:`message`."""
+        for name in map(_NAME, headers):
+            if name not in self._names:
                 self._admit(name)
-        block = b"\r\n".join(map(_COLON, headers))
-        breaks = len(headers) - 1
-        if block.count(b"\n") != breaks or block.count(b"\r") != breaks or 0 in block:
-            raise TransportError("protocol", "a header value holds a line break or NUL")
-        return block + b"\r\n"
+        if _BREAK(b"".join(map(_VALUE, headers))) is not None:
+            raise TransportError("protocol", _BROKEN)
 
-    def _line(self, method: str, target: bytes) -> bytes:
-        path = self.target(method, target)
-        line = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (
-            method.encode(), path, self._origin.host_header,
+    def _form(self, request: UpstreamRequest) -> bytes:
+        """The request line and the headers, with a place for the value of each."""
+        method, target, headers = request.method, request.target, request.headers
+        self.check(headers)
+        line = b"%b %b" % (method.encode(), self.target(method, target))
+        names = [name.replace(b"%", b"%%") + b": %b\r\n" for name in map(_NAME, headers)]
+        form = b"%b HTTP/1.1\r\nhost: %b\r\n%b" % (
+            line.replace(b"%", b"%%"), self._origin.host_header, b"".join(names),
         )  # fmt: skip
-        if len(self._lines) < _KEPT:
-            self._lines[method, target] = line
-        return line
+        if len(form) <= _KEPT_BYTES and _SECRET(target.partition(b"?")[2].lower()) is None:
+            if len(self._forms) >= _KEPT_FORMS:
+                self._forms.clear()
+            self._forms[method, target, *map(_NAME, headers)] = form
+        return form
 
     def _admit(self, name: bytes) -> None:
         if not _TOKEN.fullmatch(name):
             raise TransportError("protocol", "a header name is not a token")
         if name.lower() in _OURS:
             raise TransportError("protocol", f"{name.decode()} is the transport's to write")
-        if len(self._names) < _KEPT:
+        if len(self._names) < _KEPT_NAMES:
             self._names.add(name)

@@ -7,7 +7,7 @@ import asyncio
 from passy_proxy.timers import NEVER
 
 from . import DEFAULT_LIMITS, Limits, Timeouts, TransportError, UpstreamRequest
-from .answer import Leg
+from .answer import Leg, WholeLeg
 from .connect import VERIFIED, Connector, Origin, Tls
 from .connection import Connection
 from .head import HeadWriter
@@ -31,50 +31,47 @@ class Http1Transport:
         self._writer = HeadWriter(origin)
         self._pool: Pool[Connection] = Pool(limits.max_connections)
 
-    async def open(self, request: UpstreamRequest) -> Leg:
-        head = self._writer.head(request)
-        loop = asyncio.get_running_loop()
-        limit = request.timeouts.total
+    async def open(self, request: UpstreamRequest) -> Leg | WholeLeg:
+        message = self._writer.message(request)
+        began = None
         connection = self._pool.take()
-        if connection is not None:
-            total = NEVER if limit is None else connection.sweep.now + limit
-        else:
-            total = NEVER if limit is None else loop.time() + limit
-            connection = await self._connection(request.timeouts, total)
+        if connection is None:
+            began = asyncio.get_running_loop().time()
+            connection = await self._connection(request.timeouts, began)
         while True:
-            waiter = loop.create_future()
-            leg = connection.send(request, head, total, waiter)
+            waiter = connection.send(request, message, began)
+            upload = connection.upload
             try:
-                await waiter
-                if leg.line is not None:
-                    connection.await_more()
-                if connection.upload is not None:
-                    await connection.stop_upload()
+                leg = await waiter
+                if upload is not None and not upload.done():
+                    await connection.stop(upload)
             except BaseException:
-                leg.close()
-                if connection.upload is not None:
-                    connection.upload.cancel()
+                connection.give_up(waiter)
+                if upload is not None:
+                    upload.cancel()
                 raise
-            if leg.status:
+            if leg is not None:
                 return leg
-            assert leg.error is not None
             if not connection.stale:
-                raise leg.error
-            connection = await self._replacement(request.timeouts, total)
+                raise connection.error
+            if began is None:
+                began = connection.began
+            connection = await self._replacement(request.timeouts, began)
 
-    async def _replacement(self, timeouts: Timeouts, total: float) -> Connection:
+    async def _replacement(self, timeouts: Timeouts, began: float) -> Connection:
         """A new connection for a request of which the old one may have carried some bytes."""
         try:
-            return await self._connection(timeouts, total, fresh=True)
+            return await self._connection(timeouts, began, fresh=True)
         except TransportError as error:
             error.sent = True
             raise
 
     async def _connection(
-        self, timeouts: Timeouts, total: float, fresh: bool = False
+        self, timeouts: Timeouts, began: float, fresh: bool = False
     ) -> Connection:
         """An idle connection (unless ``fresh``) or a new one, waiting for a slot if need be."""
         pool = self._pool
+        total = NEVER if timeouts.total is None else began + timeouts.total
         while not pool.closed:
             if not pool.reserve():
                 if fresh and pool.idle:

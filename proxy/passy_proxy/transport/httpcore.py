@@ -184,7 +184,7 @@ class HttpcoreTransport:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, request: UpstreamRequest) -> _Leg:
-        self._writer.block(request.headers)
+        self._writer.check(request.headers)
         url = httpcore.URL(
             scheme=self.origin.scheme,
             host=self.origin.host,
