@@ -63,7 +63,8 @@ class App:
     async def say(self, downstream: Downstream, status: int, body: bytes, headers: Headers) -> None:
         """An answer outside of every route."""
         downstream.whole(status, [(b"content-type", b"application/json"), *headers], body)
-        await downstream.settle()
+        if (unsent := downstream.settle()) is not None:
+            await unsent
 
     async def unrouted(self, method: str, path: str, downstream: Downstream) -> None:
         """Health for orchestrators; for everything else a 404 that helps."""

@@ -99,21 +99,9 @@ class Attempt:
             )
         return self._request
 
-    async def open(self) -> None:
-        """Send the request and wait for the head; the result is in ``leg`` or ``failure``.
-
-        A plain answer that is all there by then is taken at once.
-        """
-        try:
-            leg = await self.target.upstream.transport.open(self.request)
-        except Untranslatable as exc:
-            self.failure = Failure("untranslatable", str(exc))
-            return
-        except TransportError as exc:
-            self.failure = Failure(exc.kind, str(exc), sent=exc.sent)
-            return
-        finally:
-            self.head_at = monotonic()
+    def opened(self, leg: Leg) -> bool:
+        """The head is there. Whether what follows is the whole of a plain answer, to be taken at
+        once."""
         self.leg = leg
         self.fields = fields = dict(leg.headers)
         client = self._client
@@ -121,22 +109,25 @@ class Attempt:
         if 200 <= status < 300:
             spoken = self._spoken.name
             self.streamed = streamed = is_sse(fields)
-            self.tap = tap = self.dialect.tap(client, streamed, spoken)
-            if self.dialect.name != spoken:
-                self.dropped = self.dialect.dropped(client, spoken)
-            elif leg.complete and not streamed and not client.head.stream:
-                self._take(leg, tap, await leg.read())
+            self.tap = self.dialect.tap(client, streamed, spoken)
+            if self.dialect.name == spoken:
+                return leg.complete and not streamed and not client.head.stream
+            self.dropped = self.dialect.dropped(client, spoken)
         elif 300 <= status < 400 and client.operation:
             # An address is nothing a client of an operation could use: its own would lose the key.
             self.failure = Failure("status", f"a redirect ({status})", 502, sent=True)
         else:
             self.failure = Failure("status", f"status {status}", status, sent=True)
+        return False
 
-    def _take(self, leg: Leg, tap: Tap, data: bytes) -> None:
+    def take(self, data: bytes) -> None:
         """``data`` is the whole of a plain answer."""
         # What HEAD is told goes on with its own length: nothing here could be counted.
         if not data and self._client.method == "HEAD":
             return
+        leg, tap = self.leg, self.tap
+        assert leg is not None
+        assert tap is not None
         self.answer = tap.whole(data)
         self.whole = True
         leg.close()
@@ -166,7 +157,7 @@ class Attempt:
             if not leg.complete:
                 data = await self._read_more(leg, data)
             if leg.complete and len(data) <= WHOLE:
-                self._take(leg, tap, data)
+                self.take(data)
             else:
                 self.answer = tap.feed(data)
             if self.dialect.name != self._spoken.name:
@@ -342,7 +333,18 @@ class Dispatch:
                 attempt.failure = refusal
                 attempt.head_at = monotonic()
                 return attempt
-        await attempt.open()
+        try:
+            leg = await target.upstream.transport.open(attempt.request)
+        except Untranslatable as exc:
+            attempt.failure = Failure("untranslatable", str(exc))
+            return attempt
+        except TransportError as exc:
+            attempt.failure = Failure(exc.kind, str(exc), sent=exc.sent)
+            return attempt
+        finally:
+            attempt.head_at = monotonic()
+        if attempt.opened(leg):
+            attempt.take(await leg.read())
         return attempt
 
     async def end(self, ex: Exchange, attempt: Attempt) -> None:

@@ -164,11 +164,7 @@ class Chain:
                 raise ClientGone
             ex.task = downstream.task
             try:
-                answer = await self.descend(ex)
-                if isinstance(answer, Reply):
-                    await self.reply(ex, answer)
-                else:
-                    await self.relay(ex, answer)
+                await self.ascend(ex, await self.descend(ex))
             finally:
                 downstream.watch(None)
         except asyncio.CancelledError:
@@ -193,7 +189,8 @@ class Chain:
                     snapshot.running -= 1
                 else:
                     snapshot.left()
-        await downstream.settle()
+        if (unsent := downstream.settle()) is not None:
+            await unsent
 
     async def descend(self, ex: Exchange) -> Attempt | Reply:
         """Forward through the filters, then the terminal one."""
@@ -210,20 +207,39 @@ class Chain:
         except (BodyTooLarge, BodyTimeout) as exc:
             return body_refused(ex, exc)  # An upload that was being passed on as it came.
 
-    async def reply(self, ex: Exchange, reply: Reply) -> None:
-        """Send the gateway's own answer."""
-        ex.reply = reply
-        head, body = replied_head(ex, reply)
-        await self.respond(ex, head)
-        ex.outcome = Outcome.replied(reply.code)
-        self.send_whole(ex, head, body)
-
-    async def respond(self, ex: Exchange, head: Head) -> None:
-        """``on_response`` of every entered filter, last one first."""
+    async def ascend(self, ex: Exchange, answer: Attempt | Reply) -> None:
+        """Back through the filters with the head, last one first; then the answer."""
+        streamed = False
+        body = b""
+        outcome = OK
+        if isinstance(answer, Reply):
+            ex.reply = answer
+            head, body = replied_head(ex, answer)
+            outcome = Outcome.replied(answer.code)
+        elif answer.whole:
+            assert answer.tap is not None
+            ex.usage = answer.tap.usage
+            head, body = relayed_head(ex, answer), answer.answer
+        elif answer.failure is None:
+            head, streamed = relayed_head(ex, answer), True
+        else:
+            # An upstream's refusal that is nobody else's to mend: its own words, its own status.
+            body = await answer.problem()
+            head = problem_head(ex, answer)
+            outcome = Outcome("ok", "upstream_status")
         ex.head = head
         for depth, hook in self.on_response:
             if depth <= ex.depth and (edited := hook(ex, head)) is not None:
                 await edited
+        if streamed:
+            assert isinstance(answer, Attempt)
+            await self.stream(ex, answer, head)
+            return
+        if self.on_event and outcome is OK:
+            events = self.through(ex, [Event(body, final=True)])
+            body = b"".join([event.raw for event in events])
+        ex.outcome = outcome
+        self.send_whole(ex, head, body)
 
     def send_whole(self, ex: Exchange, head: Head, body: bytes) -> None:
         """Head and body in one write."""
@@ -231,37 +247,10 @@ class Chain:
         ex.written_at = monotonic()
         ex.downstream.whole(head.status, head.headers, body)
 
-    async def relay(self, ex: Exchange, attempt: Attempt) -> None:
-        """Send the answer of the attempt the terminal committed to."""
-        if attempt.whole:
-            ex.usage = attempt.tap.usage if attempt.tap else None
-            head = relayed_head(ex, attempt)
-            await self.respond(ex, head)
-            body = attempt.answer
-            if self.on_event:
-                events = self.through(ex, [Event(body, final=True)])
-                body = b"".join([event.raw for event in events])
-            ex.outcome = OK
-            self.send_whole(ex, head, body)
-        elif attempt.failure is None:
-            try:
-                await self.stream(ex, attempt)
-            finally:
-                attempt.close()
-        else:
-            # An upstream's refusal that is nobody else's to mend: its own words, its own status.
-            body = await attempt.problem()
-            head = problem_head(ex, attempt)
-            await self.respond(ex, head)
-            ex.outcome = Outcome("ok", "upstream_status")
-            self.send_whole(ex, head, body)
-
-    async def stream(self, ex: Exchange, attempt: Attempt) -> None:
+    async def stream(self, ex: Exchange, attempt: Attempt, head: Head) -> None:
         """Relay pieces as they come off the upstream's socket."""
         tap, downstream = attempt.tap, ex.downstream
         assert tap is not None
-        head = relayed_head(ex, attempt)
-        await self.respond(ex, head)
         ex.status = head.status
         downstream.start(head.status, head.headers)
         beat = Heartbeat.of(self.heartbeat, downstream) if attempt.streamed else None

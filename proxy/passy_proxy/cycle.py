@@ -286,7 +286,7 @@ class Cycle:
         else:
             self._connection.close()
 
-    async def settle(self) -> None:
+    def settle(self) -> None:
         """Nothing: ``finish`` has handed everything to the transport."""
 
     async def receive(self) -> dict[str, Any]:

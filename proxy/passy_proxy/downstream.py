@@ -94,8 +94,9 @@ class Downstream(Protocol):
         """Wait until the client has read enough. Raises ClientGone, also if it stopped reading."""
         ...
 
-    async def settle(self) -> None:
-        """Awaited once, at the very end: send what ``finish`` could not send by itself."""
+    def settle(self) -> Awaitable[None] | None:
+        """Called once, at the very end: what is to be awaited, if anything, to send what ``finish``
+        could not send by itself."""
         ...
 
     def abort(self) -> None:

@@ -410,7 +410,7 @@ class Recorded:
         if self.gone:
             raise ClientGone
 
-    async def settle(self) -> None: ...
+    def settle(self) -> None: ...
 
     def abort(self) -> None:
         self.aborted = True

@@ -960,7 +960,7 @@ async def test_large_pieces_and_empty_ones_are_framed_alike() -> None:
             if not downstream.write(piece):
                 await downstream.drain()
         downstream.finish(pieces[-1])
-        await downstream.settle()
+        assert downstream.settle() is None
 
     async with serving(Script(play)) as site:
         answer = await site.ask(GET)
