@@ -137,6 +137,13 @@ def test_nothing_hides_in_the_padding(asked: Asked, hidden: bytes) -> None:
     assert tap.done
 
 
+def test_what_follows_the_padding_is_read(asked: Asked) -> None:
+    tap = streamed(asked)()
+    tap.feed(text(b"a", b',"usage":null,"obfuscation":"x"'))
+    tap.feed(text(b"a", b',"usage":null,"obfuscation":"x","usage":' + USAGE + b',"y":"z"'))
+    assert Usage(9, 3) == tap.usage
+
+
 def test_nothing_hides_in_the_text(asked: Asked) -> None:
     tap = streamed(asked)()
     tap.feed(text(b"a"))
