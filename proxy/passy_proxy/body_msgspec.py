@@ -334,6 +334,8 @@ def _counter(
             answer = decode(body)
         except _UNREADABLE:
             return None
+        if not body.isascii() and not body[body.rfind(b'"usage"') :].isascii():
+            return None  # Bytes that are no text are let pass in what is skipped.
         said = answer.usage
         entered, written = said.entered, said.written
         into, out = said.into or _NO_INTO, said.out or _NO_OUT

@@ -23,9 +23,6 @@ ANSWERS = frozenset(
 FINISH = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]+)"')
 
 
-_new = tuple.__new__
-
-
 def count(value: object) -> int | None:
     """A number of tokens: negative ones are 0, and what is no whole number is ``None``."""
     if type(value) is not int:
@@ -48,9 +45,6 @@ def usage_of(said: object) -> Usage | None:
         total = count(get("total_tokens")) or 0
         entered = max(total - (written or 0), 0) if entered is None else entered
         written = max(total - entered, 0) if written is None else written
-    if len(said) == 3 and entered + written == get("total_tokens"):
-        # The three counts that everybody tells, and nothing more.
-        return _new(Usage, (entered, written, 0, 0, 0, 0, 0, False))
     into = get("prompt_tokens_details", get("input_tokens_details"))
     out = get("completion_tokens_details", get("output_tokens_details"))
     cached = part(into, "cached_tokens", entered) or part(said, "prompt_cache_hit_tokens", entered)

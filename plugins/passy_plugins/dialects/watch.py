@@ -68,6 +68,8 @@ class Watch:
         "_carry",
         "_line",
         "_long",
+        "_opened",
+        "_opening",
         "_padding",
         "_start",
         "done",
@@ -125,6 +127,8 @@ class Watch:
         self._after = b"\n\n"
         self._padding = NOTHING
         self._line = -1
+        self._opening = b""
+        self._opened = 0
 
     def whole(self, data: bytes) -> bytes:
         return self.feed(data) + self.finish()
@@ -137,11 +141,12 @@ class Watch:
                 data[end:] == self._after
                 or (data.startswith(self._padding, end) and self._padded(data, end))
             )
-            and data.rfind(b"\n", 0, at) == line
+            and data.startswith(self._opening, self._opened)
+            and data.rfind(b"\n", 0, end) == line
             and (line < 0 or data.find(b"\n\n", 0, line + 1) < 0)
         ):
             # Another chunk like the last one: one message with the same end (but for its padding),
-            # and from where the text began to there nothing but text.
+            # the same place where the text begins, and from there to the end nothing but text.
             self.text_bytes += end - at
             return data
         if self._carry or self._long:
@@ -228,6 +233,7 @@ class Watch:
             end = _closing(data, at)
         else:
             self._at, self._after, self._line = at, data[end:], data.rfind(b"\n", 0, at)
+            self._opening, self._opened = opening, at - len(opening)
             padding = data.find(PADDING, end)
             self._padding = data[end : padding + len(PADDING)] if padding >= 0 else NOTHING
         self.text_bytes += end - at

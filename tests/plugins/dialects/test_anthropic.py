@@ -362,6 +362,16 @@ def test_a_native_answer_is_watched_and_not_changed(asked: Asked, case: str) -> 
     assert (said.get("stop_reason") or "") == tap.finish_reason
 
 
+@pytest.mark.parametrize("case", cases("answer"))
+def test_a_whole_answer_is_read_as_one_in_pieces(asked: Asked, case: str) -> None:
+    body = json.dumps(pair(case)[0]).encode()
+    for make in (lambda: native(asked, False), lambda: ChatPlainTap(lambda: 0.0)):
+        at_once, slowly = make(), make()
+        pieces = b"".join(map(slowly.feed, (body[:9], body[9:]))) + slowly.finish()
+        assert pieces == at_once.whole(body)
+        assert told(slowly) == told(at_once)
+
+
 def test_the_client_decides_which_tap_it_gets(asked: Asked) -> None:
     request = asked(b'{"model":"m"}')
     assert isinstance(ANTHROPIC.tap(request, True, "openai"), ChatStreamTap)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from passy_plugins.dialects.openai import OpenAI
-from passy_plugins.dialects.openai_answer import usage_of
+from passy_plugins.dialects.openai_answer import AnswerTap, usage_of
 from passy_plugins.dialects.watch import HELD
 from passy_proxy.dialect import Tap
 from passy_proxy.exchange import Request
@@ -112,6 +112,43 @@ def test_padding_is_not_counted_and_usage_behind_it_is_found(asked: Asked) -> No
     assert data == out
     assert sum(map(len, words)) + 1 == tap.text_bytes
     assert Usage(9, 3) == tap.usage
+
+
+@pytest.mark.parametrize("front", [b"c", b"ccc"])
+def test_a_chunk_that_begins_later_is_counted_from_where_its_text_begins(
+    asked: Asked, front: bytes
+) -> None:
+    first = text(b"first", b',"usage":null,"obfuscation":"x"')
+    for more in (b',"usage":null,"obfuscation":"yz"', b',"usage":null,"obfuscation":"x"'):
+        other = text(b"other", more).replace(b'"c"', b'"%b"' % front)
+        tap = streamed(asked)()
+        for read in (first, other, first, other):
+            assert tap.feed(read) is read
+        assert 20 == tap.text_bytes
+
+
+@pytest.mark.parametrize(
+    "hidden", [b'x"}\n\ndata: [DONE]\n\ndata: {"y":"', b"x\n\ndata: [DONE]\n\n"]
+)
+def test_nothing_hides_in_the_padding(asked: Asked, hidden: bytes) -> None:
+    tap = streamed(asked)()
+    tap.feed(text(b"a", b',"usage":null,"obfuscation":"x"'))
+    tap.feed(text(b"a", b',"usage":null,"obfuscation":"%b"' % hidden))
+    assert tap.done
+
+
+def test_what_follows_the_padding_is_read(asked: Asked) -> None:
+    tap = streamed(asked)()
+    tap.feed(text(b"a", b',"usage":null,"obfuscation":"x"'))
+    tap.feed(text(b"a", b',"usage":null,"obfuscation":"x","usage":' + USAGE + b',"y":"z"'))
+    assert Usage(9, 3) == tap.usage
+
+
+def test_nothing_hides_in_the_text(asked: Asked) -> None:
+    tap = streamed(asked)()
+    tap.feed(text(b"a"))
+    tap.feed(text(b"a\n\ndata: [DONE]\n\n"))
+    assert tap.done
 
 
 @pytest.mark.parametrize(
@@ -333,6 +370,64 @@ def test_a_plain_answer_in_pieces_is_read_alike(asked: Asked) -> None:
         if b"".join(pieces) == body:
             out, tap = plain(asked, body, pieces)
             assert (body, Usage(9, 3)) == (out, tap.usage)
+
+
+RESPONSE_BODY = b'{"id":"r","model":"gpt-5","output":[],"status":"completed","usage":%s}'
+DETAILED = (
+    b'{"prompt_tokens":20,"completion_tokens":6,"total_tokens":26,"prompt_tokens_details":'
+    b'{"cached_tokens":4,"audio_tokens":1},"completion_tokens_details":{"reasoning_tokens":2,'
+    b'"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}'
+)
+ODD = [
+    b"null", b"{}", b"[]", b'{"prompt_tokens":5,"completion_tokens":3}',
+    b'{"prompt_tokens":5,"completion_tokens":3,"total_tokens":9}',
+    b'{"prompt_tokens":-5,"completion_tokens":3,"total_tokens":-2}',
+    b'{"prompt_tokens":5.0,"completion_tokens":3,"total_tokens":8}',
+    b'{"prompt_tokens":5,"output_tokens":3,"total_tokens":5}',
+    b'{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"input_tokens_details":'
+    b'{"cached_tokens":2}}',
+    b'{"prompt_tokens":5,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":2}}',
+    b'{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_cache_hit_tokens":4}',
+    b'{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_tokens_details":null}',
+    b'{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_tokens_details":'
+    b'{"cached_tokens":9,"audio_tokens":9}}',
+    b'{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"completion_tokens_details":'
+    b'{"reasoning_tokens":4,"audio_tokens":4}}',
+    b'{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"\xff":1}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", ["chat", "embeddings", "responses", ""])
+@pytest.mark.parametrize("usage", [USAGE, DETAILED, USED, *ODD])
+@pytest.mark.parametrize("shape", [PLAIN, RESPONSE_BODY, b'{"error":{"message":"no"},"usage":%s}'])
+def test_a_whole_answer_is_read_as_one_in_pieces(
+    asked: Asked, operation: str, usage: bytes, shape: bytes
+) -> None:
+    body = shape % usage
+    request = asked(b'{"model":"m"}', operation)
+    at_once, slowly = (OPENAI.tap(request, False, "openai") for _ in range(2))
+    assert at_once.whole(body) is body
+    assert body == b"".join(map(slowly.feed, (body[:9], body[9:]))) + slowly.finish()
+    assert seen(slowly) == seen(at_once)
+
+
+@pytest.mark.parametrize(
+    ("operation", "shape", "usage", "told"),
+    [
+        ("chat", PLAIN, USAGE, Usage(9, 3)),
+        ("chat", PLAIN, DETAILED, Usage(20, 6, 4, 0, 2, 1)),
+        ("embeddings", PLAIN, b'{"prompt_tokens":8,"total_tokens":8}', Usage(8, 0)),
+        ("responses", RESPONSE_BODY, USED, Usage(20, 6, 4, 0, 2)),
+    ],
+)
+def test_the_usage_of_every_day_is_read_by_one_decode(
+    asked: Asked, operation: str, shape: bytes, usage: bytes, told: Usage
+) -> None:
+    tap = OPENAI.tap(asked(b'{"model":"m"}', operation), False, "openai")
+    assert isinstance(tap, AnswerTap)
+    counted = tap.read_counts(shape % usage)
+    assert counted is not None
+    assert told == counted[1]
 
 
 def test_a_plain_answer_without_usage_is_measured(asked: Asked) -> None:
