@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -204,6 +205,20 @@ async def test_a_stop_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) ->
             spool.record(record.row())
         await spool.stop(seconds=0.1)
     assert (0, 7) == (len(spool), spool.lost)
+
+
+async def test_a_record_that_waits_takes_no_more_room_than_its_text() -> None:
+    away = Away()
+    spool = Spool(away.write, structlog.get_logger())
+    records = [record.row() for record in numbered(0, 400)]
+    tracemalloc.start()
+    try:
+        for record in records:
+            spool.record(record)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept / len(records) < 600
 
 
 async def test_records_are_written_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ class Spool:
             self.lost += 1
             return
         try:
-            waiting.append(dumps((*row[:-1], dumps(row[-1]).decode())))
+            # A copy: what orjson returns holds on to the 4 KiB that it was written into.
+            waiting.append(b"%b" % dumps((*row[:-1], dumps(row[-1]).decode())))
         except (ValueError, TypeError) as error:
             self.lost += 1
             self._tell("usage_refused", error)
