@@ -32,7 +32,7 @@ from passy_plugins.echo_shapes import (
 from passy_proxy import json
 from passy_proxy.config.settings import Settings, setting
 from passy_proxy.hookspecs import hookimpl
-from passy_proxy.transport import Leg, Timeouts, TransportError, UpstreamRequest
+from passy_proxy.transport import Leg, Sink, Timeouts, TransportError, UpstreamRequest, relayed
 from passy_proxy.units import Duration
 
 VARIANTS = ("slow", "429", "500", "cut", "tool", "json")
@@ -82,6 +82,9 @@ class EchoLeg:
             if limit < 0:
                 raise TransportError("protocol", "the answer is too large", sent=True)
         return b"".join(pieces)
+
+    async def relay(self, sink: Sink) -> bool:
+        return await relayed(self, sink)
 
     def close(self) -> None:
         self._pieces = iter(())

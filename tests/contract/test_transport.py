@@ -21,7 +21,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from passy_proxy.transport import Limits, Timeouts, Transport, TransportError, UpstreamRequest
+from passy_proxy.transport import (
+    Leg,
+    Limits,
+    Sink,
+    Timeouts,
+    Transport,
+    TransportError,
+    UpstreamRequest,
+)
 from passy_proxy.transport.connect import VERIFIED, Connector, Tls, parse_origin
 from passy_proxy.transport.http1 import Http1Transport
 from passy_proxy.transport.httpcore import HttpcoreTransport
@@ -31,6 +39,9 @@ pytestmark = pytest.mark.anyio
 Script = Callable[["Wire"], Awaitable[None]]
 MIB = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+CHUNKED_OK = CHUNKED + b"2\r\n{}\r\n0\r\n\r\n"
 
 
 @dataclass
@@ -355,6 +366,242 @@ async def test_connection_close_is_obeyed(build: Build) -> None:
             assert await leg.read_all(10) == b"{}"
             leg.close()
         await settled(transport, open=0, opened=2)
+
+
+# Relaying.
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def relay_on(leg: Leg, sink: Sink) -> None:
+    while not await leg.relay(sink):
+        await asyncio.sleep(0)
+
+
+async def test_each_piece_is_relayed_as_it_arrives(build: Build) -> None:
+    go = asyncio.Queue[bytes]()
+    got: list[bytes] = []
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(CHUNKED)
+        while piece := await go.get():
+            await wire.send(chunk(piece))
+        await wire.send(b"0\r\n\r\n")
+        await wire.gone()
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        go.put_nowait(b"first,")
+        go.put_nowait(b"second,")
+        await asyncio.sleep(0.1)  # they arrive while nobody reads
+
+        def sink(data: bytes) -> bool:
+            got.append(data)
+            return True
+
+        relaying = asyncio.ensure_future(leg.relay(sink))
+        await until(lambda: b"".join(got) == b"first,second,")
+        for number in range(50):
+            go.put_nowait(b"%d," % number)
+            await until(lambda: got[-1] == b"%d," % number)  # noqa: B023 - awaited at once
+            assert not relaying.done()
+        go.put_nowait(b"")
+        assert await relaying
+        assert leg.complete
+        assert await leg.relay(sink)
+        assert await leg.read() == b""
+        leg.close()
+        await settled(transport, open=1, idle=1)
+    assert b"".join(got) == b"first,second," + b"".join(b"%d," % number for number in range(50))
+
+
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("data", [OK, CHUNKED_OK])
+async def test_what_arrived_whole_is_relayed_once(build: Build, data: bytes, taken: bool) -> None:
+    got: list[bytes] = []
+
+    def sink(data: bytes) -> bool:
+        got.append(data)
+        return taken
+
+    async with Upstream().serve(answering(data)) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        while not await leg.relay(sink):
+            assert not leg.complete
+        assert await leg.relay(sink)
+        assert got == [b"{}"]
+        leg.close()
+        await settled(transport, idle=1)
+
+
+async def test_a_full_sink_holds_the_upstream_back(build: Build) -> None:
+    size, sent = 32 * MIB, 0
+    received = longest = 0
+    full = True
+
+    async def script(wire: Wire) -> None:
+        nonlocal sent
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        while sent < size:
+            await wire.send(b"x" * 65536)
+            sent += 65536
+        await wire.gone()
+
+    def sink(data: bytes) -> bool:
+        nonlocal received, longest
+        received += len(data)
+        longest = max(longest, len(data))
+        return not full
+
+    async with Upstream().serve(script) as url:
+        leg = await build(url).open(post(timeouts=Timeouts(idle=0.5)))
+        for _ in range(3):
+            assert not await leg.relay(sink)
+            before = -1
+            while before != sent:  # until the upstream cannot send any more
+                before = sent
+                await asyncio.sleep(0.1)
+        assert sent < size / 2
+        full = False
+        assert await leg.relay(sink)
+        assert received == size
+        assert longest <= MIB
+        leg.close()
+
+
+async def test_what_arrived_is_relayed_before_the_error(build: Build) -> None:
+    pieces = [b"%d," % number for number in range(100)]
+    got: list[bytes] = []
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(CHUNKED)
+        for piece in pieces:
+            await wire.send(chunk(piece))
+            await asyncio.sleep(0)
+
+    def sink(data: bytes) -> bool:
+        got.append(data)
+        return len(got) % 3 != 0
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        with pytest.raises(TransportError) as raised:
+            await relay_on(leg, sink)
+        assert raised.value.kind == "broken"
+        assert b"".join(got) == b"".join(pieces)
+        leg.close()
+        await settled(transport, open=0)
+
+
+async def test_closing_ends_the_relay(build: Build) -> None:
+    upstream = Upstream()
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(HEAD, b"123")
+        await wire.gone()
+
+    async with upstream.serve(script) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        got: list[bytes] = []
+
+        def sink(data: bytes) -> bool:
+            got.append(data)
+            leg.close()
+            return True
+
+        with pytest.raises(TransportError):
+            await leg.relay(sink)
+        assert got == [b"123"]
+        await settled(transport, open=0)
+        await all_gone(upstream)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_the_sink_raises_ends_the_answer(build: Build, late: bool) -> None:
+    upstream = Upstream()
+    go = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(HEAD)
+        if late:
+            await go.wait()
+        await wire.send(b"123")
+        await wire.gone()
+
+    def sink(data: bytes) -> bool:
+        raise LookupError("no place for it")
+
+    async with upstream.serve(script) as url:
+        transport = build(url)
+        leg = await transport.open(post())
+        relaying = asyncio.ensure_future(leg.relay(sink))
+        await asyncio.sleep(0.1)
+        go.set()
+        with pytest.raises(LookupError):
+            await relaying
+        with pytest.raises((LookupError, TransportError)):
+            await leg.relay(lambda data: True)
+        await settled(transport, open=0)
+        await all_gone(upstream)
+
+
+async def test_silence_ends_a_relay(build: Build) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(HEAD)
+        for byte in b"1234":
+            await asyncio.sleep(0.2)
+            await wire.send(bytes([byte]))
+        await wire.gone()
+
+    async with Upstream().serve(script) as url:
+        transport = build(url)
+        leg = await transport.open(post(timeouts=Timeouts(idle=0.5)))
+        got: list[bytes] = []
+        async with Clock() as clock:
+            with pytest.raises(TransportError) as raised:
+                await leg.relay(lambda data: not got.append(data))
+        clock.assert_about(0.8 + 0.5)
+        assert (raised.value.kind, raised.value.phase) == ("timeout", "idle")
+        assert b"".join(got) == b"1234"
+        await settled(transport, open=0)
+
+
+async def test_a_cancelled_relay_gives_nothing_more() -> None:
+    go = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(HEAD, b"12345")
+        await go.wait()
+        await wire.send(b"67890")
+        await wire.gone()
+
+    async with Upstream().serve(script) as url:
+        transport = Http1Transport(parse_origin(url), Connector())
+        leg = await transport.open(post())
+        got: list[bytes] = []
+        relaying = asyncio.ensure_future(leg.relay(lambda data: not got.append(data)))
+        await until(lambda: got == [b"12345"])
+        relaying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await relaying
+        go.set()
+        assert await leg.read_all(100) == b"67890"
+        assert got == [b"12345"]
+        leg.close()
+        await transport.aclose()
 
 
 # Large bodies.
@@ -691,9 +938,6 @@ async def test_a_refused_connection_is_of_kind_connect(build: Build) -> None:
 
 
 # Answers that break off, or are none.
-
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n"
-CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -7,7 +7,7 @@ when the answer was read to its end, and drops it otherwise.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -86,6 +86,10 @@ class TransportError(Exception):
         self.sent = sent
 
 
+Sink = Callable[[bytes], bool]
+"""Takes a piece of body, never an empty one; false when it has all that it can take for now."""
+
+
 class Leg(Protocol):
     """One answer, and the connection it arrives on."""
 
@@ -106,6 +110,21 @@ class Leg(Protocol):
 
     async def read_all(self, limit: int) -> bytes:
         """The whole rest of the body; a ``protocol`` error beyond ``limit`` bytes."""
+        ...
+
+    async def relay(self, sink: Sink) -> bool:
+        """Give all of the rest to ``sink``, each piece as it arrives; true once it has the last.
+
+        What has arrived before is given at once. From then on ``sink`` is called by whatever
+        reads the socket, so nobody has to wake up for a piece; it must not block, and may find in
+        ``complete`` that it was given the last one. False as soon as ``sink`` is full, unless
+        ``complete``: call again when it can take more. In between, the upstream is held back as
+        it is from a slow reader.
+
+        Raises TransportError like :meth:`read`, after all that arrived was given. What ``sink``
+        raises is raised here, and ends the answer. After a cancellation nothing is given any
+        more; what arrives is kept for ``read`` or another ``relay``.
+        """
         ...
 
     def close(self) -> None:
@@ -130,3 +149,16 @@ class Transport(Protocol):
     def stats(self) -> dict[str, int]:
         """Counts: ``open``, ``idle``, ``waiting``, ``opened`` (ever), ``reused`` (ever)."""
         ...
+
+
+async def relayed(leg: Leg, sink: Sink) -> bool:
+    """:meth:`Leg.relay`, for legs that have nothing better than to read."""
+    while data := await leg.read():
+        try:
+            taken = sink(data)
+        except Exception:
+            leg.close()
+            raise
+        if not (taken or leg.complete):
+            return False
+    return True

@@ -18,7 +18,7 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import NoReturn, Protocol
 
-from . import TransportError
+from . import Sink, TransportError
 
 with suppress(ImportError):  # httpcore.py, which does without, shares the limits kept here.
     import httptools
@@ -294,6 +294,13 @@ class WholeLeg:
             _refuse_length(limit)
         return body
 
+    async def relay(self, sink: Sink) -> bool:
+        body = self._body
+        self._body = b""
+        if body:
+            sink(body)
+        return True
+
     def close(self) -> None:
         self._body = b""
 
@@ -312,7 +319,7 @@ class Leg:
     """An answer that is arriving; see :class:`passy_proxy.transport.Leg`."""
 
     __slots__ = (
-        "complete", "error", "headers", "line", "pieces", "status", "unread", "waiter",
+        "complete", "error", "headers", "line", "pieces", "sink", "status", "unread", "waiter",
     )  # fmt: skip
 
     def __init__(self, status: int, headers: Headers, line: Line) -> None:
@@ -324,6 +331,7 @@ class Leg:
         self.pieces: list[bytes] = []
         self.unread = 0  # bytes, counted only while a reader lags behind by more than one read
         self.waiter: asyncio.Future[None] | None = None
+        self.sink: Sink | None = None  # set while ``relay`` waits
 
     def wake(self) -> None:
         waiter = self.waiter
@@ -341,6 +349,10 @@ class Leg:
                 raise self.error
             self.waiter = waiter = get_running_loop().create_future()
             await waiter
+        return self._take()
+
+    def _take(self) -> bytes:
+        pieces = self.pieces
         if self.unread:
             self._caught_up()
         if len(pieces) == 1:
@@ -349,8 +361,42 @@ class Leg:
         pieces.clear()
         return data
 
+    async def relay(self, sink: Sink) -> bool:
+        while True:
+            if self.pieces:
+                try:
+                    taken = sink(self._take())
+                except Exception as error:
+                    self.fail(error)
+                    raise
+                if not (taken or self.complete):
+                    return False
+            if self.error is not None:
+                raise self.error
+            if self.complete:
+                return True
+            self.waiter = waiter = get_running_loop().create_future()
+            self.sink = sink
+            try:
+                await waiter
+                if self.sink is None and not self.complete and self.error is None:
+                    return False
+            finally:
+                self.sink = None
+
     def arrive(self, data: bytes) -> None:
         """Take over what one read brought."""
+        sink = self.sink
+        if sink is not None:
+            try:
+                if sink(data):
+                    return
+            except Exception as error:
+                self.fail(error)
+                return
+            self.sink = None  # What follows is kept, and held back as from any slow reader.
+            self.wake()
+            return
         mine = self.pieces
         if mine:  # the reader is behind
             self.unread = (self.unread or sum(map(len, mine))) + len(data)
@@ -376,6 +422,12 @@ class Leg:
         unread, self.unread = self.unread, 0
         if unread > UNREAD_BYTES and self.line is not None:
             self.line.resume()
+
+    def fail(self, error: Exception) -> None:
+        """The one who takes the pieces cannot."""
+        self.error = error
+        if self.line is not None:
+            self.line.fail(error)
 
     def close(self) -> None:
         if self.line is not None:

@@ -354,8 +354,7 @@ class Connection(asyncio.Protocol):
         leg.line = None
         if piece:
             leg.arrive(piece)
-        else:
-            leg.wake()
+        leg.wake()
         if self._body.surplus:
             self._reusable = False
         if self._paused:
@@ -369,16 +368,14 @@ class Connection(asyncio.Protocol):
         if waiter is None or waiter.done():  # nobody asked, or nobody waits any more
             self.drop()
             return
-        fresh = len(data)
         if self._partial:
             data = self._partial + data
-            self._partial = b""
         start = 0
         try:
             while True:
-                end = data.find(b"\r\n\r\n", start) + 2
-                if not 2 <= end - start <= HEAD_BYTES:
-                    self._keep(data, start, fresh)
+                end = data.find(b"\r\n\r\n", start, start + HEAD_BYTES) + 2
+                if end < 2:
+                    self._keep(data, start)
                     return
                 status, headers, length, self._reusable, hint = read_head(
                     data[start:end], self._request.method
@@ -396,6 +393,7 @@ class Connection(asyncio.Protocol):
         if hint is not None:
             self._keepalive = kept(hint, self._keepalive)
         self.waiter = None
+        self._partial = b""
         self._skipped = 0
         end += 2
         size = len(data) - end
@@ -418,12 +416,12 @@ class Connection(asyncio.Protocol):
             return self._chunks
         return Counted(length) if length >= 0 else UntilEof()
 
-    def _keep(self, data: bytes, start: int, fresh: int) -> None:
-        """From ``start`` a head that is not all there; ``fresh`` bytes are new. Raises Refused."""
+    def _keep(self, data: bytes, start: int) -> None:
+        """From ``start`` on, a head that is not all there. Raises Refused."""
         if self._skipped + len(data) > HEAD_BYTES:
             raise Refused("too large a head")
         head = data[start:]
-        check_unfinished(head, fresh)
+        check_unfinished(head, len(data) - len(self._partial))
         self._skipped += start
         self._partial = head
 

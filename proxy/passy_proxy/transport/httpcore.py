@@ -21,7 +21,7 @@ import httpcore
 
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
-from . import DEFAULT_LIMITS, Limits, Timeouts, TransportError, UpstreamRequest
+from . import DEFAULT_LIMITS, Limits, Sink, Timeouts, TransportError, UpstreamRequest, relayed
 from .answer import HEAD_COUNT, kept
 from .connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
 from .head import HeadWriter
@@ -141,6 +141,9 @@ class _Leg:
                 raise TransportError("protocol", message, sent=True)
             pieces.append(data)
         return b"".join(pieces)
+
+    async def relay(self, sink: Sink) -> bool:
+        return await relayed(self, sink)
 
     def _fail(self, error: TransportError) -> None:
         self._error = error

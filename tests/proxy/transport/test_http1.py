@@ -120,6 +120,32 @@ async def test_a_request_on_an_idle_connection_suspends_once() -> None:
         assert (steps.count, reading.count, end.count) == (1, 0, 0)
 
 
+async def test_a_relay_suspends_once_for_any_number_of_pieces() -> None:
+    got: list[bytes] = []
+    taken = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(20):
+            taken.clear()
+            writer.write(b"2\r\nab\r\n")
+            await taken.wait()
+        writer.write(b"0\r\n\r\n")
+        await reader.read()
+
+    def sink(data: bytes) -> bool:
+        got.append(data)
+        taken.set()
+        return True
+
+    async with upstream(script) as transport:
+        relaying = Steps((await transport.open(POST)).relay(sink))
+        assert await relaying
+        assert got == [b"ab"] * 20
+        assert relaying.count == 1
+
+
 async def test_a_request_starts_neither_timer_nor_task(monkeypatch: pytest.MonkeyPatch) -> None:
     async with upstream(always_ok) as transport:
         (await transport.open(POST)).close()
