@@ -267,34 +267,44 @@ class Chain:
             ex.usage = tap.usage
 
     async def pump(self, ex: Exchange, attempt: Attempt, beat: Heartbeat | None) -> None:
-        """Read, watch, write, until the upstream's end; the client's end goes out with the last
-        piece."""
+        """Pass the answer on, piece by piece, until the upstream's end; the client's end goes out
+        with the last piece."""
         leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
         assert leg is not None
         assert tap is not None
+        feed, write = tap.feed, downstream.write
         splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
-        data = attempt.answer
-        ex.written_at = monotonic()
-        if not data and not downstream.write(b""):
-            await downstream.drain()
-        while True:
+        last: list[bytes] = []
+
+        def sink(raw: bytes) -> bool:
+            # Called from where the upstream's socket is read: a piece wakes up no task.
+            data = feed(raw)
             if splitter is not None:
                 data = splitter.feed(data)
-            if data:
-                if not downstream.write(data):
-                    await downstream.drain()
-                if beat is not None:
-                    beat.last = data
-            raw = await leg.read()
-            if not raw:
-                break
-            data = tap.feed(raw)
+            if leg.complete:
+                last.append(data)
+                return True
+            if not data:
+                return True
+            if beat is not None:
+                beat.last = data
+            return write(data)
+
+        ex.written_at = monotonic()
+        data = attempt.answer
+        if splitter is not None:
+            data = splitter.feed(data)
+        if not write(data):
+            await downstream.drain()
+        while not await leg.relay(sink):
+            await downstream.drain()
         data = tap.finish()
         if splitter is not None:
             data = splitter.feed(data) + splitter.finish()
+        data = b"".join((*last, data))
         if tap.done or not attempt.streamed:
             downstream.finish(data)
-        elif data and not downstream.write(data):
+        elif data and not write(data):
             await downstream.drain()
 
     def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
