@@ -51,8 +51,20 @@ class AnswerParser:
     """
 
     __slots__ = (
-        "_add", "_method", "_parser", "done", "feed", "headers", "keepalive", "last", "on_body",
-        "pending", "pieces", "reusable", "status", "watched",
+        "_add",
+        "_method",
+        "_parser",
+        "_watched",
+        "done",
+        "feed",
+        "headers",
+        "keepalive",
+        "last",
+        "on_body",
+        "pending",
+        "pieces",
+        "reusable",
+        "status",
     )  # fmt: skip
 
     feed: Callable[[bytes], None]
@@ -73,8 +85,8 @@ class AnswerParser:
         """Set once the head is complete."""
         self.done = False
         """The answer is complete."""
-        self.watched = False
-        """A header that steers us is in this head."""
+        self._watched: list[int] = []
+        """Where in this head those headers are that steer us."""
         self.pending = 0
         """Bytes since the request or since the last piece of body; the owner counts."""
         self.pieces: list[bytes] = []
@@ -84,10 +96,12 @@ class AnswerParser:
 
     def begin(self, method: str) -> None:
         """The next answer is one to this method."""
+        if self._watched:  # those of trailers
+            self._watched.clear()
         if self._method == "HEAD":  # httptools still waits for the body that was announced
             self._renew()
         self.status = self.pending = 0
-        self.done = self.watched = False
+        self.done = False
         self._add = self.headers.append
         self._method = method
 
@@ -111,7 +125,7 @@ class AnswerParser:
     def _read_name(self, spelled: bytes) -> bytes:
         name = spelled.lower()
         if name in _WATCHED:
-            self.watched = True
+            self._watched.append(len(self.headers))
         elif len(_names) < _KEPT and len(name) <= _KEPT_BYTES:
             _names[spelled] = name
         return name
@@ -123,13 +137,12 @@ class AnswerParser:
         if self.pending > HEAD_BYTES or len(headers) > HEAD_COUNT:
             _check_size(headers)
         status = self._parser.get_status_code()
-        if self.watched:
+        if self._watched:
             self._watch(headers, status)
         if status < 200:
             if status == 101:
                 raise Refused("a switch of protocols nobody asked for")
             headers.clear()
-            self.watched = False
             return
         self.status = status
         self._add = _nowhere  # Trailers are not passed on.
@@ -138,15 +151,17 @@ class AnswerParser:
 
     def _watch(self, headers: Headers, status: int) -> None:
         """httptools itself refuses more than one length, and a length beside a coding."""
-        fields = dict(headers)
-        coding = fields.get(b"transfer-encoding")
-        if coding is not None:
-            if list(map(_NAME, headers)).count(b"transfer-encoding") > 1:
-                raise Refused("more than one framing header")
-            if coding.lower() != b"chunked" or self._parser.get_http_version() != "1.1":
+        coded = False
+        for at in self._watched:
+            name, value = headers[at]
+            if name == b"keep-alive":
+                if status >= 200:
+                    self.keepalive = kept(value, self.keepalive)
+                continue
+            if coded or value.lower() != b"chunked" or self._parser.get_http_version() != "1.1":
                 raise Refused("a transfer coding other than chunked")
-        if b"keep-alive" in fields and status >= 200:
-            self.keepalive = kept(fields[b"keep-alive"], self.keepalive)
+            coded = True
+        self._watched.clear()
 
     def _end_without_body(self, headers: Headers) -> None:
         """An answer to HEAD: the announced length says nothing about this message."""
