@@ -1,18 +1,15 @@
-"""Answers as they are parsed: heads, chunked bodies, and the legs that callers read. No I/O.
+"""Answers as they are parsed: the legs a caller reads, and the parser that feeds them. No I/O.
 
-A head is read in one step once it is all there, by a grammar as strict as the one for requests: a
-line outside of it refuses the answer, so there is no second reading of it. What a head costs in
-Python does not depend on how many headers it has: they are split, checked and lowered in C.
-
-What the peer may make us keep is bounded here: the head, the number of headers, and the bytes
-between two pieces of a chunked body.
+The parser object lives as long as its connection and parses one answer after the other. What the
+peer may make us keep is bounded here: the head, the number of headers, and the bytes between two
+pieces of body.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from asyncio import get_running_loop
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from operator import itemgetter
@@ -31,243 +28,170 @@ HEAD_BYTES = 65_536
 HEAD_COUNT = 200
 FRAMING_BYTES = 16_384
 """Bytes of chunk sizes, extensions and trailers between two pieces of body."""
-CHUNKED = -1
-"""The length of a body whose end is told by its last chunk."""
-UNTIL_EOF = -2
-"""The length of a body that ends with its connection."""
 _LONGEST_HINT = 300.0
+_WATCHED = (b"keep-alive", b"transfer-encoding")
 _KEPT = 512
 _KEPT_BYTES = 64
-"""Names and first lines remembered, at most, and the bytes of one. Values are not remembered."""
+"""Names remembered, at most, and the bytes of one. Values are not remembered."""
 
-_FIRST_LINE = re.compile(rb"HTTP/(1\.1|1\.0|2\.0|0\.9) ([1-9][0-9]{2})(?: [^\r\n]*)?")
-_FIELDS = re.compile(rb"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]++):([^\r]*+)").findall
-_TEXT = bytes(set(range(256)) - set(range(32)) - {127} | {9})
-"""The bytes that a line may hold."""
+_names: dict[bytes, bytes] = {}  # as spelled -> lower case; never those that are watched
+_lowered = _names.get
 _NAME = itemgetter(0)
-_VALUE = itemgetter(1)
-_strip = bytes.strip
-_BREAKS = b"\r\n" * (HEAD_COUNT + 1)
-_BODILESS = (204, 304)
-_STEERING = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding")
+_nowhere = deque[tuple[bytes, bytes]](maxlen=0).append
 
 
 class Refused(Exception):
-    """An answer that is none; the text says what is wrong with it."""
+    """Raised inside a parser callback; its text says what is wrong with the answer."""
 
 
-class _Names(dict[bytes, bytes]):
-    """Names of headers as they are spelled, in lower case."""
+class AnswerParser:
+    """Parses one answer after the other from the bytes given to ``feed``.
 
-    __slots__ = ()
-
-    def __missing__(self, spelled: bytes) -> bytes:
-        name = spelled.lower()
-        if len(self) < _KEPT and len(name) <= _KEPT_BYTES:
-            self[spelled] = name
-        return name
-
-
-_names = _Names()
-_lowered = _names.__getitem__
-_first_lines: dict[bytes, tuple[int, bool]] = {}
-
-
-def read_head(raw: bytes, method: str) -> tuple[int, Headers, int, bool, bytes | None]:
-    """Parse a head, given with the line breaks of all its lines but without the empty one.
-
-    The status, the headers, the body's length in bytes (or ``CHUNKED``, or ``UNTIL_EOF``), whether
-    the connection may live on, and what ``keep-alive`` says. ``method`` is the request's. Of an
-    informational answer nothing but the status means anything. Raises Refused.
+    ``feed`` raises ``httptools.HttpParserError`` or ``HttpParserUpgrade``; :func:`reason` says why.
     """
-    end = raw.find(b"\r\n")
-    line = raw[:end]
-    status, current = _first_lines.get(line) or _read_first_line(line)
-    found = _FIELDS(raw, end)
-    count = len(found)
-    # Each break but the last begins a field, and no line holds a control byte.
-    if raw.translate(None, _TEXT) != _BREAKS[: 2 * count + 2]:
-        raise Refused("too many headers" if count > HEAD_COUNT else "a malformed header line")
-    names = map(_lowered, map(_NAME, found))
-    headers = list(zip(names, map(_strip, map(_VALUE, found)), strict=True))
-    fields = dict(headers)
-    if len(fields) != count:
-        _join_repeated(headers, fields)
-    said = fields.get(b"content-length")
-    if said is None:
-        length = UNTIL_EOF
-    elif said.isdigit() and len(said) < 19:
-        length = int(said)
-    else:
-        raise Refused("a content-length that is no number")
-    if fields.keys().isdisjoint(_STEERING):
-        if status in _BODILESS or method == "HEAD":
-            length = 0
-        return status, headers, length, current, None
-    if b"transfer-encoding" in fields:
-        _check_coding(fields, current)
-        length = CHUNKED
-    if status in _BODILESS or method == "HEAD":
-        length = 0
-    return status, headers, length, _lives(fields, current), fields.get(b"keep-alive")
 
+    __slots__ = (
+        "_add",
+        "_method",
+        "_parser",
+        "_watched",
+        "done",
+        "feed",
+        "headers",
+        "keepalive",
+        "last",
+        "on_body",
+        "pending",
+        "pieces",
+        "reusable",
+        "status",
+    )  # fmt: skip
 
-def _check_coding(fields: dict[bytes, bytes], current: bool) -> None:
-    if b"content-length" in fields:
-        raise Refused("more than one framing header")
-    if not current or fields[b"transfer-encoding"].lower() != b"chunked":
-        raise Refused("a transfer coding other than chunked")
+    feed: Callable[[bytes], None]
+    last: bytes
+    """What was in ``pieces`` at the end of the body."""
+    _add: Callable[[tuple[bytes, bytes]], None]
 
-
-def _lives(fields: dict[bytes, bytes], current: bool) -> bool:
-    """Whether the connection may be used again, given what ``connection`` says of it."""
-    said = fields.get(b"connection", b"").lower()
-    if b"proxy-connection" in fields:  # some mean the former by it
-        said = b"%b,%b" % (said, fields[b"proxy-connection"].lower())
-    return said.find(b"close") < 0 and (current or said.find(b"keep-alive") >= 0)
-
-
-def _read_first_line(line: bytes) -> tuple[int, bool]:
-    """The status, and whether the version is HTTP/1.1."""
-    match = _FIRST_LINE.fullmatch(line)
-    if match is None:
-        raise Refused("a malformed first line")
-    known = (int(match[2]), match[1] == b"1.1")
-    if known[0] == 101:
-        raise Refused("a switch of protocols nobody asked for")
-    if len(_first_lines) < _KEPT and len(line) <= _KEPT_BYTES:
-        _first_lines[line] = known
-    return known
-
-
-def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
-    """Refuse what may appear once only; of the lists that steer us, see all the lines."""
-    names = list(map(_NAME, headers))
-    if names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
-        raise Refused("more than one framing header")
-    for name in (b"connection", b"proxy-connection"):
-        if name in fields:
-            fields[name] = b",".join([value for other, value in headers if other == name])
-
-
-def check_unfinished(raw: bytes, fresh: int) -> None:
-    """Refuse a head before it has ended, if it cannot end well any more.
-
-    ``fresh`` bytes of it are new.
-    """
-    breaks = raw.translate(None, _TEXT)
-    if not (raw.startswith(b"HTTP/"[: len(raw)]) and _BREAKS.startswith(breaks)):
-        raise Refused("a malformed line")
-    if len(breaks) % 2 and not raw.endswith(b"\r"):
-        raise Refused("a malformed line")
-    if raw.find(b"\n", max(0, len(raw) - fresh)) < 0:
-        return
-    first = raw.find(b"\r\n")
-    _read_first_line(raw[:first])
-    if len(_FIELDS(raw, first, raw.rfind(b"\r\n") + 2)) + 1 != len(breaks) // 2:
-        raise Refused("a malformed header line")
-
-
-class Body(Protocol):
-    """Where a body ends."""
-
-    done: bool
-    surplus: bool
-    """Something else came after its end."""
-
-    def take(self, data: bytes) -> bytes:
-        """What of ``data`` is the body's; nothing after its end. Raises Refused."""
-        ...
-
-
-class Counted:
-    """A body of announced length."""
-
-    __slots__ = ("_left", "done", "surplus")
-
-    def __init__(self, length: int) -> None:
-        self._left = length
-        self.done = self.surplus = False
-
-    def take(self, data: bytes) -> bytes:
-        self._left = left = self._left - len(data)
-        if left > 0:
-            return data
-        self.done = True
-        if left == 0:
-            return data
-        self.surplus = True
-        return data[:left]
-
-
-class UntilEof:
-    """A body that ends with its connection."""
-
-    __slots__ = ()
-
-    done = surplus = False
-
-    def take(self, data: bytes) -> bytes:
-        return data
-
-
-class Chunks:
-    """Chunked bodies, one after the other on one connection."""
-
-    __slots__ = ("_feed", "_framing", "_last", "done", "on_body", "pieces", "surplus")
-
-    _feed: Callable[[bytes], None]
-    _last: bytes
-
-    def __init__(self) -> None:
-        self.done = self.surplus = False
+    def __init__(self, keepalive: float) -> None:
+        self.keepalive = keepalive
+        """Seconds the connection may stay idle after this answer."""
+        self.reusable = True
+        """Nothing was seen that forbids another request on this connection."""
+        self._method = ""
+        self.headers: Headers = []
+        """Lower-case names, trimmed values: those of the head once ``status`` is set. The owner
+        takes them, and ``last``, before the next answer."""
+        self.status = 0
+        """Set once the head is complete."""
+        self.done = False
+        """The answer is complete."""
+        self._watched: list[int] = []
+        """Where in this head those headers are that steer us."""
+        self.pending = 0
+        """Bytes since the request or since the last piece of body; the owner counts."""
         self.pieces: list[bytes] = []
         """Of the body, not taken yet."""
         self.on_body = self.pieces.append  # for httptools: no Python runs for a piece of body
-        self._feed = httptools.HttpResponseParser(self).feed_data
-        self._framing = 0  # bytes since a piece of body
+        self._renew()
 
-    def begin(self) -> None:
-        """The next bytes are those of a body."""
-        self.done = self.surplus = False
-        self._framing = 0
-        self._feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    def begin(self, method: str) -> None:
+        """The next answer is one to this method."""
+        if self._watched:  # those of trailers
+            self._watched.clear()
+        if self._method == "HEAD":  # httptools still waits for the body that was announced
+            self._renew()
+        self.status = self.pending = 0
+        self.done = False
+        self._add = self.headers.append
+        self._method = method
 
-    def take(self, data: bytes) -> bytes:
-        """As in :class:`Body`; what preceded a fault is in ``pieces``."""
-        pieces = self.pieces
-        try:
-            self._feed(data)
-        except httptools.HttpParserError as fault:
-            if not self.done:
-                raise Refused(f"{fault}") from fault
-            self.surplus = True
-        if self.done:
-            if pieces:
-                self.surplus = True
-            return self._last
-        if pieces:
-            self._framing = 0
-            if len(pieces) == 1:
-                return pieces.pop()
-            body = b"".join(pieces)
-            pieces.clear()
-            return body
-        self._framing += len(data)
-        if self._framing > FRAMING_BYTES:
-            raise Refused("too much chunk framing")
-        return b""
+    def until_eof(self) -> bool:
+        """Nothing but the end of the connection ends this body."""
+        return {b"content-length", b"transfer-encoding"}.isdisjoint(map(_NAME, self.headers))
 
-    # Called by httptools. Without a method for headers, trailers go nowhere.
+    def _renew(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.feed = self._parser.feed_data
+
+    # Called by httptools. What is called for each header does as little as it can.
 
     def on_message_begin(self) -> None:
-        self.surplus = self.done
+        if self.done:
+            self.reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._add((_lowered(name) or self._read_name(name), value.strip()))
+
+    def _read_name(self, spelled: bytes) -> bytes:
+        name = spelled.lower()
+        if name in _WATCHED:
+            self._watched.append(len(self.headers))
+        elif len(_names) < _KEPT and len(name) <= _KEPT_BYTES:
+            _names[spelled] = name
+        return name
+
+    def on_headers_complete(self) -> None:
+        if self.done:
+            return
+        headers = self.headers
+        if self.pending > HEAD_BYTES or len(headers) > HEAD_COUNT:
+            _check_size(headers)
+        status = self._parser.get_status_code()
+        if self._watched:
+            self._watch(headers, status)
+        if status < 200:
+            if status == 101:
+                raise Refused("a switch of protocols nobody asked for")
+            headers.clear()
+            return
+        self.status = status
+        self._add = _nowhere  # Trailers are not passed on.
+        if self._method == "HEAD":
+            self._end_without_body(headers)
+
+    def _watch(self, headers: Headers, status: int) -> None:
+        """httptools itself refuses more than one length, and a length beside a coding."""
+        coded = False
+        for at in self._watched:
+            name, value = headers[at]
+            if name == b"keep-alive":
+                if status >= 200:
+                    self.keepalive = kept(value, self.keepalive)
+                continue
+            if coded or value.lower() != b"chunked" or self._parser.get_http_version() != "1.1":
+                raise Refused("a transfer coding other than chunked")
+            coded = True
+        self._watched.clear()
+
+    def _end_without_body(self, headers: Headers) -> None:
+        """An answer to HEAD: the announced length says nothing about this message."""
+        named = b",".join([value for name, value in headers if name == b"connection"]).lower()
+        if self._parser.get_http_version() != "1.1" or b"close" in named:
+            self.reusable = False
+        self.done = True
+        self.last = b""
 
     def on_message_complete(self) -> None:
-        if not self.done:
+        if self.status and not self.done:
             self.done = True
-            self._last = b"".join(self.pieces)
-            self.pieces.clear()
+            pieces = self.pieces
+            self.last = b"".join(pieces)
+            pieces.clear()
+            if not self._parser.should_keep_alive():
+                self.reusable = False
+
+
+def _check_size(headers: Headers) -> None:
+    if len(headers) > HEAD_COUNT:
+        raise Refused("too many headers")
+    if sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_BYTES:
+        raise Refused("too large a head")
+
+
+def reason(error: Exception) -> str:
+    """Why ``feed`` raised."""
+    cause = error.__context__
+    return str(cause) if isinstance(cause, Refused) else f"{error}"
 
 
 class WholeLeg:

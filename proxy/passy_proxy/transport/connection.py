@@ -15,24 +15,19 @@ import os
 from collections.abc import AsyncIterator
 from typing import cast
 
+import httptools
+
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
 from . import TransportError, UpstreamRequest
 from .answer import (
-    CHUNKED,
+    FRAMING_BYTES,
     HEAD_BYTES,
     UNREAD_BYTES,
-    UNTIL_EOF,
-    Body,
-    Chunks,
-    Counted,
+    AnswerParser,
     Leg,
-    Refused,
-    UntilEof,
     WholeLeg,
-    check_unfinished,
-    kept,
-    read_head,
+    reason,
 )
 from .head import JOINED_BYTES
 from .pool import Pool
@@ -44,6 +39,7 @@ _SILENCE = {
     "total": "did not finish the answer",
 }
 _NONE = UpstreamRequest("", b"", [])
+_FAULTS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 class Connection(asyncio.Protocol):
@@ -54,21 +50,17 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_adopted",
+        "_answer",
         "_backlog",
-        "_body",
-        "_chunks",
         "_drained",
         "_heard",
-        "_keepalive",
         "_loop",
-        "_partial",
         "_paused",
         "_pool",
         "_request",
-        "_reusable",
         "_since",
-        "_skipped",
         "_transport",
+        "_until_eof",
         "_unwritten",
         "began",
         "deadline",
@@ -84,25 +76,21 @@ class Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
     began: float
-    _body: Body
     error: Exception
     """Why no head came."""
 
     def __init__(self, pool: Pool[Connection], keepalive: float) -> None:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._keepalive = keepalive
+        self._answer = AnswerParser(keepalive)
         self._request = _NONE
         self._heard = 0.0  # when the last bytes of the answer came
-        self._partial = b""  # of a head
-        self._skipped = 0  # bytes of informational answers
-        self._chunks: Chunks | None = None
-        self._reusable = True
         self.upload: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._adopted = False
         self._paused = False
         self._unwritten = False
+        self._until_eof = False
         self._backlog = 0
         self._since = 0.0
         self.sweep: Sweep = sweep_of(self._loop)
@@ -131,6 +119,7 @@ class Connection(asyncio.Protocol):
         """
         self.waiter = waiter = self._loop.create_future()
         self._request = request
+        self._answer.begin(request.method)
         self.began = now = self.sweep.now
         self.deadline = now + request.timeouts.head
         if began is not None:
@@ -159,7 +148,7 @@ class Connection(asyncio.Protocol):
         """See to it that the request's iterator is the caller's again."""
         if self.upload is upload:
             self.upload = None
-            self._reusable = False
+            self._answer.reusable = False
         upload.cancel()
         await asyncio.wait((upload,))
 
@@ -238,20 +227,23 @@ class Connection(asyncio.Protocol):
 
     def _finish(self) -> None:
         """The answer has ended, and is no longer ours."""
-        self.leg = None
-        pool = self._pool
+        self.waiter = self.leg = None
+        answer, pool = self._answer, self._pool
         if (
-            not self._reusable
+            not answer.reusable
+            or answer.pieces  # of a body that has no place
             or self._unwritten
             or self.upload is not None
-            or self._keepalive <= 0.0
+            or answer.keepalive <= 0.0
             or pool.closed
         ):
             self.drop()
             return
         self.used = True
-        self._request = _NONE
-        self.deadline = self.sweep.now + self._keepalive
+        self._request = _NONE  # Nothing of an exchange is kept while idle.
+        answer.headers = []
+        answer.last = b""
+        self.deadline = self.sweep.now + answer.keepalive
         if not pool.give(self):
             self.deadline = NEVER
 
@@ -315,7 +307,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._unwritten = False
         if self.leg is not None:  # answered before it had the request
-            self._reusable = False
+            self._answer.reusable = False
         elif self.waiter is not None:
             limit = None if self.upload is not None else self._request.timeouts.first_byte
             self._arm(self.sweep.now, limit)
@@ -331,36 +323,31 @@ class Connection(asyncio.Protocol):
             self._begin(data)
             return
         self._heard = self.sweep.now
-        body = self._body
+        answer = self._answer
         try:
-            piece = body.take(data)
-        except Refused as fault:
-            if self._chunks is not None and self._chunks.pieces:
-                leg.arrive(b"".join(self._chunks.pieces))
-            self._refuse(fault)
+            answer.feed(data)
+        except _FAULTS as error:
+            self._doubt(error)
             return
-        if body.done:
-            self._conclude(leg, piece)
-        elif piece:
-            leg.arrive(piece)
+        if answer.done:
+            self._conclude(leg)
+            return
+        pieces = answer.pieces
+        if pieces:
+            answer.pending = 0
+            if len(pieces) == 1:
+                leg.arrive(pieces.pop())
+            else:
+                leg.arrive(b"".join(pieces))
+                pieces.clear()
             if leg.unread > UNREAD_BYTES:
                 self._paused = True
                 self._transport.pause_reading()
                 self.deadline = self._due()
-
-    def _conclude(self, leg: Leg, piece: bytes) -> None:
-        """The last ``piece`` of the body is there."""
-        leg.complete = True
-        leg.line = None
-        if piece:
-            leg.arrive(piece)
-        leg.wake()
-        if self._body.surplus:
-            self._reusable = False
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-        self._finish()
+        else:
+            answer.pending += len(data)
+            if answer.pending > FRAMING_BYTES:
+                self._refuse("has too much chunk framing")
 
     def _begin(self, data: bytes) -> None:
         """Bytes of a head, perhaps with some of the body, perhaps all of it."""
@@ -368,73 +355,66 @@ class Connection(asyncio.Protocol):
         if waiter is None or waiter.done():  # nobody asked, or nobody waits any more
             self.drop()
             return
-        if self._partial:
-            data = self._partial + data
-        start = 0
+        answer = self._answer
+        answer.pending += len(data)
         try:
-            while True:
-                end = data.find(b"\r\n\r\n", start, start + HEAD_BYTES) + 2
-                if end < 2:
-                    self._keep(data, start)
-                    return
-                status, headers, length, self._reusable, hint = read_head(
-                    data[start:end], self._request.method
-                )
-                if status >= 200:
-                    break
-                if length not in (UNTIL_EOF, 0) or not self._reusable:
-                    raise Refused("an informational answer that cannot be followed by another")
-                start = end + 2
-                if self._skipped + start > HEAD_BYTES:
-                    raise Refused("too many informational answers")
-        except Refused as fault:
-            self._doubt(data, fault)
+            answer.feed(data)
+        except _FAULTS as error:
+            self._doubt(error)
             return
-        if hint is not None:
-            self._keepalive = kept(hint, self._keepalive)
-        self.waiter = None
-        self._partial = b""
-        self._skipped = 0
-        end += 2
-        size = len(data) - end
-        if size == length:
-            waiter.set_result(WholeLeg(status, headers, data[end:]))
+        if answer.done:
+            waiter.set_result(WholeLeg(answer.status, answer.headers, answer.last))
             self._finish()
-            return
-        self.leg = leg = Leg(status, headers, self)
-        self._body = self._bounded(length)
+        elif answer.status:
+            leg = self._lead(waiter)
+            if answer.pieces:
+                leg.arrive(b"".join(answer.pieces))
+                answer.pieces.clear()
+        elif answer.pending > HEAD_BYTES:
+            self._refuse("has too large a head")
+
+    def _lead(self, waiter: asyncio.Future[Leg | WholeLeg | None]) -> Leg:
+        """The head is there."""
+        answer = self._answer
+        answer.pending = 0
+        self._until_eof = answer.until_eof()
+        self.waiter = None
+        self.leg = leg = Leg(answer.status, answer.headers, self)
         self._hear()
         waiter.set_result(leg)
-        if size:
-            self.data_received(data[end:])
+        return leg
 
-    def _bounded(self, length: int) -> Body:
-        if length == CHUNKED:
-            if self._chunks is None:
-                self._chunks = Chunks()
-            self._chunks.begin()
-            return self._chunks
-        return Counted(length) if length >= 0 else UntilEof()
+    def _conclude(self, leg: Leg) -> None:
+        """The body is there to its end."""
+        leg.complete = True
+        leg.line = None
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        if self._answer.last:
+            leg.arrive(self._answer.last)
+        leg.wake()
+        self._finish()
 
-    def _keep(self, data: bytes, start: int) -> None:
-        """From ``start`` on, a head that is not all there. Raises Refused."""
-        if self._skipped + len(data) > HEAD_BYTES:
-            raise Refused("too large a head")
-        head = data[start:]
-        check_unfinished(head, len(data) - len(self._partial))
-        self._skipped += start
-        self._partial = head
+    def _doubt(self, error: Exception) -> None:
+        """What was just read is no HTTP, at least towards its end."""
+        answer, waiter, leg = self._answer, self.waiter, self.leg
+        if answer.done:  # What follows the answer does not matter to it.
+            answer.reusable = False
+            if leg is not None:
+                self._conclude(leg)
+            elif waiter is not None:
+                waiter.set_result(WholeLeg(answer.status, answer.headers, answer.last))
+                self._finish()
+            return
+        if waiter is not None and answer.status:
+            leg = self._lead(waiter)
+        if leg is not None and answer.pieces:
+            leg.arrive(b"".join(answer.pieces))
+        self._refuse(f"is not valid HTTP/1.1: {reason(error)[:200]}")
 
-    def _doubt(self, data: bytes, fault: Refused) -> None:
-        """``data`` begins no answer; but empty lines before one are customarily overlooked."""
-        if self._skipped or not data.startswith((b"\r", b"\n")):
-            self._refuse(fault)
-        else:
-            self._begin(data.lstrip(b"\r\n"))
-
-    def _refuse(self, fault: Refused) -> None:
-        message = f"the upstream's answer is not valid HTTP/1.1: {fault}"
-        self.fail(TransportError("protocol", message[:300], sent=True))
+    def _refuse(self, fault: str) -> None:
+        self.fail(TransportError("protocol", f"the upstream's answer {fault}", sent=True))
 
     def eof_received(self) -> None:
         self._lost(None)
@@ -451,12 +431,12 @@ class Connection(asyncio.Protocol):
             cut = self._unwritten or isinstance(exc, BrokenPipeError)
             again = self._request.replay_safe and type(self._request.body) is bytes
             again = self.used and (again or (cut and self.upload is None))
-            self.stale = again and not self._partial and not self._skipped
+            self.stale = again and not self._answer.pending
             message = "the upstream closed the connection without an answer"
             self.fail(TransportError("broken", message, sent=True))
         elif leg is None:
             self.drop()
-        elif type(self._body) is UntilEof and exc is None:
+        elif self._until_eof and exc is None:
             leg.complete = True
             leg.wake()
             self.drop()
