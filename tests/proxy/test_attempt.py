@@ -17,6 +17,7 @@ from passy_proxy.body import read_head
 from passy_proxy.dialect import Untranslatable
 from passy_proxy.records import Credential
 from passy_proxy.testing import Bench, chat_events, completion
+from passy_proxy.transport import Sink, relayed
 
 pytestmark = pytest.mark.anyio
 PLAIN = json.dumps(completion("one two"))
@@ -45,6 +46,9 @@ class Leg:
         if self._error is not None:
             raise self._error
         return b""
+
+    async def relay(self, sink: Sink) -> bool:
+        return await relayed(self, sink)
 
     async def read_all(self, limit: int) -> bytes:
         if self._error is not None:

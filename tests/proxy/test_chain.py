@@ -31,6 +31,7 @@ from passy_proxy import (
 from passy_proxy.chain import BadFilter, Chain
 from passy_proxy.exchange import Outcome
 from passy_proxy.testing import Bench, Recorded, chat_events, completion
+from passy_proxy.transport import Sink, relayed
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +103,9 @@ class Leg:
         if self._broken:
             raise TransportError("broken", "the connection was cut", sent=True)
         return b""
+
+    async def relay(self, sink: Sink) -> bool:
+        return await relayed(self, sink)
 
     async def read_all(self, limit: int) -> bytes:
         return b"".join([piece async for piece in self._rest()])
