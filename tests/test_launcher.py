@@ -249,6 +249,19 @@ def test_a_second_launcher_waits_for_the_first(fresh: Checkout) -> None:
     assert ("thing second\n", "") == second.communicate(timeout=PATIENCE)
 
 
+@pytest.mark.parametrize(("took", "taken"), [(700, "b"), (900, "a")])
+def test_of_several_pythons_the_first_is_taken_unless_one_is_much_faster(
+    took: int, taken: str, tmp_path: Path
+) -> None:
+    fresh = checkout(tmp_path, uv=False)
+    for name, python, time in (("python3.13", "a", 1000), ("python3.11", "b", took)):
+        found = tmp_path / "bin" / name
+        found.write_text(f"#!/bin/sh\necho 3.13 {time} /nowhere/{python}\n")
+        found.chmod(0o755)
+    _, _, err = fresh.run("up", PASSY_PYTHON="")
+    assert f"/nowhere/{taken}:" in err, "which is then called, and is not there"
+
+
 def test_a_machine_without_a_fitting_python_is_told_so(fresh: Checkout) -> None:
     code, out, err = fresh.run("up", PASSY_PYTHON="false")
     assert (69, "") == (code, out)
