@@ -763,14 +763,22 @@ def header_names() -> set[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Tuple) and len(node.elts) == 2 and id(node) not in compared:
                 names |= header_in(node.elts[0])
+            elif isinstance(node, ast.Constant) and isinstance(node.value, bytes):
+                names |= names_in(node.value)
     room = Room(1, 1, 0.0, 0.0)
     for dialect in (OpenAI(), Anthropic()):
-        names |= {name.decode() for name, _ in dialect.head("req_", 0)}
-        limits = dialect.limit_lines([("requests", room)], 0.0)
-        names |= {name.decode().replace("requests", "*") for name, _ in limits}
+        names |= names_in(dialect.head("req_", 0))
+        limits = names_in(dialect.limit_lines([("requests", room)], 0.0))
+        names |= {name.replace("requests", "*") for name in limits}
     head = _envelope(Refused(503, "server_is_overloaded", ""), b"\r\n").partition(b"\r\n\r\n")[0]
     names |= {line.partition(b":")[0].decode() for line in head.split(b"\r\n")[1:] if b":" in line}
     return names
+
+
+def names_in(lines: bytes) -> set[str]:
+    """The names in rendered lines."""
+    found = re.findall(rb"(?m)^([a-z][a-z-]+): [^\r\n]*\r\n", lines)
+    return {name.decode() for name in found}
 
 
 def header_in(name: ast.expr) -> set[str]:

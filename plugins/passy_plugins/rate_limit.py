@@ -256,15 +256,14 @@ class RateLimit(Filter):
         held = ex.stash.get(HELD)
         if held is None or held.filter is not self:
             return  # The last one that holds something tells for all.
-        headers = head.headers
-        if not self._others.issuperset(map(NAME, headers)):
-            headers = head.headers = self.without_theirs(headers)
+        if not self._others.issuperset(map(NAME, head.headers)):
+            head.headers = self.without_theirs(head.headers)
         counted = held.counted
         if held.before is None and counted.lone:
             rooms: Iterable[tuple[str, Room]] = zip(counted.told, held.grant.rooms, strict=False)
         else:
             rooms = tightest(held).items()
-        headers += ex.route.dialect.limit_lines(rooms, ex.at)
+        head.lines += ex.route.dialect.limit_lines(rooms, ex.at)
 
     def without_theirs(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """``headers`` but for the limits that a provider tells. Other names are remembered."""

@@ -56,7 +56,7 @@ class Metering(Filter):
         if price is not None:
             nanos = price.cost(usage)
             ex.stash[COST] = (nanos, price.text)
-            head.headers.append((b"x-passy-cost-usd", b"%d.%09d" % divmod(nanos, 1_000_000_000)))
+            head.lines += b"x-passy-cost-usd: %d.%09d\r\n" % divmod(nanos, 1_000_000_000)
 
     def on_complete(self, ex: Exchange) -> None:
         reply = ex.reply

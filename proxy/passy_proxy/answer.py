@@ -72,6 +72,14 @@ NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 DESCRIBING = (b"content-type", b"content-encoding", b"etag", b"digest")
 """What is true of a body only as long as it is not made anew."""
 
+TOLD = (
+    b"x-passy-upstream: %b\r\n"
+    b"x-passy-attempts: %d\r\n"
+    b"x-passy-upstream-ms: %d\r\n"
+    b"x-passy-overhead-ms: %.1f\r\n"
+    b"x-passy-config: %b\r\n"
+)
+
 STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
@@ -96,13 +104,12 @@ def relayed_head(ex: Exchange, attempt: Attempt) -> Head:
     elapsed = monotonic() - ex.started
     upstream = attempt.head_at - attempt.started
     waited = upstream if len(ex.attempts) == 1 else sum(map(to_head, ex.attempts))
-    headers += ex.route.dialect.head(ex.id, int(elapsed * 1000))
-    headers += (
-        (b"x-passy-upstream", attempt.target.header),
-        (b"x-passy-attempts", b"%d" % len(ex.attempts)),
-        (b"x-passy-upstream-ms", b"%d" % (upstream * 1000)),
-        (b"x-passy-overhead-ms", b"%.1f" % ((elapsed - waited) * 1000)),
-        (b"x-passy-config", ex.snapshot.hash),
+    lines = ex.route.dialect.head(ex.id, int(elapsed * 1000)) + TOLD % (
+        attempt.target.header,
+        len(ex.attempts),
+        upstream * 1000,
+        (elapsed - waited) * 1000,
+        ex.snapshot.hash,
     )
     if attempt.streamed:
         headers += STREAM
@@ -111,7 +118,7 @@ def relayed_head(ex: Exchange, attempt: Attempt) -> Head:
     if not attempt.whole and attempt.failure is None and ex.request.method == "HEAD":
         # It tells the length of what a GET would bring; there is no body here to be counted.
         headers += [pair for pair in leg.headers if pair[0] == b"content-length"]
-    return Head(leg.status, headers)
+    return Head(leg.status, headers, lines)
 
 
 def to_head(attempt: Attempt) -> float:
@@ -145,15 +152,11 @@ def replied_head(ex: Exchange, reply: Reply) -> tuple[Head, bytes]:
         status, body = ex.route.dialect.reply(reply, ex.id)
     else:
         status, body = reply.status, reply.body
-    headers = ex.route.dialect.head(ex.id, int((monotonic() - ex.started) * 1000))
-    headers += (
-        (b"content-type", reply.content_type),
-        (b"x-passy-config", ex.snapshot.hash),
-        *reply.headers,
-    )
+    lines = ex.route.dialect.head(ex.id, int((monotonic() - ex.started) * 1000))
+    lines += b"x-passy-config: %b\r\n" % ex.snapshot.hash
     if ex.attempts:
-        headers.append((b"x-passy-attempts", b"%d" % len(ex.attempts)))
-    return Head(status, headers), body
+        lines += b"x-passy-attempts: %d\r\n" % len(ex.attempts)
+    return Head(status, [(b"content-type", reply.content_type), *reply.headers], lines), body
 
 
 NO_RETRY = (b"x-should-retry", b"false")

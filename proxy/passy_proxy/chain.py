@@ -245,14 +245,14 @@ class Chain:
         """Head and body in one write."""
         ex.status = head.status
         ex.written_at = monotonic()
-        ex.downstream.whole(head.status, head.headers, body)
+        ex.downstream.whole(head.status, head.headers, body, head.lines)
 
     async def stream(self, ex: Exchange, attempt: Attempt, head: Head) -> None:
         """Relay pieces as they come off the upstream's socket."""
         tap, downstream = attempt.tap, ex.downstream
         assert tap is not None
         ex.status = head.status
-        downstream.start(head.status, head.headers)
+        downstream.start(head.status, head.headers, head.lines)
         beat = Heartbeat.of(self.heartbeat, downstream) if attempt.streamed else None
         try:
             await self.pump(ex, attempt, beat)

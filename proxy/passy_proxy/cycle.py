@@ -132,7 +132,7 @@ class Cycle:
         else:
             self._hang_up = hang_up
 
-    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    def whole(self, status: int, headers: Headers, body: bytes, lines: bytes = b"") -> None:
         """A whole answer, in one write. Raises ValueError for a header that would end early."""
         if self.started:
             raise RuntimeError("the answer has a head already")
@@ -142,16 +142,14 @@ class Cycle:
             or self.head.line.method == "HEAD"
             or not _FRAMING.isdisjoint(map(_NAME, headers))
         ):
-            self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+            self.start(status, [*headers, (b"content-length", b"%d" % len(body))], lines)
             self.finish(body)
             return
-        connection = self._connection
-        keep_alive = self.keep_alive and connection.stays(self)
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, *map(_LINE, headers)]
-        lines.append(b"content-length: %d" % len(body))
-        head = self._joined(lines, keep_alive)
         if self.gone or self.finished:
             return
+        connection = self._connection
+        self.keep_alive = self.keep_alive and connection.stays(self)
+        head = self._joined(status, headers, b"%bcontent-length: %d\r\n" % (lines, len(body)))
         self.started = self.finished = True
         self._hang_up = None
         if len(body) > _SMALL:
@@ -162,7 +160,7 @@ class Cycle:
             self._event.set()
         connection.answered(self)
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, lines: bytes = b"") -> None:
         """Render the head. Raises ValueError for a header that would end early."""
         if self.started:
             raise RuntimeError("the answer has a head already")
@@ -175,7 +173,6 @@ class Cycle:
                 if name == b"connection" and value.lower().find(b"close") >= 0:
                     keep_alive = False
             headers = [header for header in headers if header[0] not in _FRAMING]
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, *map(_LINE, headers)]
         if status < 200 or status in _BODYLESS or self.head.line.method == "HEAD":
             self._framing = _NO_BODY
         elif length is not None:
@@ -183,28 +180,29 @@ class Cycle:
             self._left = int(length)
         elif self.head.line.minor:
             self._framing = _BY_CHUNKS
-            lines.append(b"transfer-encoding: chunked")
+            lines += b"transfer-encoding: chunked\r\n"
         else:
             self._framing = _UNTIL_CLOSE
             keep_alive = False
         if length is not None and status != 204:
-            lines.append(b"content-length: " + length)
-        self._lines = self._joined(lines, keep_alive)
+            headers = [*headers, (b"content-length", length)]
+        self.keep_alive = keep_alive
+        self._lines = self._joined(status, headers, lines)
         self.started = True
 
-    def _joined(self, lines: list[bytes], keep_alive: bool) -> bytes:
-        """The whole head. Raises ValueError for a line that holds more than one."""
+    def _joined(self, status: int, headers: Headers, lines: bytes) -> bytes:
+        """The whole head. Raises ValueError for a header that holds more than one line."""
         connection = self._connection
-        self.keep_alive = keep_alive
-        if not keep_alive:
-            lines.append(b"connection: close")
-        edge = connection.edge
-        lines.append(edge.default_lines(connection.server_state.default_headers))
-        head = b"\r\n".join(lines)
-        ends = len(lines) + edge.default_count
-        if head.count(b"\n") != ends or head.count(b"\r") != ends or 0 in head:
+        told = b"\r\n".join(
+            [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, *map(_LINE, headers)]
+        )
+        ends = len(headers)
+        if told.count(b"\n") != ends or told.count(b"\r") != ends or 0 in told:
             raise ValueError("a header of the answer holds CR, LF or NUL")
-        return head
+        default = connection.edge.default_lines(connection.server_state.default_headers)
+        if self.keep_alive:
+            return b"%b\r\n%b%b" % (told, lines, default)
+        return b"%b\r\n%bconnection: close\r\n%b" % (told, lines, default)
 
     def write(self, data: bytes) -> bool:
         """A piece of the body. False: ``await drain()`` before more."""

@@ -73,10 +73,8 @@ class Dialect(Protocol):
     auth_prefix: bytes
     """How a credential is shown, unless the upstream's settings say otherwise."""
 
-    def limit_lines(
-        self, rooms: Iterable[tuple[str, Room]], now: float
-    ) -> list[tuple[bytes, bytes]]:
-        """The headers that tell what is left of ``requests`` and ``tokens``; ``now`` in Unix
+    def limit_lines(self, rooms: Iterable[tuple[str, Room]], now: float) -> bytes:
+        """The header lines that tell what is left of ``requests`` and ``tokens``; ``now`` in Unix
         seconds."""
         ...
 
@@ -102,9 +100,8 @@ class Dialect(Protocol):
         """A provider's error body in the client's shape; unchanged where both speak the same."""
         ...
 
-    def head(self, request_id: str, elapsed_ms: int) -> list[tuple[bytes, bytes]]:
-        """A fresh list of the headers every answer in this dialect carries, ``x-request-id``
-        first."""
+    def head(self, request_id: str, elapsed_ms: int) -> bytes:
+        """The header lines that every answer in this dialect carries."""
         ...
 
     def reply(self, reply: Reply, request_id: str) -> tuple[int, bytes]:

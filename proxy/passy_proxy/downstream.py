@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from operator import methodcaller
 from typing import Any, Protocol
 
 Scope = Mapping[str, Any]
@@ -17,6 +18,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+
+_PARTS = methodcaller("partition", b": ")
 
 
 class ClientGone(Exception):
@@ -68,14 +71,17 @@ class Downstream(Protocol):
         """
         ...
 
-    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    def whole(self, status: int, headers: Headers, body: bytes, lines: bytes = b"") -> None:
         """A whole answer: ``start``, with the length of ``body`` added, and ``finish`` at once."""
         ...
 
-    def start(self, status: int, headers: Headers) -> None:
-        """The head. With ``content-length`` in ``headers`` the body is sent as it is, else
-        chunked (closed at the end for HTTP/1.0). Nothing is written yet: the head goes out with
-        the first bytes of the body, in one write."""
+    def start(self, status: int, headers: Headers, lines: bytes = b"") -> None:
+        """The head: ``headers``, and ``lines`` of our own, rendered.
+
+        With ``content-length`` in ``headers`` the body is sent as it is, else chunked (closed at
+        the end for HTTP/1.0). Nothing is written yet: the head goes out with the first bytes of
+        the body, in one write.
+        """
         ...
 
     def write(self, data: bytes) -> bool:
@@ -102,6 +108,11 @@ class Downstream(Protocol):
     def abort(self) -> None:
         """Cut the connection: the answer cannot be completed honestly any other way."""
         ...
+
+
+def pairs(lines: bytes) -> Headers:
+    """Rendered lines as names and values."""
+    return [(name, value) for name, _, value in map(_PARTS, lines.split(b"\r\n")) if name]
 
 
 class AsgiDownstream:
@@ -187,17 +198,18 @@ class AsgiDownstream:
         elif self._read:
             self._begin_watching()
 
-    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    def whole(self, status: int, headers: Headers, body: bytes, lines: bytes = b"") -> None:
         """Take note of all of it; ``settle`` sends it."""
-        self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        self.start(status, [*headers, (b"content-length", b"%d" % len(body))], lines)
         self.finish(body)
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, lines: bytes = b"") -> None:
         """Take note of the head."""
         if self.started:
             raise RuntimeError("the answer has a head already")
         self.started = True
         headers = [field for field in headers if field[0] != b"transfer-encoding"]
+        headers += pairs(lines)
         self._unsent.append({"type": "http.response.start", "status": status, "headers": headers})
 
     def write(self, data: bytes) -> bool:

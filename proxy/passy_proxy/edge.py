@@ -101,7 +101,6 @@ class Edge:
         self._peers: dict[str, int] = {}
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b"\r\n"
-        self.default_count = 0
 
     def __call__(
         self,
@@ -117,13 +116,11 @@ class Edge:
     def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """``date``, ``server`` and uvicorn's own, and the end of the head.
 
-        Rendered when uvicorn makes a new list, which is once a second. ``default_count`` is the
-        number of lines.
+        Rendered when uvicorn makes a new list, which is once a second.
         """
         if headers is not self._default_headers:
             self._default_headers = headers
             self._default_lines = b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
-            self.default_count = len(headers)
         return self._default_lines
 
     def enter(self, peer: str) -> bool:

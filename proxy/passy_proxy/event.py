@@ -59,6 +59,10 @@ class Head:
 
     status: int
     headers: list[tuple[bytes, bytes]]
+    """What came from elsewhere, and what filters add: checked before it is sent."""
+    lines: bytes = b""
+    """The gateway's own, rendered, each with the end of its line. They are sent as they are, so
+    nothing a client or an upstream wrote may get in unchecked."""
 
 
 @dataclass(frozen=True, slots=True)

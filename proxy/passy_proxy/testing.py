@@ -33,7 +33,7 @@ from passy_proxy.config.document import parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.model import EdgeSettings
 from passy_proxy.config.snapshot import Snapshot
-from passy_proxy.downstream import BodyTooLarge, ClientGone, Headers
+from passy_proxy.downstream import BodyTooLarge, ClientGone, Headers, pairs
 from passy_proxy.exchange import Exchange, Request
 from passy_proxy.filter import Filter, Terminal
 from passy_proxy.framing import told
@@ -385,14 +385,14 @@ class Recorded:
     def task(self) -> asyncio.Task[Any] | None:
         return asyncio.current_task()
 
-    def whole(self, status: int, headers: Headers, body: bytes) -> None:
-        self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+    def whole(self, status: int, headers: Headers, body: bytes, lines: bytes = b"") -> None:
+        self.start(status, [*headers, (b"content-length", b"%d" % len(body))], lines)
         self.finish(body)
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, lines: bytes = b"") -> None:
         if self.started:
             raise RuntimeError("the answer has a head already")
-        self.started, self.status, self.headers = True, status, headers
+        self.started, self.status, self.headers = True, status, [*headers, *pairs(lines)]
 
     def write(self, data: bytes) -> bool:
         if self.gone or self.finished:

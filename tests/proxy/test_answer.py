@@ -9,6 +9,7 @@ import pytest
 from passy_proxy import Failure, Target, Upstream
 from passy_proxy.answer import carried, failed_reply, named, replied_head
 from passy_proxy.attempt import Attempt
+from passy_proxy.downstream import pairs
 from passy_proxy.event import Reply
 from passy_proxy.testing import Bench
 
@@ -52,7 +53,7 @@ async def test_the_gateways_own_answer_has_its_id_and_the_hash_of_its_configurat
     async with Bench() as bench:
         ex = bench.exchange()
         head, body = replied_head(ex, Reply(418, "teapot", "Short and stout.", [(b"x-pot", b"1")]))
-    headers = dict(head.headers)
+    headers = dict(head.headers + pairs(head.lines))
     assert (418, ex.id.encode()) == (head.status, headers[b"x-request-id"])
     assert (b"test", b"1") == (headers[b"x-passy-config"], headers[b"x-pot"])
     assert b"application/json" == headers[b"content-type"]

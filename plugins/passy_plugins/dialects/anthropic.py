@@ -70,18 +70,13 @@ TYPES = {
 }
 
 
-LIMIT_NAMES = {
-    "requests": (
-        b"anthropic-ratelimit-requests-limit",
-        b"anthropic-ratelimit-requests-remaining",
-        b"anthropic-ratelimit-requests-reset",
-    ),
-    "tokens": (
-        b"anthropic-ratelimit-tokens-limit",
-        b"anthropic-ratelimit-tokens-remaining",
-        b"anthropic-ratelimit-tokens-reset",
-    ),
-}
+HEAD = b"x-request-id: %b\r\nrequest-id: %b\r\n"
+
+LIMITS = (
+    b"anthropic-ratelimit-%b-limit: %d\r\n"
+    b"anthropic-ratelimit-%b-remaining: %d\r\n"
+    b"anthropic-ratelimit-%b-reset: %d-%02d-%02dT%02d:%02d:%02dZ\r\n"
+)
 
 
 class Anthropic:
@@ -91,18 +86,12 @@ class Anthropic:
     auth_header = b"x-api-key"
     auth_prefix = b""
 
-    def limit_lines(
-        self, rooms: Iterable[tuple[str, Room]], now: float
-    ) -> list[tuple[bytes, bytes]]:
-        lines: list[tuple[bytes, bytes]] = []
+    def limit_lines(self, rooms: Iterable[tuple[str, Room]], now: float) -> bytes:
+        lines = b""
         for kind, room in rooms:
-            limit, remaining, reset = LIMIT_NAMES[kind]
+            named = kind.encode()
             full = gmtime(ceil(now + room.reset))
-            lines += (
-                (limit, b"%d" % room.limit),
-                (remaining, b"%d" % room.remaining),
-                (reset, b"%d-%02d-%02dT%02d:%02d:%02dZ" % full[:6]),
-            )
+            lines += LIMITS % (named, room.limit, named, room.remaining, named, *full[:6])
         return lines
 
     def request(
@@ -165,8 +154,9 @@ class Anthropic:
             error = {"type": _error_type(status), "message": words}
         return json.dumps({"error": chat_error(error, status)})
 
-    def head(self, request_id: str, elapsed_ms: int) -> list[tuple[bytes, bytes]]:
-        return [(b"x-request-id", request_id.encode()), (b"request-id", request_id.encode())]
+    def head(self, request_id: str, elapsed_ms: int) -> bytes:
+        named = request_id.encode()
+        return HEAD % (named, named)
 
     def reply(self, reply: Reply, request_id: str) -> tuple[int, bytes]:
         if reply.body is not None:

@@ -66,16 +66,22 @@ TYPES = {
 }
 
 
-LIMIT_NAMES = {
+HEAD = (
+    b"x-request-id: %b\r\n"
+    b"openai-processing-ms: %d\r\n"
+    b"openai-version: 2020-10-01\r\n"
+)  # fmt: skip
+
+LIMITS = {
     "requests": (
-        b"x-ratelimit-limit-requests",
-        b"x-ratelimit-remaining-requests",
-        b"x-ratelimit-reset-requests",
+        b"x-ratelimit-limit-requests: %d\r\n"
+        b"x-ratelimit-remaining-requests: %d\r\n"
+        b"x-ratelimit-reset-requests: %b\r\n"
     ),
     "tokens": (
-        b"x-ratelimit-limit-tokens",
-        b"x-ratelimit-remaining-tokens",
-        b"x-ratelimit-reset-tokens",
+        b"x-ratelimit-limit-tokens: %d\r\n"
+        b"x-ratelimit-remaining-tokens: %d\r\n"
+        b"x-ratelimit-reset-tokens: %b\r\n"
     ),
 }
 
@@ -100,18 +106,12 @@ class OpenAI:
     auth_header = b"authorization"
     auth_prefix = b"Bearer "
 
-    def limit_lines(
-        self, rooms: Iterable[tuple[str, Room]], now: float
-    ) -> list[tuple[bytes, bytes]]:
-        lines: list[tuple[bytes, bytes]] = []
+    def limit_lines(self, rooms: Iterable[tuple[str, Room]], now: float) -> bytes:
+        lines = b""
         for kind, room in rooms:
-            limit, remaining, reset = LIMIT_NAMES[kind]
             seconds = room.reset
-            lines += (
-                (limit, b"%d" % room.limit),
-                (remaining, b"%d" % room.remaining),
-                (reset, b"%dms" % ceil(seconds * 1000) if 0 < seconds < 1 else whole(seconds)),
-            )
+            reset = b"%dms" % ceil(seconds * 1000) if 0 < seconds < 1 else whole(seconds)
+            lines += LIMITS[kind] % (room.limit, room.remaining, reset)
         return lines
 
     def request(
@@ -176,12 +176,8 @@ class OpenAI:
             return body
         return json.dumps({"error": _normalised(status, body, said)})
 
-    def head(self, request_id: str, elapsed_ms: int) -> list[tuple[bytes, bytes]]:
-        return [
-            (b"x-request-id", request_id.encode()),
-            (b"openai-processing-ms", b"%d" % elapsed_ms),
-            (b"openai-version", b"2020-10-01"),
-        ]
+    def head(self, request_id: str, elapsed_ms: int) -> bytes:
+        return HEAD % (request_id.encode(), elapsed_ms)
 
     def reply(self, reply: Reply, request_id: str) -> tuple[int, bytes]:
         if reply.body is not None:

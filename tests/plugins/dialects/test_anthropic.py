@@ -18,6 +18,7 @@ from passy_plugins.dialects.anthropic_answer import ChatPlainTap, usage_of
 from passy_plugins.dialects.anthropic_request import version_of
 from passy_plugins.dialects.anthropic_stream import ChatStreamTap
 from passy_proxy.dialect import Tap, Untranslatable
+from passy_proxy.downstream import pairs
 from passy_proxy.event import Reply
 from passy_proxy.exchange import Request
 from passy_proxy.records import Credential, Usage
@@ -424,7 +425,7 @@ def test_a_broken_stream_ends_with_a_named_error_event() -> None:
 
 def test_every_answer_carries_the_request_id_under_both_names() -> None:
     expected = [(b"x-request-id", b"req_1"), (b"request-id", b"req_1")]
-    assert expected == ANTHROPIC.head("req_1", 5)
+    assert expected == pairs(ANTHROPIC.head("req_1", 5))
 
 
 def test_limits_are_told_with_the_time_they_are_full_again() -> None:
@@ -436,7 +437,7 @@ def test_limits_are_told_with_the_time_they_are_full_again() -> None:
         (b"anthropic-ratelimit-tokens-limit", b"70"),
         (b"anthropic-ratelimit-tokens-remaining", b"6"),
         (b"anthropic-ratelimit-tokens-reset", b"2027-01-16T08:00:00Z"),
-    ] == ANTHROPIC.limit_lines(rooms, clock())
+    ] == pairs(ANTHROPIC.limit_lines(rooms, clock()))
 
 
 @pytest.mark.parametrize(

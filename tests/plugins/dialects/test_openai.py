@@ -10,7 +10,7 @@ import pytest
 
 from passy_plugins.dialects.openai import OpenAI
 from passy_proxy.dialect import Untranslatable
-from passy_proxy.downstream import Downstream
+from passy_proxy.downstream import Downstream, pairs
 from passy_proxy.event import Reply
 from passy_proxy.exchange import Request
 from passy_proxy.records import Credential
@@ -241,7 +241,7 @@ def test_a_broken_stream_ends_with_an_error_event() -> None:
 
 
 def test_every_answer_carries_the_request_id_first() -> None:
-    head = OPENAI.head("req_1", 12)
+    head = pairs(OPENAI.head("req_1", 12))
     assert (b"x-request-id", b"req_1") == head[0]
     assert (b"openai-processing-ms", b"12") in head
 
@@ -259,7 +259,7 @@ def test_every_answer_carries_the_request_id_first() -> None:
     ],
 )
 def test_waits_are_written_as_openai_writes_them(seconds: float, text: bytes) -> None:
-    lines = OPENAI.limit_lines([("tokens", Room(9, 4, seconds, 0))], 0.0)
+    lines = pairs(OPENAI.limit_lines([("tokens", Room(9, 4, seconds, 0))], 0.0))
     assert (b"x-ratelimit-reset-tokens", text) == lines[-1]
 
 
@@ -272,7 +272,7 @@ def test_limits_are_told_under_openais_names() -> None:
         (b"x-ratelimit-limit-requests", b"5"),
         (b"x-ratelimit-remaining-requests", b"4"),
         (b"x-ratelimit-reset-requests", b"200ms"),
-    ] == OPENAI.limit_lines(rooms, 0.0)
+    ] == pairs(OPENAI.limit_lines(rooms, 0.0))
 
 
 @pytest.mark.parametrize(
