@@ -21,6 +21,8 @@ from passy_proxy.sse import Decoder, Message
 
 HELD = 64 * 1024
 REMEMBERED = 16 * 1024
+LAST = 4
+"""Messages in which a stream tells how it ended: the last text, the reason, the usage, the mark."""
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 BLANK = (b"\n\n", b"\n\r\n", b"\r\r")
 """What stands between two messages, whatever ends a line."""
@@ -192,6 +194,10 @@ class Watch:
         if not self.model:
             self._name(data)
         if self.notable(data):
+            # What matters comes at the end: what is before it may be as ordinary as ever.
+            front = data[: _before_last(data)]
+            if front and self.ordinary(front):
+                return front + self._one_by_one(data[len(front) :])
             return self._one_by_one(data)
         self._count(data)
         return data
@@ -275,6 +281,17 @@ class Watch:
         carry.clear()
         self._long = False
         return data[:end] + self.feed(data[end:]) if end < len(data) else data
+
+
+def _before_last(data: bytes) -> int:
+    """Where the last few messages in ``data`` begin, which ends with one; 0 where there are no
+    more."""
+    at = len(data) - 2
+    for _ in range(LAST):
+        at = data.rfind(b"\n\n", 0, at)
+        if at < 0:
+            return 0
+    return at + 2
 
 
 def _boundary(data: bytes) -> int:

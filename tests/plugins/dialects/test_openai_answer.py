@@ -530,3 +530,20 @@ def test_the_text_of_a_long_answer_without_usage_is_estimated(asked: Asked) -> N
     tap.finish()
     assert tap.usage is None
     assert tap.text_bytes >= 3_000_000
+
+
+@pytest.mark.parametrize("request_body", [STREAM, WITH_USAGE])
+@pytest.mark.parametrize("odd", [b"", chunk(b"{}", b'"length"'), b"data: {\n\n", b": ping\r\n\r\n"])
+def test_a_burst_is_read_as_its_messages_one_by_one_are(
+    asked: Asked, request_body: bytes, odd: bytes
+) -> None:
+    """The end of a burst is looked at closely, what is before it all at once: if that is right."""
+    plain = [text(b"word %d" % number) for number in range(60)]
+    for place in (0, 30, 57, 60):
+        messages = [ROLE, *plain[:place], odd, *plain[place:], STOP, LAST, DONE]
+
+        def found(pieces: list[bytes]) -> tuple[object, ...]:
+            out, tap = fed(OPENAI.tap(asked(request_body), True, "openai"), pieces)
+            return out, tap.usage, tap.text_bytes, tap.finish_reason, tap.done, tap.error, tap.model
+
+        assert found(messages) == found([b"".join(messages)])
