@@ -209,7 +209,7 @@ def test_provider_registry_a_model_is_found_at_the_provider_that_lists_it(
 def test_from_the_environment_bad_json_is_a_clear_error_at_the_start(
     serve: Serve, variable: str
 ) -> None:
-    gateway = serve(BARE, start=False, **{variable: '[\n{"id": "a",}]'})
+    gateway = serve(BARE, start=False, **{variable: '[\n{"id": "a" "b"}]'})
     refused = gateway.passy("serve", "--listen", "127.0.0.1:0")
     assert 78 == refused.returncode
     assert f"{variable}:2:12: error: not JSON" in refused.stderr

@@ -76,9 +76,13 @@ class Sql(Store):
         `StoreUnavailable` when it cannot be opened, is of a later version, or was made under
         another secret key.
         """
-        await make_ready(self._writer, self._url)
-        await agree(self._writer, self._keyring)
-        await self._reader.open()
+        try:
+            await make_ready(self._writer, self._url)
+            await agree(self._writer, self._keyring)
+            await self._reader.open()
+        except BaseException:
+            await self.stop()  # Nobody will: it was never started.
+            raise
         self._spool.start()
 
     async def stop(self) -> None:
