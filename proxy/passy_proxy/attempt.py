@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from operator import itemgetter
 from time import monotonic
 from types import MappingProxyType
@@ -357,5 +357,6 @@ class Dispatch:
         while attempt.told < len(after):
             _, hook = after[attempt.told]
             attempt.told += 1
-            if (done := hook(ex, attempt)) is not None:
+            done = hook(ex, attempt)
+            if done is not None and isinstance(done, Awaitable):
                 await done

@@ -27,7 +27,7 @@ plain answer that is all there goes out with its head in a single write.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction
 from time import monotonic
 from typing import Any
@@ -229,8 +229,10 @@ class Chain:
             outcome = Outcome("ok", "upstream_status")
         ex.head = head
         for depth, hook in self.on_response:
-            if depth <= ex.depth and (edited := hook(ex, head)) is not None:
-                await edited
+            if depth <= ex.depth:
+                edited = hook(ex, head)
+                if edited is not None and isinstance(edited, Awaitable):
+                    await edited
         if streamed:
             assert isinstance(answer, Attempt)
             await self.stream(ex, answer, head)
@@ -260,7 +262,12 @@ class Chain:
                 raise TransportError("broken", "the stream ended before its end marker", sent=True)
             ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
         except (TransportError, MalformedStream) as exc:
-            self.break_off(ex, attempt, str(exc))
+            if attempt.streamed and tap.done and isinstance(exc, TransportError):
+                # All was said that the client waits for; only the end of the connection was rude.
+                ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
+                downstream.finish()
+            else:
+                self.break_off(ex, attempt, str(exc))
         finally:
             if beat is not None:
                 beat.stop()
@@ -369,7 +376,8 @@ class Chain:
             if depth > ex.depth:
                 continue
             try:
-                if (done := hook(ex)) is not None:
+                done = hook(ex)
+                if done is not None and isinstance(done, Awaitable):
                     await done
             except asyncio.CancelledError as exc:
                 cancelled = exc

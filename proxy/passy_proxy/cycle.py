@@ -136,9 +136,12 @@ class Cycle:
         """A whole answer, in one write. Raises ValueError for a header that would end early."""
         if self.started:
             raise RuntimeError("the answer has a head already")
+        if status in _BODYLESS:
+            self.start(status, headers, lines)
+            self.finish()
+            return
         if (
             status < 200
-            or status in _BODYLESS
             or self.head.line.method == "HEAD"
             or not _FRAMING.isdisjoint(map(_NAME, headers))
         ):

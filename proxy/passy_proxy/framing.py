@@ -104,7 +104,9 @@ class RequestHead:
         head.fields = self.fields | {b"content-length": length}
         head.length = int(length)
         head.keep_alive = self.keep_alive
-        head.expects_continue = self.expects_continue and head.length != 0
+        head.expects_continue = (
+            head.length != 0 and b"expect" in self.fields and self.line.minor == 1
+        )
         return head
 
 

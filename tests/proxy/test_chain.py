@@ -254,6 +254,7 @@ class Refusing(Filter):
         ([], [BUSY, BUSY], False, Outcome("replied", "upstream_error")),
         ([Refusing], [], False, Outcome("replied", "slow_down")),
         ([], [BROKEN], True, Outcome("upstream_broken", "upstream_broken")),
+        ([], [(*STREAM[:2], True)], True, Outcome("ok")),
         ([Faulty], [], False, Outcome("internal_error", "internal_error")),
     ],
 )
@@ -547,6 +548,23 @@ async def test_one_filter_may_stand_in_a_chain_twice() -> None:
     kind = tracer("twice", journal)
     chain = Chain([kind(None, None), kind(None, None), End(None, None)])  # type: ignore[arg-type]
     assert [1, 2] == [depth for depth, _ in chain.on_complete][::-1]
+
+
+async def test_what_a_plain_hook_returns_beside_the_point_is_overlooked() -> None:
+    class Chatty(Filter):
+        name = "chatty"
+
+        def on_response(self, ex: Exchange, head: Head) -> Any:
+            return head
+
+        def on_attempt_end(self, ex: Exchange, attempt: Attempt) -> Any:
+            return attempt
+
+        def on_complete(self, ex: Exchange) -> Any:
+            return True
+
+    ex = await run([Chatty], Fake(PLAIN))
+    assert Outcome("ok") == ex.outcome
 
 
 # Faults behind the commit

@@ -951,6 +951,20 @@ async def test_an_answer_that_has_no_body_gets_none(status: int) -> None:
             assert not {"content-length", "transfer-encoding"} & set(answer.headers)
 
 
+@pytest.mark.parametrize("status", [204, 304])
+async def test_a_whole_answer_without_a_body_tells_no_length(status: int) -> None:
+    async def play(downstream: Downstream, script: Script) -> None:
+        downstream.whole(status, [(b"etag", b"x")], b"")
+
+    async with serving(Script(play)) as site:
+        client = await site.client()
+        client.send(GET + GET)
+        for _ in range(2):
+            answer = await client.answer()
+            assert (status, "x") == (answer.status, answer.headers["etag"])
+            assert "content-length" not in answer.headers
+
+
 async def test_large_pieces_and_empty_ones_are_framed_alike() -> None:
     pieces = [b"", b"a", b"", b"b" * 100_000, b"c" * 300_000]
 

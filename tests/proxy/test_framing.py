@@ -135,6 +135,17 @@ def test_a_head_known_by_the_latest_one_is_read_as_any_other() -> None:
     assert known > 1_000
 
 
+def test_what_is_expected_depends_on_the_length_at_hand() -> None:
+    lines = [b"POST / HTTP/1.1", b"Host: h", b"Expect: 100-continue", b"Content-Length: 5"]
+    raw = b"\r\n".join([*lines, b"", b""])
+    alike = Alike.of(raw, HeadReader(HeadLimits()).read(raw), HeadLimits().head)
+    assert alike is not None
+    for length, expected in ((b"5", True), (b"0", False), (b"7", True)):
+        found = alike.read(raw.replace(b"5\r\n", length + b"\r\n"))
+        assert found is not None
+        assert expected is found[0].expects_continue
+
+
 def test_a_length_that_could_outgrow_the_limit_is_not_known_by_the_latest_one() -> None:
     raw = b"\r\n".join([*PLAIN, b"", b""])
     head = HeadReader(HeadLimits()).read(raw)

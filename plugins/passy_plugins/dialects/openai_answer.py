@@ -186,6 +186,8 @@ class StreamTap(Watch):
         ended = data.count(b"\n\n")
         return (
             data.count(b'"finish_reason":null') == ended
+            # A chunk with two choices makes up for a message that has none, such as [DONE].
+            and data.count(b'"choices":[{') == ended
             and data.count(b'"usage"') == data.count(b'"usage":null')
             and self.count_text(data, ended, b'"content":"')
         )

@@ -197,6 +197,7 @@ class Watch:
             # What matters comes at the end: what is before it may be as ordinary as ever.
             front = data[: _before_last(data)]
             if front and self.ordinary(front):
+                self._forget()  # What is like its last chunk need not begin where a message does.
                 return front + self._one_by_one(data[len(front) :])
             return self._one_by_one(data)
         self._count(data)

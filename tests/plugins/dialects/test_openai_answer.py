@@ -547,3 +547,32 @@ def test_a_burst_is_read_as_its_messages_one_by_one_are(
             return out, tap.usage, tap.text_bytes, tap.finish_reason, tap.done, tap.error, tap.model
 
         assert found(messages) == found([b"".join(messages)])
+
+
+def numbered(number: int, words: bytes, finish: bytes = b"null") -> bytes:
+    return (
+        b'data: {"seq":%d,"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":%b}]}\n\n'
+        % (number, words, finish)
+    )
+
+
+def test_half_a_message_is_not_overtaken_by_the_next_read(asked: Asked) -> None:
+    words = [b"one", b"two", b"three", b"four", b"five", b"SIX", b"seven"]
+    said = [
+        numbered(number, word, b'"stop"' if word == b"three" else b"null")
+        for number, word in enumerate(words, 5)
+    ]
+    stream = b"".join([*said, DONE])
+    places = [20, len(b"".join(said[:5])) + 1, len(b"".join(said[:6]))]
+    pieces = [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
+    out, _ = fed(OPENAI.tap(asked(WITH_USAGE), True, "openai"), pieces)
+    assert stream == out
+
+
+@pytest.mark.parametrize("ending", [DONE, b'data: {"error":{"message":"it broke"}}\n\n'])
+def test_an_end_is_seen_beside_a_chunk_with_two_choices(asked: Asked, ending: bytes) -> None:
+    one = b'{"index":%d,"delta":{"content":"a"},"finish_reason":null}'
+    two = b'data: {"choices":[%b,%b]}\n\n' % (one % 0, one % 1)
+    _, tap = fed(OPENAI.tap(asked(STREAM), True, "openai"), [two + ending])
+    assert tap.done
+    assert ("" if ending is DONE else "it broke") == tap.error
