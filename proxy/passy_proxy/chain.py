@@ -185,7 +185,7 @@ class Chain:
             try:
                 await self.complete(ex)
             finally:
-                if snapshot.retired is None:
+                if snapshot.retired is None:  # nobody waits for its last exchange
                     snapshot.running -= 1
                 else:
                     snapshot.left()
@@ -291,16 +291,16 @@ class Chain:
             if leg.complete:
                 last.append(data)
                 return True
-            if not data:
-                return True
-            if beat is not None:
+            if data and beat is not None:
                 beat.last = data
-            return write(data)
+            return not data or write(data)
 
         ex.written_at = monotonic()
         data = attempt.answer
         if splitter is not None:
             data = splitter.feed(data)
+        if data and beat is not None:
+            beat.last = data
         if not write(data):
             await downstream.drain()
         while not await leg.relay(sink):

@@ -155,10 +155,7 @@ class Cycle:
         head = self._joined(status, headers, b"%bcontent-length: %d\r\n" % (lines, len(body)))
         self.started = self.finished = True
         self._hang_up = None
-        if len(body) > _SMALL:
-            connection.transport.writelines((head, body))
-        else:
-            connection.transport.write(head + body)
+        self._write(head, body)
         if self._event is not None:
             self._event.set()
         connection.answered(self)

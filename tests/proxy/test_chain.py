@@ -30,6 +30,7 @@ from passy_proxy import (
 )
 from passy_proxy.chain import BadFilter, Chain
 from passy_proxy.exchange import Outcome
+from passy_proxy.heartbeat import Heartbeat
 from passy_proxy.testing import Bench, Recorded, chat_events, completion
 from passy_proxy.transport import Sink, relayed
 
@@ -565,6 +566,37 @@ async def test_what_a_plain_hook_returns_beside_the_point_is_overlooked() -> Non
 
     ex = await run([Chatty], Fake(PLAIN))
     assert Outcome("ok") == ex.outcome
+
+
+async def test_a_heartbeat_knows_that_a_message_has_begun_before_the_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Beat:
+        last = b"\n\n"
+
+        def stop(self) -> None: ...
+
+    beat = Beat()
+    seen: list[bytes] = []
+
+    class Watching(Fake):
+        async def open(self, request: UpstreamRequest) -> Leg:
+            leg = await super().open(request)
+            read = leg.read
+
+            async def watched() -> bytes:
+                seen.append(beat.last[-2:])
+                return await read()
+
+            monkeypatch.setattr(leg, "read", watched)
+            return leg
+
+    monkeypatch.setattr(Heartbeat, "of", lambda *_: beat)
+    # Too long to be held back until it has ended, so no comment may follow what came of it.
+    first, second, *rest = chat_events(["x" * 70_000, "two "])
+    pieces = [first + second[:69_000], second[69_000:], *rest]
+    await run([], Watching((200, pieces, False)), stream=True)
+    assert [b"\n\n", b"xx"] == seen[:2]
 
 
 # Faults behind the commit
