@@ -16,6 +16,9 @@ settings.register_profile(
 settings.load_profile("fuzz" if "PASSY_FUZZ" in os.environ else "same")
 
 
+pytest_plugins = ["harness.gateway"]
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

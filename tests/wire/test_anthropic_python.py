@@ -14,7 +14,7 @@ from anthropic import Anthropic, AsyncAnthropic
 from passy_proxy.testing import Answer
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Gateway, Hire, Provider, Serve, Shipped
+    from harness.gateway import Gateway, Hire, Provider, Serve, Shipped
 
 OPERATORS = "sk-ant-operator-0123456789"
 HELLO: Any = [{"role": "user", "content": "hello to you"}]

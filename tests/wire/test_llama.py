@@ -19,7 +19,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Gateway, Serve, Shipped
+    from harness.gateway import Gateway, Serve, Shipped
 
 pytestmark = pytest.mark.model
 

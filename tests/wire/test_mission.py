@@ -29,7 +29,7 @@ from passy_proxy.transport.origin import AllowList
 from passy_proxy.upstream import Target
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Gateway, Hire, Provider, Serve, Shipped
+    from harness.gateway import Gateway, Hire, Provider, Serve, Shipped
 
 HELLO: Any = [{"role": "user", "content": "hello to you"}]
 LLAMA_70B = "meta-llama/Meta-Llama-3.1-70B-Instruct"

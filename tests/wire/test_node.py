@@ -16,7 +16,7 @@ import pytest
 from passy_proxy.testing import Answer
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Gateway, Hire, Provider, Serve, Shipped
+    from harness.gateway import Gateway, Hire, Provider, Serve, Shipped
 
 pytestmark = pytest.mark.node
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from passy_proxy.testing import Answer, chat_events, completion
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Gateway, Hire, Provider, Serve, Shipped
+    from harness.gateway import Gateway, Hire, Provider, Serve, Shipped
 
 OPERATORS = "sk-operator-0123456789"
 HELLO: Any = [{"role": "user", "content": "hello to you"}]

@@ -1,0 +1,232 @@
+"""An upstream that sends bytes, not messages, and keeps a ledger of what it was asked.
+
+Its behaviour is a list of steps, as a catalogue writes them; it begins when a request has come to
+its end (or its head has, after ``early``):
+
+    early                   do not wait for the request's body
+    {send: "HTTP/1.1 …"}    bytes (see `harness.catalogue.raw`)
+    {drip: "…", gap: 0.05}  the same, one at a time
+    {chunk: "…"}            bytes as one chunk of a chunked body
+    {wait: 0.2}             seconds
+    hold                    until the other side leaves
+    read                    what still comes of the request, until its end
+    shut                    no more bytes from here (FIN); keep reading
+    close                   close in order
+    reset                   RST
+
+After the last step the connection stays open for the next request, which begins the next script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import h11
+
+from harness.catalogue import raw
+
+Step = str | dict[str, Any]
+LONGEST = 60.0
+"""Seconds that a ``hold`` lasts when nobody leaves."""
+
+
+@dataclass(slots=True, eq=False)
+class Hit:
+    """One request, as it came."""
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    connection: int
+    """Number of its connection, from 1."""
+    at: float = field(default_factory=time.monotonic)
+    body: bytes = b""
+    whole: threading.Event = field(default_factory=threading.Event)
+    """Set when the body has all come."""
+    closed: float | None = None
+    """When its connection was gone, on the clock of ``at``."""
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+
+class RawUpstream:
+    """Listens on loopback with an event loop of its own, in a thread; so tests may block.
+
+    ``with RawUpstream(steps) as upstream``. ``script`` chooses the steps for a hit; without one all
+    are answered by ``steps``. ``hits`` is the ledger; ``errors`` holds what was no HTTP.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step] = (),
+        *,
+        script: Callable[[Hit], Sequence[Step]] | None = None,
+        ssl: Any = None,
+    ) -> None:
+        self.hits: list[Hit] = []
+        self.errors: list[str] = []
+        self.connections = 0
+        """Accepted so far."""
+        self.open = 0
+        """Open now."""
+        self._script = script or (lambda _: steps)
+        self._ssl = ssl
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> RawUpstream:
+        self._thread.start()
+        self._server = self._call(
+            asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024, ssl=self._ssl)
+        )
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._call(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._ssl else 'http'}://127.0.0.1:{self.port}"
+
+    def until(self, met: Callable[[], Any], patience: float = 30.0) -> Any:
+        """What ``met`` says as soon as it is something."""
+        end = time.monotonic() + patience
+        while not (found := met()):
+            assert time.monotonic() < end, f"it never came; hits: {self.hits}"
+            time.sleep(0.005)
+        return found
+
+    def _call(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _end(self) -> None:
+        self._server.close()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        number, hit = self.connections, None
+        left = b""
+        try:
+            while True:
+                wire = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+                if left:  # to receive nothing would be the end
+                    wire.receive_data(left)
+                request = await self._event(wire, reader)
+                if not isinstance(request, h11.Request):
+                    return
+                headers = [(n.decode(), v.decode("latin-1")) for n, v in request.headers]
+                target = request.target.decode("latin-1")
+                hit = Hit(request.method.decode(), target, headers, number)
+                self.hits.append(hit)
+                steps = list(self._script(hit))
+                if steps[:1] == ["early"]:
+                    del steps[0]
+                else:
+                    await self._body(wire, reader, hit)
+                for step in steps:
+                    if not await self._step(step, wire, reader, writer, hit):
+                        return
+                await self._body(wire, reader, hit)
+                left = wire.trailing_data[0]
+        except h11.RemoteProtocolError as error:
+            self.errors.append(str(error))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self.open -= 1
+            if hit is not None:
+                hit.closed = time.monotonic()
+            writer.transport.abort()
+
+    async def _event(self, wire: h11.Connection, reader: asyncio.StreamReader) -> Any:
+        while (event := wire.next_event()) is h11.NEED_DATA:
+            wire.receive_data(await reader.read(1 << 16))
+        return event
+
+    async def _body(self, wire: h11.Connection, reader: asyncio.StreamReader, hit: Hit) -> None:
+        while not hit.whole.is_set():
+            event = await self._event(wire, reader)
+            if isinstance(event, h11.Data):
+                hit.body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                hit.whole.set()
+            else:
+                raise ConnectionError("it left within its request")
+
+    async def _step(
+        self,
+        step: Step,
+        wire: h11.Connection,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        hit: Hit,
+    ) -> bool:
+        """Whether the connection goes on."""
+        if isinstance(step, dict):
+            await self._act(step, writer)
+        elif step == "read":
+            await self._body(wire, reader, hit)
+        elif step == "hold":
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST):
+                    while await reader.read(1 << 16):
+                        pass
+            return False
+        elif step == "shut":
+            writer.write_eof()
+        elif step == "reset":
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            return False
+        elif step == "close":
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            return False
+        else:
+            raise AssertionError(f"no such step: {step}")
+        return True
+
+    async def _act(self, step: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        if "wait" in step:
+            await asyncio.sleep(step["wait"])
+        elif "send" in step:
+            writer.write(raw(step["send"]))
+            await writer.drain()
+        elif "chunk" in step:
+            data = raw(step["chunk"])
+            writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+            await writer.drain()
+        elif "drip" in step:
+            for byte in raw(step["drip"]):
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(step.get("gap", 0.0))
+        else:
+            raise AssertionError(f"no such step: {step}")
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """A base URL at which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
