@@ -49,7 +49,8 @@ REPLIES = {
     "invalid_admin_token": "The routing table is asked for without the admin token.",
     "routing": "Not an error: the routing table.",
     "ambiguous_header": (
-        "Two header names differ only in `_` and `-`, or one of framing is spelled with `_`."
+        "Two header names differ only in `_` and `-`, one of framing is spelled with `_`, or there "
+        "are two `Content-Type`."
     ),
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
     "encoding_not_supported": "The body has a `Content-Encoding`: it is never unpacked here.",
@@ -68,6 +69,7 @@ REPLIES = {
         "`Host` is missing, repeated, no host name, or another than the one in the URL."
     ),
     "invalid_json": "The body is not a JSON object that can be read.",
+    "invalid_multipart": "The `Content-Type` of a multipart upload has not one proper boundary.",
     "invalid_path": (
         "The path hides a separator, a dot segment, an empty segment or a control byte."
     ),
@@ -92,6 +94,7 @@ REPLIES = {
     "server_is_overloaded": "More requests run than the server takes at once.",
     "static": "Not an error: the answer of a `static` filter.",
     "too_many_connections": "The address has `edge.max_connections_per_ip` connections already.",
+    "too_many_parts": "A multipart upload has more parts than the route's `multipart_parts`.",
     "too_many_headers": "More header lines than `edge.max_headers`.",
     "unknown_url": "No route matches; the message names a likely one.",
     "unsupported_parameter": (
@@ -574,7 +577,7 @@ def described_command(command: click.Command, ctx: click.Context, level: int) ->
 # Replies
 
 
-PLACES = {"Reply": "chain", "Refused": "edge"}
+PLACES = {"Reply": "chain", "BadUpload": "chain", "Refused": "edge"}
 
 
 class Said(NamedTuple):
@@ -609,6 +612,8 @@ def said_by(where: str, node: ast.AST, scope: ast.AST) -> Iterator[Said]:
     if not isinstance(node, ast.Call):
         return
     if name in PLACES and len(node.args) >= 2:
+        if isinstance(node.args[1], ast.Attribute) and node.args[1].attr == "code":
+            return  # in other words what was said elsewhere
         given = {word.arg: word.value for word in node.keywords}
         typed = node.args[4] if len(node.args) > 4 else given.get("type")
         kinds = constants(where, typed, scope) if typed is not None else [""]
@@ -655,8 +660,6 @@ def all_said() -> list[Said]:
     """Every reply of ours, each once."""
     found: dict[Said, None] = {}
     for where, tree in sources():
-        if where.endswith("/refusal.py"):
-            continue  # It says in the client's words what others have refused.
         found |= dict.fromkeys(said_in(where, tree))
     return sorted(found)
 

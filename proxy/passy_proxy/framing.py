@@ -35,7 +35,7 @@ _HOST = re.compile(rb"([\w.~\-]++)(?::([0-9]{0,5}))?")
 _HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::([0-9]{0,5}))?")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _ASKED = re.compile(rb"(?:\r\n)?[A-Za-z]+ (?:https?://[^/?# ]+)?(/[^?# \r\n]*)")
-_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect")
+_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-type")
 _SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session")
 _CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect", b"content-encoding"))
 _LIKE_FRAMING = frozenset((b"content_length", b"transfer_encoding"))
@@ -356,8 +356,12 @@ def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
     names = [name for name, _ in headers]
     for name in _SINGLE:
         if names.count(name) > 1:
-            code = "invalid_host" if name == b"host" else "invalid_framing"
-            raise Refused(400, code, f"The header {name.decode()} is repeated.")
+            message = f"The header {name.decode()} is repeated."
+            if name == b"host":
+                raise Refused(400, "invalid_host", message)
+            if name == b"content-type":
+                raise Refused(400, "ambiguous_header", message)
+            raise Refused(400, "invalid_framing", message)
     if b"connection" in fields:
         lines = [value for name, value in headers if name == b"connection"]
         fields[b"connection"] = b",".join(lines)

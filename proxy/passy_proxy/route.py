@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from passy_proxy.body import JsonLimits
 from passy_proxy.dialect import Dialect
 
 if TYPE_CHECKING:
     from passy_proxy.chain import Chain
+
+JSON_LIMITS = JsonLimits()
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +33,10 @@ class Route:
     body_limit: int
     root: int
     """Length of the prefix (``/v1``) that pass-through drops."""
+    json_limits: JsonLimits = JSON_LIMITS
+    """What a JSON body may hold."""
+    parts: int = 100
+    """Most parts of a multipart body."""
     origin: str = ""
     """Where it stands in the configuration."""
     places: tuple[str, ...] = ()

@@ -225,6 +225,18 @@ class RouteSettings(Settings):
     operation: str = setting("", "What the dialect calls this; known from the path without it.")
     body: Literal["read", "stream"] = setting("read", "stream: pass the body on as it arrives.")
     body_limit: Size = setting("32MiB", "Largest body accepted.")
+    json_depth: int = setting(128, "Deepest nesting of a JSON body.", ge=1, le=512)
+    json_keys: int = setting(
+        10_000,
+        "Most members of one object in a JSON body; it may have ten times as many objects, lists "
+        "and members in all.",
+        ge=1,
+        le=10_000_000,
+    )
+    json_digits: int = setting(
+        10_000, "Most digits of a number in a JSON body.", ge=1, le=100_000_000
+    )
+    multipart_parts: int = setting(100, "Most parts of a multipart body.", ge=1, le=1_000_000)
     root: str = setting("", "Beginning of the path that a pass-through leaves out: /v1.")
 
 
