@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from passy_proxy import json
 from passy_proxy.body import Head as BodyHead
+from passy_proxy.dialect import Untranslatable
 from passy_proxy.downstream import Downstream
 from passy_proxy.event import Head, Reply
 from passy_proxy.multipart import counted, is_multipart
@@ -131,9 +132,13 @@ class Request:
 
     @property
     def json(self) -> Any:
-        """The body parsed, once, on first use. Filters read it and never change it."""
+        """The body parsed, once, on first use. Filters read it and never change it. Raises
+        Untranslatable: not all that is JSON can be a value here (a number of 400 digits)."""
         if self._json is None:
-            self._json = json.loads(self.body)
+            try:
+                self._json = json.loads(self.body)
+            except ValueError as exc:
+                raise Untranslatable(f"The body cannot be read whole: {exc}.") from None
         return self._json
 
     def pieces(self) -> AsyncIterator[bytes]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pytest
-
 from harness import fronts
 from harness.catalogue import cases, entries, raw
 from harness.client import Answer, Told, send
@@ -87,10 +87,23 @@ def check_refusal(answer: Answer, code: str) -> None:
     assert "Traceback" not in error["message"]
 
 
-@pytest.mark.parametrize("case", cases(CATALOGUE))
-def test_S6_a_hostile_request_is_one_request_or_none(
-    case: dict[str, Any], gateway: Gateway, key: str, upstream: RawUpstream
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A gateway, a key of it, and the provider behind it."""
+
+    gateway: Gateway
+    key: str
+    upstream: RawUpstream
+
+
+@pytest.fixture(scope="module")
+def site(gateway: Gateway, key: str, upstream: RawUpstream) -> Site:
+    return Site(gateway, key, upstream)
+
+
+def check(case: dict[str, Any], site: Site) -> None:
+    """Send it, and hold what comes of it against what the catalogue says."""
+    gateway, key, upstream = site.gateway, site.key, site.upstream
     before = len(upstream.hits)
     told = hear(gateway.url, case, key)
     answers = told.answers()
@@ -118,6 +131,52 @@ def test_S6_a_hostile_request_is_one_request_or_none(
             assert hits[0].header(name) is None, name
         for name, value in case.get("present", {}).items():
             assert [value] == [one for known, one in hits[0].headers if known == name]
+
+
+ENDING = ("connection-names-", "hop-by-hop-", "spoof-")
+PLACES = ("path-", "host-", "absolute-", "authority-", "asterisk", "target-")
+OTHERS = (*ENDING, *PLACES, "query-", "cookies", "encoding-", "early-")
+
+
+def named(*beginnings: str) -> list[Any]:
+    """The cases whose names begin so."""
+    return [case for case in cases(CATALOGUE) if str(case.id).startswith(beginnings)]
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in cases(CATALOGUE) if not str(case.id).startswith(OTHERS)]
+)
+def test_S6_a_hostile_request_is_one_request_or_none(case: dict[str, Any], site: Site) -> None:
+    check(case, site)
+
+
+@pytest.mark.parametrize("case", named("early-"))
+def test_S6_an_early_answer_leaves_no_half_request_behind(case: dict[str, Any], site: Site) -> None:
+    check(case, site)
+
+
+@pytest.mark.parametrize("case", named(*PLACES))
+def test_S4_one_reading_of_path_and_host_decides(case: dict[str, Any], site: Site) -> None:
+    check(case, site)
+
+
+@pytest.mark.parametrize("case", named(*ENDING))
+def test_S8_what_is_meant_for_the_gateway_ends_there(case: dict[str, Any], site: Site) -> None:
+    check(case, site)
+
+
+@pytest.mark.parametrize("case", named("query-", "cookies"))
+def test_S13_a_key_in_a_url_is_refused_and_a_cookie_is_nothing(
+    case: dict[str, Any], site: Site
+) -> None:
+    check(case, site)
+    out = (site.gateway.folder / "out").read_text() + site.gateway.complaints()
+    assert site.key not in out
+
+
+@pytest.mark.parametrize("case", named("encoding-"))
+def test_S12_an_encoded_body_is_refused(case: dict[str, Any], site: Site) -> None:
+    check(case, site)
 
 
 @pytest.mark.parametrize(
