@@ -330,10 +330,10 @@ def _read_framing(head: RequestHead, fields: dict[bytes, bytes], minor: int) -> 
     head.keep_alive = minor == 1 and connection.find(b"close") < 0
     head.expects_continue = b"expect" in fields and minor == 1 and head.length != 0
     if connection not in _ALONE:
-        head.headers = passing(head.headers, connection)
+        head.headers = unnamed(head.headers, connection)
 
 
-def passing(headers: Headers, connection: bytes) -> Headers:
+def unnamed(headers: Headers, connection: bytes) -> Headers:
     """``headers`` without those that ``connection`` names: the sender meant them for us alone."""
     named = {name.strip(b" \t") for name in connection.lower().split(b",")}
     return [pair for pair in headers if pair[0] not in named]

@@ -1,4 +1,4 @@
-"""Hostile JSON: what goes on is what came, what is refused is refused in words, and nobody waits."""
+"""Hostile JSON: it goes on as it came or is refused in words, and nobody waits for it."""
 
 from __future__ import annotations
 

@@ -111,6 +111,7 @@ ListenAddress = Annotated[
     Address, BeforeValidator(address), WithJsonSchema({"type": "string", "pattern": ":[0-9]+$"})
 ]
 HeaderName = Annotated[str, AfterValidator(_token)]
+HeaderText = Annotated[str, AfterValidator(_header_text)]
 HeaderSecret = Annotated[OptionalSecret, AfterValidator(_header_value)]
 BaseURL = Annotated[str, AfterValidator(_base_url)]
 ProxyURL = Annotated[OptionalSecret, AfterValidator(_proxy_url)]
@@ -146,12 +147,10 @@ class HttpUpstream(UpstreamSettings):
         "", "The provider's key. Given but empty: the upstream is reported and left out."
     )
     auth_header: HeaderName = setting("Authorization", "The header the key is sent in.")
-    auth_prefix: Annotated[str, AfterValidator(_header_text)] = setting(
-        "Bearer ", "What stands before the key, spaces included."
-    )
+    auth_prefix: HeaderText = setting("Bearer ", "What stands before the key, spaces included.")
     headers: dict[HeaderName, HeaderSecret] = setting({}, "More headers for every request.")
     forward_headers: tuple[HeaderName, ...] = setting((), "Headers of the client to pass on.")
-    api_version: str = setting("", "API version, where the dialect has one.")
+    api_version: HeaderText = setting("", "API version, where the dialect has one.")
     paths: dict[str, AbsolutePath] = setting(
         {}, "Operation → whole path on the provider's host, where it is not the dialect's own."
     )
