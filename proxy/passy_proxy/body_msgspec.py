@@ -79,6 +79,7 @@ _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _NOT_MARKS = bytes(sorted(set(range(256)) - set(b"[{:")))
 _NOT_STRUCTURE = bytes(sorted(set(range(256)) - set(b"[]{}:")))
 _COLON, _OPENERS = b":"[0], b"[{"
+_SMALL_ONES = [*(b"{%b}" % (b":" * count) for count in range(7)), b"[]"]
 _TWO_DIGITS = re.compile(rb"[0-9](?=[0-9])")
 
 
@@ -589,19 +590,19 @@ def _check_structure(body: bytes, limits: JsonLimits) -> None:
     if size <= limits.large:
         most = depth + 1
         if size - len(body.replace(b"{", b"", most).replace(b"[", b"", most)) > depth:
-            _check_depth(body, depth)
+            _check_depth(body, depth, _openers(body))
         return
     marks = body.translate(None, _NOT_MARKS)
-    if len(marks) <= depth:
-        return
-    if marks.count(b":") > limits.keys or len(marks) > limits.parts:
-        _check_keys(body, limits)
-    if len(marks) - marks.count(b":") > depth:
-        _check_depth(body, depth)
+    colons = marks.count(b":")
+    if colons > limits.keys or len(marks) > limits.parts:
+        _check_exactly(body, limits)
+    elif len(marks) - colons > depth:
+        _check_depth(body, depth, len(marks) - colons)
 
 
-def _check_keys(body: bytes, limits: JsonLimits) -> None:
-    """BadBody when an object of this valid JSON has too many members, or all of it too many."""
+def _check_exactly(body: bytes, limits: JsonLimits) -> None:
+    """BadBody when this valid JSON is nested too deeply, an object of it has too many members, or
+    all of it too many."""
     kept = []
     left = limits.parts
     for text in _outside(body):
@@ -611,11 +612,14 @@ def _check_keys(body: bytes, limits: JsonLimits) -> None:
             message = f"The body has more than {limits.parts} objects, lists and members."
             raise BadBody(message)
     structure = b"".join(kept)
-    if structure.count(b":") <= limits.keys:
-        return
+    if not _within(structure.translate(_SQUARE, b":"), limits.depth):
+        raise _too_deep(limits.depth)
+    for small in _SMALL_ONES * 3:  # what is left holds the large ones, and is mostly nothing
+        if len(small) <= limits.keys:
+            structure = structure.replace(small, b"")
     around: list[int] = []  # members so far of what the present object or list stands in
     members = 0
-    for byte in structure:
+    for byte in structure if structure.count(b":") > limits.keys else ():
         if byte == _COLON:
             members += 1
             if members > limits.keys:
@@ -643,19 +647,19 @@ def _check_digits(body: bytes, most: int) -> None:
         raise BadBody(f"A number has more than {most} digits.")
 
 
-def _check_depth(body: bytes, limit: int) -> None:
+def _check_depth(body: bytes, limit: int, openers: int) -> None:
     """BadBody when a value of this valid JSON is nested deeper than ``limit``."""
-    if not _shallow(body, limit):
+    if not _shallow(body, limit, openers):
         raise _too_deep(limit)
 
 
-def _shallow(body: bytes, most: int) -> bool:
-    """Whether no value of this valid JSON is nested deeper than ``most``.
+def _shallow(body: bytes, most: int, openers: int) -> bool:
+    """Whether no value of this valid JSON, of ``openers`` in all, is nested deeper than ``most``.
 
     Few opening brackets, counted wherever they stand, are proof enough, for the whole body or for
     each element of its long lists. Only what is left is followed bracket by bracket.
     """
-    if _openers(body) <= most:
+    if openers <= most:
         return True
     if len(body) > _LISTS_UP_TO:  # a million elements would be a million objects
         return _depth_within(body, most)
@@ -666,7 +670,7 @@ def _shallow(body: bytes, most: int) -> bool:
     lengthy = (lists.messages, lists.tools, lists.input)
     elements = [bytes(raw) for raws in lengthy if isinstance(raws, list) for raw in raws]
     inside = _openers(b"".join(elements))
-    if _openers(body) - inside > most:
+    if openers - inside > most:
         return _depth_within(body, most)
     limit = most - 2
     step = max(1, limit // 2 * len(elements) // max(1, inside))  # on average half of the limit
@@ -687,7 +691,11 @@ def _openers(text: bytes) -> int:
 
 def _depth_within(body: bytes, most: int) -> bool:
     """Whether the nesting stays within ``most`` levels, exactly."""
-    brackets = _brackets(body)
+    return _within(_brackets(body), most)
+
+
+def _within(brackets: bytes, most: int) -> bool:
+    """The same of brackets that are all square."""
     floor = 0
     while True:  # the innermost pairs go together, as long as that is worth a pass
         shorter = brackets.replace(b"[]", b"")
