@@ -28,7 +28,7 @@ from passy_proxy import (
     hookimpl,
     setting,
 )
-from passy_proxy.estimate import METERED, prompt_estimate
+from passy_proxy.estimate import METERED, estimated, prompt_estimate
 from passy_proxy.prices import Price
 
 
@@ -36,6 +36,16 @@ class Config(Settings):
     ledger: Ledger = setting(..., "The store that keeps the books.")
     prices: Prices = setting("prices", "What tokens cost; overlays are written under prices:.")
     models: Models = setting("models", "The table of models, whose prices are looked up at start.")
+    when_client_leaves: Literal["stop", "drain"] = setting(
+        "stop",
+        "In the middle of an answer: stop the provider, and estimate what it had said; or read its"
+        " answer to the end, to record what it says that it cost.",
+    )
+    unanswered: Literal["nothing", "prompt"] = setting(
+        "nothing",
+        "What is recorded when a client leaves before the provider has said a word: no tokens, or an"
+        " estimate of the prompt's.",
+    )
     when_full: Literal["refuse", "serve"] = setting(
         "refuse",
         "When the journal's disk is full, so that no record can be kept: refuse new requests, or"
@@ -51,6 +61,8 @@ class Metering(Filter):
         self._ledger = self.config.ledger
         self._begin = self.config.ledger.begin
         self._record = self.config.ledger.record
+        self._drains = self.config.when_client_leaves == "drain"
+        self._guesses = self.config.unanswered == "prompt"
         self._serve = self.config.when_full == "serve"
         self.unmetered = 0
         """Exchanges that left no record."""
@@ -62,15 +74,18 @@ class Metering(Filter):
         self.config.prices.start(targets)
 
     async def stop(self) -> None:
+        if self.unmetered:
+            self.log.warning("unmetered_requests", count=self.unmetered)
         await self.config.prices.stop()
 
     def on_request(self, ex: Exchange) -> Reply | None:
         if self._ledger.full and not self._serve:
             message = "No usage could be recorded now, so nothing is served. Try again later."
-            return Reply(503, "metering_unavailable", message, [(b"retry-after", b"5")])
+            return Reply(503, FULL, message, [(b"retry-after", b"5")])
         return None
 
     def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
+        ex.drains = self._drains
         request, principal = ex.request, ex.principal
         head = request.head
         self._begin(
@@ -100,10 +115,13 @@ class Metering(Filter):
 
     def on_end(self, ex: Exchange) -> Awaitable[None] | None:
         attempts, reply = ex.attempts, ex.reply
-        if reply is not None and reply.status == 401 and not attempts:
-            return None  # Nobody we know, and nobody was asked: strangers cannot grow the books.
+        if reply is not None and not attempts and (reply.status == 401 or reply.code == FULL):
+            # Nobody we know, or there is no room; and nobody was asked.
+            return None
         cost = ex.stash.get(COST)
         usage = ex.usage
+        if usage is None and self._guesses and ex.gone and attempts:
+            usage = ex.usage = estimated(ex.request.body, 0)
         if cost is None and usage is not None and attempts:
             price = self._price(attempts[-1].target, ex.request.head.model, ex.at)
             if price is None:
@@ -193,6 +211,7 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
     )
 
 
+FULL = "metering_unavailable"
 COST: StashKey[tuple[int, str]] = StashKey("usage.cost")
 UNPRICED = (None, "")
 NONE = (0, 0, 0, 0, 0, 0, 0, False)

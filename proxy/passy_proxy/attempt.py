@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from passy_proxy.dialect import Dialect, Tap, Untranslatable
+from passy_proxy.downstream import ClientGone
 from passy_proxy.event import Failure
 from passy_proxy.records import Credential
 from passy_proxy.transport import Leg, TransportError, UpstreamRequest
@@ -315,7 +316,12 @@ class Dispatch:
         self.after = after
 
     async def __call__(self, ex: Exchange, target: Target) -> Attempt:
-        """Returns once the head is known, or the failure is. Ends the attempt before it."""
+        """Returns once the head is known, or the failure is. Ends the attempt before it.
+
+        ClientGone when nobody is there any more to be answered.
+        """
+        if ex.gone:
+            raise ClientGone
         if ex.attempts:
             await self.end(ex, ex.attempts[-1])
         attempt = Attempt(ex, target)

@@ -190,7 +190,7 @@ class Chain:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
                 ex.conclude(CLIENT_GONE)
-                if ex.task is not None:
+                if ex.task is not None and not ex.drains:
                     ex.task.uncancel()
             ex.task = None
             try:
@@ -347,12 +347,12 @@ class Chain:
         if tap.done:
             await self.said(ex, tap)
         if not write(data):
-            await downstream.drain()
+            await self.drain(ex)
         while not await leg.relay(sink):
             if last:
                 await self.said(ex, tap)
                 write(last.pop())
-            await downstream.drain()
+            await self.drain(ex)
         data = tap.finish()
         if splitter is not None:
             data = splitter.feed(data) + splitter.finish()
@@ -361,7 +361,16 @@ class Chain:
             await self.said(ex, tap)
             downstream.finish(data)
         elif data and not write(data):
-            await downstream.drain()
+            await self.drain(ex)
+
+    async def drain(self, ex: Exchange) -> None:
+        """Wait until the client has read enough. Raises ClientGone."""
+        try:
+            await ex.downstream.drain()
+        except ClientGone:
+            ex.gone = True
+            if not ex.drains:
+                raise
 
     async def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
         """The upstream broke after the commit: say so in the stream, or cut what cannot be said."""

@@ -145,6 +145,7 @@ class Exchange:
         "attempts",
         "depth",
         "downstream",
+        "drains",
         "ended",
         "gone",
         "head",
@@ -199,6 +200,8 @@ class Exchange:
         """How many filters were entered."""
         self.ended = False
         """``on_end`` was called: the outcome is final."""
+        self.drains = False
+        """Go on without the client, should it leave: to hear from the upstream what it cost."""
         self.gone = False
         """The client hung up while the chain ran."""
         self.task: asyncio.Task[Any] | None = None
@@ -212,7 +215,8 @@ class Exchange:
             self.outcome = outcome
 
     def hang_up(self) -> None:
-        """The edge's call when the client leaves: stop whatever the exchange waits for."""
+        """The edge's call when the client leaves: stop whatever the exchange waits for, unless it
+        ``drains``."""
         self.gone = True
-        if self.task is not None:
+        if self.task is not None and not self.drains:
             self.task.cancel()

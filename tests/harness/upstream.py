@@ -8,6 +8,7 @@ its end (or its head has, after ``early``):
     {drip: "…", gap: 0.05}  the same, one at a time
     {chunk: "…"}            bytes as one chunk of a chunked body
     {wait: 0.2}             seconds
+    {until: event}          until a ``threading.Event`` is set
     hold                    until the other side leaves
     read                    what still comes of the request, until its end
     shut                    no more bytes from here (FIN); keep reading
@@ -24,9 +25,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import h11
@@ -61,15 +63,16 @@ class Hit:
 class RawUpstream:
     """Listens on loopback with an event loop of its own, in a thread; so tests may block.
 
-    ``with RawUpstream(steps) as upstream``. ``script`` chooses the steps for a hit; without one all
-    are answered by ``steps``. ``hits`` is the ledger; ``errors`` holds what was no HTTP.
+    ``with RawUpstream(steps) as upstream``. ``script`` chooses the steps for a hit; one that looks
+    at the body is a generator that yields ``read`` first. Without one all are answered by
+    ``steps``. ``hits`` is the ledger; ``errors`` holds what was no HTTP.
     """
 
     def __init__(
         self,
         steps: Sequence[Step] = (),
         *,
-        script: Callable[[Hit], Sequence[Step]] | None = None,
+        script: Callable[[Hit], Iterable[Step]] | None = None,
         ssl: Any = None,
     ) -> None:
         self.hits: list[Hit] = []
@@ -136,11 +139,11 @@ class RawUpstream:
                 target = request.target.decode("latin-1")
                 hit = Hit(request.method.decode(), target, headers, number)
                 self.hits.append(hit)
-                steps = list(self._script(hit))
-                if steps[:1] == ["early"]:
-                    del steps[0]
-                else:
+                steps = iter(self._script(hit))
+                first = next(steps, "read")
+                if first != "early":
                     await self._body(wire, reader, hit)
+                    steps = chain([first], steps)
                 for step in steps:
                     if not await self._step(step, wire, reader, writer, hit):
                         return
@@ -208,6 +211,9 @@ class RawUpstream:
     async def _act(self, step: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         if "wait" in step:
             await asyncio.sleep(step["wait"])
+        elif "until" in step:
+            while not step["until"].is_set():  # noqa: ASYNC110  # it is another thread's
+                await asyncio.sleep(0.01)
         elif "send" in step:
             writer.write(raw(step["send"]))
             await writer.drain()
