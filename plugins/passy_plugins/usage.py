@@ -43,8 +43,8 @@ class Config(Settings):
     )
     unanswered: Literal["nothing", "prompt"] = setting(
         "nothing",
-        "What is recorded when a client leaves before the provider has said a word: no tokens, or an"
-        " estimate of the prompt's.",
+        "What is recorded when a client leaves before the provider has said a word: no tokens, or"
+        " an estimate of the prompt's.",
     )
     when_full: Literal["refuse", "serve"] = setting(
         "refuse",
@@ -81,7 +81,7 @@ class Metering(Filter):
     def on_request(self, ex: Exchange) -> Reply | None:
         if self._ledger.full and not self._serve:
             message = "No usage could be recorded now, so nothing is served. Try again later."
-            return Reply(503, FULL, message, [(b"retry-after", b"5")])
+            return Reply(503, "metering_unavailable", message, [(b"retry-after", b"5")])
         return None
 
     def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
@@ -115,8 +115,7 @@ class Metering(Filter):
 
     def on_end(self, ex: Exchange) -> Awaitable[None] | None:
         attempts, reply = ex.attempts, ex.reply
-        if reply is not None and not attempts and (reply.status == 401 or reply.code == FULL):
-            # Nobody we know, or there is no room; and nobody was asked.
+        if reply is not None and not attempts and reply.code in UNRECORDED:
             return None
         cost = ex.stash.get(COST)
         usage = ex.usage
@@ -211,7 +210,8 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
     )
 
 
-FULL = "metering_unavailable"
+UNRECORDED = frozenset(("invalid_api_key", "metering_unavailable"))
+"""Replies to nobody we know, since strangers cannot grow the books; and what there is no room for."""
 COST: StashKey[tuple[int, str]] = StashKey("usage.cost")
 UNPRICED = (None, "")
 NONE = (0, 0, 0, 0, 0, 0, 0, False)
