@@ -115,7 +115,7 @@ class Metering(Filter):
 
     def on_end(self, ex: Exchange) -> Awaitable[None] | None:
         attempts, reply = ex.attempts, ex.reply
-        if reply is not None and not attempts and reply.code in UNRECORDED:
+        if reply is not None and not attempts and unrecorded(reply):
             return None
         cost = ex.stash.get(COST)
         usage = ex.usage
@@ -148,6 +148,11 @@ class Metering(Filter):
                 enter_price(id, price.cost(usage), price.text)
 
         self.config.prices.when_known(target.upstream, target.model or asked, at, enter)
+
+
+def unrecorded(reply: Reply) -> bool:
+    """Nobody we know was answered, and strangers cannot grow the books; or there is no room."""
+    return reply.status == 401 or reply.code == "metering_unavailable"
 
 
 def begun(ex: Exchange, attempt: Attempt) -> tuple[str, str, int]:
@@ -210,8 +215,6 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
     )
 
 
-UNRECORDED = frozenset(("invalid_api_key", "metering_unavailable"))
-"""Replies to nobody we know, since strangers cannot grow the books; and what there is no room for."""
 COST: StashKey[tuple[int, str]] = StashKey("usage.cost")
 UNPRICED = (None, "")
 NONE = (0, 0, 0, 0, 0, 0, 0, False)
