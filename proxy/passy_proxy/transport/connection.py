@@ -24,9 +24,11 @@ from .answer import (
     FRAMING_BYTES,
     HEAD_BYTES,
     UNREAD_BYTES,
+    VERSION,
     AnswerParser,
     Leg,
     WholeLeg,
+    may_begin,
     reason,
 )
 from .head import JOINED_BYTES
@@ -356,6 +358,9 @@ class Connection(asyncio.Protocol):
             self.drop()
             return
         answer = self._answer
+        if not (data.startswith(VERSION) or answer.pending or may_begin(data)):
+            self._refuse("is no HTTP/1.1: another version or none")  # httptools knows more of them
+            return
         answer.pending += len(data)
         try:
             answer.feed(data)

@@ -13,6 +13,7 @@ import httpcore
 
 from . import DEFAULT_TIMEOUTS, Timeouts, TransportError
 from .connect import Connector, Origin, Tls, tls_fault
+from .strict import HeadCheck
 
 _UNREAD_BYTES = 262_144
 _TICK = 0.1
@@ -30,6 +31,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._fault: Exception | None = None
         self._full = False
         self._changed = asyncio.Event()
+        self._check: HeadCheck | None = None
         self.multiplexed = multiplexed
         """It carries HTTP/2: bytes that arrive while we write are no early answer."""
         self.received = 0
@@ -74,6 +76,10 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._full = False
         self._changed.set()
 
+    def expect_head(self) -> None:
+        """What is read next is the head of an HTTP/1.1 answer."""
+        self._check = HeadCheck()
+
     def _news(self) -> None:
         self._changed.set()
         if self.unasked is not None:
@@ -97,6 +103,11 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         if self._unread > _UNREAD_BYTES >= self._unread - len(data) and not self.closed:
             self._transport.resume_reading()
         self._unread -= len(data)
+        if self._check is not None:
+            if fault := self._check.feed(data):
+                raise httpcore.RemoteProtocolError(fault)
+            if self._check.over:
+                self._check = None
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
