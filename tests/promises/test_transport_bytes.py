@@ -28,7 +28,9 @@ def config(url: str) -> str:
         for kind in KINDS
     )
     chains = "".join(f"  {kind}: [access_log, direct: {{upstream: {kind}}}]\n" for kind in KINDS)
-    routes = "".join(f"  - {{match: '* /{kind}/*', chain: {kind}, root: /{kind}}}\n" for kind in KINDS)
+    routes = "".join(
+        f"  - {{match: '* /{kind}/*', chain: {kind}, root: /{kind}}}\n" for kind in KINDS
+    )
     models = ", ".join(f"'{kind}/*': ['{kind}/*']" for kind in KINDS)
     return (
         f"upstreams:\n{kinds}models: {{{models}}}\n"
@@ -101,7 +103,9 @@ def test_U2_an_odd_answer_is_contained(stage: Stage, case: dict[str, Any], kind:
     elif "body" in client:
         assert raw(client["body"]) == answer.body
     for name, value in client.get("headers", {}).items():
-        assert (value if value is None else raw(value).decode("latin-1")) == answer.headers.get(name)
+        assert (value if value is None else raw(value).decode("latin-1")) == answer.headers.get(
+            name
+        )
     time.sleep(case.get("settle", 0.0))
     assert b"clean" == stage.ask(kind, "clean").body
     if "reuse" in case:

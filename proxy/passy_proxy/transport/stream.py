@@ -14,8 +14,12 @@ import httpcore
 from . import DEFAULT_TIMEOUTS, Timeouts, TransportError
 from .connect import Connector, Origin, Tls, tls_fault
 from .strict import HeadCheck
+from .upload import SLICE_BYTES, left_behind, let_read
 
 _UNREAD_BYTES = 262_144
+SMALL_BYTES = 16_384
+"""What is smaller is written without looking whether the other side has spoken."""
+_INTERIM = (b"HTTP/1.1 1", b"HTTP/1.0 1")
 _TICK = 0.1
 """Seconds between two looks at whether a blocked write makes progress."""
 
@@ -56,7 +60,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._chunks.append(data)
         self._unread += len(data)
         self.received += len(data)
-        if self._unread > _UNREAD_BYTES:
+        if self._unread > _UNREAD_BYTES and not self.closed:
             self._transport.pause_reading()
         self._news()
 
@@ -65,7 +69,11 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._news()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        salvage = exc is not None and not self.closed
         self._over = self.closed = True
+        if salvage:
+            for data in left_behind(self._transport):
+                self.data_received(data)
         self._fault = exc
         self._news()
 
@@ -111,10 +119,14 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        if not buffer:
-            return
-        self._may_write()
-        self._transport.write(buffer)
+        for start in range(0, len(buffer), SLICE_BYTES):
+            if len(buffer) >= SMALL_BYTES:
+                await let_read(self._transport)
+            self._may_write()
+            self._transport.write(buffer[start : start + SLICE_BYTES])
+            await self._drain()
+
+    async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         backlog, since = -1, loop.time()
         limit = self._limits().write
@@ -135,9 +147,15 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         if self.closed or self._over:
             self.cut = True
             raise httpcore.WriteError("the connection was closed")
-        interim = (b"HTTP/1.1 1", b"HTTP/1.0 1")
-        if not self.multiplexed and self._chunks and not self._chunks[0].startswith(interim):
+        if self._chunks and not self.multiplexed and self._answered():
             raise httpcore.WriteError("the upstream has answered already")
+
+    def _answered(self) -> bool:
+        """Whether more than interim answers have come, of which the last may be cut."""
+        data = b"".join(self._chunks)
+        while data.startswith(_INTERIM):
+            _, _, data = data.partition(b"\r\n\r\n")
+        return bool(data)
 
     async def aclose(self) -> None:
         self.abort()
@@ -154,6 +172,11 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore.AsyncNetworkStream:
         loop = asyncio.get_running_loop()
+        if self._chunks or self._over:
+            # Read later, these bytes would pass for what came over TLS; anyone may have sent them.
+            self.abort()
+            message = f"TLS with {server_hostname}: the other side spoke before it began"
+            raise TransportError("connect", message, phase="tls")
         try:
             async with asyncio.timeout(self._limits().tls):
                 transport = await loop.start_tls(
