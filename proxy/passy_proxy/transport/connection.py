@@ -429,7 +429,13 @@ class Connection(asyncio.Protocol):
         self.fail(TransportError("protocol", f"the upstream's answer {fault}", sent=True))
 
     def eof_received(self) -> None:
-        self._lost(None)
+        leg = self.leg
+        if leg is not None and self._until_eof:
+            leg.complete = True
+            leg.wake()
+            self.drop()
+        else:
+            self._lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and not self.gone:
@@ -450,9 +456,5 @@ class Connection(asyncio.Protocol):
             self.fail(TransportError("broken", message, sent=True))
         elif leg is None:
             self.drop()
-        elif self._until_eof and exc is None:
-            leg.complete = True
-            leg.wake()
-            self.drop()
-        else:
+        else:  # Without an end of its own TLS was cut, by whoever could.
             self.fail(TransportError("broken", "the answer broke off", sent=True))

@@ -70,6 +70,8 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
 
     def connection_lost(self, exc: Exception | None) -> None:
         salvage = exc is not None and not self.closed
+        if not self._over:  # TLS without an end of its own was cut, by whoever could.
+            exc = exc or ConnectionResetError()
         self._over = self.closed = True
         if salvage:
             for data in left_behind(self._transport):
