@@ -74,7 +74,9 @@ class RawUpstream:
         *,
         script: Callable[[Hit], Iterable[Step]] | None = None,
         ssl: Any = None,
+        idle: float | None = None,
     ) -> None:
+        """``idle``: seconds after which a connection without a request is closed."""
         self.hits: list[Hit] = []
         self.errors: list[str] = []
         self.connections = 0
@@ -83,6 +85,8 @@ class RawUpstream:
         """Open now."""
         self._script = script or (lambda _: steps)
         self._ssl = ssl
+        self._idle = idle
+        self._serving: set[asyncio.Task[None] | None] = set()  # asyncio itself keeps none
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -125,6 +129,7 @@ class RawUpstream:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open += 1
+        self._serving.add(asyncio.current_task())
         number, hit = self.connections, None
         left = b""
         try:
@@ -132,7 +137,8 @@ class RawUpstream:
                 wire = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
                 if left:  # to receive nothing would be the end
                     wire.receive_data(left)
-                request = await self._event(wire, reader)
+                async with asyncio.timeout(self._idle):
+                    request = await self._event(wire, reader)
                 if not isinstance(request, h11.Request):
                     return
                 headers = [(n.decode(), v.decode("latin-1")) for n, v in request.headers]
@@ -155,6 +161,7 @@ class RawUpstream:
             pass
         finally:
             self.open -= 1
+            self._serving.discard(asyncio.current_task())
             if hit is not None:
                 hit.closed = time.monotonic()
             writer.transport.abort()
@@ -202,7 +209,9 @@ class RawUpstream:
         elif step == "close":
             await writer.drain()
             writer.close()
-            await writer.wait_closed()
+            with suppress(TimeoutError):  # over TLS asyncio may never say so
+                async with asyncio.timeout(1.0):
+                    await writer.wait_closed()
             return False
         else:
             raise AssertionError(f"no such step: {step}")

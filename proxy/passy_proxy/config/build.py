@@ -254,6 +254,7 @@ class _Builder:
             dialect=dialect,
             credential=Credential(secret) if secret else None,
             url=http.url,
+            verified=http.verify,
             path=origin.base_path,
             paths={operation: path.encode() for operation, path in http.paths.items()},
             auth_header=http.auth_header.lower().encode()
