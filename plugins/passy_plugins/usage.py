@@ -33,6 +33,7 @@ class Config(Settings):
 
 class Metering(Filter):
     name = "usage"
+    vouches = True
     config: Config
 
     async def start(self) -> None:

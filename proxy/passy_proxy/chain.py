@@ -27,7 +27,7 @@ plain answer that is all there goes out with its head in a single write.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction
 from time import monotonic
 from typing import Any
@@ -38,16 +38,19 @@ from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
+from passy_proxy.edits import legal_reply, watched
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
     CLIENT_GONE,
+    FILTER_FAILED,
     INTERNAL_ERROR,
     OK,
     UPSTREAM_BROKEN,
     Exchange,
     Outcome,
 )
+from passy_proxy.faults import Faults, FilterFailed
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.heartbeat import Heartbeat
 from passy_proxy.request_body import body_refused, read_body
@@ -106,7 +109,7 @@ def contract(filters: Sequence[Filter]) -> FilterRegistry:
 
 def _plain(filter: Filter, message: str) -> str:
     for name in dir(filter):
-        if name.startswith("on_") and name not in HOOKS:
+        if name.startswith("on_") and name not in HOOKS and callable(getattr(filter, name)):
             meant = nearest(name, HOOKS)
             hint = f"did you mean {meant!r}?" if meant else f"the hooks are {', '.join(HOOKS)}"
             return f"{filter.name}: there is no hook {name!r}; {hint}"
@@ -136,11 +139,17 @@ class Chain:
         self.heartbeat = heartbeat
         """Seconds of silence in a stream before a comment is sent; 0 is never."""
         self.on_request = self._with_body(compiled(registry, filters, "on_request"))
-        self.on_response = compiled(registry, filters, "on_response")[::-1]
+        self.faults = Faults(filters)
+        self.on_response = tuple(
+            (depth, hook if self.filters[depth - 1].vouches else watched(hook))
+            for depth, hook in compiled(registry, filters, "on_response")[::-1]
+        )
         self.on_event = compiled(registry, filters, "on_event")[::-1]
         self.on_complete = compiled(registry, filters, "on_complete")[::-1]
         self.dispatch = Dispatch(
-            compiled(registry, filters, "on_attempt"), compiled(registry, filters, "on_attempt_end")
+            compiled(registry, filters, "on_attempt"),
+            compiled(registry, filters, "on_attempt_end"),
+            self.faults,
         )
 
     def _with_body(self, steps: Compiled) -> Compiled:
@@ -196,26 +205,50 @@ class Chain:
         """Forward through the filters, then the terminal one."""
         for depth, hook in self.on_request:
             ex.depth = depth
-            reply = hook(ex)
-            if reply is not None and not isinstance(reply, Reply):
-                reply = await reply
+            try:
+                reply = hook(ex)
+                if reply is not None and not isinstance(reply, Reply):
+                    reply = await self.replied(ex, depth, hook, reply)
+            except BaseException as exc:
+                if hook is read_body:
+                    raise
+                reply = self.faults.failed(ex, depth, "on_request", exc)
             if reply is not None:
-                return reply  # type: ignore[no-any-return]
+                return reply
         ex.depth = self.full
         try:
             return await self.terminal.route(ex, self.dispatch)
         except (BodyTooLarge, BodyTimeout) as exc:
             return body_refused(ex, exc)  # An upload that was being passed on as it came.
+        except FilterFailed as exc:
+            return exc.reply
 
-    async def ascend(self, ex: Exchange, answer: Attempt | Reply) -> None:
-        """Back through the filters with the head, last one first; then the answer."""
+    async def replied(
+        self, ex: Exchange, depth: int, hook: Callable[..., Any], awaited: Any
+    ) -> Reply | None:
+        """``on_request`` of a filter that has to wait; how long a body may take is the edge's."""
+        if hook is read_body:
+            return await awaited  # type: ignore[no-any-return]
+        reply = await self.faults.waited(ex, depth, awaited)
+        if reply is not None and not isinstance(reply, Reply):
+            raise TypeError(f"on_request returned {type(reply).__name__}, which is no Reply")
+        return reply
+
+    async def ascend(
+        self, ex: Exchange, answer: Attempt | Reply, outermost: int | None = None
+    ) -> None:
+        """Back through the filters with the head, last one first; then the answer.
+
+        After the failure of one of them, only the ``outermost`` so many are still to see the head.
+        """
         streamed = False
         body = b""
         outcome = OK
         if isinstance(answer, Reply):
+            answer, head, body = self.told(ex, answer)
             ex.reply = answer
-            head, body = replied_head(ex, answer)
-            outcome = Outcome.replied(answer.code)
+            failed = answer.code == FILTER_FAILED.code
+            outcome = FILTER_FAILED if failed else Outcome.replied(answer.code)
         elif answer.whole:
             assert answer.tap is not None
             ex.usage = answer.tap.usage
@@ -228,11 +261,19 @@ class Chain:
             head = problem_head(ex, answer)
             outcome = Outcome("ok", "upstream_status")
         ex.head = head
+        entered = ex.depth if outermost is None else outermost
         for depth, hook in self.on_response:
-            if depth <= ex.depth:
-                edited = hook(ex, head)
-                if edited is not None and isinstance(edited, Awaitable):
-                    await edited
+            if depth <= entered:
+                try:
+                    edited = hook(ex, head)
+                    if edited is not None and edited is not head:
+                        await self.edited(ex, depth, edited, head)
+                except BaseException as exc:
+                    reply = self.faults.failed(ex, depth, "on_response", exc)
+                    if reply is not None:
+                        for attempt in ex.attempts:
+                            attempt.close()
+                        return await self.ascend(ex, reply, depth - 1)
         if streamed:
             assert isinstance(answer, Attempt)
             await self.stream(ex, answer, head)
@@ -242,6 +283,21 @@ class Chain:
             body = b"".join([event.raw for event in events])
         ex.outcome = outcome
         self.send_whole(ex, head, body)
+
+    def told(self, ex: Exchange, reply: Reply) -> tuple[Reply, Head, bytes]:
+        """A reply as it is sent; another one in its place where it cannot be."""
+        try:
+            legal_reply(reply)
+            return reply, *replied_head(ex, reply)
+        except Exception as exc:
+            instead = self.faults.refused(ex, ex.depth, exc)
+            return instead, *replied_head(ex, instead)
+
+    async def edited(self, ex: Exchange, depth: int, awaited: Any, head: Head) -> None:
+        """``on_response`` of a filter that has to wait."""
+        result = await self.faults.waited(ex, depth, awaited)
+        if result is not None and result is not head:
+            raise TypeError(f"on_response returned {type(result).__name__}; it edits the head")
 
     def send_whole(self, ex: Exchange, head: Head, body: bytes) -> None:
         """Head and body in one write."""
@@ -331,30 +387,48 @@ class Chain:
                 continue
             following: list[Event] = []
             for event in current:
-                changed = hook(ex, event)
-                if changed is None:
+                raw = event.raw
+                try:
+                    changed = hook(ex, event)
+                    if changed is None:
+                        if event.raw is not raw:
+                            legal_events((event,))
+                        following.append(event)
+                    elif isinstance(changed, Event):
+                        legal_events((changed,))
+                        following.append(changed)
+                    else:
+                        following.extend(legal_events(changed))
+                except BaseException as exc:
+                    reply = self.faults.failed(ex, depth, "on_event", exc)
+                    if reply is not None:
+                        raise FilterFailed(reply) from exc
+                    event.raw = raw
                     following.append(event)
-                elif isinstance(changed, Event):
-                    following.append(changed)
-                else:
-                    following.extend(changed)
             current = following
         return current
 
     async def fail(self, ex: Exchange, exc: Exception) -> None:
-        """Our own fault: log it whole, tell the client nothing but the request's id."""
-        ex.outcome = INTERNAL_ERROR
-        ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
+        """Our own fault: log it whole, tell the client nothing but the request's id. A filter's
+        was told already."""
+        if isinstance(exc, FilterFailed):
+            ex.outcome = FILTER_FAILED
+            reply = exc.reply
+        else:
+            ex.outcome = INTERNAL_ERROR
+            ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
+            message = f"The gateway made a mistake. Quote {ex.id} when you report it."
+            reply = Reply(500, "internal_error", message)
         for attempt in ex.attempts:
             attempt.close()
-        message = f"The gateway made a mistake. Quote {ex.id} when you report it."
         if ex.downstream.started:
             if ex.attempts and ex.attempts[-1].streamed:
-                ex.downstream.finish(ex.route.dialect.broken(message, "internal_error", ex.id))
+                ex.downstream.finish(ex.route.dialect.broken(reply.message, reply.code, ex.id))
             else:
                 ex.downstream.abort()
             return
-        head, body = replied_head(ex, Reply(500, "internal_error", message))
+        ex.reply = reply
+        head, body = replied_head(ex, reply)
         self.send_whole(ex, head, body)
 
     async def complete(self, ex: Exchange) -> None:
@@ -377,12 +451,13 @@ class Chain:
                 continue
             try:
                 done = hook(ex)
-                if done is not None and isinstance(done, Awaitable):
-                    await done
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-            except Exception as exc:
-                ex.snapshot.log.error("on_complete_failed", request_id=ex.id, exc_info=exc)
+                if done is not None:
+                    await self.faults.waited_at_end(depth, done)
+            except BaseException as exc:
+                try:
+                    self.faults.ended(ex, depth, "on_complete", exc)
+                except asyncio.CancelledError as own:
+                    cancelled = own
         if cancelled is not None:
             raise cancelled
 
@@ -394,10 +469,20 @@ class Chain:
                 await self.dispatch.end(ex, attempt)
             except asyncio.CancelledError as exc:
                 cancelled = exc
-            except Exception as exc:
-                ex.snapshot.log.error("on_attempt_end_failed", request_id=ex.id, exc_info=exc)
             else:
                 return cancelled
+
+
+def legal_events(events: Any) -> Sequence[Event]:
+    """What an ``on_event`` returned. Raises TypeError where that cannot be sent."""
+    if not isinstance(events, tuple | list):
+        if asyncio.iscoroutine(events):
+            events.close()
+        raise TypeError(f"on_event returned {type(events).__name__}, which is no event")
+    for event in events:
+        if not isinstance(event, Event) or type(event.raw) is not bytes:
+            raise TypeError("on_event left something other than events of bytes")
+    return events
 
 
 class Splitter:

@@ -67,6 +67,7 @@ OK = Outcome("ok")
 UPSTREAM_BROKEN = Outcome("upstream_broken")
 CLIENT_GONE = Outcome("client_gone")
 INTERNAL_ERROR = Outcome("internal_error", "internal_error")
+FILTER_FAILED = Outcome("internal_error", "filter_failed")
 
 NO_HEAD = BodyHead("", False, False, None, 1, 0, False)
 
