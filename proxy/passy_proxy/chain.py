@@ -9,8 +9,9 @@ waits need not pay for it.
 
 An exchange goes through three phases. *Descend*: ``on_request`` of each filter in order, then the
 terminal filter's ``route``, which makes attempts until it commits to one. *Ascend*: ``on_response``
-in reverse, then the answer, event by event. *Complete*: ``on_complete`` in reverse, exactly once
-for each filter the exchange entered, whatever happened before.
+in reverse, then the answer, event by event, and ``on_end`` just before its last bytes are released.
+*Complete*: ``on_complete`` in reverse, exactly once for each filter the exchange entered, whatever
+happened before.
 
 Two rules hold it together.
 
@@ -27,7 +28,7 @@ plain answer that is all there goes out with its head in a single write.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction
 from time import monotonic
 from typing import Any
@@ -37,8 +38,9 @@ import pluggy
 from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
+from passy_proxy.dialect import Tap
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
-from passy_proxy.edits import legal_reply, watched
+from passy_proxy.edits import legal_events, legal_reply, watched
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
@@ -59,7 +61,15 @@ from passy_proxy.transport import TransportError
 
 Compiled = tuple[tuple[int, Callable[..., Any]], ...]
 
-HOOKS = ("on_request", "on_attempt", "on_attempt_end", "on_response", "on_event", "on_complete")
+HOOKS = (
+    "on_request",
+    "on_attempt",
+    "on_attempt_end",
+    "on_response",
+    "on_event",
+    "on_end",
+    "on_complete",
+)
 
 
 class BadFilter(Exception):
@@ -145,6 +155,7 @@ class Chain:
             for depth, hook in compiled(registry, filters, "on_response")[::-1]
         )
         self.on_event = compiled(registry, filters, "on_event")[::-1]
+        self.on_end = compiled(registry, filters, "on_end")[::-1]
         self.on_complete = compiled(registry, filters, "on_complete")[::-1]
         self.dispatch = Dispatch(
             compiled(registry, filters, "on_attempt"),
@@ -178,20 +189,25 @@ class Chain:
                 downstream.watch(None)
         except asyncio.CancelledError:
             if not ex.gone:
-                ex.outcome = Outcome("upstream_broken", "shutdown")
+                if not ex.ended:
+                    ex.outcome = Outcome("upstream_broken", "shutdown")
                 raise
         except ClientGone:
-            ex.outcome = CLIENT_GONE
+            if not ex.ended:
+                ex.outcome = CLIENT_GONE
         except Exception as exc:
             await self.fail(ex, exc)
         finally:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
-                ex.outcome = CLIENT_GONE
+                if not ex.ended:
+                    ex.outcome = CLIENT_GONE
                 if ex.task is not None:
                     ex.task.uncancel()
             ex.task = None
             try:
+                if not ex.ended:
+                    await self.end_unsaid(ex)
                 await self.complete(ex)
             finally:
                 if snapshot.retired is None:  # nobody waits for its last exchange
@@ -269,10 +285,7 @@ class Chain:
                     if edited is not None and edited is not head:
                         await self.edited(ex, depth, edited, head)
                 except BaseException as exc:
-                    reply = self.faults.failed(ex, depth, "on_response", exc)
-                    if reply is not None:
-                        for attempt in ex.attempts:
-                            attempt.close()
+                    if (reply := self.turned(ex, depth, exc)) is not None:
                         return await self.ascend(ex, reply, depth - 1)
         if streamed:
             assert isinstance(answer, Attempt)
@@ -282,7 +295,19 @@ class Chain:
             events = self.through(ex, [Event(body, final=True)])
             body = b"".join([event.raw for event in events])
         ex.outcome = outcome
-        self.send_whole(ex, head, body)
+        ex.status = head.status
+        ex.written_at = monotonic()
+        if (waited := self.end(ex)) is not None:
+            await waited
+        ex.downstream.whole(head.status, head.headers, body, head.lines)
+
+    def turned(self, ex: Exchange, depth: int, exc: BaseException) -> Reply | None:
+        """What takes the place of an answer after a failure in ``on_response``, if anything."""
+        reply = self.faults.failed(ex, depth, "on_response", exc)
+        if reply is not None:
+            for attempt in ex.attempts:
+                attempt.close()
+        return reply
 
     def told(self, ex: Exchange, reply: Reply) -> tuple[Reply, Head, bytes]:
         """A reply as it is sent; another one in its place where it cannot be."""
@@ -299,11 +324,61 @@ class Chain:
         if result is not None and result is not head:
             raise TypeError(f"on_response returned {type(result).__name__}; it edits the head")
 
-    def send_whole(self, ex: Exchange, head: Head, body: bytes) -> None:
-        """Head and body in one write."""
-        ex.status = head.status
-        ex.written_at = monotonic()
-        ex.downstream.whole(head.status, head.headers, body, head.lines)
+    def end(self, ex: Exchange) -> Awaitable[None] | None:
+        """``on_end`` of every entered filter, last one first. The outcome is known; the last bytes
+        for the client may follow when what this returns has been awaited.
+
+        Raises FilterFailed, once all have been told.
+        """
+        ex.ended = True
+        if ex.gone:  # which a filter may have swallowed
+            ex.outcome = CLIENT_GONE
+        if ex.usage is None and ex.attempts:
+            last = ex.attempts[-1]
+            if last.tap is not None and ex.request.operation in METERED:
+                # An upstream that answered and told no usage: what is recorded is a marked guess.
+                ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
+        waits: list[tuple[int, Any]] | None = None
+        refused = None
+        for depth, hook in self.on_end:
+            if depth <= ex.depth:
+                try:
+                    done = hook(ex)
+                    if done is not None:
+                        waits = [*(waits or ()), (depth, done)]
+                except BaseException as exc:
+                    refused = self.faults.ended(ex, depth, "on_end", exc) or refused
+        if waits is not None:
+            return self.in_turn(ex, waits, refused)
+        if refused is not None:
+            raise FilterFailed(refused)
+        return None
+
+    async def in_turn(
+        self, ex: Exchange, waits: Sequence[tuple[int, Any]], refused: Reply | None
+    ) -> None:
+        """Await what ``on_end`` of some filters gave. Raises FilterFailed."""
+        cancelled = None
+        for depth, awaited in waits:
+            try:
+                await self.faults.waited_at_end(depth, awaited)
+            except BaseException as exc:
+                try:
+                    refused = self.faults.ended(ex, depth, "on_end", exc) or refused
+                except asyncio.CancelledError as own:
+                    cancelled = own
+        if cancelled is not None:
+            raise cancelled
+        if refused is not None:
+            raise FilterFailed(refused)
+
+    async def end_unsaid(self, ex: Exchange) -> None:
+        """``on_end`` of an exchange that nothing more is sent for."""
+        try:
+            if (waited := self.end(ex)) is not None:
+                await waited
+        except FilterFailed:
+            pass  # It was told already, and the exchange is past being refused.
 
     async def stream(self, ex: Exchange, attempt: Attempt, head: Head) -> None:
         """Relay pieces as they come off the upstream's socket."""
@@ -314,24 +389,29 @@ class Chain:
         beat = Heartbeat.of(self.heartbeat, downstream) if attempt.streamed else None
         try:
             await self.pump(ex, attempt, beat)
-            if attempt.streamed and not tap.done:
+            if not ex.ended:
                 raise TransportError("broken", "the stream ended before its end marker", sent=True)
-            ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
         except (TransportError, MalformedStream) as exc:
-            if attempt.streamed and tap.done and isinstance(exc, TransportError):
+            if attempt.streamed and ex.ended and isinstance(exc, TransportError):
                 # All was said that the client waits for; only the end of the connection was rude.
-                ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
                 downstream.finish()
             else:
-                self.break_off(ex, attempt, str(exc))
+                await self.break_off(ex, attempt, str(exc))
         finally:
             if beat is not None:
                 beat.stop()
-            ex.usage = tap.usage
+            if not ex.ended:
+                ex.usage = tap.usage
+
+    def said(self, ex: Exchange, tap: Tap) -> Awaitable[None] | None:
+        """The upstream's answer is at its end: the outcome is known before that is passed on."""
+        ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
+        ex.usage = tap.usage
+        return self.end(ex)
 
     async def pump(self, ex: Exchange, attempt: Attempt, beat: Heartbeat | None) -> None:
         """Pass the answer on, piece by piece, until the upstream's end; the client's end goes out
-        with the last piece."""
+        with the last piece. What holds the end mark is released after ``on_end``."""
         leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
         assert leg is not None
         assert tap is not None
@@ -344,9 +424,9 @@ class Chain:
             data = feed(raw)
             if splitter is not None:
                 data = splitter.feed(data)
-            if leg.complete:
+            if leg.complete or (tap.done and not ex.ended):
                 last.append(data)
-                return True
+                return leg.complete
             if data and beat is not None:
                 beat.last = data
             return not data or write(data)
@@ -357,22 +437,35 @@ class Chain:
             data = splitter.feed(data)
         if data and beat is not None:
             beat.last = data
+        if tap.done and (waited := self.said(ex, tap)) is not None:
+            await waited
         if not write(data):
             await downstream.drain()
         while not await leg.relay(sink):
+            if last:
+                if (waited := self.said(ex, tap)) is not None:
+                    await waited
+                write(last.pop())
             await downstream.drain()
         data = tap.finish()
         if splitter is not None:
             data = splitter.feed(data) + splitter.finish()
         data = b"".join((*last, data))
         if tap.done or not attempt.streamed:
+            if not ex.ended and (waited := self.said(ex, tap)) is not None:
+                await waited
             downstream.finish(data)
         elif data and not write(data):
             await downstream.drain()
 
-    def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
+    async def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
         """The upstream broke after the commit: say so in the stream, or cut what cannot be said."""
-        ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
+        if not ex.ended:
+            assert attempt.tap is not None
+            ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
+            ex.usage = attempt.tap.usage
+            if (waited := self.end(ex)) is not None:
+                await waited
         if attempt.streamed:
             message = f"{attempt.target.label} broke off its answer: {reason}"
             ex.downstream.finish(ex.route.dialect.broken(message, "upstream_broken", ex.id))
@@ -412,24 +505,28 @@ class Chain:
         """Our own fault: log it whole, tell the client nothing but the request's id. A filter's
         was told already."""
         if isinstance(exc, FilterFailed):
-            ex.outcome = FILTER_FAILED
-            reply = exc.reply
+            ex.outcome, reply = FILTER_FAILED, exc.reply
+            code = "filter_failed"
         else:
             ex.outcome = INTERNAL_ERROR
+            code = "internal_error"
             ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
             message = f"The gateway made a mistake. Quote {ex.id} when you report it."
             reply = Reply(500, "internal_error", message)
         for attempt in ex.attempts:
             attempt.close()
+        if not ex.downstream.started:
+            ex.reply, ex.status, ex.written_at = reply, reply.status, monotonic()
+        if not ex.ended:
+            await self.end_unsaid(ex)
         if ex.downstream.started:
             if ex.attempts and ex.attempts[-1].streamed:
-                ex.downstream.finish(ex.route.dialect.broken(reply.message, reply.code, ex.id))
+                ex.downstream.finish(ex.route.dialect.broken(reply.message, code, ex.id))
             else:
                 ex.downstream.abort()
             return
-        ex.reply = reply
         head, body = replied_head(ex, reply)
-        self.send_whole(ex, head, body)
+        ex.downstream.whole(head.status, head.headers, body, head.lines)
 
     async def complete(self, ex: Exchange) -> None:
         """The end of the last attempt, then of every entered filter, last one first.
@@ -439,9 +536,6 @@ class Chain:
         cancelled = None
         if ex.attempts:
             last = ex.attempts[-1]
-            if ex.usage is None and last.tap is not None and ex.request.operation in METERED:
-                # An upstream that answered and told no usage: what is recorded is a marked guess.
-                ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
             if self.dispatch.after:
                 cancelled = await self.end_last(ex, last)
             elif not last.whole:
@@ -471,18 +565,6 @@ class Chain:
                 cancelled = exc
             else:
                 return cancelled
-
-
-def legal_events(events: Any) -> Sequence[Event]:
-    """What an ``on_event`` returned. Raises TypeError where that cannot be sent."""
-    if not isinstance(events, tuple | list):
-        if asyncio.iscoroutine(events):
-            events.close()
-        raise TypeError(f"on_event returned {type(events).__name__}, which is no event")
-    for event in events:
-        if not isinstance(event, Event) or type(event.raw) is not bytes:
-            raise TypeError("on_event left something other than events of bytes")
-    return events
 
 
 class Splitter:

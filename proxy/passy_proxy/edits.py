@@ -8,11 +8,12 @@ these raise IllegalEdit. They look only at what a filter has touched.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from passy_proxy.event import Head, Reply
+from passy_proxy.event import Event, Head, Reply
 from passy_proxy.records import Credential
 from passy_proxy.transport import UpstreamRequest
 
@@ -132,6 +133,18 @@ class _Before:
 
     def restore(self, head: Head) -> None:
         head.status, head.headers, head.lines = self.status, self.headers, self.lines
+
+
+def legal_events(events: Any) -> Sequence[Event]:
+    """What an ``on_event`` returned. Raises TypeError where that cannot be sent."""
+    if not isinstance(events, tuple | list):
+        if asyncio.iscoroutine(events):
+            events.close()
+        raise TypeError(f"on_event returned {type(events).__name__}, which is no event")
+    for event in events:
+        if not isinstance(event, Event) or type(event.raw) is not bytes:
+            raise TypeError("on_event left something other than events of bytes")
+    return events
 
 
 def legal_attempt(attempt: Attempt, credential: Credential | None) -> None:

@@ -107,14 +107,16 @@ class Faults:
         self.tell(ex, link, "reply", exc)
         return refusal(link.name, ex.id)
 
-    def ended(self, ex: Exchange, depth: int, hook: str, exc: BaseException) -> None:
-        """The same for a hook at an end, which keeps nothing and nobody from ending.
+    def ended(self, ex: Exchange, depth: int, hook: str, exc: BaseException) -> Reply | None:
+        """The same for a hook at an end, which keeps the end from nobody: to be called for each.
 
         Raises a cancellation that somebody asked for.
         """
         if isinstance(exc, asyncio.CancelledError) and _cancelling():
             raise exc
-        self.tell(ex, self.links[depth - 1], hook, exc)
+        link = self.links[depth - 1]
+        self.tell(ex, link, hook, exc)
+        return refusal(link.name, ex.id, late=isinstance(exc, OutOfTime)) if link.closed else None
 
     def tell(self, ex: Exchange, link: Link, hook: str, exc: BaseException) -> None:
         """Count a failure; log it, unless the same has just been logged."""
