@@ -276,7 +276,6 @@ class Chain:
             body = await answer.problem()
             head = problem_head(ex, answer)
             outcome = Outcome("ok", "upstream_status")
-        ex.head = head
         entered = ex.depth if outermost is None else outermost
         for depth, hook in self.on_response:
             if depth <= entered:
@@ -299,6 +298,7 @@ class Chain:
         ex.written_at = monotonic()
         if (waited := self.end(ex)) is not None:
             await waited
+        ex.head = head  # Not before: nobody may edit what has been looked at.
         ex.downstream.whole(head.status, head.headers, body, head.lines)
 
     def turned(self, ex: Exchange, depth: int, exc: BaseException) -> Reply | None:
@@ -386,6 +386,7 @@ class Chain:
         assert tap is not None
         ex.status = head.status
         downstream.start(head.status, head.headers, head.lines)
+        ex.head = head
         beat = Heartbeat.of(self.heartbeat, downstream) if attempt.streamed else None
         try:
             await self.pump(ex, attempt, beat)
@@ -526,6 +527,7 @@ class Chain:
                 ex.downstream.abort()
             return
         head, body = replied_head(ex, reply)
+        ex.head = head
         ex.downstream.whole(head.status, head.headers, body, head.lines)
 
     async def complete(self, ex: Exchange) -> None:

@@ -193,7 +193,7 @@ class Exchange:
         self.reply: Reply | None = None
         """The gateway's own answer, where it gave one."""
         self.head: Head | None = None
-        """The head sent to the client."""
+        """The head sent to the client, once it was."""
         self.status = 0
         self.stash = Stash()
         self.depth = 0
