@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from typing import Any
 
@@ -30,10 +31,8 @@ async def failing() -> None:
 
 async def deaf() -> None:
     while True:
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)
-        except asyncio.CancelledError:
-            pass
 
 
 class Wanted:
@@ -70,10 +69,8 @@ async def test_a_wait_ends_when_its_time_is_up(make: Any) -> None:
 
 async def test_who_returns_after_its_time_is_late_all_the_same() -> None:
     async def late() -> str:
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)
-        except asyncio.CancelledError:
-            pass
         return "too late"
 
     with pytest.raises(OutOfTime):
