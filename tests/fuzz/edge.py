@@ -6,6 +6,7 @@ answer. Where the two differ on purpose:
 
 - one empty line before a request is overlooked here, and refused by h11;
 - an absolute target is taken apart here (its authority equals Host), and an empty query dropped;
+- h11 writes the value of Transfer-Encoding in lower case;
 - repeated Connection lines and HTTP/1.0 bodies mean the same to both, or are refused here.
 """
 
@@ -154,7 +155,8 @@ def check(data: bytes) -> None:
 def as_seen(head: RequestHead, body: bytes) -> Seen:
     line = head.line
     target = line.raw_path + (b"?" + line.query if line.query else b"")
-    return Seen(line.method.encode(), target, list(head.headers), body)
+    headers = [(n, v.lower() if n == b"transfer-encoding" else v) for n, v in head.headers]
+    return Seen(line.method.encode(), target, headers, body)
 
 
 def read(data: bytes, number: int) -> list[Seen]:

@@ -1,5 +1,8 @@
 """The decoder of event streams, and every tap: how bytes are split never changes what they say, and
-who changes nothing passes the very bytes on."""
+who changes nothing passes the very bytes on.
+
+How much text there was, the ground of an estimate, is compared only where every event is JSON.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 from passy_plugins.dialects.anthropic import Anthropic
 from passy_plugins.dialects.openai import OpenAI
+from passy_proxy import json
 from passy_proxy.body import Head
 from passy_proxy.dialect import Dialect, Tap
 from passy_proxy.exchange import Request
@@ -65,7 +69,8 @@ def check(data: bytes) -> None:
     step, data = data[1] or 1, data[2:]
     pieces = [data[at : at + step] for at in range(0, len(data), step)]
     assert decoded([data]) == decoded(pieces)
-    whole, split = tapped(make(), [data]), tapped(make(), pieces)
+    counted = all(map(is_json, (message[1] for message in decoded([data]))))
+    whole, split = tapped(make(), [data], counted), tapped(make(), pieces, counted)
     assert whole == split, f"\nwhole: {whole}\nsplit: {split}"
     if passes and isinstance(whole, tuple):
         assert data == whole[0], "a tap that has nothing to change changed something"
@@ -84,10 +89,19 @@ def decoded(pieces: list[bytes]) -> list[tuple[str, bytes, bytes, bool]]:
     return found
 
 
-def tapped(tap: Tap, pieces: list[bytes]) -> object:
-    """What a tap gives and finds."""
+def is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return data in (b"", b"[DONE]")
+    return True
+
+
+def tapped(tap: Tap, pieces: list[bytes], counted: bool) -> object:
+    """What a tap gives and finds; ``counted``: how much text too."""
     try:
         given = b"".join([*(tap.feed(piece) for piece in pieces), tap.finish()])
     except MalformedStream as error:
         return str(error)
-    return given, tap.usage, tap.model, tap.done, tap.error, tap.text_bytes, tap.finish_reason
+    text = tap.text_bytes if counted else 0
+    return given, tap.usage, tap.model, tap.done, tap.error, text, tap.finish_reason
