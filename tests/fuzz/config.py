@@ -3,6 +3,7 @@ problems, each with its place; never another exception."""
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -24,8 +25,8 @@ SEEDS = (
     b"{upstreams: {echo: {kind: echo}}, chains: {default: [alias, fallback]},"
     b" routes: [{match: POST /v1/chat/completions}]}",
     b"stores: {s: {kind: memory}}\nchains:\n  default:\n    - auth: {directory: s}\n    - alias\n"
-    b"    - fallback: {attempts: 3, on_error: closed}\nroutes:\n  - {match: '* /v1/*', chain: default,"
-    b" override: {auth: off}}\n",
+    b"    - fallback: {attempts: 3, on_error: closed}\nroutes:\n  - {match: '* /v1/*',"
+    b" chain: default, override: {auth: off}}\n",
     b"upstreams: {a: {url: 'https://a.example/v1', credential: '${KEY:-}', timeouts: {total: 5s},"
     b" headers: {x: y}}}\nmodels: {m: {targets: [a/b, {upstream: a, weight: 2}]}}\n",
     b"prices: {a/*: {input: 1, output: 2, per: 1M}}\nedge: {max_url_bytes: 8KiB}\nlisten: ':80'\n",
@@ -43,20 +44,21 @@ def check(data: bytes) -> None:
         text = data.decode()
     except UnicodeDecodeError:
         return
-    shared = Shared()
+    shared, problems = Shared(), []
     try:
         document = parse(text, "fuzz.yaml", {"KEY": "sk-fuzz-key-of-some-length"})
         snapshot = build(
             layers(document, {}), Parts(_registry, shared, _site, structlog.get_logger()), "fuzz"
         )
     except ConfigInvalid as invalid:
-        assert invalid.problems, "refused, and nothing is wrong"
-        lines = text.count("\n") + text.count("\r") + text.count("\x85") + 2
-        lines += text.count("\u2028") + text.count("\u2029")
-        for problem in invalid.problems:
-            assert 0 <= problem.line <= lines, problem
-            assert problem.message, problem
-            problem.pretty()
-        assert 0 == len(shared), "a configuration that is refused holds something"
+        problems = invalid.problems
     else:
         shared.forget(snapshot.held)
+        return
+    assert problems, "refused, and nothing is wrong"
+    lines = len(re.findall("\r\n|[\r\n\x85\u2028\u2029]", text)) + 2
+    for problem in problems:
+        assert 0 <= problem.line <= lines, problem
+        assert problem.message, problem
+        problem.pretty()
+    assert 0 == len(shared), "a configuration that is refused holds something"

@@ -1,8 +1,8 @@
 """The edge's parser, with h11 as a second opinion.
 
-Whatever the edge lets through, h11 must read from the same bytes too: method, target, headers, body,
-and as many requests. What the edge refuses is its own business, but it must refuse with a whole
-answer. Where the two differ on purpose:
+Whatever the edge lets through, h11 must read from the same bytes too: method, target, headers,
+body, and as many requests. What the edge refuses is its own business, but it must refuse with a
+whole answer. Where the two differ on purpose:
 
 - one empty line before a request is overlooked here, and refused by h11;
 - an absolute target is taken apart here (its authority equals Host), and an empty query dropped;

@@ -1,6 +1,6 @@
 """The request's body, read and edited in place, with orjson as the judge: JSON before and after is
-equal but for the model, and bytes are equal but for its span. The two readers we have agree, but for
-half a surrogate pair (``"\\ud83d"``), which only one of them takes.
+equal but for the model, and bytes are equal but for its span. The two readers we have agree, except
+on half a surrogate pair (``"\\ud83d"``), which only one of them takes.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import fuzz
 import yaml
 
-import fuzz
 from harness.catalogue import FOLDER, raw
 
 CRASHES = Path(fuzz.__file__).with_name("crashes")
@@ -56,9 +56,7 @@ def written(value: Any) -> Iterator[bytes]:
         if len(parts) > 1 and len(joined) <= LONGEST_SEED:
             yield joined
     elif isinstance(value, dict):
-        if "repeat" in value and int(value["times"]) <= LONGEST_SEED:
-            yield raw(value)[:LONGEST_SEED]
-        elif "utf8" in value:
+        if "utf8" in value or ("repeat" in value and int(value["times"]) <= LONGEST_SEED):
             yield raw(value)[:LONGEST_SEED]
         else:
             for name, each in value.items():
