@@ -15,7 +15,7 @@ IS_OURS = {
     "sse": ("passy_proxy.sse", "passy_plugins.dialects"),
     "splice": ("passy_proxy.body_msgspec", "passy_proxy.body_stdlib"),
     "config": ("passy_proxy.config",),
-    "journal": ("passy_proxy.journal",),
+    "journal": ("passy_proxy.journal", "passy_proxy.recovery"),
 }
 
 with atheris.instrument_imports(include=list(IS_OURS[NAME])):
