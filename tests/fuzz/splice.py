@@ -20,6 +20,8 @@ SEEDS = (
     b'{"stream_options":{"include_usage":false,"x":1},"stream":true,"model":"m","max_tokens":5}',
     b'{"model":"m","model":"n"}',
     b'{"model":"\\ud83d\\ude00","a":"\\"model\\":\\"x\\"","stream_options":null}',
+    b'{"model":"m","max_tokens":1e400}',
+    b'{"model":"m","messages":7,"tools":{},"n":-1e999}',
     b'{"model":"m","x":[[[[{"model":1}]]]],"y":1e5,"z":-0,"n":1.0}',
 )
 NAME = 'other/"name"\\\n\N{GRINNING FACE}'
