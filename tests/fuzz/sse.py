@@ -2,8 +2,8 @@
 who changes nothing passes the very bytes on.
 
 How much text there was, the ground of an estimate, is compared only where every event is JSON; of a
-tap that changes something, what it gives is compared as a client reads it. Line ends at the very end
-may be half a message, and left out.
+tap that changes something, what it gives is compared as a client reads it. Line ends at the very
+end may be half a message, and left out.
 """
 
 from __future__ import annotations
@@ -73,13 +73,14 @@ def check(data: bytes) -> None:
     assert decoded([data]) == decoded(pieces)
     counted = all(map(is_json, (message[1] for message in decoded([data]))))
     whole, split = tapped(make(), [data], counted), tapped(make(), pieces, counted)
-    if passes or isinstance(whole, str) or isinstance(split, str):
+    if isinstance(whole, str) or isinstance(split, str):
         assert whole == split, f"\nwhole: {whole}\nsplit: {split}"
-    else:
-        read = [(said(given), *found) for given, *found in (whole, split)]
-        assert read[0] == read[1], f"\nwhole: {read[0]}\nsplit: {read[1]}"
-    if passes and not isinstance(whole, str):
-        check_passed(data.rstrip(b"\r\n"), whole[0])
+        return
+    heard = bytes_of if passes else said
+    read = [(heard(given), *found) for given, *found in (whole, split)]
+    assert read[0] == read[1], f"\nwhole: {read[0]}\nsplit: {read[1]}"
+    if passes:
+        check_passed(data, whole[0])
 
 
 def decoded(pieces: list[bytes]) -> list[tuple[str, bytes, bytes, bool]]:
@@ -106,6 +107,10 @@ def check_passed(data: bytes, given: bytes) -> None:
         assert not any(terminated for *_, terminated in left), "a whole message was left out"
 
 
+def bytes_of(data: bytes) -> bytes:
+    return data.rstrip(b"\r\n")
+
+
 def said(data: bytes) -> list[tuple[str, bytes]]:
     """What a client hears of a stream."""
     return [(event, text) for event, text, _, _ in decoded([data]) if text]
@@ -126,4 +131,4 @@ def tapped(tap: Tap, pieces: list[bytes], counted: bool) -> tuple[Any, ...] | st
     except MalformedStream as error:
         return str(error)
     text = tap.text_bytes if counted else 0
-    return given.rstrip(b"\r\n"), tap.usage, tap.model, tap.done, tap.error, text, tap.finish_reason
+    return given, tap.usage, tap.model, tap.done, tap.error, text, tap.finish_reason
