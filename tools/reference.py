@@ -28,9 +28,10 @@ from passy_plugins.dialects.openai import OpenAI
 from passy_proxy import cli, units
 from passy_proxy.chain import HOOKS
 from passy_proxy.config import model, settings
-from passy_proxy.config.build import settings_of
+from passy_proxy.config.build import own_settings
 from passy_proxy.edge import _envelope
 from passy_proxy.event import Reply
+from passy_proxy.faults import LinkSettings
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.framing import Refused
 from passy_proxy.hookspecs import ProcessHooks
@@ -52,6 +53,10 @@ REPLIES = {
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
     "headers_too_large": "The request head exceeds `edge.max_header_bytes`.",
+    "filter_failed": (
+        "A filter failed that is `closed` (see [every filter](filters.md#every-filter)): it "
+        "raised, took too long (503), or left something that cannot be sent. The message names it."
+    ),
     "internal_error": (
         "A fault of the gateway's own. The message holds the request's id, the log the rest."
     ),
@@ -117,6 +122,7 @@ OUTCOMES = {
     "shutdown": "The gateway was stopped while the answer ran.",
     "client_gone": "The client hung up; the access log shows status 499.",
     "internal_error": "A fault of the gateway's own.",
+    "filter_failed": "A fault of a filter's that is `closed`.",
 }
 """What the log and the books call the end of an exchange, beside the codes of replies."""
 
@@ -429,7 +435,7 @@ def given_to(kind_of_settings: type[settings.Settings]) -> list[str]:
 
 
 def with_settings(part: type[Any]) -> list[str]:
-    kind_of_settings = settings_of(part)
+    kind_of_settings = own_settings(part)
     given = given_to(kind_of_settings)
     if not set(kind_of_settings.model_fields) - set(given):
         return ["It has no settings."]
@@ -445,16 +451,27 @@ def described_filter(filter: type[Filter]) -> list[str]:
     for title, names in (("needs", filter.needs), ("provides", filter.provides)):
         if names:
             facts.append((title, ", ".join(code(name) for name in sorted(names))))
+    facts.append(("on_error", filter.on_error))
     facts.append(("status", filter.status))
     about = prose(sys.modules[filter.__module__].__doc__)
     facts_line = " · ".join(f"{name}: {value}" for name, value in facts)
     return [f"### {filter.name}", about, facts_line, *with_settings(filter)]
 
 
+EVERY_FILTER = (
+    "A failure is an exception, a result of the wrong kind, a wait beyond `hook_timeout`, or a "
+    "header that cannot be sent. It is logged as `filter_failed`, at most every ten seconds for "
+    "each hook of a filter. A filter that others rest on, and a terminal, cannot be `open`; the "
+    "default is the filter's own and stands below as *on_error*."
+)
+
+
 def filters() -> str:
     plugins = installed()
     parts: list[str] = []
     every = [one for plugin in plugins for one in plugin.filters]
+    every_filter = settings_table(LinkSettings)
+    parts += ["## Every filter", prose(LinkSettings.__doc__), EVERY_FILTER, every_filter]
     for title, terminal in (("Filters", False), ("Terminal filters", True)):
         parts.append(f"## {title}")
         for one in every:

@@ -55,6 +55,7 @@ class Config(Settings):
 
 class Metering(Filter):
     name = "usage"
+    vouches = True
     config: Config
 
     async def start(self) -> None:

@@ -67,6 +67,7 @@ OK = Outcome("ok")
 UPSTREAM_BROKEN = Outcome("upstream_broken")
 CLIENT_GONE = Outcome("client_gone")
 INTERNAL_ERROR = Outcome("internal_error", "internal_error")
+FILTER_FAILED = Outcome("internal_error", "filter_failed")
 
 NO_HEAD = BodyHead("", False, False, None, 1, 0, False)
 
@@ -193,7 +194,7 @@ class Exchange:
         self.reply: Reply | None = None
         """The gateway's own answer, where it gave one."""
         self.head: Head | None = None
-        """The head sent to the client."""
+        """The head sent to the client, once it was."""
         self.status = 0
         self.stash = Stash()
         self.depth = 0
