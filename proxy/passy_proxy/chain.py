@@ -44,6 +44,7 @@ from passy_proxy.exchange import (
     CLIENT_GONE,
     INTERNAL_ERROR,
     OK,
+    SHUTDOWN,
     UPSTREAM_BROKEN,
     Exchange,
     Outcome,
@@ -169,7 +170,9 @@ class Chain:
                 downstream.watch(None)
         except asyncio.CancelledError:
             if not ex.gone:
-                ex.outcome = Outcome("upstream_broken", "shutdown")
+                ex.outcome = SHUTDOWN
+                message = "The gateway is stopping and could not finish this. Please ask again."
+                self.excuse(ex, Reply(503, "draining", message, [(b"retry-after", b"1")]))
                 raise
         except ClientGone:
             ex.outcome = CLIENT_GONE
@@ -345,17 +348,20 @@ class Chain:
         """Our own fault: log it whole, tell the client nothing but the request's id."""
         ex.outcome = INTERNAL_ERROR
         ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
+        message = f"The gateway made a mistake. Quote {ex.id} when you report it."
+        self.excuse(ex, Reply(500, "internal_error", message))
+
+    def excuse(self, ex: Exchange, reply: Reply) -> None:
+        """End an answer that will not come: as a reply, as the last event of its stream, or by
+        cutting what cannot be said any more."""
         for attempt in ex.attempts:
             attempt.close()
-        message = f"The gateway made a mistake. Quote {ex.id} when you report it."
-        if ex.downstream.started:
-            if ex.attempts and ex.attempts[-1].streamed:
-                ex.downstream.finish(ex.route.dialect.broken(message, "internal_error", ex.id))
-            else:
-                ex.downstream.abort()
-            return
-        head, body = replied_head(ex, Reply(500, "internal_error", message))
-        self.send_whole(ex, head, body)
+        if not ex.downstream.started:
+            self.send_whole(ex, *replied_head(ex, reply))
+        elif ex.attempts and ex.attempts[-1].streamed:
+            ex.downstream.finish(ex.route.dialect.broken(reply.message, reply.code, ex.id))
+        else:
+            ex.downstream.abort()
 
     async def complete(self, ex: Exchange) -> None:
         """The end of the last attempt, then of every entered filter, last one first.

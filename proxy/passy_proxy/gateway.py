@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.config.snapshot import Snapshot, StartFailed
+from passy_proxy.log import dropped
 from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
@@ -67,6 +69,7 @@ class Gateway:
         self.draining = False
         self.problem: str = ""
         """Why the configuration on disk is not the one that runs; empty when it is."""
+        self._reloads = {"taken": 0, "refused": 0}
 
     async def start(self) -> None:
         """Load and go live. Raises ConfigInvalid or StartFailed when nothing can serve."""
@@ -82,9 +85,8 @@ class Gateway:
         else:
             self._keep()
         self._begun = self.snapshot.file.settings
-        for plugin in self.parts.registry.loaded.values():
-            name = f"{plugin.distribution} {plugin.version}"
-            self.log.debug("plugin_loaded", plugin=plugin.name, distribution=name)
+        self.log.info("plugins_loaded", distributions=self.parts.registry.provenance())
+        self._be_counted()
         if self.path is not None:
             self.tasks.start(self._watch())
         with contextlib.suppress(RuntimeError, ValueError):  # Not the main thread: no signals here.
@@ -108,18 +110,41 @@ class Gateway:
                 # one goes on serving.
                 expected = isinstance(exc, ConfigInvalid | StartFailed | OSError)
                 self.problem = str(exc) or repr(exc)
+                self._reloads["refused"] += 1
                 self.log.error(
                     "reload_refused", problems=self.problem, exc_info=None if expected else exc
                 )
                 return False
             before, self.snapshot = self.snapshot, following
             self.problem = ""
+            self._reloads["taken"] += 1
             self._tell_what_stays(following.file.settings)
             self._keep()
             self.log.info("reloaded", config=following.hash.decode())
             self._leaving.append(before)
             self.tasks.start(self._retire(before))
             return True
+
+    def _be_counted(self) -> None:
+        vitals = self.site.vitals
+        vitals.count("reloads", lambda: {(how,): times for how, times in self._reloads.items()})
+        vitals.count("log_dropped", lambda: {(): dropped()})
+        vitals.gauge("in_flight", lambda: {(): self.running})
+        vitals.gauge("configuration", lambda: {(): 0 if self.problem else 1})
+        vitals.gauge("draining", lambda: {(): 1 if self.draining else 0})
+        for count in ("opened", "reused"):
+            vitals.count(f"upstream_{count}", partial(self._pools, count))
+        for state in ("open", "idle", "waiting"):
+            vitals.gauge(f"upstream_{state}", partial(self._pools, state))
+
+    @property
+    def running(self) -> int:
+        """Exchanges that run now, on whatever snapshot they began with."""
+        return sum(one.running for one in (*self._leaving, self.snapshot))
+
+    def _pools(self, what: str) -> dict[tuple[str, ...], float]:
+        upstreams = self.snapshot.upstreams.items()
+        return {(name,): one.transport.stats().get(what, 0) for name, one in upstreams}
 
     def _tell_what_stays(self, settings: GatewaySettings) -> None:
         """What a reload cannot change is said, and not passed over in silence."""

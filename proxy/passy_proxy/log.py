@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
@@ -17,6 +17,8 @@ from passy_proxy.config.problem import redacted
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+    from passy_proxy.config.model import LogSettings
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BATCH = 256
@@ -53,6 +55,14 @@ def configure(level: str, format: str, stream: TextIO | None = None) -> Filterin
     )
 
 
+def configured(log: LogSettings, variables: Mapping[str, str]) -> FilteringBoundLogger:
+    """The process's logger, as the environment says, else the configuration."""
+    return configure(
+        variables.get("PASSY_LOG_LEVEL") or log.level,
+        variables.get("PASSY_LOG_FORMAT") or log.format,
+    )
+
+
 def _json(event: object, **_: object) -> str:
     return json.dumps(event).decode()
 
@@ -63,6 +73,11 @@ def _mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping
         if isinstance(value, str):
             event[name] = redacted(value)
     return event
+
+
+def dropped() -> int:
+    """Lines that no writer of this process could write, so far."""
+    return _gone + sum(writer.dropped for writer in _writers)
 
 
 class LineWriter:
@@ -77,6 +92,7 @@ class LineWriter:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.dropped = 0
+        _writers.append(self)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="passy-log", daemon=True)
@@ -95,10 +111,14 @@ class LineWriter:
 
     def stop(self, timeout: float = 2.0) -> None:
         """Write what waits, for at most ``timeout`` seconds."""
+        global _gone
         self._stopping = True
         self._due.set()
         if self._thread is not None:
             self._thread.join(timeout)
+        if self in _writers:
+            _writers.remove(self)
+            _gone += self.dropped
 
     def _run(self) -> None:
         while not self._stopping:

@@ -25,7 +25,7 @@ class Running:
     """`passy` with some arguments, in a folder of its own."""
 
     def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
         self._log = folder / f"stderr-{time.monotonic_ns()}"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -72,6 +72,9 @@ class Running:
 
     def stop(self, sent: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(sent)
+        if sent == signal.SIGTERM:  # Nobody needs the lame-duck time here.
+            time.sleep(0.1)
+            self.process.send_signal(sent)
         return self.process.wait(LIMIT)
 
     def ends(self) -> tuple[int, str]:
