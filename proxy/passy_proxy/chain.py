@@ -9,8 +9,9 @@ waits need not pay for it.
 
 An exchange goes through three phases. *Descend*: ``on_request`` of each filter in order, then the
 terminal filter's ``route``, which makes attempts until it commits to one. *Ascend*: ``on_response``
-in reverse, then the answer, event by event. *Complete*: ``on_complete`` in reverse, exactly once
-for each filter the exchange entered, whatever happened before.
+in reverse, then the answer, event by event, and ``on_end`` just before its last bytes are released.
+*Complete*: ``on_complete`` in reverse, exactly once for each filter the exchange entered, whatever
+happened before.
 
 Two rules hold it together.
 
@@ -37,6 +38,7 @@ import pluggy
 from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
+from passy_proxy.dialect import Tap
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
@@ -57,7 +59,15 @@ from passy_proxy.transport import TransportError
 
 Compiled = tuple[tuple[int, Callable[..., Any]], ...]
 
-HOOKS = ("on_request", "on_attempt", "on_attempt_end", "on_response", "on_event", "on_complete")
+HOOKS = (
+    "on_request",
+    "on_attempt",
+    "on_attempt_end",
+    "on_response",
+    "on_event",
+    "on_end",
+    "on_complete",
+)
 
 
 class BadFilter(Exception):
@@ -139,6 +149,7 @@ class Chain:
         self.on_request = self._with_body(compiled(registry, filters, "on_request"))
         self.on_response = compiled(registry, filters, "on_response")[::-1]
         self.on_event = compiled(registry, filters, "on_event")[::-1]
+        self.on_end = compiled(registry, filters, "on_end")[::-1]
         self.on_complete = compiled(registry, filters, "on_complete")[::-1]
         self.dispatch = Dispatch(
             compiled(registry, filters, "on_attempt"), compiled(registry, filters, "on_attempt_end")
@@ -170,22 +181,27 @@ class Chain:
                 downstream.watch(None)
         except asyncio.CancelledError:
             if not ex.gone:
-                ex.outcome = SHUTDOWN
+                if not ex.ended:
+                    ex.outcome = SHUTDOWN
                 message = "The gateway is stopping and could not finish this. Please ask again."
-                self.excuse(ex, Reply(503, "draining", message, [(b"retry-after", b"1")]))
+                await self.excuse(ex, Reply(503, "draining", message, [(b"retry-after", b"1")]))
                 raise
         except ClientGone:
-            ex.outcome = CLIENT_GONE
+            if not ex.ended:
+                ex.outcome = CLIENT_GONE
         except Exception as exc:
             await self.fail(ex, exc)
         finally:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
-                ex.outcome = CLIENT_GONE
+                if not ex.ended:
+                    ex.outcome = CLIENT_GONE
                 if ex.task is not None:
                     ex.task.uncancel()
             ex.task = None
             try:
+                if not ex.ended:
+                    await self.end_unsaid(ex)
                 await self.complete(ex)
             finally:
                 if snapshot.retired is None:  # nobody waits for its last exchange
@@ -244,13 +260,38 @@ class Chain:
             events = self.through(ex, [Event(body, final=True)])
             body = b"".join([event.raw for event in events])
         ex.outcome = outcome
-        self.send_whole(ex, head, body)
-
-    def send_whole(self, ex: Exchange, head: Head, body: bytes) -> None:
-        """Head and body in one write."""
         ex.status = head.status
         ex.written_at = monotonic()
+        if (waited := self.end(ex)) is not None:
+            await waited
         ex.downstream.whole(head.status, head.headers, body, head.lines)
+
+    def end(self, ex: Exchange) -> Awaitable[None] | None:
+        """``on_end`` of every entered filter, last one first. The outcome is known; the last bytes
+        for the client may follow when what this returns has been awaited."""
+        ex.ended = True
+        if ex.gone:  # which a filter may have swallowed
+            ex.outcome = CLIENT_GONE
+        if ex.usage is None and ex.attempts:
+            last = ex.attempts[-1]
+            if last.tap is not None and ex.request.operation in METERED:
+                # An upstream that answered and told no usage: what is recorded is a marked guess.
+                ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
+        waits: list[Awaitable[None]] | None = None
+        for depth, hook in self.on_end:
+            if depth <= ex.depth:
+                done = hook(ex)
+                if done is not None:
+                    waits = [*(waits or ()), done]
+        return None if waits is None else in_turn(waits)
+
+    async def end_unsaid(self, ex: Exchange) -> None:
+        """``on_end`` of an exchange that nothing more is sent for."""
+        try:
+            if (waited := self.end(ex)) is not None:
+                await waited
+        except Exception as exc:
+            ex.snapshot.log.error("on_end_failed", request_id=ex.id, exc_info=exc)
 
     async def stream(self, ex: Exchange, attempt: Attempt, head: Head) -> None:
         """Relay pieces as they come off the upstream's socket."""
@@ -261,24 +302,29 @@ class Chain:
         beat = Heartbeat.of(self.heartbeat, downstream) if attempt.streamed else None
         try:
             await self.pump(ex, attempt, beat)
-            if attempt.streamed and not tap.done:
+            if not ex.ended:
                 raise TransportError("broken", "the stream ended before its end marker", sent=True)
-            ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
         except (TransportError, MalformedStream) as exc:
-            if attempt.streamed and tap.done and isinstance(exc, TransportError):
+            if attempt.streamed and ex.ended and isinstance(exc, TransportError):
                 # All was said that the client waits for; only the end of the connection was rude.
-                ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
                 downstream.finish()
             else:
-                self.break_off(ex, attempt, str(exc))
+                await self.break_off(ex, attempt, str(exc))
         finally:
             if beat is not None:
                 beat.stop()
-            ex.usage = tap.usage
+            if not ex.ended:
+                ex.usage = tap.usage
+
+    def said(self, ex: Exchange, tap: Tap) -> Awaitable[None] | None:
+        """The upstream's answer is at its end: the outcome is known before that is passed on."""
+        ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
+        ex.usage = tap.usage
+        return self.end(ex)
 
     async def pump(self, ex: Exchange, attempt: Attempt, beat: Heartbeat | None) -> None:
         """Pass the answer on, piece by piece, until the upstream's end; the client's end goes out
-        with the last piece."""
+        with the last piece. What holds the end mark is released after ``on_end``."""
         leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
         assert leg is not None
         assert tap is not None
@@ -291,9 +337,9 @@ class Chain:
             data = feed(raw)
             if splitter is not None:
                 data = splitter.feed(data)
-            if leg.complete:
+            if leg.complete or (tap.done and not ex.ended):
                 last.append(data)
-                return True
+                return leg.complete
             if data and beat is not None:
                 beat.last = data
             return not data or write(data)
@@ -304,22 +350,35 @@ class Chain:
             data = splitter.feed(data)
         if data and beat is not None:
             beat.last = data
+        if tap.done and (waited := self.said(ex, tap)) is not None:
+            await waited
         if not write(data):
             await downstream.drain()
         while not await leg.relay(sink):
+            if last:
+                if (waited := self.said(ex, tap)) is not None:
+                    await waited
+                write(last.pop())
             await downstream.drain()
         data = tap.finish()
         if splitter is not None:
             data = splitter.feed(data) + splitter.finish()
         data = b"".join((*last, data))
         if tap.done or not attempt.streamed:
+            if not ex.ended and (waited := self.said(ex, tap)) is not None:
+                await waited
             downstream.finish(data)
         elif data and not write(data):
             await downstream.drain()
 
-    def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
+    async def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
         """The upstream broke after the commit: say so in the stream, or cut what cannot be said."""
-        ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
+        if not ex.ended:
+            assert attempt.tap is not None
+            ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
+            ex.usage = attempt.tap.usage
+            if (waited := self.end(ex)) is not None:
+                await waited
         if attempt.streamed:
             message = f"{attempt.target.label} broke off its answer: {reason}"
             ex.downstream.finish(ex.route.dialect.broken(message, "upstream_broken", ex.id))
@@ -349,19 +408,25 @@ class Chain:
         ex.outcome = INTERNAL_ERROR
         ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
         message = f"The gateway made a mistake. Quote {ex.id} when you report it."
-        self.excuse(ex, Reply(500, "internal_error", message))
+        await self.excuse(ex, Reply(500, "internal_error", message))
 
-    def excuse(self, ex: Exchange, reply: Reply) -> None:
+    async def excuse(self, ex: Exchange, reply: Reply) -> None:
         """End an answer that will not come: as a reply, as the last event of its stream, or by
         cutting what cannot be said any more."""
         for attempt in ex.attempts:
             attempt.close()
-        if not ex.downstream.started:
-            self.send_whole(ex, *replied_head(ex, reply))
+        downstream = ex.downstream
+        if not downstream.started:
+            ex.status, ex.written_at = reply.status, monotonic()
+        if not ex.ended:
+            await self.end_unsaid(ex)
+        if not downstream.started:
+            head, body = replied_head(ex, reply)
+            downstream.whole(head.status, head.headers, body, head.lines)
         elif ex.attempts and ex.attempts[-1].streamed:
-            ex.downstream.finish(ex.route.dialect.broken(reply.message, reply.code, ex.id))
+            downstream.finish(ex.route.dialect.broken(reply.message, reply.code, ex.id))
         else:
-            ex.downstream.abort()
+            downstream.abort()
 
     async def complete(self, ex: Exchange) -> None:
         """The end of the last attempt, then of every entered filter, last one first.
@@ -371,9 +436,6 @@ class Chain:
         cancelled = None
         if ex.attempts:
             last = ex.attempts[-1]
-            if ex.usage is None and last.tap is not None and ex.request.operation in METERED:
-                # An upstream that answered and told no usage: what is recorded is a marked guess.
-                ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
             if self.dispatch.after:
                 cancelled = await self.end_last(ex, last)
             elif not last.whole:
@@ -404,6 +466,12 @@ class Chain:
                 ex.snapshot.log.error("on_attempt_end_failed", request_id=ex.id, exc_info=exc)
             else:
                 return cancelled
+
+
+async def in_turn(waits: Sequence[Awaitable[None]]) -> None:
+    """Await each."""
+    for waited in waits:
+        await waited
 
 
 class Splitter:

@@ -146,6 +146,7 @@ class Exchange:
         "attempts",
         "depth",
         "downstream",
+        "ended",
         "gone",
         "head",
         "id",
@@ -197,6 +198,8 @@ class Exchange:
         self.stash = Stash()
         self.depth = 0
         """How many filters were entered."""
+        self.ended = False
+        """``on_end`` was called: the outcome is final."""
         self.gone = False
         """The client hung up while the chain ran."""
         self.task: asyncio.Task[Any] | None = None

@@ -1,4 +1,4 @@
-"""The filter protocol: six hooks, all optional, and the contract pluggy checks them against.
+"""The filter protocol: seven hooks, all optional, and the contract pluggy checks them against.
 
 ``None`` always means *carry on*. A hook may be ``async def``, or a plain function that returns its
 result or, where it has to wait, something to await for it. A hook a filter does not define costs
@@ -47,6 +47,12 @@ class ExchangeHooks:
     def on_event(self, ex: Exchange, event: Event) -> Event | tuple[Event, ...] | None:
         """For each unit of the answer: replace it, expand it, or ``()`` to swallow it. A plain
         function."""
+
+    @hookspec
+    def on_end(self, ex: Exchange) -> None:
+        """Reversed, exactly once, as soon as the outcome is known and before the last bytes of the
+        answer are released: what it writes down is written before the client has all. A plain
+        answer waits for it, and of a stream only its end mark; what it returns is awaited."""
 
     @hookspec
     def on_complete(self, ex: Exchange) -> None:

@@ -75,9 +75,12 @@ def _mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping
     return event
 
 
+_dropped = 0
+
+
 def dropped() -> int:
-    """Lines that no writer of this process could write, so far."""
-    return _gone + sum(writer.dropped for writer in _writers)
+    """Lines that the writers of this process could not write, so far."""
+    return _dropped
 
 
 class LineWriter:
@@ -92,7 +95,6 @@ class LineWriter:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.dropped = 0
-        _writers.append(self)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="passy-log", daemon=True)
@@ -107,18 +109,20 @@ class LineWriter:
             if count == BATCH:
                 self._due.set()
         else:
-            self.dropped += 1
+            self.drop()
+
+    def drop(self, count: int = 1) -> None:
+        """Give up lines."""
+        global _dropped
+        self.dropped += count
+        _dropped += count
 
     def stop(self, timeout: float = 2.0) -> None:
         """Write what waits, for at most ``timeout`` seconds."""
-        global _gone
         self._stopping = True
         self._due.set()
         if self._thread is not None:
             self._thread.join(timeout)
-        if self in _writers:
-            _writers.remove(self)
-            _gone += self.dropped
 
     def _run(self) -> None:
         while not self._stopping:
@@ -134,7 +138,7 @@ class LineWriter:
             try:
                 self._write(b"\n".join([*lines, b""]))
             except OSError:
-                self.dropped += len(lines)
+                self.drop(len(lines))
 
     def _write(self, data: bytes) -> None:
         while data:

@@ -51,7 +51,7 @@ Journal = list[tuple[str, str]]
 
 
 def tracer(name: str, journal: Journal, **hooks: Callable[..., Any]) -> type[Filter]:
-    """A filter with all six hooks, each of which waits a turn and writes itself down."""
+    """A filter with all seven hooks, each of which waits a turn and writes itself down."""
 
     def written(hook: str) -> Callable[..., Any]:
         own = hooks.get(hook)
