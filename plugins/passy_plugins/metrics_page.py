@@ -43,7 +43,7 @@ COUNTERS = {
     "loop_blocked_seconds": ("passy_loop_blocked_seconds_total", "And for how long in all.", ""),
     "log_dropped": ("passy_log_lines_dropped_total", "Log lines that nobody took.", ""),
     "reloads": ("passy_reloads_total", "Configurations taken, and refused.", "result"),
-    "worker_restarts": ("passy_worker_restarts_total", "Workers that had to be replaced.", "worker"),
+    "worker_restarts": ("passy_worker_restarts_total", "Workers that were replaced.", "worker"),
     "upstream_opened": ("passy_upstream_connections_opened_total", "Opened so far.", "upstream"),
     "upstream_reused": ("passy_upstream_connections_reused_total", "Used again.", "upstream"),
 }
@@ -114,8 +114,8 @@ def exchanges(table: Table) -> Iterator[str]:
         yield headed(metric, "counter", told)
         for key, row in rows:
             if row[column]:
-                value = number(row[column] * unit)
-                yield f"{metric}{labelled(zip(LABELS, key, strict=True))} {value}\n"
+                sum_ = number(row[column] * unit)
+                yield f"{metric}{labelled(zip(LABELS, key, strict=True))} {sum_}\n"
     # What OpenTelemetry calls gen_ai.client.token.usage; cached and cache_write are in input,
     # reasoning is in output.
     yield headed("passy_tokens_total", "counter", "Tokens, by kind.")
@@ -125,10 +125,10 @@ def exchanges(table: Table) -> Iterator[str]:
         for place in range(len(TOKENS)):
             sums[place] += row[FIRST_TOKEN + place]
     for key, sums in by_model.items():
-        for kind, value in zip(TOKENS, sums, strict=True):
-            if value:
+        for kind, count in zip(TOKENS, sums, strict=True):
+            if count:
                 pairs = [*zip(LABELS, key, strict=False), ("kind", kind)]
-                yield f"passy_tokens_total{labelled(pairs)} {number(value)}\n"
+                yield f"passy_tokens_total{labelled(pairs)} {number(count)}\n"
     yield from histogram(
         "passy_request_duration_seconds", "From request to end.", rows, DURATIONS, SECONDS
     )
@@ -146,9 +146,8 @@ def histogram(
         if not buckets[-1]:
             continue
         pairs = list(zip(LABELS, key, strict=True))
-        for bound, count in zip((*BOUNDS, "+Inf"), buckets, strict=True):
-            told_bound = bound if isinstance(bound, str) else number(bound)
-            yield f"{metric}_bucket{labelled([*pairs, ('le', told_bound)])} {number(count)}\n"
+        for bound, count in zip((*map(number, BOUNDS), "+Inf"), buckets, strict=True):
+            yield f"{metric}_bucket{labelled([*pairs, ('le', bound)])} {number(count)}\n"
         yield f"{metric}_sum{labelled(pairs)} {number(row[total])}\n"
         yield f"{metric}_count{labelled(pairs)} {number(buckets[-1])}\n"
 

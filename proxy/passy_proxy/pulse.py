@@ -3,7 +3,7 @@
 The loop beats twenty times a second: it counts, and winds up the kernel's alarm clock. A loop that
 is held up does not wind it up again, the alarm goes off, and its signal handler writes down the
 stack. No thread of Python's could do that: what holds up the loop may hold the interpreter's lock
-as well, as a regular expression does for as long as it searches. So the handler is `faulthandler`'s,
+as well, as a regular expression does for as long as it searches. So it is `faulthandler`'s handler,
 which is C. The next beat, if there is one, logs the stack with the plugin it leads to.
 
 A loop that does not beat any more is dead. The supervisor sees that in the `Slot` it shares with

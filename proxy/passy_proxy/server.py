@@ -223,22 +223,25 @@ class Server(uvicorn.Server):
         state, log = self.server_state, self._gateway.log
         for connection in list(state.connections):
             connection.shutdown()
-        end = monotonic() + self._patience
-        while (state.connections or state.tasks) and not self.force_exit and monotonic() < end:
-            await asyncio.sleep(TICK)
+        await self._emptied(monotonic() + self._patience)
         if state.tasks:
             log.warning("answers_cut", count=len(state.tasks))
             for task in list(state.tasks):
                 task.cancel()
-        end = monotonic() + LAST_WORDS
-        while (state.connections or state.tasks) and monotonic() < end:
-            await asyncio.sleep(TICK)
+        self.force_exit = False
+        await self._emptied(monotonic() + LAST_WORDS)
         for connection in list(state.connections):
             if (transport := getattr(connection, "transport", None)) is not None:
                 transport.abort()
         await self.lifespan.shutdown()
         if self._pulse is not None:
             await self._pulse.stop()
+
+    async def _emptied(self, end: float) -> None:
+        """Wait until nobody is here any more, or until ``end``; `hurry` ends it too."""
+        state = self.server_state
+        while (state.connections or state.tasks) and not self.force_exit and monotonic() < end:
+            await asyncio.sleep(TICK)  # uvicorn sets no event for it.
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
         """Close the listening sockets. Who has got through to one of them is served: closing it

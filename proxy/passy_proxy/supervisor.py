@@ -2,8 +2,8 @@
 
 All workers accept from one listening socket, which was there before they were. A connection that
 waits in its queue belongs to none of them, so the death of one loses none; with a socket for each
-(``SO_REUSEPORT``) those in its own queue would be reset. What that costs is an even spread: who is
-awake takes more. Where that matters, `edge.py` has the say, not the kernel.
+(``SO_REUSEPORT``) those in its own queue would be reset. What that costs is an even spread: of two
+workers with little to do one may take twice as many as the other. Who has much to do takes less.
 
 The supervisor forks its workers from itself, with everything imported: a new one serves within a
 tenth of a second. For that it must stay what it is, a process without threads or an event loop.
@@ -26,15 +26,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from passy_proxy.cli import Exit
-from passy_proxy.pulse import Slot, blamed
+from passy_proxy.pulse import Slot
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
-
-    from passy_proxy.registry import Registry
 
 DRAIN: Final = b"d"
 INTERRUPT: Final = b"i"
@@ -51,6 +49,9 @@ ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 Work = Callable[[int, socket.socket], None]
 """Serve as the worker of that number; commands come from the socket."""
+
+Blame = Callable[[list[str]], dict[str, Any]]
+"""Says whose code a stack is in."""
 
 
 class Worker:
@@ -77,31 +78,33 @@ class Worker:
                 self.line.send(command)
 
 
-class Supervisor:
-    """Starts workers, replaces those that die or hang, and ends them together.
+class Times(NamedTuple):
+    """In seconds."""
 
-    ``dead`` and ``patience`` in seconds: silence after which a worker is replaced (0: never), and
-    how long the end may take.
-    """
+    dead: float
+    """Silence after which a worker is replaced; 0 is never."""
+    patience: float
+    """How long the end may take, before workers are killed."""
+
+
+class Supervisor:
+    """Starts workers, replaces those that die or hang, and ends them together."""
 
     def __init__(
         self,
         work: Work,
         slots: Sequence[Slot],
         listening: socket.socket,
-        registry: Registry,
+        blame: Blame,
         log: FilteringBoundLogger,
-        *,
-        dead: float,
-        patience: float,
+        times: Times,
     ) -> None:
         self.workers = [Worker(number, slot) for number, slot in enumerate(slots)]
         self._work = work
         self._listening = listening
-        self._registry = registry
+        self._blame = blame
         self._log = log
-        self._dead = dead
-        self._patience = patience
+        self._times = times
         self._began = False
         """Some worker has listened."""
         self._code = Exit.ok
@@ -125,7 +128,7 @@ class Supervisor:
             self._obey()
             self._bury()
             now = monotonic()
-            # Whoever stops this process as a whole stops us as well: that is not a worker's silence.
+            # Who stops us all for a while (a debugger, a container's pause) makes nobody silent.
             self._listen(min(now - looked, 2 * TICK))
             looked = now
         return self._code
@@ -147,7 +150,7 @@ class Supervisor:
         if self._end is not None:
             self._tell_all(HURRY)
             return
-        self._end = monotonic() + self._patience
+        self._end = monotonic() + self._times.patience
         # Ours must not be the last one: what waits in its queue then would be lost.
         self._listening.close()
         self._tell_all(INTERRUPT if interrupted else DRAIN)
@@ -227,7 +230,7 @@ class Supervisor:
         self._code = Exit(code) if code in list(Exit) and code else Exit.failed
         if code < 0:
             self._log.error("worker_died", cause=_named(code))
-        self._end = monotonic() + self._patience
+        self._end = monotonic() + self._times.patience
         self._listening.close()
         self._tell_all(DRAIN)
         self._tell_all(HURRY)
@@ -247,7 +250,7 @@ class Supervisor:
             cause=_named(code),
             lived=round(lived, 1),
             restart_in=wait,
-            **(blamed(stack, self._registry) | {"stack": stack} if stack else {}),
+            **(self._blame(stack) | {"stack": stack} if stack else {}),
         )
 
     def _listen(self, elapsed: float) -> None:
@@ -259,7 +262,7 @@ class Supervisor:
             beats = worker.slot.beats
             worker.silent = 0.0 if beats != worker.beats else worker.silent + elapsed
             worker.beats = beats
-            if self._dead and worker.silent > self._dead:
+            if 0 < self._times.dead < worker.silent:
                 self._replace(worker)
         if self._end is not None and monotonic() > self._end:
             for worker in self.workers:
@@ -277,7 +280,7 @@ class Supervisor:
             worker=worker.number,
             pid=worker.pid,
             seconds=round(worker.silent, 1),
-            **blamed(stack, self._registry),
+            **self._blame(stack),
             stack=stack,
         )
         worker.silent = 0.0

@@ -95,9 +95,7 @@ class Vitals:
 
 
 def _asked(readers: Mapping[str, Callable[[], Mapping[Key, float]]]) -> Tables:
-    return {
-        name: {key: [value] for key, value in read().items()} for name, read in readers.items()
-    }
+    return {name: {key: [value] for key, value in read().items()} for name, read in readers.items()}
 
 
 def _add(to: Tables, more: Tables) -> None:
@@ -124,6 +122,4 @@ def _read_back(published: bytes, which: int) -> Tables:
     if not published:
         return {}
     listed = json.loads(published)[which]
-    return {
-        name: {tuple(key): row for key, row in table} for name, table in listed.items()
-    }
+    return {name: {tuple(key): row for key, row in table} for name, table in listed.items()}

@@ -7,8 +7,9 @@ import errno
 import faulthandler
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -58,29 +59,33 @@ def command(
         raise SystemExit(code)
 
 
+class Post(NamedTuple):
+    """What a worker has from its supervisor."""
+
+    vitals: Vitals
+    line: socket.socket
+
+
 def serve(
     place: Place,
     variables: Mapping[str, str],
     file: GatewayFile,
     at: Address,
     sock: socket.socket,
-    vitals: Vitals | None = None,
-    line: socket.socket | None = None,
+    post: Post | None = None,
 ) -> None:
-    """Be a gateway until the end; exits with one of `Exit` where it cannot start.
-
-    ``vitals`` and ``line`` are what its supervisor gives to a worker.
-    """
+    """Be a gateway until the end; exits with one of `Exit` where it cannot start."""
     from passy_proxy.keyring import KeyringError
     from passy_proxy.server import Served, Server, gateway_at, server_config
 
     edge = file.settings.edge
+    vitals, line = post or (None, None)
     try:
         gateway = gateway_at(place, file.settings.log, variables, vitals)
     except KeyringError as exc:
         fail(str(exc), Exit.invalid_config)
     # A supervisor sees it for itself, and starts another.
-    dead = edge.loop_dead if line is None else 0.0
+    dead = edge.loop_dead if post is None else 0.0
     server = Server(server_config(Served(gateway), at, file), gateway, edge, dead=dead, line=line)
     server.run([sock])
     if not server.started:
@@ -95,35 +100,28 @@ def supervised(
     count: int,
 ) -> int:
     """Look after ``count`` workers until the end; the exit code."""
+    import passy_proxy.server  # noqa: F401  # Workers begin with everything in memory.
     from passy_proxy.config.build import build
     from passy_proxy.log import configured
-    from passy_proxy.pulse import Slot
-    from passy_proxy.supervisor import Supervisor
+    from passy_proxy.pulse import Slot, blamed
+    from passy_proxy.supervisor import Supervisor, Times
     from passy_proxy.vitals import Vitals
 
-    # Builds it once more, for what that imports: workers begin with everything in memory.
-    import passy_proxy.server  # noqa: F401
     parts = dry_parts(place, variables)
     with contextlib.suppress(ConfigInvalid):
-        build(file, parts, "check")
+        build(file, parts, "check")  # Once more, for the plugins that it imports.
     slots = [Slot() for _ in range(count)]
     sock = listening(at, count)
+    edge = file.settings.edge
 
     def work(number: int, line: socket.socket) -> None:
         faulthandler.enable(slots[number].dump)
-        serve(place, variables, file, at, sock, Vitals(slots, number), line)
+        serve(place, variables, file, at, sock, Post(Vitals(slots, number), line))
 
-    edge = file.settings.edge
-    supervisor = Supervisor(
-        work,
-        slots,
-        sock,
-        parts.registry,
-        configured(file.settings.log, variables),
-        dead=edge.loop_dead,
-        patience=edge.lame_duck + edge.shutdown_timeout + GRACE,
-    )
-    return supervisor.run()
+    times = Times(edge.loop_dead, edge.lame_duck + edge.shutdown_timeout + GRACE)
+    log = configured(file.settings.log, variables)
+    blame = partial(blamed, registry=parts.registry)
+    return Supervisor(work, slots, sock, blame, log, times).run()
 
 
 def checked(place: Place, variables: Mapping[str, str]) -> GatewayFile:
