@@ -240,8 +240,10 @@ class Server(uvicorn.Server):
     async def _emptied(self, end: float) -> None:
         """Wait until nobody is here any more, or until ``end``; `hurry` ends it too."""
         state = self.server_state
-        while (state.connections or state.tasks) and not self.force_exit and monotonic() < end:
-            await asyncio.sleep(TICK)  # uvicorn sets no event for it.
+        while not self.force_exit and monotonic() < end:
+            if not (state.connections or state.tasks):
+                break
+            await asyncio.sleep(TICK)
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
         """Close the listening sockets. Who has got through to one of them is served: closing it
