@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import signal
+import stat
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from passy_proxy.tasks import Tasks
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.config.model import GatewaySettings
+    from passy_proxy.config.model import GatewayFile, GatewaySettings
 
 STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
@@ -74,7 +75,7 @@ class Gateway:
     async def start(self) -> None:
         """Load and go live. Raises ConfigInvalid or StartFailed when nothing can serve."""
         try:
-            self.snapshot = await self._started(self._read())
+            self.snapshot = await self._started(await self._read())
         except (ConfigInvalid, StartFailed, OSError) as exc:
             good = self.site.data / LAST_GOOD
             if self.path is None or not good.exists():
@@ -104,7 +105,7 @@ class Gateway:
         """Read the configuration again. False when it was refused: the old one goes on serving."""
         async with self._reloading:
             try:
-                following = await self._started(self._read())
+                following = await self._started(await self._read())
             except Exception as exc:
                 # Broad, since plugins run while a snapshot is made: whatever they do, the old
                 # one goes on serving.
@@ -168,13 +169,21 @@ class Gateway:
             return 200, json.dumps({"passy": "LLM gateway", "base_url": "/v1"})
         return None
 
-    def _read(self) -> bytes:
-        self._content = self._text if self.path is None else content_of(self.path)
+    async def _read(self) -> bytes:
+        if self.path is None:
+            self._content = self._text
+        else:
+            # In a thread, as it may be on a network that hangs.
+            self._content = await asyncio.to_thread(content_of, self.path)
         return self._content
 
-    async def _started(self, content: bytes) -> Snapshot:
+    def _file(self, content: bytes) -> GatewayFile:
         document = parse(content, str(self.path or "built-in"), self._variables)
-        file = layers(document, self._variables)
+        return layers(document, self._variables)
+
+    async def _started(self, content: bytes) -> Snapshot:
+        # In a thread: what is a megabyte takes a second, in which others have something to say.
+        file = await asyncio.to_thread(self._file, content)
         hash = hashlib.sha256(content).hexdigest()[:8]
         snapshot = build(file, self.parts, hash)
         for warning in snapshot.warnings:
@@ -200,11 +209,14 @@ class Gateway:
         while True:
             await asyncio.sleep(POLL)
             with contextlib.suppress(OSError):
-                if content_of(self.path) != self._content:
+                if await asyncio.to_thread(content_of, self.path) != self._content:
                     await self.reload()
 
 
 def content_of(path: Path) -> bytes:
-    """A configuration file as it stands, or so much of it that it is seen to be too large."""
+    """A configuration file as it stands, or so much of it that it is seen to be too large. Raises
+    OSError, also for what is no file: to open a pipe would be to wait for who writes into it."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is not a regular file")
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)

@@ -64,7 +64,7 @@ class Vitals:
 
     def gather(self) -> tuple[Tables, Tables]:
         """What all workers have counted, and how things are with all of them, added up."""
-        counted, present = self._counts(), self._gauges()
+        counted, present = self._publish()
         for number, slot in enumerate(self.slots):
             if number != self.number:
                 published = slot.published()
@@ -78,10 +78,16 @@ class Vitals:
 
     async def publish(self) -> None:
         """Let the workers beside this one know, until cancelled."""
-        slot = self.slot
-        while slot is not None:
-            slot.publish(json.dumps([_listed(self._counts()), _listed(self._gauges())]))
+        while True:
+            self._publish()
             await asyncio.sleep(PUBLISHED)
+
+    def _publish(self) -> tuple[Tables, Tables]:
+        """What is said to whoever asks was published before, so that it stays said."""
+        counted, present = self._counts(), self._gauges()
+        if len(self.slots) > 1 and self.slot is not None:
+            self.slot.publish(json.dumps([_listed(counted), _listed(present)]))
+        return counted, present
 
     def _counts(self) -> Tables:
         counts: Tables = {}
