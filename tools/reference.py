@@ -86,6 +86,9 @@ REPLIES = {
     "origin_not_allowed": "A browser asks from an origin that `cors` does not name.",
     "preflight": "Not an error: the answer to a browser's question whether it may ask.",
     "rate_limit_exceeded": "A limit on requests, tokens or concurrency is used up.",
+    "metering_unavailable": (
+        "The disk for usage records is full, and `when_full` of `usage` is `refuse`."
+    ),
     "rate_limit_unavailable": (
         "The store that counts cannot be asked, and `when_unavailable` is `refuse`."
     ),

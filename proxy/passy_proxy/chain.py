@@ -181,21 +181,18 @@ class Chain:
                 downstream.watch(None)
         except asyncio.CancelledError:
             if not ex.gone:
-                if not ex.ended:
-                    ex.outcome = SHUTDOWN
+                ex.conclude(SHUTDOWN)
                 message = "The gateway is stopping and could not finish this. Please ask again."
                 await self.excuse(ex, Reply(503, "draining", message, [(b"retry-after", b"1")]))
                 raise
         except ClientGone:
-            if not ex.ended:
-                ex.outcome = CLIENT_GONE
+            ex.conclude(CLIENT_GONE)
         except Exception as exc:
             await self.fail(ex, exc)
         finally:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
-                if not ex.ended:
-                    ex.outcome = CLIENT_GONE
+                ex.conclude(CLIENT_GONE)
                 if ex.task is not None:
                     ex.task.uncancel()
             ex.task = None
@@ -316,11 +313,14 @@ class Chain:
             if not ex.ended:
                 ex.usage = tap.usage
 
-    def said(self, ex: Exchange, tap: Tap) -> Awaitable[None] | None:
+    async def said(self, ex: Exchange, tap: Tap) -> None:
         """The upstream's answer is at its end: the outcome is known before that is passed on."""
+        if ex.ended:
+            return
         ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
         ex.usage = tap.usage
-        return self.end(ex)
+        if (waited := self.end(ex)) is not None:
+            await waited
 
     async def pump(self, ex: Exchange, attempt: Attempt, beat: Heartbeat | None) -> None:
         """Pass the answer on, piece by piece, until the upstream's end; the client's end goes out
@@ -328,7 +328,8 @@ class Chain:
         leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
         assert leg is not None
         assert tap is not None
-        feed, write = tap.feed, downstream.write
+        feed = tap.feed
+        write = downstream.write if beat is None else beat.write
         splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
         last: list[bytes] = []
 
@@ -340,24 +341,19 @@ class Chain:
             if leg.complete or (tap.done and not ex.ended):
                 last.append(data)
                 return leg.complete
-            if data and beat is not None:
-                beat.last = data
             return not data or write(data)
 
         ex.written_at = monotonic()
         data = attempt.answer
         if splitter is not None:
             data = splitter.feed(data)
-        if data and beat is not None:
-            beat.last = data
-        if tap.done and (waited := self.said(ex, tap)) is not None:
-            await waited
+        if tap.done:
+            await self.said(ex, tap)
         if not write(data):
             await downstream.drain()
         while not await leg.relay(sink):
             if last:
-                if (waited := self.said(ex, tap)) is not None:
-                    await waited
+                await self.said(ex, tap)
                 write(last.pop())
             await downstream.drain()
         data = tap.finish()
@@ -365,8 +361,7 @@ class Chain:
             data = splitter.feed(data) + splitter.finish()
         data = b"".join((*last, data))
         if tap.done or not attempt.streamed:
-            if not ex.ended and (waited := self.said(ex, tap)) is not None:
-                await waited
+            await self.said(ex, tap)
             downstream.finish(data)
         elif data and not write(data):
             await downstream.drain()

@@ -207,6 +207,11 @@ class Exchange:
         self.written_at = 0.0
         """Monotonic seconds of the first byte of the answer."""
 
+    def conclude(self, outcome: Outcome) -> None:
+        """How it ended, unless that is settled."""
+        if not self.ended:
+            self.outcome = outcome
+
     def hang_up(self) -> None:
         """The edge's call when the client leaves: stop whatever the exchange waits for."""
         self.gone = True

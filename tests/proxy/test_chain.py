@@ -574,6 +574,10 @@ async def test_a_heartbeat_knows_that_a_message_has_begun_before_the_commit(
     class Beat:
         last = b"\n\n"
 
+        def write(self, data: bytes) -> bool:
+            self.last = data
+            return True
+
         def stop(self) -> None: ...
 
     beat = Beat()
