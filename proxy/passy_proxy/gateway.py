@@ -16,7 +16,7 @@ from passy_proxy import json
 from passy_proxy.config.build import Parts, build
 from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
-from passy_proxy.config.problem import ConfigInvalid
+from passy_proxy.config.problem import ConfigInvalid, Problem
 from passy_proxy.config.snapshot import Snapshot, StartFailed
 from passy_proxy.log import dropped
 from passy_proxy.place import LAST_GOOD
@@ -34,6 +34,8 @@ STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
 POLL = 1.0
 """Seconds between two looks at the configuration file."""
+SETTLED = 0.1
+"""Seconds that a file must stay as it is: half of one may well be a configuration."""
 
 
 class Gateway:
@@ -105,7 +107,7 @@ class Gateway:
         """Read the configuration again. False when it was refused: the old one goes on serving."""
         async with self._reloading:
             try:
-                following = await self._started(await self._read())
+                following = await self._started(await self._read(), self.snapshot)
             except Exception as exc:
                 # Broad, since plugins run while a snapshot is made: whatever they do, the old
                 # one goes on serving.
@@ -181,9 +183,13 @@ class Gateway:
         document = parse(content, str(self.path or "built-in"), self._variables)
         return layers(document, self._variables)
 
-    async def _started(self, content: bytes) -> Snapshot:
+    async def _started(self, content: bytes, before: Snapshot | None = None) -> Snapshot:
         # In a thread: what is a megabyte takes a second, in which others have something to say.
         file = await asyncio.to_thread(self._file, content)
+        if before is not None and before.file.routes and not file.routes:
+            # Nobody means that. It is a file that was emptied, perhaps to be written again.
+            message = "there are no routes any more, so nobody would be answered"
+            raise ConfigInvalid([Problem(str(self.path), 1, 1, message)])
         hash = hashlib.sha256(content).hexdigest()[:8]
         snapshot = build(file, self.parts, hash)
         for warning in snapshot.warnings:
@@ -209,8 +215,11 @@ class Gateway:
         while True:
             await asyncio.sleep(POLL)
             with contextlib.suppress(OSError):
-                if await asyncio.to_thread(content_of, self.path) != self._content:
-                    await self.reload()
+                content = await asyncio.to_thread(content_of, self.path)
+                if content != self._content:
+                    await asyncio.sleep(SETTLED)
+                    if content == await asyncio.to_thread(content_of, self.path):
+                        await self.reload()
 
 
 def content_of(path: Path) -> bytes:
