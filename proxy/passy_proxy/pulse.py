@@ -59,6 +59,11 @@ class Slot:
         """Where stacks are written by signal handlers."""
         self._published = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
 
+    def close(self) -> None:
+        """Give back what it takes; nobody may use it any more."""
+        self.dump.close()
+        self._published.close()
+
     @property
     def beats(self) -> int:
         """Grows while the worker's loop turns."""

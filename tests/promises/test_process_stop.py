@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import shutil
 import signal
 import socket
@@ -254,6 +255,46 @@ def test_O2_signals_to_all_processes_at_once_count_once(started: Started) -> Non
     assert 200 == gateway.ask("/livez").status
     assert 0 == gateway.process.wait(20)
     assert time.monotonic() - began > 0.9
+
+
+def test_O2_after_its_last_answer_a_connection_waits_for_one_more_request(
+    started: Started,
+) -> None:
+    """The head of this answer was sent before the end began, and said nothing of it."""
+    gateway = started("lame_duck: 0s")
+    with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2]))) as sock:
+        sock.settimeout(20)
+        sock.sendall(request("half"))
+        said = sock.recv(1 << 16)
+        assert b"connection: close" not in said
+        gateway.process.terminate()
+        until(lambda: True if refused(gateway) else None)
+        while not said.endswith(b"\r\n0\r\n\r\n"):
+            said += sock.recv(1 << 16)
+        time.sleep(0.15)  # The way there and back, and what a client thinks of meanwhile.
+        sock.sendall(request("half"))
+        again = b""
+        while piece := sock.recv(1 << 16):
+            again += piece
+    assert again.startswith(b"HTTP/1.1 200")
+    assert b"\r\nconnection: close\r\n" in again
+    assert again.endswith(b"\r\n0\r\n\r\n")
+    assert 0 == gateway.process.wait(20)
+
+
+def test_O2_who_waits_in_the_queue_of_the_listening_socket_is_let_in(started: Started) -> None:
+    """A loop that is held up accepts nobody; its end must not reset those who got through."""
+    gateway = started("lame_duck: 0s")
+    port = int(gateway.url.rpartition(":")[2])
+    os.kill(gateway.process.pid, signal.SIGSTOP)
+    waiting = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(20)]
+    gateway.process.terminate()
+    os.kill(gateway.process.pid, signal.SIGCONT)
+    for sock in waiting:
+        with sock:
+            sock.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    assert 0 == gateway.process.wait(20)
 
 
 def test_O2_who_keeps_asking_on_one_connection_loses_nothing(started: Started) -> None:
