@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import signal
 import stat
 from collections.abc import Mapping
@@ -202,7 +203,8 @@ class Gateway:
         if self.path is None:
             return
         good = self.site.data / LAST_GOOD
-        draft = good.with_suffix(".tmp")
+        # Of its own, since the other workers are writing the same at this very moment.
+        draft = good.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
             draft.touch(0o600)  # Nobody else reads it, not even while it is being written.

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import threading
 from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
@@ -30,7 +31,7 @@ traffic."""
 
 def configure(level: str, format: str, stream: TextIO | None = None) -> FilteringBoundLogger:
     """The process's logger: JSON lines, or the pretty form (``auto``: on a terminal)."""
-    stream = stream or sys.stderr
+    stream = stream or _unblocking(sys.stderr)
     pretty = format == "pretty" or (format == "auto" and stream.isatty())
     final: Any = (
         # Plain tracebacks: the rich ones show local variables, and those hold keys.
@@ -83,6 +84,50 @@ def dropped() -> int:
     return _dropped
 
 
+def _unblocking(stream: TextIO) -> TextIO:
+    """``stream`` so that it holds nobody up, where the system can tell whether it would."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return stream  # It is in memory.
+    return cast(TextIO, _Unblocking(descriptor)) if hasattr(select, "poll") else stream
+
+
+class _Unblocking:
+    """A stream of lines to a descriptor. A line that its reader does not take is dropped and
+    counted: the event loop, and the supervisor, have better things to do than to wait for it."""
+
+    ROOM = 4096
+    """What a pipe that is ready takes without waiting."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._text = ""
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, text: str) -> None:
+        self._text += text
+
+    def flush(self) -> None:
+        data, self._text = self._text.encode(errors="backslashreplace"), ""
+        try:
+            while data and self._poll.poll(0):
+                data = data[os.write(self._descriptor, data[: self.ROOM]) :]
+        except OSError:
+            pass  # Nobody reads any more.
+        if data:
+            _drop(1)
+
+
+def _drop(count: int) -> None:
+    global _dropped
+    _dropped += count
+
+
 class LineWriter:
     """Writes lines from a thread of its own, in batches: a full pipe never holds up the event loop,
     which only appends to a list."""
@@ -113,9 +158,8 @@ class LineWriter:
 
     def drop(self, count: int = 1) -> None:
         """Give up lines."""
-        global _dropped
         self.dropped += count
-        _dropped += count
+        _drop(count)
 
     def stop(self, timeout: float = 2.0) -> None:
         """Write what waits, for at most ``timeout`` seconds."""

@@ -47,7 +47,8 @@ models: {{m: [one/real]}}
 chains: {{default: [access_log, usage: {{ledger: books}}, trouble, alias, fallback]}}
 routes:
   - {{match: POST /v1/chat/completions}}
-  - {{match: GET /who, chain: [trouble, static: {{body: hello}}]}}
+  - {{match: GET /who, chain: [access_log, trouble, static: {{body: hello}}]}}
+  - {{match: GET /metrics, chain: [metrics_page: {{public: true}}]}}
 """
 
 
@@ -291,3 +292,35 @@ async def test_O3_a_stopped_worker_is_replaced(pair: Gateway, client: Client) ->
     once(gateway, "worker_dead", lambda line: str(line["pid"]) == pid)
     after = await workers(gateway, client, 2)
     assert pid not in after
+
+
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+async def test_D7_a_log_that_nobody_reads_holds_nobody_up(
+    arguments: tuple[str, ...],
+    serve: Serve,
+    upstream: RawUpstream,
+    trouble: str,
+    tmp_path: Path,
+    client: Client,
+) -> None:
+    """Standard output and standard error are pipes that are full."""
+    gateway = serve(configuration(upstream.url), *arguments, start=False, PYTHONPATH=trouble)
+    for name in ("out", "err"):
+        os.mkfifo(gateway.folder / name)
+    ends = [os.open(gateway.folder / name, os.O_RDWR) for name in ("out", "err")]
+    gateway.start()
+    slowest = 0.0
+    for number in range(300):
+        began = time.monotonic()
+        what = "memory" if number % 3 == 0 else ""
+        asked = await client.ask(f"{gateway.url}/who", method="GET", x_trouble=what)
+        await asked.rest()
+        assert (500 if what else 200) == asked.status
+        slowest = max(slowest, time.monotonic() - began)
+    assert slowest < 5
+    page = (await client.ask(f"{gateway.url}/metrics", method="GET")).rest()
+    [dropped] = [n for n in (await page).split(b"\n") if n.startswith(b"passy_log_lines_dropped")]
+    assert 0 < int(dropped.split()[1])
+    assert 0 == gateway.stop()
+    for end in ends:
+        os.close(end)
