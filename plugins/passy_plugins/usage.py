@@ -127,7 +127,7 @@ class Metering(Filter):
             if price is None:
                 self._price_later(ex.id, ex.at, ex.request.head.model, attempts[-1].target, usage)
             else:
-                cost = (price.cost(usage), price.text)
+                cost = ex.stash[COST] = (price.cost(usage), price.text)
         kept = self._record(row(ex, cost or UNPRICED))
         if isinstance(kept, Awaitable):
             return self._count(kept)

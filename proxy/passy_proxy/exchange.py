@@ -40,7 +40,7 @@ def below(raw_path: bytes, path: str, root: int) -> str:
 
 
 class Outcome:
-    """How an exchange ended. ``kind`` is one of the six below; ``code`` says more for replies."""
+    """How an exchange ended. ``kind`` is one of the seven below; ``code`` says more for replies."""
 
     __slots__ = ("code", "kind")
 
@@ -68,6 +68,7 @@ UPSTREAM_BROKEN = Outcome("upstream_broken")
 CLIENT_GONE = Outcome("client_gone")
 INTERNAL_ERROR = Outcome("internal_error", "internal_error")
 FILTER_FAILED = Outcome("internal_error", "filter_failed")
+SHUTDOWN = Outcome("shutdown")
 
 NO_HEAD = BodyHead("", False, False, None, 1, 0, False)
 

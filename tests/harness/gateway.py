@@ -96,6 +96,7 @@ class Gateway:
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         self.variables = {**kept, "HOME": str(folder), **variables}
         self.url = ""
+        self.process: subprocess.Popen[bytes]
 
     @property
     def base_url(self) -> str:
@@ -177,6 +178,13 @@ class Gateway:
         time.sleep(0.1)  # Two at once are one.
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """SIGKILL, if it runs."""
+        process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait(PATIENCE)
 
     def complaints(self) -> str:
         """What it wrote to standard error."""
@@ -264,6 +272,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
             if start:
                 gateway.start()
                 stack.callback(stop, gateway, faulty)
+            else:
+                stack.callback(gateway.kill)
             return gateway
 
         yield run

@@ -7,8 +7,7 @@ its end (or its head has, after ``early``):
     {send: "HTTP/1.1 …"}    bytes (see `harness.catalogue.raw`)
     {drip: "…", gap: 0.05}  the same, one at a time
     {chunk: "…"}            bytes as one chunk of a chunked body
-    {wait: 0.2}             seconds
-    {until: event}          until a ``threading.Event`` is set
+    {wait: 0.2}             seconds; in a script of Python's also a threading.Event
     hold                    until the other side leaves
     read                    what still comes of the request, until its end
     shut                    no more bytes from here (FIN); keep reading
@@ -218,11 +217,11 @@ class RawUpstream:
         return True
 
     async def _act(self, step: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        if "wait" in step:
+        if isinstance(step.get("wait"), threading.Event):
+            while not step["wait"].is_set():  # noqa: ASYNC110  # It is set in another thread.
+                await asyncio.sleep(0.02)
+        elif "wait" in step:
             await asyncio.sleep(step["wait"])
-        elif "until" in step:
-            while not step["until"].is_set():  # noqa: ASYNC110  # it is another thread's
-                await asyncio.sleep(0.01)
         elif "send" in step:
             writer.write(raw(step["send"]))
             await writer.drain()

@@ -377,7 +377,7 @@ def test_M5_a_full_journal_disk_is_a_decision(serve: Serve, figure: Note, policy
         yield "read"
         steps = steps_of(hit)
         if number_of(hit) == 0:
-            steps.insert(3, {"until": release})
+            steps.insert(3, {"wait": release})
         yield from steps
 
     count = 600

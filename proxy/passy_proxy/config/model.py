@@ -242,7 +242,14 @@ class EdgeSettings(Settings):
     body_grace: Duration = setting("10s", "Time before that is looked at.")
     write_timeout: Duration = setting("30s", "Longest a client may take none of an answer.")
     keep_alive: Duration = setting("75s", "How long an unused client connection is kept.")
-    shutdown_timeout: Duration = setting("30s", "At the end: how long running answers may take.")
+    lame_duck: Duration = setting(
+        "5s", "After SIGTERM: how long it goes on accepting while /readyz says 503."
+    )
+    shutdown_timeout: Duration = setting("60s", "After that: how long running answers may take.")
+    loop_lag: Duration = setting("100ms", "From which delay on a blocked event loop is reported.")
+    loop_dead: Duration = setting(
+        "10s", "From when on a worker whose loop is blocked is replaced; 0s is never."
+    )
 
 
 class LogSettings(Settings):
@@ -478,7 +485,9 @@ class _Reader:
             self.problems.append(at.problem(message, _how_to_set(at), warning=True))
         if not settings.verify and settings.url.startswith("https:"):
             at = node.entries["verify"]
-            message = f"the certificate of {name} is not checked: anyone on the way can read its key"
+            message = (
+                f"the certificate of {name} is not checked: anyone on the way can read its key"
+            )
             hint = "name the CA it has in ca_file instead"
             self.problems.append(at.problem(message, hint, warning=True))
         return UpstreamEntry(name, settings, empty(place), place, left_out=left_out, written=node)
