@@ -24,6 +24,7 @@ class Config(Settings):
 
 class Cors(Filter):
     name = "cors"
+    vouches = True
     config: Config
 
     def __init__(self, config: Config, log: FilteringBoundLogger) -> None:
