@@ -131,8 +131,22 @@ def told(
     head = RequestHead()
     head.line = RequestLine(method, raw_path, path, query, 1, None)
     head.headers = headers
-    head.fields = dict(reversed(headers))
+    head.fields = fields = dict(reversed(headers))
+    if b"connection" in fields:
+        named = b",".join([value for name, value in headers if name == b"connection"])
+        if named.lower() not in _ALONE:
+            head.headers = unnamed(headers, named)
     return head
+
+
+def check_told(query: bytes, headers: Headers) -> None:
+    """Raises Refused for what another server has let in, and would have been refused here for more
+    than its grammar."""
+    for name, value in headers:
+        if name == b"content-encoding":
+            _check_field(name, value)
+    if query:
+        _refuse_keys(query, dict(headers))
 
 
 class Alike:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CATALOGUE = "http-desync-requests"
 OPERATORS = "sk-operator"
 CONFIGURATION = """
-edge: {header_timeout: 1s, body_grace: 1s}
+edge: {header_timeout: 500ms, body_grace: 500ms}
 stores: {books: {kind: sql, url: "sqlite:///.passy/passy.db"}}
 upstreams: {openai: {dialect: openai, url: "URL/v1", credential: "${OPENAI_API_KEY}",
   forward_headers: [x-a, cookie, host, connection, keep-alive, te, x-forwarded-for, x-passy-key]}}
@@ -195,7 +195,7 @@ def test_S6_a_proxy_in_front_counts_as_many_requests_as_the_gateway(
             some = known[number : number + 1] if at_once == 1 else known
             hits, passed, answered = len(upstream.hits), len(proxy.forwarded()), relay.answered()
             with ThreadPoolExecutor(at_once) as pool:
-                list(pool.map(lambda case: hear(proxy.url, case, key, quiet=4.0), some))
+                list(pool.map(lambda case: hear(proxy.url, case, key, quiet=2.5), some))
             settle(proxy, key, upstream, f"/v1/files/settled-{number}")
             seen = proxy.forwarded()[passed:]
             names = ", ".join(case["name"] for case in some[:3])
