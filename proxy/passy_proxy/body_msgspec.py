@@ -768,7 +768,8 @@ def _reason(body: bytes, text: str) -> str:
         byte -= 1  # counted as read
     if "hex escape" in text or "surrogate" in text or not found:
         escaped = body.find(b"\\u")
-        lone = _LONE_SURROGATE.search(body, escaped) if escaped >= 0 else None
+        far = escaped + (1 << 16)  # it is a kindness, and not worth a search of any length
+        lone = _LONE_SURROGATE.search(body, escaped, far) if escaped >= 0 else None
     else:
         lone = None
     if lone:

@@ -14,7 +14,7 @@ import pytest
 from harness import fronts
 from harness.catalogue import cases, entries, raw
 from harness.client import Answer, Told, send
-from harness.upstream import RawUpstream
+from harness.upstream import Hit, RawUpstream, Step
 
 if TYPE_CHECKING:
     from harness.gateway import Gateway, Serve
@@ -33,9 +33,38 @@ OK = {"send": "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-leng
 PROBE = "/v1/files/probe"
 
 
+HOPS = "HTTP/1.1 200 OK\r\n" + "".join(
+    f"{line}\r\n"
+    for line in (
+        "Connection: X-Named, keep-alive",
+        "connection: x-request-id , x-ratelimit-a",
+        "X-Named: evil",
+        "X-Request-Id: evil",
+        "X-RateLimit-A: evil",
+        "Keep-Alive: timeout=9",
+        "TE: evil",
+        "Trailer: evil",
+        "Proxy-Authenticate: evil",
+        "Proxy-Connection: evil",
+        "Upgrade: evil",
+        "Set-Cookie: evil=1",
+        "Server: evil",
+        "X-Kept: kept",
+    )
+)
+LENGTH = "content-length: 2\r\n\r\n{}"
+CHUNKS = "transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Named: evil\r\n\r\n"
+
+
+def script(hit: Hit) -> list[Step]:
+    if hit.target.endswith("/hops"):
+        return [{"send": HOPS + LENGTH}]
+    return [{"send": HOPS + CHUNKS}] if hit.target.endswith("/hops-chunked") else [OK]
+
+
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[RawUpstream]:
-    with RawUpstream([OK]) as upstream:
+    with RawUpstream(script=script) as upstream:
         yield upstream
 
 
@@ -163,6 +192,14 @@ def test_S4_one_reading_of_path_and_host_decides(case: dict[str, Any], site: Sit
 @pytest.mark.parametrize("case", named(*ENDING))
 def test_S8_what_is_meant_for_the_gateway_ends_there(case: dict[str, Any], site: Site) -> None:
     check(case, site)
+
+
+@pytest.mark.parametrize("path", ["hops", "hops-chunked"])
+def test_S8_what_a_provider_means_for_the_gateway_ends_there(path: str, site: Site) -> None:
+    asked = site.gateway.ask(f"/v1/files/{path}", authorization=f"Bearer {site.key}")
+    assert (200, b"{}", "kept") == (asked.status, asked.body, asked.headers["x-kept"])
+    assert "evil" not in str(asked.headers)
+    assert asked.headers["x-request-id"].startswith("req_")
 
 
 @pytest.mark.parametrize("case", named("query-", "cookies"))
