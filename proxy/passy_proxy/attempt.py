@@ -212,6 +212,9 @@ class Attempt:
             raw = await leg.read()
             if not raw:
                 self.answer += tap.finish()
+                if not tap.done:
+                    message = "the stream ended before its first event"
+                    self.failure = Failure("broken", message, sent=True)
                 break
             self.answer += tap.feed(raw)
         if tap.error and not tap.text_bytes:
@@ -334,18 +337,33 @@ class Dispatch:
                 attempt.head_at = monotonic()
                 return attempt
         try:
-            leg = await target.upstream.transport.open(attempt.request)
+            request = attempt.request
         except Untranslatable as exc:
             attempt.failure = Failure("untranslatable", str(exc))
+            attempt.head_at = monotonic()
             return attempt
+        try:
+            leg = await target.upstream.transport.open(request)
         except TransportError as exc:
             attempt.failure = Failure(exc.kind, str(exc), sent=exc.sent)
             return attempt
         finally:
             attempt.head_at = monotonic()
+            if request.lost is not None:
+                self.enter_lost(ex, attempt, request.lost)
         if attempt.opened(leg):
             attempt.take(await leg.read())
         return attempt
+
+    def enter_lost(self, ex: Exchange, attempt: Attempt, lost: TransportError) -> None:
+        """What went out twice is two attempts, although nobody but the transport made the first:
+        on a kept connection that was at its end. It says nothing of the upstream, so no filter
+        hears of it."""
+        first = Attempt(ex, attempt.target)
+        first.started = first.head_at = attempt.started
+        first.told = len(self.after)
+        first.failure = Failure(lost.kind, str(lost), sent=lost.sent)
+        ex.attempts.insert(-1, first)
 
     async def end(self, ex: Exchange, attempt: Attempt) -> None:
         """``on_attempt_end``, once per attempt and filter; its connection is given back.

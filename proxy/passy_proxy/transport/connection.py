@@ -433,7 +433,7 @@ class Connection(asyncio.Protocol):
             again = self.used and (again or (cut and self.upload is None))
             self.stale = again and not self._answer.pending
             message = "the upstream closed the connection without an answer"
-            self.fail(TransportError("broken", message, sent=True))
+            self.fail(TransportError("broken", message, sent=not (cut and self.stale)))
         elif leg is None:
             self.drop()
         elif self._until_eof and exc is None:
