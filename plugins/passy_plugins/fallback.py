@@ -257,7 +257,7 @@ class Fallback(Terminal):
         """What the client hears when no target answered."""
         failure = attempt.failure
         assert failure is not None
-        if failure.kind == "status":
+        if failure.kind == "status" and attempt.status >= 400:
             following = self.may_follow(attempt)
             alone = made(ex) == 1
             if not following or (alone and attempt.target.fallback_on is None):

@@ -309,6 +309,9 @@ class Chain:
         if splitter is not None:
             data = splitter.feed(data) + splitter.finish()
         data = b"".join((*last, data))
+        if tap.error and not attempt.streamed:
+            # Too long to be held, and it ended in the middle although its framing did not.
+            raise TransportError("broken", tap.error, sent=True)
         if tap.done or not attempt.streamed:
             downstream.finish(data)
         elif data and not write(data):
