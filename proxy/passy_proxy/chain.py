@@ -37,6 +37,7 @@ import pluggy
 from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
+from passy_proxy.dialect import Tap
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
@@ -305,13 +306,10 @@ class Chain:
             await downstream.drain()
         while not await leg.relay(sink):
             await downstream.drain()
-        data = tap.finish()
+        data = ended(attempt, tap)
         if splitter is not None:
             data = splitter.feed(data) + splitter.finish()
         data = b"".join((*last, data))
-        if tap.error and not attempt.streamed:
-            # Too long to be held, and it ended in the middle although its framing did not.
-            raise TransportError("broken", tap.error, sent=True)
         if tap.done or not attempt.streamed:
             downstream.finish(data)
         elif data and not write(data):
@@ -401,6 +399,15 @@ class Chain:
                 ex.snapshot.log.error("on_attempt_end_failed", request_id=ex.id, exc_info=exc)
             else:
                 return cancelled
+
+
+def ended(attempt: Attempt, tap: Tap) -> bytes:
+    """What the tap still has when the answer is over. Raises TransportError when it was none: too
+    long to be held until its end was known, and cut although its framing was not."""
+    data = tap.finish()
+    if tap.error and not attempt.streamed:
+        raise TransportError("broken", tap.error, sent=True)
+    return data
 
 
 class Splitter:
