@@ -48,6 +48,7 @@ from passy_proxy import (
     hookimpl,
     made,
     setting,
+    single,
 )
 
 Condition = Literal["5xx", "4xx", "timeout", "rate_limit"]
@@ -259,8 +260,7 @@ class Fallback(Terminal):
         assert failure is not None
         if failure.kind == "status" and attempt.status >= 400:
             following = self.may_follow(attempt)
-            alone = made(ex) == 1
-            if not following or (alone and attempt.target.fallback_on is None):
+            if not following or (single(ex) and attempt.target.fallback_on is None):
                 # Where a retry of ours was held back, or nobody has been well for a while, one of
                 # the client's would only add to the trouble.
                 asked = {one.target.label for one in ex.attempts}

@@ -169,7 +169,18 @@ def made(ex: Exchange) -> int:
     attempts = ex.attempts
     if len(attempts) == 1 and attempts[0].failure is None:
         return 1
-    return sum(not (one.failure and one.failure.kind == "ejected") for one in attempts)
+    return sum(not passed_over(one) for one in attempts)
+
+
+def passed_over(attempt: Attempt) -> bool:
+    """Whether a filter kept the target from being tried at all."""
+    return attempt.failure is not None and attempt.failure.kind == "ejected"
+
+
+def single(ex: Exchange) -> bool:
+    """Whether all tries were at one target."""
+    tried = [one for one in ex.attempts if not passed_over(one)]
+    return all(one.target is tried[0].target for one in tried)
 
 
 def failed_reply(ex: Exchange) -> Reply:
@@ -177,15 +188,15 @@ def failed_reply(ex: Exchange) -> Reply:
     last = ex.attempts[-1]
     failure = last.failure
     assert failure is not None
-    if all(one.failure and one.failure.kind == "ejected" for one in ex.attempts):
+    if not made(ex):
         return resting(ex)
-    alone = made(ex) == 1
+    once, alone = made(ex) == 1, single(ex)
     if failure.kind == "untranslatable" and alone:
         return Reply(400, "unsupported_parameter", failure.message)
     tried = [told(attempt) for attempt in ex.attempts]
     # The same here, and when the one try may have been billed.
     sent = any(one.failure and one.failure.sent for one in ex.attempts)
-    headers = [] if alone and not sent else [NO_RETRY]
+    headers = [] if once and not sent else [NO_RETRY]
     named = last.target.fallback_on or ()
     if failure.kind == "timeout" and alone and "timeout" not in named:
         message = f"{last.target.label} did not answer in time: {failure.message}"

@@ -135,6 +135,8 @@ class Connection(asyncio.Protocol):
         self._transport.write(message)
         if len(body) > JOINED_BYTES:
             self._transport.write(body)
+            if self._transport.is_closing():  # reset between the two writes
+                self._unwritten = True
         return waiter
 
     def give_up(self, waiter: asyncio.Future[Leg | WholeLeg | None]) -> None:
