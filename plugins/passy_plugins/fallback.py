@@ -88,12 +88,12 @@ class Config(Settings):
     budget: int = setting(
         20,
         "Tries beyond the first that are not expected to help (at the same target, or at one whose "
-        "last try failed), in percent of the requests of the last five seconds.",
+        "last try failed), in percent of the requests of the last seconds.",
         ge=0,
         le=100,
     )
     budget_floor: int = setting(
-        3, "How many of them a second there may be however few requests there are.", ge=0
+        15, "How many of them there may be in some seconds, however few requests there are.", ge=0
     )
     on_unknown_outcome: Literal["fallback", "fail"] = setting(
         "fallback",

@@ -14,38 +14,40 @@ BUSY = frozenset({429, 503, 529})
 
 
 class Budget:
-    """Bounds tries that help nobody: to a share of the requests, but some a second.
+    """Bounds tries that help nobody: to a share of the requests, but some there may be.
 
-    Both are counted over spans of ``SPAN`` seconds. The requests are only added up: a span ends
-    with the first try after its time.
+    Both are counted over the last while: at the end of each ``SPAN`` seconds what was counted so
+    far is worth half. That is looked to when a try is made; requests are only added up.
     """
 
     SPAN = 5.0
 
     def __init__(self, percent: int, floor: int, clock: Callable[[], float] = monotonic) -> None:
         self.asked = 0
-        """Requests of this span."""
+        """Requests."""
         self.spent = 0
         self._percent = percent
-        self._floor = int(floor * self.SPAN)
+        self._floor = floor
         self._clock = clock
         self._until = clock() + self.SPAN
 
     def allows(self) -> bool:
         """Whether there is room for one more."""
-        self._begin()
+        self._age()
         return self.spent < max(self._floor, self.asked * self._percent // 100)
 
     def spend(self) -> None:
         """One more is made, allowed or not."""
-        self._begin()
+        self._age()
         self.spent += 1
 
-    def _begin(self) -> None:
+    def _age(self) -> None:
         now = self._clock()
         if now >= self._until:
+            halvings = int((now - self._until) / self.SPAN) + 1
             self._until = now + self.SPAN
-            self.asked = self.spent = 0
+            self.asked >>= halvings
+            self.spent >>= halvings
 
     def give_back(self) -> None:
         """A try that was counted has helped, or was none."""

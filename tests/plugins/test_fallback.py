@@ -475,23 +475,50 @@ class Clock:
         return self.now
 
 
-def test_the_budget_is_a_share_of_the_requests_and_a_few_a_second() -> None:
+def test_the_budget_is_a_share_of_the_requests_or_a_few() -> None:
     clock = Clock()
-    budget = Budget(20, 3, clock)
-    assert budget.allows()
-    budget.asked = 1000
-    budget.spent = 199
-    assert budget.allows()
-    budget.spent = 200
+    budget = Budget(20, 15, clock)
+    for _ in range(15):
+        assert budget.allows()
+        budget.spend()
     assert not budget.allows()
     budget.give_back()
     assert budget.allows()
-    clock.now += 5
-    assert budget.allows()
-    budget.spent = 14
-    assert budget.allows()
-    budget.spent = 15
+    budget.spend()
+    budget.asked = 79
     assert not budget.allows()
+    budget.asked = 80
+    assert budget.allows()
+
+
+def test_what_the_budget_counted_is_worth_half_after_a_while() -> None:
+    clock = Clock()
+    budget = Budget(20, 3, clock)
+    budget.asked, budget.spent = 1000, 200
+    clock.now += 4.9
+    assert not budget.allows()
+    clock.now += 0.1
+    assert not budget.allows()
+    assert (500, 100) == (budget.asked, budget.spent)
+    clock.now += 15
+    assert not budget.allows()
+    assert (62, 12) == (budget.asked, budget.spent)
+    clock.now += 1e6
+    assert budget.allows()
+    assert (0, 0) == (budget.asked, budget.spent)
+
+
+def test_the_budget_is_never_exceeded_over_time() -> None:
+    clock, made = Clock(), 0
+    budget = Budget(20, 15, clock)
+    for asked in range(1, 20_001):
+        budget.asked += 1
+        if budget.allows():
+            budget.spend()
+            made += 1
+        clock.now += 0.003
+        assert made <= max(15, 0.2 * asked + 3)
+    assert made > 3900
 
 
 def fallback_of(made: Pair) -> Fallback:
@@ -500,7 +527,7 @@ def fallback_of(made: Pair) -> Fallback:
 
 
 async def test_tries_at_the_same_target_stay_within_the_budget(pair: Make) -> None:
-    made = await pair("retries: 5, attempts: 20, budget: 0, budget_floor: 1")
+    made = await pair("retries: 5, attempts: 20, budget: 0, budget_floor: 5")
     assert [6, 1] == [len((await made.ask("only-shut")).attempts) for _ in range(2)]
 
 
@@ -513,7 +540,7 @@ async def test_who_is_well_is_asked_whatever_the_budget(pair: Make) -> None:
 
 
 async def test_who_failed_last_time_is_asked_within_the_budget(pair: Make) -> None:
-    made = await pair("retries: 0, budget: 20, budget_floor: 1", "5xx")
+    made = await pair("retries: 0, budget: 20, budget_floor: 5", "5xx")
     made.two._script.clear()
     for _ in range(100):
         made.one.json({}, 500)
@@ -526,7 +553,7 @@ async def test_who_failed_last_time_is_asked_within_the_budget(pair: Make) -> No
 
 
 async def test_a_target_is_well_again_once_it_answers(pair: Make) -> None:
-    made = await pair("retries: 0, budget: 0, budget_floor: 1", "5xx")
+    made = await pair("retries: 0, budget: 0, budget_floor: 5", "5xx")
     made.two._script.clear()
     made.two.json({}, 500).json({}, 500).json({}, 500).json({}, 500).json({}, 500)
     for _ in range(20):
