@@ -35,8 +35,14 @@ chains:
   default:
     - usage: {{ledger: books}}
     - alias
+    - fallback: {{retries: 0}}
+  hasty:
+    - usage: {{ledger: books}}
+    - alias
     - fallback: {{retries: 0, first_event: 700ms}}
-routes: [{{match: POST /v1/chat/completions}}]
+routes:
+  - {{match: POST /v1/chat/completions}}
+  - {{match: POST /hasty/v1/chat/completions, chain: hasty}}
 """
 HELLO = '"messages":[{"role":"user","content":"hello"}]'
 JSON = (
@@ -113,14 +119,18 @@ class Stage:
         self.second = stack.enter_context(RawUpstream(script=lambda hit: WELL[said(hit)[1]]))
         urls = {
             "a": self.first.url,
+            "hasty": self.first.url,
             "b": self.second.url,
             "refused": stack.enter_context(refusing()),
             "hole": stack.enter_context(black_hole()),
             "slamming": stack.enter_context(slamming()),
         }
-        limits = "timeouts: {connect: 500ms, first_byte: 700ms, idle: 700ms}"
+        # Only where time is to run out there is little of it.
+        little = "timeouts: {connect: 500ms, first_byte: 700ms, idle: 700ms}"
+        enough = "timeouts: {connect: 500ms}"
         upstreams = [
-            f'  {n}: {{dialect: openai, url: "{url}/v1", {limits}}}' for n, url in urls.items()
+            f'  {n}: {{dialect: openai, url: "{url}/v1", {little if n == "hasty" else enough}}}'
+            for n, url in urls.items()
         ]
         models = [f"  {n}-alone: [{n}/m]\n  {n}-both: [{n}/m, b/m]" for n in urls]
         self.gateway: Gateway = serve(
@@ -143,10 +153,11 @@ class Stage:
             mark = f"{case['name']};{mode};{self._count}"
         asked = f'{{"model":"{case.get("upstream", "a")}-{alias}",{HELLO}'
         asked += ',"stream":true}' if mode == "stream" else "}"
+        prefix = "/hasty" if case.get("upstream") == "hasty" else ""
         told = send(
-            f"{self.gateway.url}/v1/chat/completions",
+            self.gateway.url,
             (
-                "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+                f"POST {prefix}/v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
                 f"content-type: application/json\r\nuser-agent: {mark}\r\n"
                 f"content-length: {len(asked)}\r\n\r\n{asked}"
             ).encode(),
