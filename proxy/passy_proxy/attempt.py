@@ -217,6 +217,9 @@ class Attempt:
             raw = await leg.read()
             if not raw:
                 self.answer += tap.finish()
+                if not tap.done:
+                    message = "the stream ended before its first event"
+                    self.failure = Failure("broken", message, sent=True)
                 break
             self.answer += tap.feed(raw)
         if tap.error and not tap.text_bytes:
@@ -330,8 +333,6 @@ class Dispatch:
         attempt = Attempt(ex, target)
         ex.attempts.append(attempt)
         for depth, hook in self.before:
-            if depth > ex.depth:
-                break
             credential = attempt.credential
             try:
                 refusal = hook(ex, attempt)
@@ -357,6 +358,8 @@ class Dispatch:
             return attempt
         finally:
             attempt.head_at = monotonic()
+            if (built := attempt.built) is not None and built.lost is not None:
+                self.enter_lost(ex, attempt, built.lost)
         if attempt.opened(leg):
             attempt.take(await leg.read())
         return attempt
@@ -386,6 +389,16 @@ class Dispatch:
         attempt.failure = Failure("refused", reply.message)
         attempt.head_at = monotonic()
         raise FilterFailed(reply) from exc
+
+    def enter_lost(self, ex: Exchange, attempt: Attempt, lost: TransportError) -> None:
+        """What went out twice is two attempts, although nobody but the transport made the first:
+        on a kept connection that was at its end. It says nothing of the upstream, so no filter
+        hears of it."""
+        first = Attempt(ex, attempt.target)
+        first.started = first.head_at = attempt.started
+        first.told = len(self.after)
+        first.failure = Failure(lost.kind, str(lost), sent=lost.sent)
+        ex.attempts.insert(-1, first)
 
     async def end(self, ex: Exchange, attempt: Attempt) -> None:
         """``on_attempt_end``, once per attempt and filter; its connection is given back.

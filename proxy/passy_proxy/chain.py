@@ -449,7 +449,7 @@ class Chain:
                 await self.said(ex, tap)
                 write(last.pop())
             await self.drain(ex)
-        data = tap.finish()
+        data = ended(attempt, tap)
         if splitter is not None:
             data = splitter.feed(data) + splitter.finish()
         data = b"".join((*last, data))
@@ -579,6 +579,15 @@ class Chain:
                 cancelled = exc
             else:
                 return cancelled
+
+
+def ended(attempt: Attempt, tap: Tap) -> bytes:
+    """What the tap still has when the answer is over. Raises TransportError when it was none: too
+    long to be held until its end was known, and cut although its framing was not."""
+    data = tap.finish()
+    if tap.error and not attempt.streamed:
+        raise TransportError("broken", tap.error, sent=True)
+    return data
 
 
 class Splitter:

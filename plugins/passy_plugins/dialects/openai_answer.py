@@ -128,6 +128,8 @@ class PlainTap:
         if self._size > GATHERED:
             self._body = body
             self._read_ends(self._start, body)
+            if self.strict and not body.rstrip().endswith(b"}"):
+                self.error = NO_OBJECT
             return b""
         if (answer := read_answer(body)) is not None:
             self.model = answer.model or ""
