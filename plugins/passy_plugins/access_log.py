@@ -47,6 +47,7 @@ CODES = {
 
 class AccessLog(Filter):
     name = "access_log"
+    on_error = "open"
     config: Config
 
     async def start(self) -> None:

@@ -2,12 +2,12 @@
 
 ``None`` always means *carry on*. A hook may be ``async def``, or a plain function that returns its
 result or, where it has to wait, something to await for it. A hook a filter does not define costs
-nothing.
+nothing. What becomes of a hook that fails is in `faults.py`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pluggy
 
@@ -71,6 +71,11 @@ class Filter:
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset()
+    on_error: ClassVar[Literal["closed", "open"]] = "closed"
+    """What its failure means where ``on_error`` is not set: the exchange is answered with an error,
+    or goes on without it. Open suits what only looks on."""
+    vouches: ClassVar[bool] = False
+    """What its ``on_response`` makes of a head can always be sent, and is not looked at again."""
     status: ClassVar[str] = "stable"
     config: Any
     """Subclasses annotate it: ``config: Config``; the loader reads that annotation."""
