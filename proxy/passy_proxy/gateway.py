@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import signal
@@ -118,6 +119,7 @@ class Gateway:
                 self.log.error(
                     "reload_refused", problems=self.problem, exc_info=None if expected else exc
                 )
+                self._tidy()
                 return False
             before, self.snapshot = self.snapshot, following
             self.problem = ""
@@ -159,6 +161,13 @@ class Gateway:
     async def _retire(self, snapshot: Snapshot) -> None:
         await snapshot.retire()
         self._leaving.remove(snapshot)
+        del snapshot
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Free a configuration. It is full of reference cycles, and the collector, which requests
+        leave nothing to do, would come round to it after some hundred others."""
+        self.tasks.start(_collected())
 
     def health(self, path: str) -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
@@ -222,6 +231,11 @@ class Gateway:
                     await asyncio.sleep(SETTLED)
                     if content == await asyncio.to_thread(content_of, self.path):
                         await self.reload()
+
+
+async def _collected() -> None:
+    """In a task of its own, so that whoever let go of something is gone as well."""
+    gc.collect()
 
 
 def content_of(path: Path) -> bytes:

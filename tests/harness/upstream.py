@@ -7,7 +7,8 @@ its end (or its head has, after ``early``):
     {send: "HTTP/1.1 …"}    bytes (see `harness.catalogue.raw`)
     {drip: "…", gap: 0.05}  the same, one at a time
     {chunk: "…"}            bytes as one chunk of a chunked body
-    {wait: 0.2}             seconds; in a script of Python's also a threading.Event
+    {wait: 0.2}             seconds; in a script of Python's also a threading.Event, until which
+                            a chunk is sent every 5 seconds if it is given as ``saying``
     hold                    until the other side leaves
     read                    what still comes of the request, until its end
     shut                    no more bytes from here (FIN); keep reading
@@ -223,8 +224,12 @@ class RawUpstream:
 
     async def _act(self, step: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         if isinstance(step.get("wait"), threading.Event):
-            while not step["wait"].is_set():  # noqa: ASYNC110  # It is set in another thread.
+            said = time.monotonic()
+            while not step["wait"].is_set():  # It is set in another thread.
                 await asyncio.sleep(0.02)
+                if "saying" in step and time.monotonic() - said > 5:
+                    said = time.monotonic()
+                    await self._act({"chunk": step["saying"]}, writer)
         elif "wait" in step:
             await asyncio.sleep(step["wait"])
         elif "send" in step:
