@@ -84,9 +84,8 @@ def check(data: bytes) -> None:
     heard = bytes_of if passes else said
     read = [(heard(given), *found) for given, *found in (whole, split)]
     assert read[0] == read[1], f"\nwhole: {read[0]}\nsplit: {read[1]}"
-    if passes:
-        if not MIXED(data):
-            check_passed(data, whole[0])
+    if passes and not MIXED(data):
+        check_passed(data, whole[0])
 
 
 def decoded(pieces: list[bytes]) -> list[tuple[str, bytes, bytes, bool]]:
