@@ -28,7 +28,7 @@ from passy_proxy import (
     hookimpl,
     setting,
 )
-from passy_proxy.estimate import METERED, prompt_estimate
+from passy_proxy.estimate import METERED, estimated, prompt_estimate
 from passy_proxy.prices import Price
 
 
@@ -36,6 +36,16 @@ class Config(Settings):
     ledger: Ledger = setting(..., "The store that keeps the books.")
     prices: Prices = setting("prices", "What tokens cost; overlays are written under prices:.")
     models: Models = setting("models", "The table of models, whose prices are looked up at start.")
+    when_client_leaves: Literal["stop", "drain"] = setting(
+        "stop",
+        "In the middle of an answer: stop the provider, and estimate what it had said; or read its"
+        " answer to the end, to record what it says that it cost.",
+    )
+    unanswered: Literal["nothing", "prompt"] = setting(
+        "nothing",
+        "What is recorded when a client leaves before the provider has said a word: no tokens, or"
+        " an estimate of the prompt's.",
+    )
     when_full: Literal["refuse", "serve"] = setting(
         "refuse",
         "When the journal's disk is full, so that no record can be kept: refuse new requests, or"
@@ -52,6 +62,8 @@ class Metering(Filter):
         self._ledger = self.config.ledger
         self._begin = self.config.ledger.begin
         self._record = self.config.ledger.record
+        self._drains = self.config.when_client_leaves == "drain"
+        self._guesses = self.config.unanswered == "prompt"
         self._serve = self.config.when_full == "serve"
         self.unmetered = 0
         """Exchanges that left no record."""
@@ -63,6 +75,8 @@ class Metering(Filter):
         self.config.prices.start(targets)
 
     async def stop(self) -> None:
+        if self.unmetered:
+            self.log.warning("unmetered_requests", count=self.unmetered)
         await self.config.prices.stop()
 
     def on_request(self, ex: Exchange) -> Reply | None:
@@ -72,6 +86,7 @@ class Metering(Filter):
         return None
 
     def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
+        ex.drains = self._drains
         request, principal = ex.request, ex.principal
         head = request.head
         self._begin(
@@ -101,16 +116,18 @@ class Metering(Filter):
 
     def on_end(self, ex: Exchange) -> Awaitable[None] | None:
         attempts, reply = ex.attempts, ex.reply
-        if reply is not None and reply.status == 401 and not attempts:
-            return None  # Nobody we know, and nobody was asked: strangers cannot grow the books.
+        if reply is not None and not attempts and unrecorded(reply):
+            return None
         cost = ex.stash.get(COST)
         usage = ex.usage
+        if usage is None and self._guesses and ex.gone and attempts:
+            usage = ex.usage = estimated(ex.request.body, 0)
         if cost is None and usage is not None and attempts:
             price = self._price(attempts[-1].target, ex.request.head.model, ex.at)
             if price is None:
                 self._price_later(ex.id, ex.at, ex.request.head.model, attempts[-1].target, usage)
             else:
-                cost = (price.cost(usage), price.text)
+                cost = ex.stash[COST] = (price.cost(usage), price.text)
         kept = self._record(row(ex, cost or UNPRICED))
         if isinstance(kept, Awaitable):
             return self._count(kept)
@@ -132,6 +149,11 @@ class Metering(Filter):
                 enter_price(id, price.cost(usage), price.text)
 
         self.config.prices.when_known(target.upstream, target.model or asked, at, enter)
+
+
+def unrecorded(reply: Reply) -> bool:
+    """Nobody we know was answered, and strangers cannot grow the books; or there is no room."""
+    return reply.status == 401 or reply.code == "metering_unavailable"
 
 
 def begun(ex: Exchange, attempt: Attempt) -> tuple[str, str, int]:

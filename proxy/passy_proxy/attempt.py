@@ -323,7 +323,7 @@ class Dispatch:
     async def __call__(self, ex: Exchange, target: Target) -> Attempt:
         """Returns once the head is known, or the failure is. Ends the attempt before it.
 
-        Raises FilterFailed.
+        Raises FilterFailed, and ClientGone when nobody is there any more to be answered.
         """
         if ex.attempts:
             await self.end_last(ex)
@@ -364,7 +364,7 @@ class Dispatch:
     async def end_last(self, ex: Exchange) -> None:
         """The end of an attempt that another one follows. Raises ClientGone."""
         await self.end(ex, ex.attempts[-1])
-        if ex.gone:  # Somebody has swallowed the cancellation.
+        if ex.gone:  # Somebody has swallowed the cancellation, or it goes on to hear the price.
             raise ClientGone
 
     async def judged(self, ex: Exchange, depth: int, awaited: object) -> Failure | None:

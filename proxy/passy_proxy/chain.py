@@ -48,6 +48,7 @@ from passy_proxy.exchange import (
     FILTER_FAILED,
     INTERNAL_ERROR,
     OK,
+    SHUTDOWN,
     UPSTREAM_BROKEN,
     Exchange,
     Outcome,
@@ -189,7 +190,9 @@ class Chain:
                 downstream.watch(None)
         except asyncio.CancelledError:
             if not ex.gone:
-                ex.conclude(Outcome("upstream_broken", "shutdown"))
+                ex.conclude(SHUTDOWN)
+                message = "The gateway is stopping and could not finish this. Please ask again."
+                await self.excuse(ex, Reply(503, "draining", message, [(b"retry-after", b"1")]))
                 raise
         except ClientGone:
             ex.conclude(CLIENT_GONE)
@@ -199,7 +202,7 @@ class Chain:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
                 ex.conclude(CLIENT_GONE)
-                if ex.task is not None:
+                if ex.task is not None and not ex.drains:
                     ex.task.uncancel()
             ex.task = None
             try:
@@ -440,12 +443,12 @@ class Chain:
         if tap.done:
             await self.said(ex, tap)
         if not write(data):
-            await downstream.drain()
+            await self.drain(ex)
         while not await leg.relay(sink):
             if last:
                 await self.said(ex, tap)
                 write(last.pop())
-            await downstream.drain()
+            await self.drain(ex)
         data = tap.finish()
         if splitter is not None:
             data = splitter.feed(data) + splitter.finish()
@@ -454,7 +457,16 @@ class Chain:
             await self.said(ex, tap)
             downstream.finish(data)
         elif data and not write(data):
-            await downstream.drain()
+            await self.drain(ex)
+
+    async def drain(self, ex: Exchange) -> None:
+        """Wait until the client has read enough. Raises ClientGone."""
+        try:
+            await ex.downstream.drain()
+        except ClientGone:
+            ex.gone = True
+            if not ex.drains:
+                raise
 
     async def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
         """The upstream broke after the commit: say so in the stream, or cut what cannot be said."""
@@ -504,28 +516,31 @@ class Chain:
         was told already."""
         if isinstance(exc, FilterFailed):
             ex.outcome, reply = FILTER_FAILED, exc.reply
-            code = "filter_failed"
         else:
             ex.outcome = INTERNAL_ERROR
-            code = "internal_error"
             ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
             message = f"The gateway made a mistake. Quote {ex.id} when you report it."
             reply = Reply(500, "internal_error", message)
+        await self.excuse(ex, reply)
+
+    async def excuse(self, ex: Exchange, reply: Reply) -> None:
+        """End an answer that will not come: as a reply, as the last event of its stream, or by
+        cutting what cannot be said any more."""
         for attempt in ex.attempts:
             attempt.close()
-        if not ex.downstream.started:
+        downstream = ex.downstream
+        if not downstream.started:
             ex.reply, ex.status, ex.written_at = reply, reply.status, monotonic()
         if not ex.ended:
             await self.end_unsaid(ex)
-        if ex.downstream.started:
-            if ex.attempts and ex.attempts[-1].streamed:
-                ex.downstream.finish(ex.route.dialect.broken(reply.message, code, ex.id))
-            else:
-                ex.downstream.abort()
-            return
-        head, body = replied_head(ex, reply)
-        ex.head = head
-        ex.downstream.whole(head.status, head.headers, body, head.lines)
+        if not downstream.started:
+            head, body = replied_head(ex, reply)
+            ex.head = head
+            downstream.whole(head.status, head.headers, body, head.lines)
+        elif ex.attempts and ex.attempts[-1].streamed:
+            downstream.finish(ex.route.dialect.broken(reply.message, reply.code, ex.id))
+        else:
+            downstream.abort()
 
     async def complete(self, ex: Exchange) -> None:
         """The end of the last attempt, then of every entered filter, last one first.

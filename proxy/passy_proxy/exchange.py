@@ -42,7 +42,7 @@ def below(raw_path: bytes, path: str, root: int) -> str:
 
 
 class Outcome:
-    """How an exchange ended. ``kind`` is one of the six below; ``code`` says more for replies."""
+    """How an exchange ended. ``kind`` is one of the seven below; ``code`` says more for replies."""
 
     __slots__ = ("code", "kind")
 
@@ -70,6 +70,7 @@ UPSTREAM_BROKEN = Outcome("upstream_broken")
 CLIENT_GONE = Outcome("client_gone")
 INTERNAL_ERROR = Outcome("internal_error", "internal_error")
 FILTER_FAILED = Outcome("internal_error", "filter_failed")
+SHUTDOWN = Outcome("shutdown")
 
 NO_HEAD = BodyHead("", False, False, None, 1, 0, False)
 
@@ -159,6 +160,7 @@ class Exchange:
         "attempts",
         "depth",
         "downstream",
+        "drains",
         "ended",
         "gone",
         "head",
@@ -213,6 +215,8 @@ class Exchange:
         """How many filters were entered."""
         self.ended = False
         """``on_end`` was called: the outcome is final."""
+        self.drains = False
+        """Go on without the client, should it leave: to hear from the upstream what it cost."""
         self.gone = False
         """The client hung up while the chain ran."""
         self.task: asyncio.Task[Any] | None = None
@@ -226,7 +230,8 @@ class Exchange:
             self.outcome = outcome
 
     def hang_up(self) -> None:
-        """The edge's call when the client leaves: stop whatever the exchange waits for."""
+        """The edge's call when the client leaves: stop whatever the exchange waits for, unless it
+        ``drains``."""
         self.gone = True
-        if self.task is not None:
+        if self.task is not None and not self.drains:
             self.task.cancel()

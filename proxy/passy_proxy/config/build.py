@@ -45,6 +45,7 @@ from passy_proxy.stores import Counters, Directory, Ledger, Store, Vault
 from passy_proxy.transport import DEFAULT_LIMITS, Limits, Timeouts, Transport
 from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
 from passy_proxy.upstream import Upstream, Upstreams
+from passy_proxy.vitals import Vitals
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 STORES = (Counters, Directory, Vault, Ledger)
 """A setting of one of these types is written as the name of a store."""
 
-GIVEN = (Keyring, Models, Upstreams, Prices, Connections)
+GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals)
 """Types of settings that nobody writes: the gateway hands over its own."""
 
 LINK = LinkSettings.model_fields.keys()
@@ -135,6 +136,7 @@ class _Builder:
                 PriceBook(self.parts.site.data / "prices.json", self.parts.log),
             ),
             Connections: self.connections(),
+            Vitals: self.parts.site.vitals,
         }
         routes = [route for entry in file.routes if (route := self.route(entry))]
         for name, chain in file.chains.items():
@@ -258,6 +260,7 @@ class _Builder:
             dialect=dialect,
             credential=Credential(secret) if secret else None,
             url=http.url,
+            verified=http.verify,
             path=origin.base_path,
             paths={operation: path.encode() for operation, path in http.paths.items()},
             auth_header=http.auth_header.lower().encode()
