@@ -508,7 +508,8 @@ def filters() -> str:
         "Filters, stores, upstreams, dialects",
         "What the distribution brings. Each is a plugin found through its entry point, as "
         "yours would be; `passy plugins` lists all that are installed. *needs* and "
-        "*provides* are checked when a chain is loaded; `body` is provided by the core.",
+        "*provides* are checked when a chain is loaded; `body` and `credentials` (the headers that "
+        "show who a client is, which other filters are not shown) are provided by the core.",
         *parts,
     )
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from passy_proxy.exchange import Exchange as Exchange
     from passy_proxy.exchange import Outcome as Outcome
     from passy_proxy.exchange import Request as Request
+    from passy_proxy.exchange import credentials as credentials
     from passy_proxy.filter import Filter as Filter
     from passy_proxy.filter import Terminal as Terminal
     from passy_proxy.hookspecs import hookimpl as hookimpl
@@ -86,7 +87,7 @@ _HOMES = {
     "dialect": "Dialect Tap",
     "estimate": "prompt_estimate",
     "event": "Event Failure Head Reply",
-    "exchange": "Exchange Outcome Request",
+    "exchange": "Exchange Outcome Request credentials",
     "filter": "Filter Terminal",
     "hookspecs": "hookimpl",
     "keyring": "Keyring",

@@ -20,6 +20,7 @@ from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid, Problem
 from passy_proxy.config.snapshot import Snapshot, StartFailed
+from passy_proxy.faults import Faults
 from passy_proxy.log import dropped
 from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
@@ -134,6 +135,7 @@ class Gateway:
     def _be_counted(self) -> None:
         vitals = self.site.vitals
         vitals.count("reloads", lambda: {(how,): times for how, times in self._reloads.items()})
+        vitals.count("filter_failures", Faults.by_filter)
         vitals.count("log_dropped", lambda: {(): dropped()})
         vitals.gauge("in_flight", lambda: {(): self.running})
         vitals.gauge("configuration", lambda: {(): 0 if self.problem else 1})
