@@ -92,7 +92,9 @@ class Scene:
         self.word = word
 
     def ask(self, name: str) -> Answer:
-        message = b"POST /%b/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi"
+        message = (
+            b"POST /%b/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi"
+        )
         told = send(self.gateway.url, message % name.encode(), quiet=20.0)
         assert b"EVIL" not in told.data
         return told.answer()

@@ -478,7 +478,9 @@ class _Reader:
             self.problems.append(at.problem(message, _how_to_set(at), warning=True))
         if not settings.verify and settings.url.startswith("https:"):
             at = node.entries["verify"]
-            message = f"the certificate of {name} is not checked: anyone on the way can read its key"
+            message = (
+                f"the certificate of {name} is not checked: anyone on the way can read its key"
+            )
             hint = "name the CA it has in ca_file instead"
             self.problems.append(at.problem(message, hint, warning=True))
         return UpstreamEntry(name, settings, empty(place), place, left_out=left_out, written=node)
