@@ -37,6 +37,7 @@ import pluggy
 from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
+from passy_proxy.dialect import Tap
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
@@ -50,9 +51,11 @@ from passy_proxy.exchange import (
 )
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.heartbeat import Heartbeat
+from passy_proxy.log import Alarms
 from passy_proxy.request_body import body_refused, read_body
 from passy_proxy.sse import Decoder, MalformedStream
 from passy_proxy.transport import TransportError
+from passy_proxy.veil import Veil, veiled
 
 Compiled = tuple[tuple[int, Callable[..., Any]], ...]
 
@@ -135,6 +138,7 @@ class Chain:
         self.full = len(filters)
         self.heartbeat = heartbeat
         """Seconds of silence in a stream before a comment is sent; 0 is never."""
+        self.alarms = Alarms()
         self.on_request = self._with_body(compiled(registry, filters, "on_request"))
         self.on_response = compiled(registry, filters, "on_response")[::-1]
         self.on_event = compiled(registry, filters, "on_event")[::-1]
@@ -281,11 +285,15 @@ class Chain:
         assert tap is not None
         feed, write = tap.feed, downstream.write
         splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
+        veil = Veil(attempt.secrets)
+        secret = veil.only
         last: list[bytes] = []
 
         def sink(raw: bytes) -> bool:
             # Called from where the upstream's socket is read: a piece wakes up no task.
             data = feed(raw)
+            if secret in data or veil.held or data[-1:] != b"\n":
+                data = veil(data)
             if splitter is not None:
                 data = splitter.feed(data)
             if leg.complete:
@@ -295,19 +303,21 @@ class Chain:
                 beat.last = data
             return not data or write(data)
 
+        def shown(data: bytes, end: bool) -> bytes:
+            data = veil(data, end)
+            if splitter is None:
+                return data
+            return splitter.feed(data) + splitter.finish() if end else splitter.feed(data)
+
         ex.written_at = monotonic()
-        data = attempt.answer
-        if splitter is not None:
-            data = splitter.feed(data)
+        data = shown(attempt.answer, False)
         if data and beat is not None:
             beat.last = data
-        if not write(data):
+        taken = write(data)
+        while not taken or not await leg.relay(sink):
             await downstream.drain()
-        while not await leg.relay(sink):
-            await downstream.drain()
-        data = tap.finish()
-        if splitter is not None:
-            data = splitter.feed(data) + splitter.finish()
+            taken = True
+        data = shown(tap.finish(), True)
         data = b"".join((*last, data))
         if tap.done or not attempt.streamed:
             downstream.finish(data)
@@ -319,7 +329,9 @@ class Chain:
         ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
         if attempt.streamed:
             message = f"{attempt.target.label} broke off its answer: {reason}"
-            ex.downstream.finish(ex.route.dialect.broken(message, "upstream_broken", ex.id))
+            said = ex.route.dialect.broken(message, "upstream_broken", ex.id)
+            # Half of a long message is with the client already: what follows is another one.
+            ex.downstream.finish(b"\n\n" + said if getattr(attempt.tap, "midway", False) else said)
         else:
             ex.downstream.abort()
 
@@ -365,9 +377,12 @@ class Chain:
         cancelled = None
         if ex.attempts:
             last = ex.attempts[-1]
-            if ex.usage is None and last.tap is not None and ex.request.operation in METERED:
+            tap = last.tap
+            if ex.usage is None and tap is not None and ex.request.operation in METERED:
                 # An upstream that answered and told no usage: what is recorded is a marked guess.
-                ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
+                ex.usage = tap.usage or estimated(ex.request.body, tap.text_bytes)
+            if tap is not None and getattr(tap, "doubt", None):
+                self.alarm(ex, last, tap)
             if self.dispatch.after:
                 cancelled = await self.end_last(ex, last)
             elif not last.whole:
@@ -385,6 +400,19 @@ class Chain:
                 ex.snapshot.log.error("on_complete_failed", request_id=ex.id, exc_info=exc)
         if cancelled is not None:
             raise cancelled
+
+    def alarm(self, ex: Exchange, attempt: Attempt, tap: Tap) -> None:
+        """Tell of a usage that cannot be true; what there is of it is recorded all the same."""
+        kept_back = self.alarms.due(attempt.target.upstream.name)
+        if kept_back is not None:
+            told = veiled(tap.doubt, attempt.secrets).decode("utf-8", "replace")
+            ex.snapshot.log.warning(
+                "usage_doubtful",
+                request_id=ex.id,
+                upstream=attempt.target.label,
+                told=told,
+                kept_back=kept_back,
+            )
 
     async def end_last(self, ex: Exchange, attempt: Attempt) -> asyncio.CancelledError | None:
         """The end of the last attempt, for each filter; a cancellation is handed back."""

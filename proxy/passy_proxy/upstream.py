@@ -29,6 +29,8 @@ class Upstream:
     auth_prefix: bytes = b"Bearer "
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """Sent with every request."""
+    secrets: tuple[bytes, ...] = ()
+    """Those of their values that nobody else may see."""
     api_version: str = ""
     """The version of its API to ask for, where the dialect has one."""
     forward_headers: frozenset[bytes] = frozenset()
