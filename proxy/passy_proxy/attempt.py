@@ -156,6 +156,8 @@ class Attempt:
             assert tap is not None
             data = await leg.read()
             client = self._client
+            while client.head.stream and not leg.complete and data in BEGINNINGS:
+                data += await leg.read()
             if client.head.stream and data.startswith(EVENTS):
                 return await self._take_for_stream(leg, data)
             if isinstance(tap, OpaqueTap):
@@ -295,6 +297,8 @@ NO_FIELDS: Mapping[bytes, bytes] = MappingProxyType({})
 VALUE = itemgetter(1)
 SSE = b"text/event-stream"
 EVENTS = (b"data:", b"event:", b":")
+BEGINNINGS = frozenset(name[:size] for name in EVENTS for size in range(1, len(name)))
+"""What may still become one of them."""
 OF_BYTES = frozenset((b"content-encoding", b"content-md5", b"digest", b"etag"))
 
 

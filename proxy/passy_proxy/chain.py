@@ -377,12 +377,8 @@ class Chain:
         cancelled = None
         if ex.attempts:
             last = ex.attempts[-1]
-            tap = last.tap
-            if ex.usage is None and tap is not None and ex.request.operation in METERED:
-                # An upstream that answered and told no usage: what is recorded is a marked guess.
-                ex.usage = tap.usage or estimated(ex.request.body, tap.text_bytes)
-            if tap is not None and getattr(tap, "doubt", None):
-                self.alarm(ex, last, tap)
+            if last.tap is not None:
+                self.reckon(ex, last, last.tap)
             if self.dispatch.after:
                 cancelled = await self.end_last(ex, last)
             elif not last.whole:
@@ -401,8 +397,15 @@ class Chain:
         if cancelled is not None:
             raise cancelled
 
-    def alarm(self, ex: Exchange, attempt: Attempt, tap: Tap) -> None:
-        """Tell of a usage that cannot be true; what there is of it is recorded all the same."""
+    def reckon(self, ex: Exchange, attempt: Attempt, tap: Tap) -> None:
+        """The usage of an answer, and an alarm for one that cannot be true."""
+        if ex.usage is None and ex.request.operation in METERED:
+            ex.usage = tap.usage
+            if ex.usage is None and attempt.failure is None:
+                # An upstream that answered and told no usage: what is recorded is a marked guess.
+                ex.usage = estimated(ex.request.body, tap.text_bytes)
+        if not getattr(tap, "doubt", None):
+            return
         kept_back = self.alarms.due(attempt.target.upstream.name)
         if kept_back is not None:
             told = veiled(tap.doubt, attempt.secrets).decode("utf-8", "replace")

@@ -22,12 +22,19 @@ def inflated(body: bytes) -> bytes:
     """``body`` unpacked; empty when it is cut, no gzip or deflate, or beyond the bounds above."""
     most = min(len(body) * MOST_RATIO, MOST_INFLATED)
     for bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
-        unpacking = zlib.decompressobj(bits)
+        members, left = [], body
         try:
-            plain = unpacking.decompress(body, most)
+            while left and most > 0:
+                unpacking = zlib.decompressobj(bits)
+                members.append(unpacking.decompress(left, most))
+                if not unpacking.eof:
+                    return b""
+                most -= len(members[-1])
+                left = unpacking.unused_data
         except zlib.error:
-            continue
-        return plain if unpacking.eof else b""
+            if not members:
+                continue
+        return b"" if left else b"".join(members)
     return b""
 
 

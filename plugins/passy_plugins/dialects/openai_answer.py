@@ -7,7 +7,6 @@ from typing import Any
 
 from passy_plugins.dialects.passing import Passing
 from passy_plugins.dialects.watch import MODEL, USAGE, Watch, error_message, loads_object
-from passy_proxy import json
 from passy_proxy.body import MOST, read_answer, read_counts, read_response_counts
 from passy_proxy.records import Usage
 
@@ -48,7 +47,12 @@ def doubtful(said: object) -> bytes:
 
     What it tells is used all the same, as far as it can be, but somebody should know.
     """
-    return json.dumps(said)[:LONGEST_DOUBT] if _is_doubtful(said) else b""
+    if not _is_doubtful(said):
+        return b""
+    try:
+        return repr(said).encode("utf-8", "replace")[:LONGEST_DOUBT]
+    except ValueError:  # Python writes no number of more than some thousand digits.
+        return b"numbers without end"
 
 
 def _is_doubtful(said: object) -> bool:
@@ -228,8 +232,9 @@ class StreamTap(Watch):
         ended = data.count(b"\n\n")
         return (
             data.count(b'"finish_reason":null') == ended
-            # A chunk with two choices makes up for a message that has none, such as [DONE].
-            and data.count(b'"choices":[{') == ended
+            # A chunk with two choices makes up for a message that has none, such as [DONE], or
+            # that gives another reason.
+            and data.count(b'"choices":[{') == ended == data.count(b'"finish_reason"')
             and data.count(b'"usage"') == data.count(b'"usage":null')
             and self.count_text(data, ended, b'"content":"')
         )
