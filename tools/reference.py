@@ -55,6 +55,7 @@ REPLIES = {
     "internal_error": (
         "A fault of the gateway's own. The message holds the request's id, the log the rest."
     ),
+    "loop_detected": "The request has passed `connect.hops` gateways already.",
     "invalid_api_key": (
         "No key, an unknown one, a disabled one or an expired one: the message says which."
     ),
@@ -348,6 +349,11 @@ SECTIONS = (
         "over a shorter one. Without `chain` a route uses the chain called `default`.",
     ),
     ("EdgeSettings", model.EdgeSettings, "`edge:`. Read at start; a reload does not change them."),
+    (
+        "ConnectionSettings",
+        model.ConnectionSettings,
+        "`connect:`. Read at start; a reload does not change them.",
+    ),
     ("LogSettings", model.LogSettings, "`log:`. Read at start; a reload does not change them."),
     ("PriceSettings", model.PriceSettings, "One entry of `prices:`."),
 )

@@ -21,11 +21,12 @@ from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
 from passy_proxy.tasks import Tasks
+from passy_proxy.transport.connect import AllowList, ConnectSettings
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.config.model import GatewaySettings
+    from passy_proxy.config.model import ConnectionSettings, GatewaySettings
 
 STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
@@ -82,6 +83,7 @@ class Gateway:
         else:
             self._keep()
         self._begun = self.snapshot.file.settings
+        self.parts.connector.settings = connecting(self._begun.connect)
         for plugin in self.parts.registry.loaded.values():
             name = f"{plugin.distribution} {plugin.version}"
             self.log.debug("plugin_loaded", plugin=plugin.name, distribution=name)
@@ -123,7 +125,7 @@ class Gateway:
 
     def _tell_what_stays(self, settings: GatewaySettings) -> None:
         """What a reload cannot change is said, and not passed over in silence."""
-        names = ("listen", "edge", "log")
+        names = ("listen", "edge", "connect", "log")
         if changed := [n for n in names if getattr(settings, n) != getattr(self._begun, n)]:
             self.log.warning("restart_needed", settings=changed)
 
@@ -177,6 +179,17 @@ class Gateway:
             with contextlib.suppress(OSError):
                 if content_of(self.path) != self._content:
                     await self.reload()
+
+
+def connecting(written: ConnectionSettings) -> ConnectSettings:
+    """What the connector goes by."""
+    return ConnectSettings(
+        dns_ttl=written.dns_ttl,
+        dns_stale=written.dns_stale,
+        dns_patience=written.dns_patience,
+        dns_lookups=written.dns_lookups,
+        allow=AllowList.of(written.tenants_may_reach),
+    )
 
 
 def content_of(path: Path) -> bytes:
