@@ -168,7 +168,7 @@ class Connector:
                 return await asyncio.shield(pending)
             async with asyncio.timeout(self.settings.dns_patience):
                 return await asyncio.shield(pending)
-        except (OSError, UnicodeError) as error:  # TimeoutError is among them
+        except OSError as error:  # TimeoutError is among them
             if known is not None:
                 return known
             message = f"{host} cannot be resolved"
@@ -205,8 +205,10 @@ class Connector:
                 raise TransportError("connect", f"{host} has no address", phase="dns")
             known = _Known(found[:_TRIED], self._admits(host, found))
             tell = partial(pending.set_result, known)
-        except Exception as error:
+        except TransportError as error:
             tell = partial(pending.set_exception, error)
+        except Exception as error:  # A resolver is other people's code, and so is what it is told.
+            tell = partial(pending.set_exception, OSError(str(error)))
         with contextlib.suppress(RuntimeError):  # The loop may be closed by now.
             loop.call_soon_threadsafe(tell)
 
