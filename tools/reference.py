@@ -48,7 +48,9 @@ REPLIES = {
     "admin_disabled": "The routing table is asked for, and no admin token is set.",
     "invalid_admin_token": "The routing table is asked for without the admin token.",
     "routing": "Not an error: the routing table.",
-    "ambiguous_header": "Two header names differ only in `_` and `-`.",
+    "ambiguous_header": (
+        "Two header names differ only in `_` and `-`, or a header that shows a key is repeated."
+    ),
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
     "headers_too_large": "The request head exceeds `edge.max_header_bytes`.",

@@ -34,7 +34,9 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
 _HOST = re.compile(rb"[\w.~\-]++(?::[0-9]{0,5})?")
 _HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::[0-9]{0,5})?")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect")
+_SHOWN = (b"authorization", b"x-api-key", b"api-key")
+"""Who asks: of two answers to that, another reader may take the other one."""
+_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect", *_SHOWN)
 _SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session")
 _CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect"))
 _LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*+([0-9]++)", re.IGNORECASE)
@@ -306,7 +308,8 @@ def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
     names = [name for name, _ in headers]
     for name in _SINGLE:
         if names.count(name) > 1:
-            code = "invalid_host" if name == b"host" else "invalid_framing"
+            code = "ambiguous_header" if name in _SHOWN else "invalid_framing"
+            code = "invalid_host" if name == b"host" else code
             raise Refused(400, code, f"The header {name.decode()} is repeated.")
     if b"connection" in fields:
         lines = [value for name, value in headers if name == b"connection"]
