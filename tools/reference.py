@@ -28,9 +28,10 @@ from passy_plugins.dialects.openai import OpenAI
 from passy_proxy import cli, units
 from passy_proxy.chain import HOOKS
 from passy_proxy.config import model, settings
-from passy_proxy.config.build import settings_of
+from passy_proxy.config.build import own_settings
 from passy_proxy.edge import _envelope
 from passy_proxy.event import Reply
+from passy_proxy.faults import LinkSettings
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.framing import Refused
 from passy_proxy.hookspecs import ProcessHooks
@@ -52,8 +53,16 @@ REPLIES = {
         "Two header names differ only in `_` and `-`, or a header that shows a key is repeated."
     ),
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
+    "draining": (
+        "The gateway was stopped, and its patience ended before the answer did. A stream ends with "
+        "this event."
+    ),
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
     "headers_too_large": "The request head exceeds `edge.max_header_bytes`.",
+    "filter_failed": (
+        "A filter failed that is `closed` (see [every filter](filters.md#every-filter)): it "
+        "raised, took too long (503), or left something that cannot be sent. The message names it."
+    ),
     "internal_error": (
         "A fault of the gateway's own. The message holds the request's id, the log the rest."
     ),
@@ -75,6 +84,9 @@ REPLIES = {
     "invalid_value": "A member of the body has the wrong type; `param` names it.",
     "method_not_allowed": "The path exists with other methods; `allow` lists them.",
     "method_not_supported": "A method that no route can have, such as TRACE or CONNECT.",
+    "invalid_metrics_token": "The metrics are asked for without their token.",
+    "metrics": "Not an error: the metrics.",
+    "metrics_disabled": "The metrics are asked for, have no token and are not public.",
     "model_not_allowed": "The key is limited to other models.",
     "model_not_found": "Nothing answers to this model; the message names the nearest ones.",
     "models": "Not an error: the list of models, or one of them.",
@@ -82,6 +94,9 @@ REPLIES = {
     "origin_not_allowed": "A browser asks from an origin that `cors` does not name.",
     "preflight": "Not an error: the answer to a browser's question whether it may ask.",
     "rate_limit_exceeded": "A limit on requests, tokens or concurrency is used up.",
+    "metering_unavailable": (
+        "The disk for usage records is full, and `when_full` of `usage` is `refuse`."
+    ),
     "rate_limit_unavailable": (
         "The store that counts cannot be asked, and `when_unavailable` is `refuse`."
     ),
@@ -117,6 +132,7 @@ OUTCOMES = {
     "shutdown": "The gateway was stopped while the answer ran.",
     "client_gone": "The client hung up; the access log shows status 499.",
     "internal_error": "A fault of the gateway's own.",
+    "filter_failed": "A fault of a filter's that is `closed`.",
 }
 """What the log and the books call the end of an exchange, beside the codes of replies."""
 
@@ -424,7 +440,7 @@ def hooks_of(filter: type[Filter]) -> list[str]:
     return found
 
 
-GIVEN = ("Keyring", "Models", "Prices", "Connections", "Upstreams")
+GIVEN = ("Keyring", "Models", "Prices", "Connections", "Upstreams", "Vitals")
 """Types of settings that the gateway fills in, whatever the file says."""
 
 
@@ -434,7 +450,7 @@ def given_to(kind_of_settings: type[settings.Settings]) -> list[str]:
 
 
 def with_settings(part: type[Any]) -> list[str]:
-    kind_of_settings = settings_of(part)
+    kind_of_settings = own_settings(part)
     given = given_to(kind_of_settings)
     if not set(kind_of_settings.model_fields) - set(given):
         return ["It has no settings."]
@@ -450,16 +466,27 @@ def described_filter(filter: type[Filter]) -> list[str]:
     for title, names in (("needs", filter.needs), ("provides", filter.provides)):
         if names:
             facts.append((title, ", ".join(code(name) for name in sorted(names))))
+    facts.append(("on_error", filter.on_error))
     facts.append(("status", filter.status))
     about = prose(sys.modules[filter.__module__].__doc__)
     facts_line = " · ".join(f"{name}: {value}" for name, value in facts)
     return [f"### {filter.name}", about, facts_line, *with_settings(filter)]
 
 
+EVERY_FILTER = (
+    "A failure is an exception, a result of the wrong kind, a wait beyond `hook_timeout`, or a "
+    "header that cannot be sent. It is logged as `filter_failed`, at most every ten seconds for "
+    "each hook of a filter. A filter that others rest on, and a terminal, cannot be `open`; the "
+    "default is the filter's own and stands below as *on_error*."
+)
+
+
 def filters() -> str:
     plugins = installed()
     parts: list[str] = []
     every = [one for plugin in plugins for one in plugin.filters]
+    every_filter = settings_table(LinkSettings)
+    parts += ["## Every filter", prose(LinkSettings.__doc__), EVERY_FILTER, every_filter]
     for title, terminal in (("Filters", False), ("Terminal filters", True)):
         parts.append(f"## {title}")
         for one in every:
@@ -658,6 +685,8 @@ def constants(where: str, node: ast.expr, scope: ast.AST) -> list[str]:
         ]
         if values:
             return [text for value in values for text in constants(where, value, scope)]
+    if isinstance(node, ast.Attribute) and ast.unparse(node) == "reply.code":
+        return []  # Documented where that reply is made.
     raise Stale(f"{where}:{node.lineno}: the code of a reply must be a constant, to be documented")
 
 

@@ -20,6 +20,7 @@ class Config(Settings):
 
 class Cors(Filter):
     name = "cors"
+    vouches = True
     config: Config
 
     async def start(self) -> None:

@@ -71,6 +71,7 @@ def provider(upstream: Upstream) -> dict[str, object]:
         "baseUrl": upstream.url,
         "models": list(upstream.models),
         "dialect": upstream.dialect.name if upstream.dialect else None,
+        "verified": upstream.verified,
     }
 
 

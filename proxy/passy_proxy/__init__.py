@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from passy_proxy.upstream import Target as Target
     from passy_proxy.upstream import Upstream as Upstream
     from passy_proxy.upstream import Upstreams as Upstreams
+    from passy_proxy.vitals import Vitals as Vitals
 
 _HOMES = {
     "answer": "failed_reply",
@@ -98,6 +99,7 @@ _HOMES = {
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",
+    "vitals": "Vitals",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = ("json", "keys")

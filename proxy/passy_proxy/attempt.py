@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from passy_proxy.dialect import Dialect, Tap, Untranslatable
+from passy_proxy.downstream import ClientGone
+from passy_proxy.edits import legal_attempt
 from passy_proxy.event import Failure
+from passy_proxy.faults import FilterFailed
 from passy_proxy.records import Credential
 from passy_proxy.transport import Leg, TransportError, UpstreamRequest
 from passy_proxy.unpacking import INFLATED, OpaqueTap, UnpackingTap, inflated
@@ -19,6 +22,7 @@ from passy_proxy.veil import SHORTEST, veiled
 if TYPE_CHECKING:
     from passy_proxy.chain import Compiled
     from passy_proxy.exchange import Exchange
+    from passy_proxy.faults import Faults
     from passy_proxy.upstream import Target
 
 WHOLE = 1 << 20
@@ -35,9 +39,9 @@ class Attempt:
 
     __slots__ = (
         "_client",
-        "_request",
         "_spoken",
         "answer",
+        "built",
         "credential",
         "dialect",
         "dropped",
@@ -64,7 +68,8 @@ class Attempt:
         self.dialect: Dialect = target.upstream.dialect or self._spoken
         self.dropped: tuple[str, ...] = ()
         """Parameters the translation could not carry."""
-        self._request: UpstreamRequest | None = None
+        self.built: UpstreamRequest | None = None
+        """``request``, once somebody has asked for it."""
         self.leg: Leg | None = None
         self.fields: Mapping[bytes, bytes] = NO_FIELDS
         """The answer's headers by name; of repeated ones the last."""
@@ -94,11 +99,11 @@ class Attempt:
     def request(self) -> UpstreamRequest:
         """What goes upstream: built by the dialect on first use, from the pristine request and the
         credential of that moment. ``on_attempt`` may edit it."""
-        if self._request is None:
-            self._request = self.dialect.request(
+        if self.built is None:
+            self.built = self.dialect.request(
                 self._client, self.target, self.credential, self._spoken.name
             )
-        return self._request
+        return self.built
 
     def opened(self, leg: Leg) -> bool:
         """The head is there. Whether what follows is the whole of a plain answer, to be taken at
@@ -323,27 +328,36 @@ def is_sse(fields: Mapping[bytes, bytes]) -> bool:
 class Dispatch:
     """Performs exactly one attempt: hooks, the dialect's request, the transport."""
 
-    __slots__ = ("after", "before")
+    __slots__ = ("after", "before", "faults")
 
-    def __init__(self, before: Compiled, after: Compiled) -> None:
+    def __init__(self, before: Compiled, after: Compiled, faults: Faults) -> None:
         self.before = before
         self.after = after
+        self.faults = faults
 
     async def __call__(self, ex: Exchange, target: Target) -> Attempt:
-        """Returns once the head is known, or the failure is. Ends the attempt before it."""
+        """Returns once the head is known, or the failure is. Ends the attempt before it.
+
+        Raises FilterFailed, and ClientGone when nobody is there any more to be answered.
+        """
         if ex.attempts:
-            await self.end(ex, ex.attempts[-1])
+            await self.end_last(ex)
         attempt = Attempt(ex, target)
         ex.attempts.append(attempt)
         for depth, hook in self.before:
             if depth > ex.depth:
                 break
+            credential = attempt.credential
             try:
                 refusal = hook(ex, attempt)
                 if refusal is not None and not isinstance(refusal, Failure):
-                    refusal = await refusal
-            except Untranslatable as exc:  # It asked for ``attempt.request``.
-                refusal = Failure("untranslatable", str(exc))
+                    refusal = await self.judged(ex, depth, refusal)
+                if attempt.built is not None or attempt.credential is not credential:
+                    legal_attempt(attempt, credential)
+            except BaseException as exc:
+                refusal = self.failed(ex, attempt, depth, exc)
+                if refusal is None:
+                    attempt.built, attempt.credential = None, credential
             if refusal is not None:
                 attempt.failure = refusal
                 attempt.head_at = monotonic()
@@ -362,16 +376,46 @@ class Dispatch:
             attempt.take(await leg.read())
         return attempt
 
+    async def end_last(self, ex: Exchange) -> None:
+        """The end of an attempt that another one follows. Raises ClientGone."""
+        await self.end(ex, ex.attempts[-1])
+        if ex.gone:  # Somebody has swallowed the cancellation, or it goes on to hear the price.
+            raise ClientGone
+
+    async def judged(self, ex: Exchange, depth: int, awaited: object) -> Failure | None:
+        """``on_attempt`` of a filter that has to wait."""
+        refusal = await self.faults.waited(ex, depth, awaited)
+        if refusal is not None and not isinstance(refusal, Failure):
+            raise TypeError(f"on_attempt returned {type(refusal).__name__}, which is no Failure")
+        return refusal
+
+    def failed(
+        self, ex: Exchange, attempt: Attempt, depth: int, exc: BaseException
+    ) -> Failure | None:
+        """What a hook's exception means for the attempt. Raises FilterFailed."""
+        if isinstance(exc, Untranslatable):  # It asked for ``attempt.request``.
+            return Failure("untranslatable", str(exc))
+        reply = self.faults.failed(ex, depth, "on_attempt", exc)
+        if reply is None:
+            return None
+        attempt.failure = Failure("refused", reply.message)
+        attempt.head_at = monotonic()
+        raise FilterFailed(reply) from exc
+
     async def end(self, ex: Exchange, attempt: Attempt) -> None:
         """``on_attempt_end``, once per attempt and filter; its connection is given back.
 
-        When a filter fails or is cancelled, the next call goes on behind it.
+        A filter that fails keeps it from nobody. When one is cancelled, the next call goes on
+        behind it.
         """
         attempt.close()
         after = self.after
         while attempt.told < len(after):
-            _, hook = after[attempt.told]
+            depth, hook = after[attempt.told]
             attempt.told += 1
-            done = hook(ex, attempt)
-            if done is not None and isinstance(done, Awaitable):
-                await done
+            try:
+                done = hook(ex, attempt)
+                if done is not None and done is not attempt:
+                    await self.faults.waited_at_end(depth, done)
+            except BaseException as exc:
+                self.faults.ended(ex, depth, "on_attempt_end", exc)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from json.decoder import scanstring  # type: ignore[attr-defined]
+from math import inf
 from typing import Any, NamedTuple, NoReturn
 
 from passy_proxy.records import Usage
@@ -156,6 +157,8 @@ def _once(members: list[tuple[str, _Member]], name: str) -> _Member | None:
 
 def _typed(members: dict[str, Any], name: str, *kinds: type) -> Any:
     value = members.get(name)
+    if value in (inf, -inf):
+        raise BadBody(f"'{name}' is not valid: Number out of range.", name)
     if value is None or (isinstance(value, kinds) and (bool in kinds or value is not bool(value))):
         return value
     raise BadBody(f"'{name}' is not valid: expected {kinds[0].__name__}.", name)
@@ -174,8 +177,6 @@ def read_head(body: bytes) -> Head:
         raise BadBody("'model' is not valid: expected str.", "model")
     if not model:
         raise BadBody("'model' must not be empty.", "model")
-    for name in ("messages", "tools", "input"):
-        _typed(members, name, list, str)
     options = _typed(members, "stream_options", dict)
     limits = [
         _typed(members, name, int, float)

@@ -86,6 +86,9 @@ class EdgeLimits:
     rest_bytes: int = 64 * 1024
     rest_timeout: float = 1.0
     connections_per_ip: int = 0
+    linger: float = 0.5
+    """At the end of the process: how long a connection stays after an answer that did not announce
+    the end, for the request that its client may be sending already."""
 
 
 class Edge:
@@ -290,10 +293,21 @@ class Connection(asyncio.Protocol):
             self.loop.call_soon(self._go_on)
 
     def shutdown(self) -> None:
-        """uvicorn stops: an idle connection closes, a busy one after its answer."""
+        """The server stops: an idle connection closes, a busy one after its answer.
+
+        While the edge drains there is time to do it so that no request meets a closing connection:
+        who was answered just now, or has just come, may be about to ask.
+        """
         self.shutting_down = True
-        if self.phase <= _HEAD:
+        if self.phase > _HEAD:
+            return
+        if not self.edge.draining:
             self.close()
+        elif self.phase == _IDLE:
+            since = self.deadline - self.limits.keep_alive
+            self.deadline = since + self.limits.linger
+        elif not self.buffer:
+            self.deadline = min(self.deadline, self.sweep.now + self.limits.linger)
 
     def expire(self, now: float) -> None:
         """The deadline has passed; what that means depends on what was waited for."""
@@ -307,7 +321,7 @@ class Connection(asyncio.Protocol):
             self.deadline = due if due > now else NEVER
             if due <= now and self.cycle is not None:
                 self.cycle.body_is_slow()
-        else:
+        elif phase > _HEAD or not self._asked():
             self.close()
 
     def want_body(self, cycle: Cycle) -> None:
@@ -377,6 +391,16 @@ class Connection(asyncio.Protocol):
     def _peer(self) -> str:
         return self.client[0] if self.client is not None else ""
 
+    def _asked(self) -> bool:
+        """Whether a request has come that was not read yet: to close now would reset it."""
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(ImportError, OSError):  # No such thing on Windows.
+            from fcntl import ioctl
+            from termios import FIONREAD
+
+            return sock is not None and any(ioctl(sock.fileno(), FIONREAD, bytes(4)))
+        return False
+
     def _client_left(self) -> None:
         if self.cycle is not None:
             self.cycle.leave()
@@ -401,11 +425,15 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Ready for another request, which may already be here."""
-        if self.shutting_down:
-            self.close()
-            return
+        limits = self.limits
         self.phase = _IDLE
-        self.deadline = self.sweep.now + self.limits.keep_alive
+        if self.shutting_down:
+            if not self.edge.draining:
+                self.close()
+                return
+            self.deadline = self.sweep.now + limits.linger
+        else:
+            self.deadline = self.sweep.now + limits.keep_alive
         if self.paused_reading:
             self._resume_reading()
         if self.buffer:

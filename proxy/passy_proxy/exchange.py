@@ -40,7 +40,7 @@ def below(raw_path: bytes, path: str, root: int) -> str:
 
 
 class Outcome:
-    """How an exchange ended. ``kind`` is one of the six below; ``code`` says more for replies."""
+    """How an exchange ended. ``kind`` is one of the seven below; ``code`` says more for replies."""
 
     __slots__ = ("code", "kind")
 
@@ -67,6 +67,8 @@ OK = Outcome("ok")
 UPSTREAM_BROKEN = Outcome("upstream_broken")
 CLIENT_GONE = Outcome("client_gone")
 INTERNAL_ERROR = Outcome("internal_error", "internal_error")
+FILTER_FAILED = Outcome("internal_error", "filter_failed")
+SHUTDOWN = Outcome("shutdown")
 
 NO_HEAD = BodyHead("", False, False, None, 1, 0, False)
 
@@ -145,6 +147,8 @@ class Exchange:
         "attempts",
         "depth",
         "downstream",
+        "drains",
+        "ended",
         "gone",
         "head",
         "id",
@@ -191,11 +195,15 @@ class Exchange:
         self.reply: Reply | None = None
         """The gateway's own answer, where it gave one."""
         self.head: Head | None = None
-        """The head sent to the client."""
+        """The head sent to the client, once it was."""
         self.status = 0
         self.stash = Stash()
         self.depth = 0
         """How many filters were entered."""
+        self.ended = False
+        """``on_end`` was called: the outcome is final."""
+        self.drains = False
+        """Go on without the client, should it leave: to hear from the upstream what it cost."""
         self.gone = False
         """The client hung up while the chain ran."""
         self.task: asyncio.Task[Any] | None = None
@@ -203,8 +211,14 @@ class Exchange:
         self.written_at = 0.0
         """Monotonic seconds of the first byte of the answer."""
 
+    def conclude(self, outcome: Outcome) -> None:
+        """How it ended, unless that is settled."""
+        if not self.ended:
+            self.outcome = outcome
+
     def hang_up(self) -> None:
-        """The edge's call when the client leaves: stop whatever the exchange waits for."""
+        """The edge's call when the client leaves: stop whatever the exchange waits for, unless it
+        ``drains``."""
         self.gone = True
-        if self.task is not None:
+        if self.task is not None and not self.drains:
             self.task.cancel()

@@ -21,6 +21,8 @@ class Upstream:
     credential: Credential | None = None
     url: str = ""
     """Its base URL, which tells whose prices hold; empty for an in-process upstream."""
+    verified: bool = True
+    """Its certificate is checked."""
     path: bytes = b""
     """Path of the base URL, without a slash at its end."""
     paths: Mapping[str, bytes] = field(default_factory=dict)

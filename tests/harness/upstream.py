@@ -7,7 +7,7 @@ its end (or its head has, after ``early``):
     {send: "HTTP/1.1 …"}    bytes (see `harness.catalogue.raw`)
     {drip: "…", gap: 0.05}  the same, one at a time
     {chunk: "…"}            bytes as one chunk of a chunked body
-    {wait: 0.2}             seconds
+    {wait: 0.2}             seconds; in a script of Python's also a threading.Event
     hold                    until the other side leaves
     read                    what still comes of the request, until its end
     shut                    no more bytes from here (FIN); keep reading
@@ -24,9 +24,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import h11
@@ -61,17 +62,20 @@ class Hit:
 class RawUpstream:
     """Listens on loopback with an event loop of its own, in a thread; so tests may block.
 
-    ``with RawUpstream(steps) as upstream``. ``script`` chooses the steps for a hit; without one all
-    are answered by ``steps``. ``hits`` is the ledger; ``errors`` holds what was no HTTP.
+    ``with RawUpstream(steps) as upstream``. ``script`` chooses the steps for a hit; one that looks
+    at the body is a generator that yields ``read`` first. Without one all are answered by
+    ``steps``. ``hits`` is the ledger; ``errors`` holds what was no HTTP.
     """
 
     def __init__(
         self,
         steps: Sequence[Step] = (),
         *,
-        script: Callable[[Hit], Sequence[Step]] | None = None,
+        script: Callable[[Hit], Iterable[Step]] | None = None,
         ssl: Any = None,
+        idle: float | None = None,
     ) -> None:
+        """``idle``: seconds after which a connection without a request is closed."""
         self.hits: list[Hit] = []
         self.errors: list[str] = []
         self.connections = 0
@@ -80,6 +84,8 @@ class RawUpstream:
         """Open now."""
         self._script = script or (lambda _: steps)
         self._ssl = ssl
+        self._idle = idle
+        self._serving: set[asyncio.Task[None] | None] = set()  # asyncio itself keeps none
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -122,6 +128,7 @@ class RawUpstream:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open += 1
+        self._serving.add(asyncio.current_task())
         number, hit = self.connections, None
         left = b""
         try:
@@ -129,18 +136,19 @@ class RawUpstream:
                 wire = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
                 if left:  # to receive nothing would be the end
                     wire.receive_data(left)
-                request = await self._event(wire, reader)
+                async with asyncio.timeout(self._idle):
+                    request = await self._event(wire, reader)
                 if not isinstance(request, h11.Request):
                     return
                 headers = [(n.decode(), v.decode("latin-1")) for n, v in request.headers]
                 target = request.target.decode("latin-1")
                 hit = Hit(request.method.decode(), target, headers, number)
                 self.hits.append(hit)
-                steps = list(self._script(hit))
-                if steps[:1] == ["early"]:
-                    del steps[0]
-                else:
+                steps = iter(self._script(hit))
+                first = next(steps, "read")
+                if first != "early":
                     await self._body(wire, reader, hit)
+                    steps = chain([first], steps)
                 for step in steps:
                     if not await self._step(step, wire, reader, writer, hit):
                         return
@@ -152,6 +160,7 @@ class RawUpstream:
             pass
         finally:
             self.open -= 1
+            self._serving.discard(asyncio.current_task())
             if hit is not None:
                 hit.closed = time.monotonic()
             writer.transport.abort()
@@ -199,14 +208,19 @@ class RawUpstream:
         elif step == "close":
             await writer.drain()
             writer.close()
-            await writer.wait_closed()
+            with suppress(TimeoutError):  # over TLS asyncio may never say so
+                async with asyncio.timeout(1.0):
+                    await writer.wait_closed()
             return False
         else:
             raise AssertionError(f"no such step: {step}")
         return True
 
     async def _act(self, step: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        if "wait" in step:
+        if isinstance(step.get("wait"), threading.Event):
+            while not step["wait"].is_set():  # noqa: ASYNC110  # It is set in another thread.
+                await asyncio.sleep(0.02)
+        elif "wait" in step:
             await asyncio.sleep(step["wait"])
         elif "send" in step:
             writer.write(raw(step["send"]))

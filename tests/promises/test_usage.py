@@ -359,6 +359,8 @@ def read_slowly(stream: bytes) -> tuple[Any, bool, bool]:
     usage, done, error = None, False, False
     for message in decoder.feed(stream) + decoder.finish():
         done = done or message.data.startswith(b"[DONE]")
+        if done:
+            break
         said = loads_object(message.data)
         usage = usage_of(said.get("usage")) or usage
         error = error or bool(said.get("error")) or message.event == "error"

@@ -165,6 +165,8 @@ class Watch:
             return data
         if self._carry or self._long:
             return self._continue(data)
+        if self.done:
+            return data
         if data.endswith(b"\n\n") and data.find(b"\r") < 0 and self.ordinary(data):
             if not self.model:
                 self._name(data)
@@ -208,6 +210,8 @@ class Watch:
 
     def _whole(self, data: bytes) -> bytes:
         """``data`` is one or more complete messages."""
+        if self.done:
+            return data
         if not self.model:
             self._name(data)
         if self.notable(data) or NAMED_ERROR.search(data):
@@ -228,14 +232,18 @@ class Watch:
         kept: list[bytes] = []
         for message in messages(data):
             raw = message.raw
-            if self.notable(raw):
+            if self.done:
+                pass  # The books are closed with the end mark.
+            elif self.notable(raw):
                 if not self.read(message.data):
                     raw = raw[: len(raw) - len(raw.lstrip(b"\r\n"))]  # what belongs to no message
             else:
                 self._count(raw)
-            if message.event == "error" and not self.error:
+            if message.event == "error" and not (self.error or self.done):
                 self.error = error_message(loads_object(message.data)) or "unnamed error"
             kept.append(raw)
+        if self.done:
+            self._forget()  # What comes now is passed on, and nothing of it counts.
         return data if sum(map(len, kept)) == len(data) else b"".join(kept)
 
     def _count(self, data: bytes) -> None:
@@ -313,6 +321,8 @@ class Watch:
         start, self._start = self._start, b""
         self._long = False
         self._passing = NO_PASSING
+        if self.done:
+            return
         if self.generated.search(start + b'"'):
             self.text_bytes += self._long_bytes  # nearly all of it is text, then
         if BEGINS_AS_ERROR.search(start):

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as Map
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from passy_proxy.chain import BadFilter, Chain
@@ -25,10 +26,11 @@ from passy_proxy.config.model import (
     UpstreamEntry,
 )
 from passy_proxy.config.problem import ConfigInvalid, Problem, nearest
-from passy_proxy.config.settings import Settings, read
+from passy_proxy.config.settings import Settings, read, setting
 from passy_proxy.config.snapshot import Snapshot
 from passy_proxy.connections import Connections
 from passy_proxy.dialect import Dialect
+from passy_proxy.faults import LinkSettings
 from passy_proxy.filter import Filter, Terminal
 from passy_proxy.keyring import Keyring
 from passy_proxy.models import Choice, Model, Models
@@ -45,6 +47,7 @@ from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin
 from passy_proxy.transport.head import SECRET
 from passy_proxy.upstream import Upstream, Upstreams
 from passy_proxy.veil import SHORTEST
+from passy_proxy.vitals import Vitals
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -52,8 +55,10 @@ if TYPE_CHECKING:
 STORES = (Counters, Directory, Vault, Ledger)
 """A setting of one of these types is written as the name of a store."""
 
-GIVEN = (Keyring, Models, Upstreams, Prices, Connections)
+GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals)
 """Types of settings that nobody writes: the gateway hands over its own."""
+
+LINK = LinkSettings.model_fields.keys()
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "*")
 
@@ -133,6 +138,7 @@ class _Builder:
                 PriceBook(self.parts.site.data / "prices.json", self.parts.log),
             ),
             Connections: self.connections(),
+            Vitals: self.parts.site.vitals,
         }
         routes = [route for entry in file.routes if (route := self.route(entry))]
         for name, chain in file.chains.items():
@@ -259,6 +265,7 @@ class _Builder:
             dialect=dialect,
             credential=Credential(secret) if secret else None,
             url=http.url,
+            verified=http.verify,
             path=origin.base_path,
             paths={operation: path.encode() for operation, path in http.paths.items()},
             auth_header=http.auth_header.lower().encode()
@@ -453,6 +460,10 @@ class _Builder:
             return None
         settings = entry.settings.merged(override) if override is not entry.settings else override
         config_class = settings_of(kind)
+        if twice := sorted(own_settings(kind).model_fields.keys() & LINK):
+            message = f"{entry.name} has a setting {twice[0]!r} of its own, which every filter has"
+            self.complain(entry.node, message)
+            return None
         given = self.live(config_class, settings, entry.node)
         config = self.read(config_class, settings, given)
         if config is None or ABSENT in given.values():
@@ -536,6 +547,8 @@ class _Builder:
                 self.complain(entry.node, self.misplaced(entry, last))
             for need in sorted(filter.needs - provided.keys()):
                 self.complain(entry.node, self.unmet(entry, need, filters))
+            if filter.provides or last:
+                self.check_closed(entry, filter)
             provided |= dict.fromkeys(filter.provides, entry.name)
         if len(self.problems) > before:
             return None
@@ -548,6 +561,15 @@ class _Builder:
             [entry] = [entry for entry, filter in filters if filter is exc.filter][:1]
             self.complain(entry.node, str(exc))
             return None
+
+    def check_closed(self, entry: ChainEntry, filter: Filter) -> None:
+        """Complain of a filter that may fail unnoticed although others rest on it."""
+        if getattr(filter.config, "on_error", "closed") != "open":
+            return
+        what = ", ".join(sorted(filter.provides)) or "the answer"
+        at = entry.settings.entries.get("on_error", entry.node)
+        message = f"{entry.name} cannot be open: without it there is no {what}"
+        self.complain(at, message, "write on_error: closed")
 
     @staticmethod
     def misplaced(entry: ChainEntry, last: bool) -> str:
@@ -610,7 +632,30 @@ def plain_transport(
 
 
 def settings_of(kind: type[Any]) -> type[Settings]:
-    """The settings class of a filter (its ``config`` annotation), store or in-process upstream."""
+    """The settings class of a store or in-process upstream, or what can be set of a filter: its
+    ``config`` annotation, and what every filter has."""
+    own = own_settings(kind)
+    return linked(own, kind.on_error) if issubclass(kind, Filter) else own
+
+
+@cache
+def linked(own: type[Settings], on_error: str) -> type[Settings]:
+    """``own`` with the fields of `LinkSettings`, ``on_error`` as the filter has it."""
+    shared = LinkSettings.model_fields
+    fields: dict[str, Any] = {
+        "__module__": own.__module__,
+        "__qualname__": own.__qualname__,
+        "__doc__": own.__doc__,
+        "__annotations__": get_type_hints(LinkSettings, include_extras=True),
+        "on_error": setting(on_error, shared["on_error"].description or ""),
+        "hook_timeout": shared["hook_timeout"],
+    }
+    fields["__annotations__"] = {name: fields["__annotations__"][name] for name in shared}
+    return type(own.__name__, (own,), fields)
+
+
+def own_settings(kind: type[Any]) -> type[Settings]:
+    """The settings class that a plugin has written."""
     declared = getattr(kind, "Settings", None) or get_type_hints(kind).get("config")
     return declared if isinstance(declared, type) and issubclass(declared, Settings) else Settings
 

@@ -176,7 +176,9 @@ class HttpUpstream(UpstreamSettings):
     http2: bool = setting(False, "Whether HTTP/2 may be used.")
     proxy: ProxyURL = setting("", "URL of an outbound proxy: http, https, socks5 or socks5h.")
     ca_file: str = setting("", "File of the CA certificates to trust instead of the system's.")
-    verify: bool = setting(True, "Whether the provider's certificate is checked.")
+    verify: bool = setting(
+        True, "Whether the provider's certificate is checked. Off is warned of at every start."
+    )
     transport: Literal["auto", "http1", "httpcore"] = setting(
         "auto", "auto is http1, or httpcore where HTTP/2 or a proxy asks for it."
     )
@@ -253,7 +255,14 @@ class EdgeSettings(Settings):
     body_grace: Duration = setting("10s", "Time before that is looked at.")
     write_timeout: Duration = setting("30s", "Longest a client may take none of an answer.")
     keep_alive: Duration = setting("75s", "How long an unused client connection is kept.")
-    shutdown_timeout: Duration = setting("30s", "At the end: how long running answers may take.")
+    lame_duck: Duration = setting(
+        "5s", "After SIGTERM: how long it goes on accepting while /readyz says 503."
+    )
+    shutdown_timeout: Duration = setting("60s", "After that: how long running answers may take.")
+    loop_lag: Duration = setting("100ms", "From which delay on a blocked event loop is reported.")
+    loop_dead: Duration = setting(
+        "10s", "From when on a worker whose loop is blocked is replaced; 0s is never."
+    )
 
 
 class ConnectionSettings(Settings):
@@ -514,6 +523,13 @@ class _Reader:
             at = node.entries["credential"]
             message = f"the upstream '{name}' is left out, since its credential is empty"
             self.problems.append(at.problem(message, _how_to_set(at), warning=True))
+        if not settings.verify and settings.url.startswith("https:"):
+            at = node.entries["verify"]
+            message = (
+                f"the certificate of {name} is not checked: anyone on the way can read its key"
+            )
+            hint = "name the CA it has in ca_file instead"
+            self.problems.append(at.problem(message, hint, warning=True))
         return UpstreamEntry(name, settings, empty(place), place, left_out=left_out, written=node)
 
     def models(self, section: Mapping) -> dict[str, ModelEntry]:

@@ -41,6 +41,10 @@ _Found = tuple[tuple[socket.AddressFamily, str], ...]
 Lookup = Callable[..., list[Any]]
 """What ``socket.getaddrinfo`` is: host, port, family, type -> rows."""
 
+_UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+_UNSENT_BYTES = 131_072
+"""The system takes no more than this beyond what the other side is ready for. So of an upload that
+is refused nearly all is still ours, and the loop reads the refusal before it writes again."""
 _TRIED = 8
 """No more addresses of one name than this are dialled."""
 
@@ -256,6 +260,8 @@ async def _dialled(family: socket.AddressFamily, address: str, port: int) -> soc
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if _UNSENT is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, _UNSENT, _UNSENT_BYTES)
         await asyncio.get_running_loop().sock_connect(sock, (address, port))
     except BaseException:
         sock.close()

@@ -430,6 +430,8 @@ class _Try:
         if name.endswith(".send_request_headers.started"):
             self._sent = True
             self._limit(None)
+            if name.startswith("http11.") and self._slot.backend.stream is not None:
+                self._slot.backend.stream.expect_head()
         elif name.endswith(".receive_response_headers.started"):
             self._limit(self._request.timeouts.first_byte)
 
@@ -470,7 +472,11 @@ def _fault(error: Exception, slot: _Slot | None, sent: bool) -> TransportError:
         return TransportError("connect", "no connection came about", phase="proxy")
     if isinstance(error, httpcore.NetworkError) or (stream is not None and stream.ended):
         return TransportError("broken", "the answer broke off", sent=True)
-    message = f"the upstream's answer is not valid HTTP: {error}"
+    message = "the upstream's answer is not valid HTTP"
+    # Behind a colon h11 quotes what it was sent, and of HTTP/2 the error may be what was sent.
+    reason = f"{error}".partition(":")[0]
+    if not isinstance(error, Http2Fault) and not reason.startswith("<"):
+        message = f"{message}: {reason}"
     return TransportError("protocol", message[:300], sent=sent)
 
 
