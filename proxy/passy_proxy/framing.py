@@ -13,8 +13,10 @@ gone with it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -35,7 +37,9 @@ _HOST = re.compile(rb"([\w.~\-]++)(?::([0-9]{0,5}))?")
 _HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::([0-9]{0,5}))?")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _ASKED = re.compile(rb"(?:\r\n)?[A-Za-z]+ (?:https?://[^/?# ]+)?(/[^?# \r\n]*)")
-_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-type")
+_ONCE = (b"content-type", b"authorization", b"x-api-key", b"api-key")
+"""What is sent, and who asks: of two answers to that, another reader may take the other one."""
+_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect", *_ONCE)
 _SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session")
 _CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect", b"content-encoding"))
 _LIKE_FRAMING = frozenset((b"content_length", b"transfer_encoding"))
@@ -52,6 +56,12 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*+([0-9]++)", re.IGNORECASE)
 _MAX_DIGITS = 18
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_LINE = 256
+
+CREDENTIALS = frozenset(
+    b"authorization x-api-key api-key x-goog-api-key proxy-authorization cookie".split()
+)
+"""Headers that show who a client is. Only filters that declare it can read them."""
+Public = tuple[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]]
 
 CHUNKED = -1
 """The length of a body whose end is told by its last chunk."""
@@ -95,7 +105,7 @@ class RequestHead:
     """The head of one request, checked. Names of headers are in lower case. Nobody edits it: the
     same object may stand for a later request that is the same to the byte."""
 
-    __slots__ = ("expects_continue", "fields", "headers", "keep_alive", "length", "line")
+    __slots__ = ("expects_continue", "fields", "headers", "keep_alive", "length", "line", "public")
 
     line: RequestLine
     headers: Headers
@@ -106,10 +116,25 @@ class RequestHead:
     """Of the body, in bytes, or ``CHUNKED``."""
     keep_alive: bool
     expects_continue: bool
+    public: Public | None
+    """See `concealed`; kept, since the next head may be this one again."""
+
+    def concealed(self) -> Public:
+        """``headers`` and ``fields`` for all to see: without what shows who the client is."""
+        fields = self.fields
+        headers: Sequence[tuple[bytes, bytes]] = self.headers
+        if not CREDENTIALS.isdisjoint(fields):
+            headers = [pair for pair in headers if pair[0] not in CREDENTIALS]
+            fields = fields.copy()
+            for name in CREDENTIALS.intersection(fields):
+                del fields[name]
+        self.public = public = (tuple(headers), MappingProxyType(fields))
+        return public
 
     def resized(self, length: bytes) -> RequestHead:
         """The same head with another ``content-length``."""
         head = RequestHead()
+        head.public = None
         head.line = self.line
         head.headers = [
             pair if pair[0] != b"content-length" else (pair[0], length) for pair in self.headers
@@ -129,6 +154,7 @@ def told(
     """A head that somebody else has read: another server, a test. ``raw_path`` is no path where it
     is not known."""
     head = RequestHead()
+    head.public = None
     head.line = RequestLine(method, raw_path, path, query, 1, None)
     head.headers = headers
     head.fields = fields = dict(reversed(headers))
@@ -215,6 +241,7 @@ class HeadReader:
         if not lines[0]:  # one empty line before a request is customarily overlooked
             del lines[0]
         head = RequestHead()
+        head.public = None
         head.line = line = self._lines.get(lines[0]) or self._read_line(lines[0])
         known = self._fields
         headers = list(map(known.__getitem__, lines[1:-2]))
@@ -377,7 +404,7 @@ def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
             message = f"The header {name.decode()} is repeated."
             if name == b"host":
                 raise Refused(400, "invalid_host", message)
-            if name == b"content-type":
+            if name in _ONCE:
                 raise Refused(400, "ambiguous_header", message)
             raise Refused(400, "invalid_framing", message)
     if b"connection" in fields:
