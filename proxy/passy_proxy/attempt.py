@@ -14,6 +14,7 @@ from passy_proxy.dialect import Dialect, Tap, Untranslatable
 from passy_proxy.event import Failure
 from passy_proxy.records import Credential
 from passy_proxy.transport import Leg, TransportError, UpstreamRequest
+from passy_proxy.transport.inflate import INFLATED, MOST_RATIO, InflatedLeg
 
 if TYPE_CHECKING:
     from passy_proxy.chain import Compiled
@@ -110,6 +111,8 @@ class Attempt:
         if 200 <= status < 300:
             spoken = self._spoken.name
             self.streamed = streamed = is_sse(fields)
+            if streamed and b"content-encoding" in fields:
+                leg, streamed = self._unpacking(leg)
             self.tap = self.dialect.tap(client, streamed, spoken)
             if self.dialect.name == spoken:
                 return leg.complete and not streamed and not client.head.stream
@@ -120,6 +123,15 @@ class Attempt:
         else:
             self.failure = Failure("status", f"status {status}", status, sent=True)
         return False
+
+    def _unpacking(self, leg: Leg) -> tuple[Leg, bool]:
+        """A stream that came compressed: unpacked, or no stream to us when we cannot."""
+        coding = encoding_of(leg.headers)
+        if coding in INFLATED:
+            self.leg = leg = InflatedLeg(leg, undescribed(leg.headers))
+        elif coding:
+            self.streamed = False
+        return leg, self.streamed
 
     def take(self, data: bytes) -> None:
         """``data`` is the whole of a plain answer."""
@@ -269,9 +281,7 @@ SSE = b"text/event-stream"
 EVENTS = (b"data:", b"event:", b":")
 SHORTEST_KEY = 8
 
-INFLATED = (b"gzip", b"x-gzip", b"deflate")
 MOST_INFLATED = 32 << 20
-MOST_RATIO = 100
 OF_BYTES = frozenset((b"content-encoding", b"content-md5", b"digest", b"etag"))
 
 

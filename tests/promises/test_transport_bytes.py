@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-
 from harness.catalogue import cases, entries, raw
 from harness.client import Answer, send
 from harness.gateway import Gateway, Serve

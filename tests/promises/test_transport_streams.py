@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-
 from harness.catalogue import raw
 from harness.gateway import Gateway, Serve
 from harness.upstream import Hit, RawUpstream, Step

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-
 from harness.canary import Canaries
 from harness.client import Answer, send
 from harness.gateway import Gateway, Serve
