@@ -10,10 +10,12 @@ from .connect import Origin
 
 _NAME = itemgetter(0)
 _VALUE = itemgetter(1)
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"/[!-~]*")
 _OURS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
+ODD = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]").search
+"""Finds a byte that no value of a header may have."""
 _BREAK = re.compile(rb"[\r\n\0]").search
 _SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session").search
 _KEPT_NAMES = 512
@@ -71,7 +73,7 @@ class HeadWriter:
 
     def target(self, method: str, target: bytes) -> bytes:
         """The target below the origin's base path. Raises like :meth:`head`."""
-        if not _TARGET.fullmatch(target) or not _TOKEN.fullmatch(method.encode()):
+        if not _TARGET.fullmatch(target) or not TOKEN.fullmatch(method.encode()):
             raise TransportError("protocol", "the request line is malformed")
         return self._origin.base_path + target
 
@@ -99,7 +101,7 @@ class HeadWriter:
         return form
 
     def _admit(self, name: bytes) -> None:
-        if not _TOKEN.fullmatch(name):
+        if not TOKEN.fullmatch(name):
             raise TransportError("protocol", "a header name is not a token")
         if name.lower() in _OURS:
             raise TransportError("protocol", f"{name.decode()} is the transport's to write")
