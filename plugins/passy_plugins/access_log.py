@@ -35,6 +35,7 @@ FLAGS = {
     "timeout": "UT",
     "broken": "UC",
     "protocol": "UC",
+    "ejected": "UO",
 }
 """Failure of an attempt → response flag, after Envoy's."""
 
@@ -47,6 +48,7 @@ CODES = {
 
 class AccessLog(Filter):
     name = "access_log"
+    on_error = "open"
     config: Config
 
     async def start(self) -> None:
@@ -66,7 +68,7 @@ class AccessLog(Filter):
         try:
             self._writer.put(self._line(ex))
         except (ValueError, TypeError):  # One that cannot be said.
-            self._writer.dropped += 1
+            self._writer.drop()
 
 
 def flags(ex: Exchange) -> str:

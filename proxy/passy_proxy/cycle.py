@@ -189,6 +189,8 @@ class Cycle:
         self.keep_alive = keep_alive
         self._lines = self._joined(status, headers, lines)
         self.started = True
+        if self.gone:  # and the answer goes on without its client
+            self._framing = _NOT_TOLD
 
     def _joined(self, status: int, headers: Headers, lines: bytes) -> bytes:
         """The whole head. Raises ValueError for a header that holds more than one line."""

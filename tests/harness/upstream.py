@@ -7,7 +7,8 @@ its end (or its head has, after ``early``):
     {send: "HTTP/1.1 …"}    bytes (see `harness.catalogue.raw`)
     {drip: "…", gap: 0.05}  the same, one at a time
     {chunk: "…"}            bytes as one chunk of a chunked body
-    {wait: 0.2}             seconds
+    {wait: 0.2}             seconds; in a script of Python's also a threading.Event, until which
+                            a chunk is sent every 5 seconds if it is given as ``saying``
     hold                    until the other side leaves
     read                    what still comes of the request, until its end
     shut                    no more bytes from here (FIN); keep reading
@@ -24,9 +25,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import h11
@@ -61,15 +63,16 @@ class Hit:
 class RawUpstream:
     """Listens on loopback with an event loop of its own, in a thread; so tests may block.
 
-    ``with RawUpstream(steps) as upstream``. ``script`` chooses the steps for a hit; without one all
-    are answered by ``steps``. ``hits`` is the ledger; ``errors`` holds what was no HTTP.
+    ``with RawUpstream(steps) as upstream``. ``script`` chooses the steps for a hit; one that looks
+    at the body is a generator that yields ``read`` first. Without one all are answered by
+    ``steps``. ``hits`` is the ledger; ``errors`` holds what was no HTTP.
     """
 
     def __init__(
         self,
         steps: Sequence[Step] = (),
         *,
-        script: Callable[[Hit], Sequence[Step]] | None = None,
+        script: Callable[[Hit], Iterable[Step]] | None = None,
         ssl: Any = None,
         idle: float | None = None,
     ) -> None:
@@ -142,11 +145,11 @@ class RawUpstream:
                 target = request.target.decode("latin-1")
                 hit = Hit(request.method.decode(), target, headers, number)
                 self.hits.append(hit)
-                steps = list(self._script(hit))
-                if steps[:1] == ["early"]:
-                    del steps[0]
-                else:
+                steps = iter(self._script(hit))
+                first = next(steps, "read")
+                if first != "early":
                     await self._body(wire, reader, hit)
+                    steps = chain([first], steps)
                 for step in steps:
                     if not await self._step(step, wire, reader, writer, hit):
                         return
@@ -169,11 +172,16 @@ class RawUpstream:
         return event
 
     async def _body(self, wire: h11.Connection, reader: asyncio.StreamReader, hit: Hit) -> None:
+        later: list[bytes] = []  # of a large body, which is not copied again for each piece
         while not hit.whole.is_set():
             event = await self._event(wire, reader)
             if isinstance(event, h11.Data):
-                hit.body += bytes(event.data)
+                if len(hit.body) < 1 << 20:
+                    hit.body += bytes(event.data)
+                else:
+                    later.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
+                hit.body = b"".join([hit.body, *later])
                 hit.whole.set()
             else:
                 raise ConnectionError("it left within its request")
@@ -215,7 +223,14 @@ class RawUpstream:
         return True
 
     async def _act(self, step: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        if "wait" in step:
+        if isinstance(step.get("wait"), threading.Event):
+            said = time.monotonic()
+            while not step["wait"].is_set():  # It is set in another thread.
+                await asyncio.sleep(0.02)
+                if "saying" in step and time.monotonic() - said > 5:
+                    said = time.monotonic()
+                    await self._act({"chunk": step["saying"]}, writer)
+        elif "wait" in step:
             await asyncio.sleep(step["wait"])
         elif "send" in step:
             writer.write(raw(step["send"]))
@@ -239,3 +254,34 @@ def refusing() -> Iterator[str]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """A base URL at which connecting never ends: the queue of its listener is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def slamming() -> Iterator[str]:
+    """A base URL at which every connection is accepted and closed at once."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()

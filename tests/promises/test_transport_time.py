@@ -293,7 +293,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("tls"))
 
 
-CONTINUE = "HTTP/1.1 100 Continue\r\n\r\n"
+INTERIM = "HTTP/1.1 100 Continue\r\n\r\n"
 EARLY_STEPS: dict[str, list[Step]] = {
     "close": [{"send": "ANSWER"}, "close"],
     "late-close": [{"wait": 0.05}, {"send": "ANSWER"}, "close"],
@@ -301,8 +301,8 @@ EARLY_STEPS: dict[str, list[Step]] = {
     "shut": [{"send": "ANSWER"}, "shut", "read"],
     "hold": [{"send": "ANSWER"}, {"wait": 0.2}],
     "drip": [{"drip": "ANSWER", "gap": 0.0005}, "close"],
-    "interim-hold": [{"send": CONTINUE}, {"wait": 0.05}, {"send": "ANSWER"}, {"wait": 0.2}],
-    "interim": [{"send": CONTINUE}, {"wait": 0.02}, {"send": "ANSWER"}, "close"],
+    "interim-hold": [{"send": INTERIM}, {"wait": 0.05}, {"send": "ANSWER"}, {"wait": 0.2}],
+    "interim": [{"send": INTERIM}, {"wait": 0.02}, {"send": "ANSWER"}, "close"],
 }  # fmt: skip
 ANSWERS = {
     401: "HTTP/1.1 401 Unauthorized\r\ncontent-length: 26\r\nconnection: close\r\n\r\n",

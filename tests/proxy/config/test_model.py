@@ -80,6 +80,10 @@ routes:
     operation: chat
     body: read
     body_limit: 1MiB
+    json_depth: 64
+    json_keys: 1000
+    json_digits: 40
+    multipart_parts: 10
     root: /v1
   - {match: GET /healthz, chain: [static: {status: 200}]}
 
@@ -104,7 +108,10 @@ edge:
   body_grace: 1s
   write_timeout: 1s
   keep_alive: 1s
+  lame_duck: 1s
   shutdown_timeout: 1s
+  loop_lag: 1s
+  loop_dead: 1s
 
 log: {level: debug, format: json}
 """
