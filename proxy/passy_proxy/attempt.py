@@ -31,7 +31,8 @@ can still take over, and its usage is read exactly. A larger one is relayed as i
 
 LONGEST_FIRST = 1 << 16
 """Bytes of a stream read in search of its first event; one that is longer is taken for good."""
-FIRST = re.compile(rb"(?:^|[\r\n])data:.*?(?:\n\n|\r\n\r\n|\r\r)", re.DOTALL)
+DATA = re.compile(rb"(?:^|[\r\n])data:")
+BLANK = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 
 
 class Attempt:
@@ -245,7 +246,7 @@ class Attempt:
         assert leg is not None
         assert tap is not None
         # Comments are no event: what keeps a connection alive commits to nothing.
-        while not FIRST.search(self.answer) and len(self.answer) < LONGEST_FIRST:
+        while not has_event(self.answer) and len(self.answer) < LONGEST_FIRST:
             raw = await leg.read()
             if not raw:
                 self.answer += tap.finish()
@@ -321,6 +322,13 @@ def encoding_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         if name == b"content-encoding":
             return b"" if value.lower() == b"identity" else value.lower()
     return b""
+
+
+def has_event(data: bytes) -> bool:
+    """Whether a whole event with data is in it. Two searches: one that ties them together would
+    look for the end again from every line."""
+    begun = DATA.search(data)
+    return begun is not None and BLANK.search(data, begun.end()) is not None
 
 
 def is_sse(fields: Mapping[bytes, bytes]) -> bool:
