@@ -60,7 +60,7 @@ MESSAGE = {
 BEGUN = [
     event("message_start", message={**MESSAGE, "content": [], "stop_reason": None}),
     event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-    event("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hel"}),
+    event("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hello "}),
 ]
 WHOLE = json.dumps(MESSAGE)
 HALF = WHOLE[:90]
