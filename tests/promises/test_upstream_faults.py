@@ -331,7 +331,7 @@ def test_U1_each_fifty_times_beside_twenty_streams(stage: Stage, figure: Note) -
     for listener in listeners:
         listener.start()
     try:
-        plays = plays_of(stage, 50, 12)
+        plays = plays_of(stage, 50, 24)
     finally:
         stop.set()
         for listener in listeners:
