@@ -164,7 +164,7 @@ HEADERS = {
     "vary": "`origin`, where the answer depends on it (`cors`).",
     "www-authenticate": "`Bearer`, beside 401.",
     "x-accel-buffering": "`no`, on streams: nginx then passes them on at once.",
-    "x-passy-attempts": "How many attempts were made.",
+    "x-passy-attempts": "How many tries were made; a target that `breaker` passed over is none.",
     "x-passy-config": "Hash of the configuration that answered; it changes with each reload.",
     "x-passy-cost-usd": "What the answer cost (`usage`; plain answers of known price only).",
     "x-passy-dropped": "Parameters that the translation could not carry.",

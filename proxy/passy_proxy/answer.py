@@ -202,7 +202,8 @@ def failed_reply(ex: Exchange) -> Reply:
         message = f"{last.target.label} did not answer in time: {failure.message}"
         return Reply(504, "upstream_timeout", message, headers, attempts=tried)
     reasons = "; ".join(f"{one['provider']}: {one['reason']}" for one in tried)
-    message = f"All providers failed: {reasons}"
+    unasked = {target.label for target in ex.targets} - {one.target.label for one in ex.attempts}
+    message = f"{'No provider answered' if unasked else 'All providers failed'}: {reasons}"
     return Reply(502, "upstream_error", message, headers, "provider_error", attempts=tried)
 
 
