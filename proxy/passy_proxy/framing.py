@@ -103,7 +103,16 @@ class RequestHead:
     """The head of one request, checked. Names of headers are in lower case. Nobody edits it: the
     same object may stand for a later request that is the same to the byte."""
 
-    __slots__ = ("expects_continue", "fields", "headers", "keep_alive", "length", "line", "public")
+    __slots__ = (
+        "at",
+        "expects_continue",
+        "fields",
+        "headers",
+        "keep_alive",
+        "length",
+        "line",
+        "public",
+    )
 
     line: RequestLine
     headers: Headers
@@ -116,6 +125,8 @@ class RequestHead:
     expects_continue: bool
     public: Public | None
     """See `concealed`; kept, since the next head may be this one again."""
+    at: int
+    """Where ``content-length`` is among its headers; -1 where it is not."""
 
     def concealed(self) -> Public:
         """``headers`` and ``fields`` for all to see: without what shows who the client is."""
@@ -127,12 +138,20 @@ class RequestHead:
             for name in CREDENTIALS.intersection(fields):
                 del fields[name]
         self.public = public = (tuple(headers), MappingProxyType(fields))
+        names = [name for name, _ in headers]
+        self.at = names.index(b"content-length") if b"content-length" in names else -1
         return public
 
     def resized(self, length: bytes) -> RequestHead:
         """The same head with another ``content-length``."""
         head = RequestHead()
-        head.public = None
+        if self.public is None or self.at < 0:
+            head.public = None
+        else:
+            at, (headers, fields) = self.at, self.public
+            shown = (*headers[:at], (b"content-length", length), *headers[at + 1 :])
+            head.public = (shown, MappingProxyType({**fields, b"content-length": length}))
+            head.at = at
         head.line = self.line
         head.headers = [
             pair if pair[0] != b"content-length" else (pair[0], length) for pair in self.headers
