@@ -146,7 +146,7 @@ class RequestHead:
         """The same head with another ``content-length``."""
         head = RequestHead()
         if self.public is None or self.at < 0:
-            head.public = None
+            head.public, head.at = None, -1
         else:
             at, (headers, fields) = self.at, self.public
             shown = (*headers[:at], (b"content-length", length), *headers[at + 1 :])
@@ -171,7 +171,7 @@ def told(
     """A head that somebody else has read: another server, a test. ``raw_path`` is no path where it
     is not known."""
     head = RequestHead()
-    head.public = None
+    head.public, head.at = None, -1
     head.line = RequestLine(method, raw_path, path, query, 1, None)
     head.headers = headers
     head.fields = dict(reversed(headers))
@@ -244,7 +244,7 @@ class HeadReader:
         if not lines[0]:  # one empty line before a request is customarily overlooked
             del lines[0]
         head = RequestHead()
-        head.public = None
+        head.public, head.at = None, -1
         head.line = line = self._lines.get(lines[0]) or self._read_line(lines[0])
         known = self._fields
         headers = list(map(known.__getitem__, lines[1:-2]))
