@@ -50,8 +50,8 @@ REPLIES = {
     "invalid_admin_token": "The routing table is asked for without the admin token.",
     "routing": "Not an error: the routing table.",
     "ambiguous_header": (
-        "Two header names differ only in `_` and `-`, one of framing is spelled with `_`, or there "
-        "are two `Content-Type`."
+        "Two header names differ only in `_` and `-`, one of framing is spelled with `_`, or a "
+        "header that shows a key, or `Content-Type`, is repeated."
     ),
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
     "draining": (
@@ -68,6 +68,7 @@ REPLIES = {
     "internal_error": (
         "A fault of the gateway's own. The message holds the request's id, the log the rest."
     ),
+    "loop_detected": "The request has passed `connect.hops` gateways already.",
     "invalid_api_key": (
         "No key, an unknown one, a disabled one or an expired one: the message says which."
     ),
@@ -371,6 +372,11 @@ SECTIONS = (
         "over a shorter one. Without `chain` a route uses the chain called `default`.",
     ),
     ("EdgeSettings", model.EdgeSettings, "`edge:`. Read at start; a reload does not change them."),
+    (
+        "ConnectionSettings",
+        model.ConnectionSettings,
+        "`connect:`. Read at start; a reload does not change them.",
+    ),
     ("LogSettings", model.LogSettings, "`log:`. Read at start; a reload does not change them."),
     ("PriceSettings", model.PriceSettings, "One entry of `prices:`."),
 )

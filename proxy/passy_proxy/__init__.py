@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from passy_proxy import json as json
     from passy_proxy import keys as keys
     from passy_proxy.answer import failed_reply as failed_reply
+    from passy_proxy.answer import made as made
+    from passy_proxy.answer import single as single
     from passy_proxy.attempt import Attempt as Attempt
     from passy_proxy.attempt import Dispatch as Dispatch
     from passy_proxy.config.settings import OptionalSecret as OptionalSecret
@@ -78,7 +80,7 @@ if TYPE_CHECKING:
     from passy_proxy.vitals import Vitals as Vitals
 
 _HOMES = {
-    "answer": "failed_reply",
+    "answer": "failed_reply made single",
     "attempt": "Attempt Dispatch",
     "config.settings": "OptionalSecret Secret Settings setting",
     "connections": "Connections",

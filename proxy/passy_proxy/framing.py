@@ -37,7 +37,9 @@ _HOST = re.compile(rb"([\w.~\-]++)(?::([0-9]{0,5}))?")
 _HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::([0-9]{0,5}))?")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _ASKED = re.compile(rb"(?:\r\n)?[A-Za-z]+ (?:https?://[^/?# ]+)?(/[^?# \r\n]*)")
-_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-type")
+_ONCE = (b"content-type", b"authorization", b"x-api-key", b"api-key")
+"""What is sent, and who asks: of two answers to that, another reader may take the other one."""
+_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect", *_ONCE)
 _SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session")
 _CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect", b"content-encoding"))
 _LIKE_FRAMING = frozenset((b"content_length", b"transfer_encoding"))
@@ -403,7 +405,7 @@ def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
             message = f"The header {name.decode()} is repeated."
             if name == b"host":
                 raise Refused(400, "invalid_host", message)
-            if name == b"content-type":
+            if name in _ONCE:
                 raise Refused(400, "ambiguous_header", message)
             raise Refused(400, "invalid_framing", message)
     if b"connection" in fields:

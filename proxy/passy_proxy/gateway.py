@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import signal
@@ -26,11 +27,12 @@ from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
 from passy_proxy.tasks import Tasks
+from passy_proxy.transport.connect import AllowList, ConnectSettings
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.config.model import GatewayFile, GatewaySettings
+    from passy_proxy.config.model import ConnectionSettings, GatewayFile, GatewaySettings
 
 STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
@@ -90,6 +92,7 @@ class Gateway:
         else:
             self._keep()
         self._begun = self.snapshot.file.settings
+        self.parts.connector.settings = connecting(self._begun.connect)
         self.log.info("plugins_loaded", distributions=self.parts.registry.provenance())
         self._be_counted()
         if self.path is not None:
@@ -119,6 +122,7 @@ class Gateway:
                 self.log.error(
                     "reload_refused", problems=self.problem, exc_info=None if expected else exc
                 )
+                self._tidy()
                 return False
             before, self.snapshot = self.snapshot, following
             self.problem = ""
@@ -154,13 +158,20 @@ class Gateway:
 
     def _tell_what_stays(self, settings: GatewaySettings) -> None:
         """What a reload cannot change is said, and not passed over in silence."""
-        names = ("listen", "edge", "log")
+        names = ("listen", "edge", "connect", "log")
         if changed := [n for n in names if getattr(settings, n) != getattr(self._begun, n)]:
             self.log.warning("restart_needed", settings=changed)
 
     async def _retire(self, snapshot: Snapshot) -> None:
         await snapshot.retire()
         self._leaving.remove(snapshot)
+        del snapshot
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Free a configuration. It is full of reference cycles, and the collector, which requests
+        leave nothing to do, would come round to it after some hundred others."""
+        self.tasks.start(_collected())
 
     def health(self, path: str) -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
@@ -224,6 +235,22 @@ class Gateway:
                     await asyncio.sleep(SETTLED)
                     if content == await asyncio.to_thread(content_of, self.path):
                         await self.reload()
+
+
+async def _collected() -> None:
+    """In a task of its own, so that whoever let go of something is gone as well."""
+    gc.collect()
+
+
+def connecting(written: ConnectionSettings) -> ConnectSettings:
+    """What the connector goes by."""
+    return ConnectSettings(
+        dns_ttl=written.dns_ttl,
+        dns_stale=written.dns_stale,
+        dns_patience=written.dns_patience,
+        dns_lookups=written.dns_lookups,
+        allow=AllowList.of(written.tenants_may_reach),
+    )
 
 
 def content_of(path: Path) -> bytes:

@@ -130,7 +130,7 @@ class Pulse:
         """And for how long in all."""
         self._registry = registry
         self._log = log
-        self._allowed = lag
+        self._allowed = max(lag, INTERVAL)  # What is less is noise.
         self._dead = dead
         self._tasks = Tasks(log)
         self._rewound = 0.0

@@ -7,6 +7,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from passy_proxy.request_body import HOPS
+
 if TYPE_CHECKING:
     from passy_proxy.exchange import Request
     from passy_proxy.records import Credential
@@ -19,6 +21,8 @@ _NAME = itemgetter(0)
 JSON = (b"content-type", b"application/json")
 IDENTITY = (b"accept-encoding", b"identity")
 """Usage can be read in answers that are not compressed, and only there."""
+
+FIRST_HOP = (HOPS, b"1")
 
 PRIVATE = frozenset(
     (
@@ -60,14 +64,21 @@ def headers_for(
     if upstream.headers or upstream.forward_headers:
         kept = _narrowed(upstream, kept)
     theirs = request.headers
+    passed = request.fields.get(HOPS)
     headers = [
         IDENTITY,
+        FIRST_HOP if passed is None else next_hop(passed),
         *upstream.headers,
         *compress(theirs, map(kept.__contains__, map(_NAME, theirs))),
     ]
     if credential is not None:
         headers.append((upstream.auth_header, upstream.auth_prefix + credential.secret.encode()))
     return headers
+
+
+def next_hop(passed: bytes) -> tuple[bytes, bytes]:
+    """One more gateway; what is no number was refused before, if anybody looked."""
+    return HOPS, b"%d" % (int(passed) + 1 if passed.isdigit() else 1)
 
 
 def _narrowed(upstream: Upstream, kept: frozenset[bytes]) -> frozenset[bytes]:

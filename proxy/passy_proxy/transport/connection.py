@@ -141,6 +141,8 @@ class Connection(asyncio.Protocol):
                 self._begin_upload(sliced(body), len(body))
             else:
                 self._transport.write(body)
+                if self._transport.is_closing():  # reset between the two writes
+                    self._unwritten = True
         return waiter
 
     def _begin_upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
@@ -453,7 +455,7 @@ class Connection(asyncio.Protocol):
             again = self.used and type(self._request.body) is bytes and not self._answer.pending
             self.stale = again and (cut or self._request.replay_safe)
             message = "the upstream closed the connection without an answer"
-            self.fail(TransportError("broken", message, sent=True))
+            self.fail(TransportError("broken", message, sent=not (cut and self.stale)))
         elif leg is None:
             self.drop()
         else:  # Without an end of its own TLS was cut, by whoever could.

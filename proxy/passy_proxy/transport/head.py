@@ -15,7 +15,8 @@ _TARGET = re.compile(rb"/[!-~]*")
 _OURS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
 _BREAK = re.compile(rb"[^\t -~\x80-\xff]").search
-_SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session").search
+SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session").search
+"""Whether a name, in lower case, sounds as if its value were a secret."""
 _KEPT_NAMES = 512
 _KEPT_FORMS = 128
 _KEPT_BYTES = 2048
@@ -92,7 +93,7 @@ class HeadWriter:
         form = b"%b HTTP/1.1\r\nhost: %b\r\n%b" % (
             line.replace(b"%", b"%%"), self._origin.host_header, b"".join(names),
         )  # fmt: skip
-        if len(form) <= _KEPT_BYTES and _SECRET(target.partition(b"?")[2].lower()) is None:
+        if len(form) <= _KEPT_BYTES and SECRET(target.partition(b"?")[2].lower()) is None:
             if len(self._forms) >= _KEPT_FORMS:
                 self._forms.clear()
             self._forms[method, target, *map(_NAME, headers)] = form

@@ -203,6 +203,7 @@ class HttpcoreTransport:
         except TransportError as error:
             if not (used and _may_repeat(slot, request, error)):
                 raise
+            request.lost = error
         try:
             slot = await self._slot(request.timeouts, total, fresh=True)
             return await _Try(slot, request, total).run(url, self._headers(request))
