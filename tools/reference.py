@@ -29,12 +29,12 @@ from passy_proxy import cli, units
 from passy_proxy.chain import HOOKS
 from passy_proxy.config import model, settings
 from passy_proxy.config.build import own_settings
-from passy_proxy.edge import _envelope
 from passy_proxy.event import Reply
 from passy_proxy.faults import LinkSettings
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.framing import Refused
 from passy_proxy.hookspecs import ProcessHooks
+from passy_proxy.refusal import plainly
 from passy_proxy.registry import Plugin, Registry
 from passy_proxy.stores import Room
 
@@ -50,13 +50,15 @@ REPLIES = {
     "invalid_admin_token": "The routing table is asked for without the admin token.",
     "routing": "Not an error: the routing table.",
     "ambiguous_header": (
-        "Two header names differ only in `_` and `-`, or a header that shows a key is repeated."
+        "Two header names differ only in `_` and `-`, one of framing is spelled with `_`, or there "
+        "are two `Content-Type`, or two headers of a kind that show a key."
     ),
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
     "draining": (
         "The gateway was stopped, and its patience ended before the answer did. A stream ends with "
         "this event."
     ),
+    "encoding_not_supported": "The body has a `Content-Encoding`: it is never unpacked here.",
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
     "headers_too_large": "The request head exceeds `edge.max_header_bytes`.",
     "filter_failed": (
@@ -77,11 +79,13 @@ REPLIES = {
         "`Host` is missing, repeated, no host name, or another than the one in the URL."
     ),
     "invalid_json": "The body is not a JSON object that can be read.",
+    "invalid_multipart": "The `Content-Type` of a multipart upload has not one proper boundary.",
     "invalid_path": (
         "The path hides a separator, a dot segment, an empty segment or a control byte."
     ),
     "invalid_request": "The bytes are not an HTTP/1.1 request, or a line of its head is malformed.",
     "invalid_value": "A member of the body has the wrong type; `param` names it.",
+    "key_in_url": "A key is in the query; with no key in a header it is `invalid_api_key`.",
     "method_not_allowed": "The path exists with other methods; `allow` lists them.",
     "method_not_supported": "A method that no route can have, such as TRACE or CONNECT.",
     "invalid_metrics_token": "The metrics are asked for without their token.",
@@ -106,6 +110,7 @@ REPLIES = {
     "server_is_overloaded": "More requests run than the server takes at once.",
     "static": "Not an error: the answer of a `static` filter.",
     "too_many_connections": "The address has `edge.max_connections_per_ip` connections already.",
+    "too_many_parts": "A multipart upload has more parts than the route's `multipart_parts`.",
     "too_many_headers": "More header lines than `edge.max_headers`.",
     "unknown_url": "No route matches; the message names a likely one.",
     "unsupported_parameter": (
@@ -605,7 +610,7 @@ def described_command(command: click.Command, ctx: click.Context, level: int) ->
 # Replies
 
 
-PLACES = {"Reply": "chain", "Refused": "edge"}
+PLACES = {"Reply": "chain", "BadUpload": "chain", "Refused": "edge"}
 
 
 class Said(NamedTuple):
@@ -615,7 +620,7 @@ class Said(NamedTuple):
     status: int
     type: str
     place: str
-    """``chain``, ``app`` (no route) or ``edge`` (before any)."""
+    """``chain``, or ``edge`` (before any)."""
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
@@ -636,16 +641,12 @@ def said_in(where: str, tree: ast.Module) -> Iterator[Said]:
 
 
 def said_by(where: str, node: ast.AST, scope: ast.AST) -> Iterator[Said]:
-    if isinstance(node, ast.Tuple) and len(node.elts) == 2 and called(node.elts[1]) == "error":
-        status, answer = node.elts  # `app.py`: a status and the body that goes with it
-        assert isinstance(answer, ast.Call)
-        for one in constants(where, answer.args[1], scope):
-            yield Said(one, status_of(where, status), "", "app")
-        return
     name = called(node)
     if not isinstance(node, ast.Call):
         return
     if name in PLACES and len(node.args) >= 2:
+        if isinstance(node.args[1], ast.Attribute) and node.args[1].attr == "code":
+            return  # in other words what was said elsewhere
         given = {word.arg: word.value for word in node.keywords}
         typed = node.args[4] if len(node.args) > 4 else given.get("type")
         kinds = constants(where, typed, scope) if typed is not None else [""]
@@ -711,11 +712,10 @@ def types_of(said: Said) -> tuple[str, str, str]:
     """Status, OpenAI's type and Anthropic's, as the dialects themselves make them."""
     if said.status == 0:
         return "in a stream", "server_error", "api_error"
-    if said.place == "edge":
-        body = _envelope(Refused(said.status, said.code, ""), b"\r\n").partition(b"\r\n\r\n")[2]
-        return str(said.status), error_in(body, "type"), ""
     reply = Reply(said.status, said.code, type=said.type)
     openai, anthropic = OpenAI().reply(reply, ""), Anthropic().reply(reply, "")
+    if said.place == "edge":
+        openai = plainly(Refused(said.status, said.code, ""))[:2]
     status = str(openai[0]) + (f" ({anthropic[0]})" if anthropic[0] != openai[0] else "")
     return status, error_in(openai[1], "type"), error_in(anthropic[1], "type")
 
@@ -745,23 +745,21 @@ def replies() -> str:
                 lines[line] = None
         return sorted(lines)
 
-    early = ("code", "status", "type", "when")
+    shapes = ("code", "status", "OpenAI's type", "Anthropic's type", "when")
     return page(
         "Replies",
         "What the gateway answers itself. `code` is stable: branch on it, not on the "
-        "message. Each reply holds the request's id, but for those without a route. "
+        "message. Each reply holds the request's id. "
         "Everything else that a client sees in an error is the provider's own; see "
         "[failures](../explanation/failures.md).",
         "## From the chain",
         "In the error shape of the route's dialect. Anthropic's has the code in "
         "`error.details.error_code`; a status in brackets is the one sent there.",
-        table(("code", "status", "OpenAI's type", "Anthropic's type", "when"), rows("chain")),
-        "## Without a route",
-        "In OpenAI's shape.",
-        table(early, [(row[0], row[1], row[2], row[4]) for row in rows("app")]),
-        "## From the edge",
-        "Refused before anything else sees them, in OpenAI's shape. The connection ends.",
-        table(early, [(row[0], row[1], row[2], row[4]) for row in rows("edge")]),
+        table(shapes, rows("chain")),
+        "## From the edge, and without a route",
+        "Refused before a chain sees them: in the error shape of the route at that path or above "
+        "it, else in OpenAI's. When the edge refuses, the connection ends.",
+        table(shapes, rows("edge")),
         "## Not errors",
         "Codes that appear in the access log and the books only.",
         table(("code", "what it is"), sorted(answers)),
@@ -807,8 +805,7 @@ def header_names() -> set[str]:
         names |= names_in(dialect.head("req_", 0))
         limits = names_in(dialect.limit_lines([("requests", room)], 0.0))
         names |= {name.replace("requests", "*") for name in limits}
-    head = _envelope(Refused(503, "server_is_overloaded", ""), b"\r\n").partition(b"\r\n\r\n")[0]
-    names |= {line.partition(b":")[0].decode() for line in head.split(b"\r\n")[1:] if b":" in line}
+    names |= names_in(plainly(Refused(503, "", ""))[2]) | {"content-length"}
     return names
 
 

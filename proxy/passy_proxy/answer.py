@@ -11,6 +11,7 @@ from time import monotonic
 from passy_proxy.attempt import Attempt
 from passy_proxy.event import Head, Reply
 from passy_proxy.exchange import Exchange
+from passy_proxy.framing import unnamed
 
 Headers = list[tuple[bytes, bytes]]
 NAME = itemgetter(0)
@@ -85,14 +86,13 @@ STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 def carried(headers: Headers, fields: Mapping[bytes, bytes]) -> Headers:
     """The upstream's headers that go on to the client; ``fields`` are the same by name."""
+    if b"connection" in fields:
+        named = b",".join([value for name, value in headers if name == b"connection"])
+        if named.lower() not in (b"keep-alive", b"close"):
+            headers = unnamed(headers, named)
     passing = list(compress(headers, map(PASSING.__getitem__, map(NAME, headers))))
     if not RENAMED.keys().isdisjoint(fields):
         passing += [(RENAMED[name], value) for name, value in headers if name in RENAMED]
-    if b"connection" in fields:
-        named = b",".join([value for name, value in headers if name == b"connection"]).lower()
-        if named not in (b"keep-alive", b"close"):
-            listed = {token.strip() for token in named.split(b",")}
-            passing = [pair for pair in passing if pair[0] not in listed]
     return passing
 
 

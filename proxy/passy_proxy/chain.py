@@ -39,7 +39,7 @@ from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
 from passy_proxy.dialect import Tap
-from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
+from passy_proxy.downstream import BadUpload, BodyTimeout, BodyTooLarge, ClientGone
 from passy_proxy.edits import legal_events, legal_reply, watched
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
@@ -237,7 +237,7 @@ class Chain:
         ex.depth = self.full
         try:
             return await self.terminal.route(ex, self.dispatch)
-        except (BodyTooLarge, BodyTimeout) as exc:
+        except (BodyTooLarge, BodyTimeout, BadUpload) as exc:
             return body_refused(ex, exc)  # An upload that was being passed on as it came.
         except FilterFailed as exc:
             return exc.reply

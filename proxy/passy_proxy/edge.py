@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import secrets
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -37,7 +35,9 @@ from passy_proxy.framing import (
     HeadReader,
     Refused,
     RequestHead,
+    asked_for,
 )
+from passy_proxy.refusal import Said, plainly
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ EXTENSION = "passy.edge"
 
 Direct = Callable[[RequestHead, Cycle], Awaitable[None]]
 """An application may have a method ``answer`` of this kind: it is asked in place of the application
-itself, and spared the making and reading of a scope."""
+itself, and spared the making and reading of a scope. It may have ``refused`` like `plainly`, to
+say in its own words what is refused here."""
 
 # What a connection is busy with; says what its deadline is for.
 _IDLE: Final = 0  # between requests
@@ -381,8 +382,11 @@ class Connection(asyncio.Protocol):
                 return
         refused = self.edge.refused
         refused[refusal.code] = refused.get(refusal.code, 0) + 1
+        if not refusal.path:
+            refusal.path = cycle.head.line.path if cycle is not None else asked_for(self.buffer)
+        answer = getattr(self.app, "refused", plainly)(refusal)
         lines = self.edge.default_lines(self.server_state.default_headers)
-        self.transport.write(_envelope(refusal, lines))
+        self.transport.write(_message(answer, lines))
         self.chunks = None
         self.left = self.limits.rest_bytes + 1
         self._rest(stay=False)
@@ -611,7 +615,7 @@ class Connection(asyncio.Protocol):
         try:
             for piece in chunks.feed(data):
                 cycle.arrive(piece)
-            if cycle.size > self.limits.body_bytes:
+            if cycle.size + chunks.announced > self.limits.body_bytes:
                 message = f"The limit is {self.limits.body_bytes} bytes."
                 raise Refused(413, "request_too_large", message)
         except Refused as refusal:
@@ -690,20 +694,14 @@ def _address(name: object) -> tuple[str, int] | None:
     return None
 
 
-def _envelope(refusal: Refused, default_lines: bytes) -> bytes:
-    """The whole answer to a request that is refused, in the shape OpenAI's clients parse."""
-    kinds = {408: "timeout_error", 500: "server_error", 503: "service_unavailable_error"}
-    kind = kinds.get(refusal.status, "invalid_request_error")
-    error = {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}
-    request_id = "req_" + secrets.token_hex(16)
-    body = json.dumps({"error": error | {"request_id": request_id}}).encode()
-    lines = [
-        "content-type: application/json",
-        f"content-length: {len(body)}",
-        f"x-request-id: {request_id}",
-        "connection: close",
-    ]
-    if refusal.status == 503:
-        lines.append("retry-after: 1")
-    head = [STATUS_LINES[refusal.status], *(line.encode() for line in lines), default_lines]
-    return b"\r\n".join(head) + body
+def _message(said: Said, default_lines: bytes) -> bytes:
+    """The whole answer to a request that is refused."""
+    status, body, lines = said
+    return b"%b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b%b%b" % (
+        STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status,
+        len(body),
+        lines,
+        b"connection: close\r\n",
+        default_lines,
+        body,
+    )

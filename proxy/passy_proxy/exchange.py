@@ -11,8 +11,10 @@ from urllib.parse import quote
 
 from passy_proxy import json
 from passy_proxy.body import Head as BodyHead
+from passy_proxy.dialect import Untranslatable
 from passy_proxy.downstream import Downstream
 from passy_proxy.event import Head, Reply
+from passy_proxy.multipart import counted, is_multipart
 from passy_proxy.records import Principal, Usage
 from passy_proxy.stash import Stash
 
@@ -86,6 +88,7 @@ class Request:
         "limit",
         "method",
         "operation",
+        "parts",
         "path",
         "query",
         "raw_path",
@@ -115,6 +118,8 @@ class Request:
         """``chat``, ``embeddings``, ``messages`` …; empty on routes that only pass through."""
         self.limit = 0
         """Largest body accepted, in bytes."""
+        self.parts = 0
+        """Most parts of a multipart upload."""
         self.streamed_upload = False
         self._json: Any = None
 
@@ -129,14 +134,20 @@ class Request:
 
     @property
     def json(self) -> Any:
-        """The body parsed, once, on first use. Filters read it and never change it."""
+        """The body parsed, once, on first use. Filters read it and never change it. Raises
+        Untranslatable: not all that is JSON can be a value here (a number of 400 digits)."""
         if self._json is None:
-            self._json = json.loads(self.body)
+            try:
+                self._json = json.loads(self.body)
+            except ValueError as exc:
+                raise Untranslatable(f"The body cannot be read whole: {exc}.") from None
         return self._json
 
     def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, for uploads that are passed on as a stream."""
-        return self.downstream.pieces(self.limit)
+        """The body as it arrives, for uploads that are passed on as a stream. Raises BadUpload."""
+        pieces = self.downstream.pieces(self.limit)
+        kind = self.fields.get(b"content-type", b"")
+        return counted(pieces, kind, self.parts) if is_multipart(kind) else pieces
 
 
 class Exchange:
@@ -182,6 +193,7 @@ class Exchange:
         request.operation = route.operation
         request.limit = route.body_limit
         request.streamed_upload = route.streamed_upload
+        request.parts = route.parts
         request.root = route.root
         self.downstream = downstream
         self.principal: Principal | None = None

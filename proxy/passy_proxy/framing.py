@@ -31,14 +31,27 @@ _FIRST_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r"
 _PATH = re.compile(rb"(/(?:[\w.~!$&'()*+,;=:@/\-]|%[0-9A-Fa-f]{2})*+)(?:\?([!\"$-~]*+))?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
 # Of what RFC 9110 allows as a host, what names have: no escapes, no sub-delimiters.
-_HOST = re.compile(rb"[\w.~\-]++(?::[0-9]{0,5})?")
-_HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::[0-9]{0,5})?")
+_HOST = re.compile(rb"([\w.~\-]++)(?::([0-9]{0,5}))?")
+_HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::([0-9]{0,5}))?")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_SHOWN = (b"authorization", b"x-api-key", b"api-key")
-"""Who asks: of two answers to that, another reader may take the other one."""
-_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect", *_SHOWN)
+_ASKED = re.compile(rb"(?:\r\n)?[A-Za-z]+ (?:https?://[^/?# ]+)?(/[^?# \r\n]*)")
+_CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
+_FRAMING = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-type")
+_SINGLE = (
+    *_FRAMING,
+    *_CREDENTIALS,
+)  # Of two answers to who asks, another reader may take the other one.
 _SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session")
-_CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect"))
+_CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect", b"content-encoding"))
+_LIKE_FRAMING = frozenset((b"content_length", b"transfer_encoding"))
+_PORTS = 1 << 16
+_ALONE = (b"", b"keep-alive", b"close")
+_REFUSED_METHODS = (b"CONNECT", b"TRACE")
+_KEY_NAMES = frozenset(
+    b"key api_key api-key apikey x-api-key x-goog-api-key access_token auth_token token "
+    b"authorization bearer secret client_secret password".split()
+)
+_OUR_KEY = b"sk-passy-"
 _LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*+([0-9]++)", re.IGNORECASE)
 _MAX_DIGITS = 18
 _MAX_REMEMBERED = 1024
@@ -51,11 +64,13 @@ CHUNKED = -1
 class Refused(Exception):
     """A request that no application may see. The answer to it ends the connection."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, path: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.path = path
+        """Where it asked, as far as that is known: what its client speaks depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +192,13 @@ class HeadReader:
 
     def read(self, raw: bytes) -> RequestHead:
         """Parse ``raw``, which ends with its first empty line. Raises Refused."""
+        try:
+            return self._read(raw)
+        except Refused as refusal:
+            refusal.path = asked_for(raw)
+            raise
+
+    def _read(self, raw: bytes) -> RequestHead:
         if len(raw) > self.limits.head:
             raise Refused(431, "headers_too_large", f"The head exceeds {self.limits.head} bytes.")
         lines = raw.split(b"\r\n")
@@ -202,6 +224,8 @@ class HeadReader:
             raise Refused(400, "invalid_host", "The Host header is missing.")
         if line.authority is not None and (host is None or line.authority != host.lower()):
             raise Refused(400, "invalid_host", "The URL names another host than the Host header.")
+        if line.query:
+            _refuse_keys(line.query, fields)
         _read_framing(head, fields, line.minor)
         return head
 
@@ -216,6 +240,10 @@ class HeadReader:
             raise Refused(414, "url_too_long", f"The URL exceeds {self.limits.target} bytes.")
         if len(raw) > self.limits.head:
             raise Refused(431, "headers_too_large", f"The head exceeds {self.limits.head} bytes.")
+        if (end := raw.find(b"\r\n", 2)) >= 0:  # HTTP/0.9 ends here, and would wait for us
+            line = bytes(raw[2 if raw.startswith(b"\r\n") else 0 : end])
+            if line not in self._lines:
+                self._read_line(line)
 
     def _read_line(self, text: bytes) -> RequestLine:
         match = _REQUEST_LINE.fullmatch(text)
@@ -224,6 +252,8 @@ class HeadReader:
         method, target, version = match.groups()
         if version not in (b"1.1", b"1.0"):
             raise Refused(505, "version_not_supported", "Only HTTP/1.1 and 1.0 are supported.")
+        if method in _REFUSED_METHODS:
+            raise Refused(400, "method_not_supported", "This method is not supported.")
         if method not in _METHODS:
             raise Refused(501, "method_not_supported", "This method is not supported.")
         if len(target) > self.limits.target:
@@ -262,6 +292,8 @@ class _Fields(dict[bytes, tuple[bytes, bytes]]):
                 _check_field(*field)
             _remember(self, text, field)
         elif name.find(b"_") >= 0:
+            if name in _LIKE_FRAMING:
+                raise Refused(400, "ambiguous_header", "A header of framing is spelled with '_'.")
             self.underscore = True
         return field
 
@@ -298,9 +330,29 @@ def _read_framing(head: RequestHead, fields: dict[bytes, bytes], minor: int) -> 
         raise Refused(400, "invalid_framing", "The Content-Length is not a number.")
     else:
         head.length = int(length)
-    connection = fields.get(b"connection", b"") if minor else b"close"
-    head.keep_alive = not connection or connection.lower().find(b"close") < 0
+    connection = fields.get(b"connection", b"").lower()
+    head.keep_alive = minor == 1 and connection.find(b"close") < 0
     head.expects_continue = b"expect" in fields and minor == 1 and head.length != 0
+    if connection not in _ALONE:
+        head.headers = unnamed(head.headers, connection)
+
+
+def unnamed(headers: Headers, connection: bytes) -> Headers:
+    """``headers`` without those that ``connection`` names: the sender meant them for us alone."""
+    named = {name.strip(b" \t") for name in connection.lower().split(b",")}
+    return [pair for pair in headers if pair[0] not in named]
+
+
+def _refuse_keys(query: bytes, fields: dict[bytes, bytes]) -> None:
+    """URLs are logged everywhere, and passed on: what opens a door has no place in one."""
+    parameters = [part.partition(b"=")[0] for part in re.split(rb"[&;]", query)]
+    names = {unquote_to_bytes(name).lower().strip() for name in parameters}
+    if names.isdisjoint(_KEY_NAMES) and _OUR_KEY not in unquote_to_bytes(query):
+        return
+    message = "A key is in the URL. Send it as 'Authorization: Bearer sk-passy-…' only."
+    if any(name in fields for name in _CREDENTIALS):
+        raise Refused(400, "key_in_url", message)
+    raise Refused(401, "invalid_api_key", message)
 
 
 def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
@@ -308,9 +360,12 @@ def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
     names = [name for name, _ in headers]
     for name in _SINGLE:
         if names.count(name) > 1:
-            code = "ambiguous_header" if name in _SHOWN else "invalid_framing"
-            code = "invalid_host" if name == b"host" else code
-            raise Refused(400, code, f"The header {name.decode()} is repeated.")
+            message = f"The header {name.decode()} is repeated."
+            if name == b"host":
+                raise Refused(400, "invalid_host", message)
+            if name == b"content-type" or name in _CREDENTIALS:
+                raise Refused(400, "ambiguous_header", message)
+            raise Refused(400, "invalid_framing", message)
     if b"connection" in fields:
         lines = [value for name, value in headers if name == b"connection"]
         fields[b"connection"] = b",".join(lines)
@@ -327,23 +382,25 @@ def _check_field(name: bytes, value: bytes) -> None:
     if name == b"host":
         _check_host(value)
     elif name == b"upgrade":
-        raise Refused(501, "upgrade_not_supported", "Protocol upgrades are not supported.")
+        raise Refused(400, "upgrade_not_supported", "Protocol upgrades are not supported.")
     elif name == b"transfer-encoding" and value.lower() != b"chunked":
         raise Refused(400, "invalid_framing", "This Transfer-Encoding is not supported.")
     elif name == b"expect" and value.lower() != b"100-continue":
         raise Refused(417, "expectation_not_supported", "This expectation is not supported.")
+    elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+        # Unpacked, a body may be a thousand times as large, and whoever reads it decides so.
+        raise Refused(415, "encoding_not_supported", "Send the body without Content-Encoding.")
 
 
 def _check_host(host: bytes) -> None:
-    if _HOST.fullmatch(host) is not None:
-        return
-    try:
-        if (literal := _HOST_V6.fullmatch(host)) is not None:
-            IPv6Address(literal[1].decode("ascii"))
-            return
-    except AddressValueError:
-        pass
-    raise Refused(400, "invalid_host", "The Host header is not a host name.")
+    found = _HOST.fullmatch(host)
+    if found is None and (found := _HOST_V6.fullmatch(host)) is not None:
+        try:
+            IPv6Address(found[1].decode("ascii"))
+        except AddressValueError:
+            found = None
+    if found is None or int(found[2] or b"0") >= _PORTS:
+        raise Refused(400, "invalid_host", "The Host header is not a host name.")
 
 
 def _read_target(target: bytes) -> tuple[bytes, str, bytes]:
@@ -365,6 +422,12 @@ def _read_target(target: bytes) -> tuple[bytes, str, bytes]:
         return raw, decoded.decode(), query
     except UnicodeDecodeError:
         raise Refused(400, "invalid_path", "The path is not UTF-8.") from None
+
+
+def asked_for(raw: bytes | bytearray) -> str:
+    """The path that a head seems to ask for, which may be anything; empty where there is none."""
+    found = _ASKED.match(raw)
+    return "" if found is None else found[1].decode("latin-1")
 
 
 def check_path(raw_path: bytes) -> None:
@@ -401,6 +464,11 @@ class Chunks:
         self._left = 0  # bytes that the current chunk still lacks
         self._start = True  # no chunk before, so no CR LF that would end it
         self._trailers = -1  # bytes of trailers seen, -1 before the last chunk
+
+    @property
+    def announced(self) -> int:
+        """Bytes that are still to come of the chunk at hand."""
+        return self._left
 
     def feed(self, data: bytes) -> list[bytes]:
         """The pieces of the body in ``data``. Raises Refused."""

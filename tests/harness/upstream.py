@@ -171,11 +171,16 @@ class RawUpstream:
         return event
 
     async def _body(self, wire: h11.Connection, reader: asyncio.StreamReader, hit: Hit) -> None:
+        later: list[bytes] = []  # of a large body, which is not copied again for each piece
         while not hit.whole.is_set():
             event = await self._event(wire, reader)
             if isinstance(event, h11.Data):
-                hit.body += bytes(event.data)
+                if len(hit.body) < 1 << 20:
+                    hit.body += bytes(event.data)
+                else:
+                    later.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
+                hit.body = b"".join([hit.body, *later])
                 hit.whole.set()
             else:
                 raise ConnectionError("it left within its request")

@@ -162,7 +162,7 @@ def test_secrets_are_not_remembered() -> None:
         b"Cookie: sk-3",
         b"Helicone-Auth: sk-5",
     ]
-    reader.read(b"\r\n".join([b"GET /?key=sk-4 HTTP/1.1", *lines, b"", b""]))
+    reader.read(b"\r\n".join([b"GET /?after=sk-4 HTTP/1.1", *lines, b"", b""]))
     remembered = repr([getattr(reader, name) for name in HeadReader.__slots__ if name != "limits"])
     assert "Host: h" in remembered
     assert "sk-" not in remembered

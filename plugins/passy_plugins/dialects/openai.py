@@ -221,7 +221,10 @@ def _kept_or_queued(request: Request) -> bool:
     """Whether a Responses request leaves something behind at the provider."""
     if b'"store"' not in request.body and b'"background"' not in request.body:
         return False
-    said = request.json
+    try:
+        said = request.json
+    except Untranslatable:
+        return True
     return bool(said.get("store") or said.get("background")) if isinstance(said, dict) else True
 
 

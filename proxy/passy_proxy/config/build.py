@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from passy_proxy.body import JsonLimits
 from passy_proxy.chain import BadFilter, Chain
 from passy_proxy.config.document import Mapping, Node, Text, plain
 from passy_proxy.config.model import (
@@ -401,6 +402,8 @@ class _Builder:
             streamed_upload=streamed,
             body_limit=int(settings.body_limit),
             root=len(settings.root),
+            json_limits=JsonLimits(settings.json_depth, settings.json_keys, settings.json_digits),
+            parts=settings.multipart_parts,
             origin=entry.node.place,
             places=tuple(self.places[id(chain)]),
         )

@@ -124,6 +124,7 @@ ListenAddress = Annotated[
     Address, BeforeValidator(address), WithJsonSchema({"type": "string", "pattern": ":[0-9]+$"})
 ]
 HeaderName = Annotated[str, AfterValidator(_token)]
+HeaderText = Annotated[str, AfterValidator(_header_text)]
 HeaderSecret = Annotated[OptionalSecret, AfterValidator(_header_value)]
 BaseURL = Annotated[str, AfterValidator(_base_url)]
 ProxyURL = Annotated[OptionalSecret, AfterValidator(_proxy_url)]
@@ -159,12 +160,10 @@ class HttpUpstream(UpstreamSettings):
         "", "The provider's key. Given but empty: the upstream is reported and left out."
     )
     auth_header: HeaderName = setting("Authorization", "The header the key is sent in.")
-    auth_prefix: Annotated[str, AfterValidator(_header_text)] = setting(
-        "Bearer ", "What stands before the key, spaces included."
-    )
+    auth_prefix: HeaderText = setting("Bearer ", "What stands before the key, spaces included.")
     headers: dict[HeaderName, HeaderSecret] = setting({}, "More headers for every request.")
     forward_headers: tuple[HeaderName, ...] = setting((), "Headers of the client to pass on.")
-    api_version: str = setting("", "API version, where the dialect has one.")
+    api_version: HeaderText = setting("", "API version, where the dialect has one.")
     paths: dict[str, AbsolutePath] = setting(
         {}, "Operation → whole path on the provider's host, where it is not the dialect's own."
     )
@@ -240,6 +239,18 @@ class RouteSettings(Settings):
     operation: str = setting("", "What the dialect calls this; known from the path without it.")
     body: Literal["read", "stream"] = setting("read", "stream: pass the body on as it arrives.")
     body_limit: Size = setting("32MiB", "Largest body accepted.")
+    json_depth: int = setting(128, "Deepest nesting of a JSON body.", ge=1, le=512)
+    json_keys: int = setting(
+        10_000,
+        "Most members of one object in a JSON body; it may have ten times as many objects, lists "
+        "and members in all.",
+        ge=1,
+        le=10_000_000,
+    )
+    json_digits: int = setting(
+        10_000, "Most digits of a number in a JSON body.", ge=1, le=100_000_000
+    )
+    multipart_parts: int = setting(100, "Most parts of a multipart body.", ge=1, le=1_000_000)
     root: str = setting("", "Beginning of the path that a pass-through leaves out: /v1.")
 
 

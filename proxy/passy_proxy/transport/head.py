@@ -14,14 +14,14 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"/[!-~]*")
 _OURS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
-_BREAK = re.compile(rb"[\r\n\0]").search
+_BREAK = re.compile(rb"[^\t -~\x80-\xff]").search
 SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session").search
 """Whether a name, in lower case, sounds as if its value were a secret."""
 _KEPT_NAMES = 512
 _KEPT_FORMS = 128
 _KEPT_BYTES = 2048
 """What is remembered as valid, at most: names, forms of heads, and the bytes of one of these."""
-_BROKEN = "a header value holds a line break or NUL"
+_BROKEN = "a header value holds a line break or another control character"
 JOINED_BYTES = 65_536
 """Bodies up to this size are copied into one write with the head."""
 

@@ -80,6 +80,10 @@ routes:
     operation: chat
     body: read
     body_limit: 1MiB
+    json_depth: 64
+    json_keys: 1000
+    json_digits: 40
+    multipart_parts: 10
     root: /v1
   - {match: GET /healthz, chain: [static: {status: 200}]}
 
