@@ -102,7 +102,8 @@ def post(
 SPACE = st.sampled_from(["", "", "", " ", "\n", "\t", "\r\n", "   "])
 LITERALS = st.sampled_from(
     ["null", "true", "false", "0", "-0", "-0.0", "1e5", "1E+2", "1.50", "12345678901234567890123",
-     "0.1000000000000000055511151231257827", '""', '"\\u0000"', '"\\/"', '"\\ud83d\\ude00"', "[]", "{}"]
+     "0.1000000000000000055511151231257827",
+     '""', '"\\u0000"', '"\\/"', '"\\ud83d\\ude00"', "[]", "{}"]
 )  # fmt: skip
 TEXTS = st.text(max_size=12).map(lambda text: json.dumps(text, ensure_ascii=len(text) % 2 == 0))
 LEAVES = LITERALS | TEXTS
@@ -184,7 +185,8 @@ def test_F1_a_stream_is_asked_for_its_usage_and_nothing_else_changes(
     for options, becomes in (
         (b"", b""),
         (b'"stream_options" : { "include_usage" : true , "x":1},', None),
-        (b'"stream_options":{"include_usage":false,"x":[1]},', b'"stream_options":{"include_usage":true,"x":[1]},'),
+        (b'"stream_options":{"include_usage":false,"x":1},',
+         b'"stream_options":{"include_usage":true,"x":1},'),
         (b'"stream_options":null,', b'"stream_options":{"include_usage":true},'),
         (b'"stream_options":{},', b'"stream_options":{"include_usage":true},'),
     ):  # fmt: skip
@@ -230,13 +232,15 @@ MEMBERS = [
     "org_id", "key", "key_id", "credential", "credentials", "token", "tags", "metadata",
     "litellm_params", "litellm_metadata", "mock_response", "cache", "caching", "guardrails",
     "price", "cost", "input_cost_per_token", "output_cost_per_token", "model_info", "model_list",
-    "spend", "budget", "max_budget", "rpm", "tpm", "usage", "config", "configurable_clientside_auth_params",
+    "spend", "budget", "max_budget", "rpm", "tpm", "usage", "config",
+    "configurable_clientside_auth_params",
     "passy", "x-passy-upstream", "principal", "estimated", "store_model_in_db", "__proto__",
 ]  # fmt: skip
 HEADERS = [
     "x-passy-upstream", "x-passy-target", "x-passy-key", "x-passy-organisation", "x-passy-cost-usd",
     "x-passy-principal", "x-passy-config", "x-passy-hops-override", "x-portkey-custom-host",
-    "x-portkey-provider", "x-litellm-api-key", "x-litellm-tags", "helicone-target-url", "x-base-url",
+    "x-portkey-provider", "x-litellm-api-key", "x-litellm-tags", "helicone-target-url",
+    "x-base-url",
     "x-api-base", "openai-organization", "openai-project", "x-forwarded-host", "x-forwarded-for",
     "x-forwarded-proto", "forwarded", "x-original-url", "x-rewrite-url", "x-http-method-override",
     "x-envoy-original-path", "x-request-id", "request-id", "x-user", "x-remote-user", "x-real-ip",
@@ -248,7 +252,8 @@ HEADERS = [
 def steering(decoy: str) -> list[Any]:
     return [
         f"{decoy}/v1", "sk-of-somebody-else", {"api_base": decoy, "api_key": "sk-x", "url": decoy},
-        {"Authorization": "Bearer sk-x", "Host": decoy}, [decoy, {"base_url": decoy}], 0, None, True,
+        {"Authorization": "Bearer sk-x", "Host": decoy}, [decoy, {"base_url": decoy}],
+        0, None, True,
     ]  # fmt: skip
 
 
