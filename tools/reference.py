@@ -85,7 +85,7 @@ REPLIES = {
     "request_body_timeout": "The body came more slowly than `edge.body_rate`.",
     "request_timeout": "The head took longer than `edge.header_timeout`.",
     "request_too_large": "The body exceeds the route's `body_limit`, or the edge's own 512 MiB.",
-    "server_is_overloaded": "More requests run than the server takes at once.",
+    "overloaded": "More than the process takes at once; see `overload:`. `retry-after` says when.",
     "static": "Not an error: the answer of a `static` filter.",
     "too_many_connections": "The address has `edge.max_connections_per_ip` connections already.",
     "too_many_headers": "More header lines than `edge.max_headers`.",
@@ -113,6 +113,7 @@ OUTCOMES = {
     "upstream_broken": "The provider broke off after the answer had begun.",
     "shutdown": "The gateway was stopped while the answer ran.",
     "client_gone": "The client hung up; the access log shows status 499.",
+    "write_timeout": "The client took too little of its answer for too long, and was cut; also 499.",
     "internal_error": "A fault of the gateway's own.",
 }
 """What the log and the books call the end of an exchange, beside the codes of replies."""
@@ -348,6 +349,7 @@ SECTIONS = (
         "over a shorter one. Without `chain` a route uses the chain called `default`.",
     ),
     ("EdgeSettings", model.EdgeSettings, "`edge:`. Read at start; a reload does not change them."),
+    ("OverloadSettings", model.OverloadSettings, "`overload:`."),
     ("LogSettings", model.LogSettings, "`log:`. Read at start; a reload does not change them."),
     ("PriceSettings", model.PriceSettings, "One entry of `prices:`."),
 )
@@ -770,7 +772,7 @@ def header_names() -> set[str]:
         names |= names_in(dialect.head("req_", 0))
         limits = names_in(dialect.limit_lines([("requests", room)], 0.0))
         names |= {name.replace("requests", "*") for name in limits}
-    head = _envelope(Refused(503, "server_is_overloaded", ""), b"\r\n").partition(b"\r\n\r\n")[0]
+    head = _envelope(Refused(503, "overloaded", ""), b"\r\n").partition(b"\r\n\r\n")[0]
     names |= {line.partition(b":")[0].decode() for line in head.split(b"\r\n")[1:] if b":" in line}
     return names
 

@@ -42,6 +42,7 @@ from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
     CLIENT_GONE,
+    CLIENT_STALLED,
     INTERNAL_ERROR,
     OK,
     UPSTREAM_BROKEN,
@@ -178,7 +179,7 @@ class Chain:
         finally:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
-                ex.outcome = CLIENT_GONE
+                ex.outcome = CLIENT_STALLED if downstream.stalled else CLIENT_GONE
                 if ex.task is not None:
                     ex.task.uncancel()
             ex.task = None

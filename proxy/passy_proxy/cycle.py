@@ -56,6 +56,7 @@ class Cycle:
         "finished",
         "gone",
         "head",
+        "held",
         "keep_alive",
         "size",
         "slow",
@@ -74,6 +75,7 @@ class Cycle:
         self._pieces: list[bytes] = [body] if body else []
         self.task: asyncio.Task[Any] | None = None
         self.size = self.buffered = len(body) if body else 0  # so far; not yet taken
+        self.held = 0  # of `buffered`, what the edge counts
         self._event: asyncio.Event | None = None  # set when something happened to the request
         self._hang_up: Callable[[], None] | None = None
         self.wants_all = False  # the application waits for the whole body
@@ -85,6 +87,11 @@ class Cycle:
         self.started = False
         self.finished = False
         self.gone = False
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it was we who ended the connection, because the client took too little."""
+        return self._connection.stalled
 
     def arrived(self, limit: int) -> bytes | None:
         """The whole body, if it is here in one piece and within ``limit``."""
@@ -321,6 +328,8 @@ class Cycle:
         self._pieces.append(piece)
         self.size += len(piece)
         self.buffered += len(piece)
+        self.held += len(piece)
+        self._connection.edge.held += len(piece)
         if self._event is not None:
             self._event.set()
 
@@ -377,6 +386,9 @@ class Cycle:
         pieces = self._pieces
         self._pieces = []
         self.buffered = 0
+        if self.held:
+            self._connection.edge.held -= self.held
+            self.held = 0
         return pieces
 
     def _write(self, head: bytes, data: bytes) -> None:

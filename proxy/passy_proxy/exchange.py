@@ -66,6 +66,7 @@ PENDING = Outcome("pending")
 OK = Outcome("ok")
 UPSTREAM_BROKEN = Outcome("upstream_broken")
 CLIENT_GONE = Outcome("client_gone")
+CLIENT_STALLED = Outcome("client_gone", "write_timeout")
 INTERNAL_ERROR = Outcome("internal_error", "internal_error")
 
 NO_HEAD = BodyHead("", False, False, None, 1, 0, False)

@@ -24,7 +24,7 @@ from passy_proxy.config.problem import ConfigInvalid, redacted
 from passy_proxy.edge import Edge, EdgeLimits
 from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
-from passy_proxy.gateway import Gateway
+from passy_proxy.gateway import LIVE, READY, Gateway
 from passy_proxy.keyring import Keyring, KeyringError
 from passy_proxy.log import configure
 from passy_proxy.place import Place
@@ -85,6 +85,8 @@ class Serving(uvicorn.Config):
     def load(self) -> None:
         super().load()
         self.lifespan_class = Lifespan
+        if isinstance(self.loaded_app, App) and isinstance(self.http, Edge):
+            self.loaded_app.gateway.gate = self.http
 
 
 def code_of(failure: BaseException | None) -> Exit:
@@ -167,8 +169,10 @@ def protocol(edge: EdgeSettings, largest_body: int = 0) -> Edge:
             body_grace=edge.body_grace,
             keep_alive=edge.keep_alive,
             write_timeout=edge.write_timeout,
+            write_rate=edge.write_rate,
             connections_per_ip=edge.max_connections_per_ip,
-        )
+        ),
+        spared=frozenset((*LIVE, READY)),
     )
 
 

@@ -85,7 +85,8 @@ class Gateway:
         self.file = folder / "gateway.yaml"
         self.file.write_text(configuration)
         # Nothing of this machine's own settings may reach it.
-        self.variables = {"PATH": os.environ["PATH"], "HOME": str(folder), **variables}
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        self.variables = {**kept, "HOME": str(folder), **variables}
         self.url = ""
 
     @property

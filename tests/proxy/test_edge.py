@@ -1073,7 +1073,7 @@ async def test_connections_of_one_address_are_capped() -> None:
         assert 401 == (await site.ask(GET)).status
 
 
-async def test_uvicorns_limit_of_concurrent_requests_holds() -> None:
+async def test_the_limit_of_concurrent_requests_holds() -> None:
     go = asyncio.Event()
 
     async def play(downstream: Downstream, script: Script) -> None:
@@ -1082,12 +1082,14 @@ async def test_uvicorns_limit_of_concurrent_requests_holds() -> None:
         await early(downstream, script)
 
     script = Script(play)
-    async with serving(script, limit_concurrency=1) as site:
+    async with serving(script) as site:
+        assert site.edge is not None
+        site.edge.most_requests = 1
         client = await site.client()
         client.send(GET)
         assert "running" == await script.told()
         answer = await site.ask(GET)
-        assert (503, "server_is_overloaded") == (answer.status, answer.code)
+        assert (503, "overloaded") == (answer.status, answer.code)
         go.set()
         assert 401 == (await client.answer()).status
 

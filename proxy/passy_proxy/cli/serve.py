@@ -41,8 +41,10 @@ def command(
     notice(file)
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
     from passy_proxy.keyring import KeyringError
+    from passy_proxy.resources import allow_descriptors
     from passy_proxy.server import Served, Server, Workers, gateway_at, server_config
 
+    allow_descriptors()
     if workers == 1:
         try:
             gateway = gateway_at(place, file.settings.log, variables)
