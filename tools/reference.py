@@ -113,7 +113,7 @@ OUTCOMES = {
     "upstream_broken": "The provider broke off after the answer had begun.",
     "shutdown": "The gateway was stopped while the answer ran.",
     "client_gone": "The client hung up; the access log shows status 499.",
-    "write_timeout": "The client took too little of its answer for too long, and was cut; also 499.",
+    "write_timeout": "The client took too little of its answer for too long and was cut; also 499.",
     "internal_error": "A fault of the gateway's own.",
 }
 """What the log and the books call the end of an exchange, beside the codes of replies."""

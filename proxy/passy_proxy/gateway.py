@@ -16,6 +16,7 @@ from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.config.snapshot import Snapshot, StartFailed
+from passy_proxy.log import LineWriter
 from passy_proxy.overload import Overload
 from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
@@ -154,6 +155,7 @@ class Gateway:
                 "configuration": self.problem or "ok",
                 "draining": self.draining,
                 "overload": self.overload.told if self.overload is not None else "ok",
+                "log_lines_dropped": LineWriter.all_dropped(),
             }
             status = "draining" if self.draining else "ok"
             return 503 if self.draining else 200, json.dumps({"status": status, "checks": checks})

@@ -26,7 +26,7 @@ from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
 from passy_proxy.gateway import LIVE, READY, Gateway
 from passy_proxy.keyring import Keyring, KeyringError
-from passy_proxy.log import configure
+from passy_proxy.log import configure, flush
 from passy_proxy.place import Place
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
@@ -59,6 +59,8 @@ class Served(App):
         except Exception as exc:
             self.failure = exc
             raise
+        finally:  # Not all processes get to run what is to be run at exit.
+            flush()
 
 
 class Lifespan(LifespanOn):
@@ -73,6 +75,7 @@ class Lifespan(LifespanOn):
             uvicorns.disabled = False
         if self.should_exit:
             failure = getattr(self.config.loaded_app, "failure", None)
+            flush()
             sys.stderr.write(f"passy: {redacted(str(failure) or repr(failure))}\n")
             code = code_of(failure)
             ours = parent_process() is None or code is not Exit.failed
