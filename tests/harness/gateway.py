@@ -88,6 +88,11 @@ class Gateway:
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         self.variables = {**kept, "HOME": str(folder), **variables}
         self.url = ""
+        self.before: Callable[[], object] | None = None
+        """Called in the new process before it becomes the gateway."""
+        self.stdout: int | None = None
+        self.stderr: int | None = None
+        """Descriptors to use instead of the files ``out`` and ``err``."""
 
     @property
     def base_url(self) -> str:
@@ -134,8 +139,9 @@ class Gateway:
                 [*serve, "--listen", listen],
                 cwd=self.folder,
                 env=self.variables,
-                stdout=out,
-                stderr=err,
+                stdout=out if self.stdout is None else self.stdout,
+                stderr=err if self.stderr is None else self.stderr,
+                preexec_fn=self.before,
             )
         end = time.monotonic() + PATIENCE
         while self.process.poll() is None:
@@ -233,14 +239,22 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Runs gateways: a configuration, and environment variables as keywords.
 
     Each must end with 0 when it is told to, and without having been at fault, unless it is
-    ``faulty``.
+    ``faulty``. ``before``, ``stdout`` and ``stderr`` are attributes of a Gateway.
     """
     with ExitStack() as stack:
 
         def run(
-            configuration: str, *, start: bool = True, faulty: bool = False, **variables: str
+            configuration: str,
+            *,
+            start: bool = True,
+            faulty: bool = False,
+            before: Callable[[], object] | None = None,
+            stdout: int | None = None,
+            stderr: int | None = None,
+            **variables: str,
         ) -> Gateway:
             gateway = Gateway(tmp_path_factory.mktemp("gateway"), configuration, variables)
+            gateway.before, gateway.stdout, gateway.stderr = before, stdout, stderr
             if start:
                 gateway.start()
                 stack.callback(stop, gateway, faulty)

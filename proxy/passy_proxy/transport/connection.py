@@ -193,6 +193,12 @@ class Connection(asyncio.Protocol):
         # whose failure would close the socket.
         await asyncio.sleep(0)
 
+    def hold(self) -> None:
+        if not (self._paused or self.gone):
+            self._paused = True
+            self._transport.pause_reading()
+            self.deadline = self._due()
+
     def resume(self) -> None:
         if self._paused:
             self._paused = False
@@ -341,9 +347,7 @@ class Connection(asyncio.Protocol):
                 leg.arrive(b"".join(pieces))
                 pieces.clear()
             if leg.unread > UNREAD_BYTES:
-                self._paused = True
-                self._transport.pause_reading()
-                self.deadline = self._due()
+                self.hold()
         else:
             answer.pending += len(data)
             if answer.pending > FRAMING_BYTES:
@@ -370,6 +374,8 @@ class Connection(asyncio.Protocol):
             if answer.pieces:
                 leg.arrive(b"".join(answer.pieces))
                 answer.pieces.clear()
+                if leg.unread > UNREAD_BYTES:
+                    self.hold()
         elif answer.pending > HEAD_BYTES:
             self._refuse("has too large a head")
 

@@ -14,7 +14,7 @@ import httpcore
 from . import DEFAULT_TIMEOUTS, Timeouts, TransportError
 from .connect import Connector, Origin, Tls, tls_fault
 
-_UNREAD_BYTES = 262_144
+_UNREAD_BYTES = 65_536
 _TICK = 0.1
 """Seconds between two looks at whether a blocked write makes progress."""
 

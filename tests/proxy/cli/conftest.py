@@ -25,7 +25,9 @@ class Running:
     """`passy` with some arguments, in a folder of its own."""
 
     def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
-        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
+        kept = {
+            name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ
+        }
         self._log = folder / f"stderr-{time.monotonic_ns()}"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
