@@ -48,8 +48,13 @@ class Caller:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         if source:
             sock.bind((source, 0))
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.get_running_loop().sock_connect(sock, (address.hostname, address.port))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                to = (address.hostname, address.port)
+                await asyncio.get_running_loop().sock_connect(sock, to)
+        except BaseException:
+            sock.close()
+            raise
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return cls(sock)
 
