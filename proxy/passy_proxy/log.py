@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import select
 import sys
 import threading
 from collections.abc import MutableMapping
@@ -249,7 +250,14 @@ class LineWriter:
 
     def _write(self, data: bytes) -> None:
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except (
+                BlockingIOError
+            ):  # Somebody it is shared with does not like to wait; here is time.
+                room = select.poll()
+                room.register(self._descriptor, select.POLLOUT)
+                room.poll()
 
 
 def flush(timeout: float = LAST_WORDS) -> None:

@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,6 +160,13 @@ async def normals(url: str, request: bytes, seconds: float, count: int = 20) -> 
     await asyncio.gather(*(normal(url, request, end, seen) for _ in range(count)))
     assert seen.seconds, "nobody was answered"
     return seen
+
+
+async def until(met: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait for what nobody announces."""
+    async with asyncio.timeout(patience):
+        while not met():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -13,8 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-
-from harness.crowd import CHAT, Caller, asking, percentile, queues, resident
+from harness.crowd import CHAT, Caller, asking, percentile, queues, resident, until
 from harness.gateway import Gateway, Serve
 from harness.upstream import Hit, RawUpstream, Step
 
@@ -100,9 +99,10 @@ async def begun(gateway: Gateway, upstream: RawUpstream, window: str, mark: str)
     """A client within that window."""
     caller = await Caller.of(gateway.url)
     await caller.send(request(window, mark))
-    async with asyncio.timeout(8):
-        while (hit := find(upstream, mark)) is None or hit.sent < BEFORE.get(window, 0):
-            await asyncio.sleep(0.002)
+    await until(lambda: find(upstream, mark) is not None)
+    hit = find(upstream, mark)
+    assert hit is not None
+    await until(lambda: hit.sent >= BEFORE.get(window, 0))
     if window.startswith("within"):
         await caller.until(b"\r\n\r\n")
     await asyncio.sleep(0.02)
@@ -116,10 +116,9 @@ async def leave(gateway: Gateway, upstream: RawUpstream, window: str, how: str, 
     hit = find(upstream, mark)
     assert hit is not None
     at = caller.leave(how)
-    async with asyncio.timeout(8):
-        while hit.closed is None:
-            await asyncio.sleep(0.002)
+    await until(lambda: hit.closed is not None)
     caller.leave()
+    assert hit.closed is not None
     return hit.closed - at
 
 
@@ -184,8 +183,8 @@ def lines(gateway: Gateway) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (gateway.folder / "out").read_text().splitlines()]
 
 
-async def read_slowly(caller: Caller, rate: int, until: float) -> None:
-    while time.monotonic() < until and await caller.read(rate // 10):
+async def read_slowly(caller: Caller, rate: int, end: float) -> None:
+    while time.monotonic() < end and await caller.read(rate // 10):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
 
 
@@ -245,9 +244,8 @@ async def until_cut(gateway: Gateway, upstream: RawUpstream, rate: int) -> tuple
     reading = asyncio.create_task(read_slowly(caller, rate, began + 20)) if rate else None
     hit = find(upstream, f"cut{rate}")
     assert hit is not None
-    async with asyncio.timeout(20):
-        while hit.closed is None:
-            await asyncio.sleep(0.01)
+    await until(lambda: hit.closed is not None)
+    assert hit.closed is not None
     assert "reset" == await caller.ended()
     if reading is not None:
         await asyncio.gather(reading, return_exceptions=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-
 from harness.crowd import CHAT, Caller, Seen, asking, descriptors, percentile, resident
 from harness.gateway import Gateway, Serve
 from harness.upstream import Hit, RawUpstream, Step
