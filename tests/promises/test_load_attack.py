@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import shutil
 import socket
@@ -49,7 +50,8 @@ async def drip(caller: Caller, piece: bytes, gap: float) -> None:
 
 async def sip(caller: Caller) -> None:
     # What has come can be read long after a reset: that is not waited for.
-    while await caller.read(16) and not caller.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+    ended = functools.partial(caller.sock.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR)
+    while await caller.read(16) and not ended():  # noqa: ASYNC110
         await asyncio.sleep(0.3)
 
 
