@@ -347,7 +347,7 @@ class PriceSettings(Settings):
     reasoning: float | None = setting(None, "Price of tokens thought, not shown.", ge=0)
     audio_input: float | None = setting(None, "Price of audio tokens read.", ge=0)
     audio_output: float | None = setting(None, "Price of audio tokens written.", ge=0)
-    per: Count = setting("1M", "How many tokens the prices are for.")
+    per: Count = setting("1M", "How many tokens the prices are for.", ge=1)
 
 
 class GatewaySettings(Settings):
