@@ -20,17 +20,19 @@ from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid, Problem
 from passy_proxy.config.snapshot import Snapshot, StartFailed
+from passy_proxy.faults import Faults
 from passy_proxy.log import dropped
 from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
 from passy_proxy.tasks import Tasks
+from passy_proxy.transport.connect import AllowList, ConnectSettings
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.config.model import GatewayFile, GatewaySettings
+    from passy_proxy.config.model import ConnectionSettings, GatewayFile, GatewaySettings
 
 STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
@@ -90,6 +92,7 @@ class Gateway:
         else:
             self._keep()
         self._begun = self.snapshot.file.settings
+        self.parts.connector.settings = connecting(self._begun.connect)
         self.log.info("plugins_loaded", distributions=self.parts.registry.provenance())
         self._be_counted()
         if self.path is not None:
@@ -134,6 +137,7 @@ class Gateway:
     def _be_counted(self) -> None:
         vitals = self.site.vitals
         vitals.count("reloads", lambda: {(how,): times for how, times in self._reloads.items()})
+        vitals.count("filter_failures", Faults.by_filter)
         vitals.count("log_dropped", lambda: {(): dropped()})
         vitals.gauge("in_flight", lambda: {(): self.running})
         vitals.gauge("configuration", lambda: {(): 0 if self.problem else 1})
@@ -154,7 +158,7 @@ class Gateway:
 
     def _tell_what_stays(self, settings: GatewaySettings) -> None:
         """What a reload cannot change is said, and not passed over in silence."""
-        names = ("listen", "edge", "log")
+        names = ("listen", "edge", "connect", "log")
         if changed := [n for n in names if getattr(settings, n) != getattr(self._begun, n)]:
             self.log.warning("restart_needed", settings=changed)
 
@@ -236,6 +240,17 @@ class Gateway:
 async def _collected() -> None:
     """In a task of its own, so that whoever let go of something is gone as well."""
     gc.collect()
+
+
+def connecting(written: ConnectionSettings) -> ConnectSettings:
+    """What the connector goes by."""
+    return ConnectSettings(
+        dns_ttl=written.dns_ttl,
+        dns_stale=written.dns_stale,
+        dns_patience=written.dns_patience,
+        dns_lookups=written.dns_lookups,
+        allow=AllowList.of(written.tenants_may_reach),
+    )
 
 
 def content_of(path: Path) -> bytes:

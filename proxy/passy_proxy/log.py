@@ -9,6 +9,7 @@ import select
 import sys
 import threading
 from collections.abc import Mapping, MutableMapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
@@ -74,6 +75,30 @@ def _mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping
         if isinstance(value, str):
             event[name] = redacted(value)
     return event
+
+
+class Alarms:
+    """Lets one alarm of a name through in a while and counts the others, so that nobody who is at
+    fault all the time can flood the log."""
+
+    MOST = 1_000
+    """Names remembered."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._next: dict[str, float] = {}
+        self._kept_back: dict[str, int] = {}
+
+    def due(self, name: str) -> int | None:
+        """How many were kept back since the last one; ``None``: keep this one back too."""
+        now = monotonic()
+        if now < self._next.get(name, 0.0):
+            self._kept_back[name] = self._kept_back.get(name, 0) + 1
+            return None
+        if len(self._next) >= self.MOST:
+            self._next.clear()
+        self._next[name] = now + self._seconds
+        return self._kept_back.pop(name, 0)
 
 
 _dropped = 0

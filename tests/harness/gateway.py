@@ -204,10 +204,15 @@ class Gateway:
         return until(lambda: self._record(request_id))
 
     def _record(self, request_id: str) -> dict[str, Any] | None:
+        found = self.records("WHERE id = ?", request_id)
+        return found[0] if found else None
+
+    def records(self, where: str = "", *values: object) -> list[dict[str, Any]]:
+        """What is in the books by now, oldest first."""
         with closing(sqlite3.connect(self.folder / ".passy/passy.db")) as books:
             books.row_factory = sqlite3.Row
-            found = books.execute("SELECT * FROM usage WHERE id = ?", [request_id]).fetchone()
-        return dict(found) if found else None
+            rows = books.execute(f"SELECT * FROM usage {where} ORDER BY at", values)
+            return [dict(row) for row in rows]
 
 
 def until(look: Callable[[], T | None]) -> T:

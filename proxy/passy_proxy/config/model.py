@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import abc
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from passy_proxy.config.settings import (
 from passy_proxy.units import Count, Duration, Size
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _UPSTREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -107,6 +109,17 @@ def _absolute_path(value: str) -> str:
     return value
 
 
+def _reachable(value: str) -> str:
+    try:
+        ip_network(value.strip("[]"), strict=False)
+    except ValueError:
+        if not _HOST.fullmatch(value) or value.replace(".", "").isdigit():
+            message = f"{quoted(value)} is no network, no address and no name of a host"
+            raise ValueError(message) from None
+    return value
+
+
+Reachable = Annotated[str, AfterValidator(_reachable)]
 ListenAddress = Annotated[
     Address, BeforeValidator(address), WithJsonSchema({"type": "string", "pattern": ":[0-9]+$"})
 ]
@@ -263,6 +276,32 @@ class EdgeSettings(Settings):
     )
 
 
+class ConnectionSettings(Settings):
+    """How upstreams are found and reached. A change needs a restart."""
+
+    dns_ttl: Duration = setting("30s", "How long the addresses of a name are used.", ge=0)
+    dns_stale: Duration = setting(
+        "5m", "How long they are used beyond that while the name cannot be resolved.", ge=0
+    )
+    dns_patience: Duration = setting(
+        "1s", "How long to wait for new addresses where there are old ones to be used.", gt=0
+    )
+    dns_lookups: int = setting(
+        32,
+        "Most names being resolved at once, for the operator's upstreams and tenants' each.",
+        ge=1,
+        le=1_000,
+    )
+    tenants_may_reach: tuple[Reachable, ...] = setting(
+        (),
+        "Networks, addresses and names that organisations' own upstreams may have besides public "
+        "ones; http and any port are allowed there. Metadata services never are.",
+    )
+    hops: int = setting(
+        8, "Most gateways a request may have passed, which ends a loop of them.", ge=1, le=100
+    )
+
+
 class LogSettings(Settings):
     level: Literal["debug", "info", "warning", "error"] = setting("info", "Least that is logged.")
     format: Literal["auto", "json", "pretty"] = setting(
@@ -295,6 +334,7 @@ class GatewaySettings(Settings):
     routes: Subtree | None = setting(None, "Which chain answers which request.")
     prices: dict[str, PriceSettings] = setting({}, "upstream/model, * allowed → what it costs.")
     edge: EdgeSettings = setting({}, "Limits of the listening side.")
+    connect: ConnectionSettings = setting({}, "How upstreams are found and reached.")
     log: LogSettings = setting({}, "What is logged, and how.")
 
 
