@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -266,8 +267,10 @@ class Attempt:
         assert leg is not None
         assert failure is not None
         try:
-            body = await leg.read_all(WHOLE)
-        except TransportError:
+            # The refusal is known. What its upstream says of it is not waited for byte by byte.
+            async with asyncio.timeout(self.target.timeouts.idle):
+                body = await leg.read_all(WHOLE)
+        except (TransportError, TimeoutError):
             body = b""
         self.close()
         status = failure.status or 502
