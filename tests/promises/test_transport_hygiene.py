@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from harness.figures import Note
 from harness.gateway import Serve
 from harness.upstream import Hit, RawUpstream, Step
 
@@ -143,7 +144,7 @@ SIZES = [pytest.param(240, id="fast"), pytest.param(2000, id="large", marks=pyte
 
 
 @pytest.mark.parametrize("count", SIZES)
-def test_U13_no_socket_and_no_slot_is_left(serve: Serve, count: int) -> None:
+def test_U13_no_socket_and_no_slot_is_left(serve: Serve, figure: Note, count: int) -> None:
     requests = Churn(13)
     with RawUpstream(script=requests.script) as upstream:
         gateway = serve(config(upstream.url))
@@ -160,7 +161,8 @@ def test_U13_no_socket_and_no_slot_is_left(serve: Serve, count: int) -> None:
             lambda: upstream.open == 0 and opened() <= before,
             lambda: f"{upstream.open} connections, {opened()} descriptors, once {before}",
         )
-        print(f"U13: {len(upstream.hits)} requests went upstream, all gone after {seconds:.2f} s")
+        figure("requests upstream", len(upstream.hits))
+        figure("all as before after, s", seconds)
         requests.holding = True
         for kind in KINDS:
             all_slots(gateway.url, upstream, kind)
@@ -206,8 +208,7 @@ def test_U13_no_task_is_left(tmp_path: Path, count: int) -> None:
                 lambda: all(now <= before[name] for name, now in left().items()),
                 lambda: (before, left(), asyncio.all_tasks()),
             )
-            reused = [transport.stats()["reused"] for transport in transports]
-            print(f"U13: {before}, reused {reused}")
+            assert all(transport.stats()["opened"] > SLOTS for transport in transports)
 
     with RawUpstream(script=requests.script) as upstream:
         asyncio.run(main(upstream))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 from harness.client import Answer, Told, send
+from harness.figures import Note
 from harness.gateway import Gateway, Serve
 from harness.tls import Authority
 from harness.upstream import Hit, RawUpstream, Step
@@ -254,7 +255,7 @@ def walk(gateway: Gateway, pauses: dict[str, Sequence[float]]) -> dict[str, list
     ],
 )
 def test_U3_a_stale_connection_never_reaches_the_client(
-    serve: Serve, idle: float, lanes: int, each: int
+    serve: Serve, figure: Note, idle: float, lanes: int, each: int
 ) -> None:
     """The one connection of each lane is about to be closed whenever it is wanted."""
     with RawUpstream([{"send": "HTTP/1.1 200 OK\r\n" + EMPTY}], idle=idle) as upstream:
@@ -270,7 +271,7 @@ def test_U3_a_stale_connection_never_reaches_the_client(
         assert [] == [status for status in statuses if status != 200]
         assert len(statuses) == 2 * lanes * each == len(upstream.hits)
         assert 2 * lanes < upstream.connections < len(statuses)
-        print(f"U3: {len(statuses)} requests, {upstream.connections} connections")
+        figure("requests and connections", f"{len(statuses)}, {upstream.connections}")
 
 
 @pytest.mark.parametrize("hint", [1, 5])
@@ -326,7 +327,7 @@ def early(hit: Hit) -> list[Step]:
 @pytest.mark.parametrize("body", ["read", "stream"])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_U7_an_early_answer_wins_over_the_broken_pipe(
-    serve: Serve, authority: Authority, rounds: int, body: str, tls: bool
+    serve: Serve, figure: Note, authority: Authority, rounds: int, body: str, tls: bool
 ) -> None:
     with RawUpstream(script=early, ssl=authority.server() if tls else None) as upstream:
         upstreams = {
@@ -347,7 +348,7 @@ def test_U7_an_early_answer_wins_over_the_broken_pipe(
                     asked += 1
                     if told.answer().status != status:
                         wrong[f"{kind} {name}"] += 1
-        print(f"U7: {asked} early answers, wrong: {dict(wrong)}")
+        figure("early answers, and those of another status", f"{asked}, {dict(wrong) or 0}")
         # What a reset overtakes can be picked up from a plain connection; of TLS the keys are out
         # of reach, and the few microseconds between a look and a write remain.
         assert sum(wrong.values()) <= (0.1 * asked if tls else 0)

@@ -217,12 +217,21 @@ class Watch:
         if self.notable(data) or NAMED_ERROR.search(data):
             # What matters comes at the end: what is before it may be as ordinary as ever.
             front = data[: _before_last(data)]
-            if front and front.find(b"\r") < 0 and self.ordinary(front):
+            if front and front.find(b"\r") < 0 and self._unremarkable(front):
                 self._forget()  # What is like its last chunk need not begin where a message does.
                 return front + self._one_by_one(data[len(front) :])
             return self._one_by_one(data)
         self._count(data)
         return data
+
+    def _unremarkable(self, data: bytes) -> bool:
+        """Whether no message in ``data`` has to be decoded; if so, counts the text."""
+        if self.ordinary(data):
+            return True
+        if self.notable(data) or NAMED_ERROR.search(data):
+            return False
+        self._count(data)
+        return True
 
     def _name(self, data: bytes) -> None:
         if model := MODEL.search(data):

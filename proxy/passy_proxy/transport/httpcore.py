@@ -35,6 +35,10 @@ with suppress(ImportError):  # Without it, HTTP/2 is not spoken.
 _STREAMS = 100
 """Requests at a time on one HTTP/2 connection; httpcore would queue beyond."""
 
+_IN_A_ROW = 16
+"""Pieces of an answer that are read before others have their turn: those that have arrived already
+are read without waiting, and may be many."""
+
 # At DEBUG httpcore logs the credentials of proxies and the headers of answers.
 logging.getLogger("httpcore").setLevel(logging.INFO)
 
@@ -78,6 +82,7 @@ class _Leg:
         self._error: TransportError | None = None
         self._idle = request.timeouts.idle
         self._total = NEVER
+        self._reads = 0
         self._left = -1 if slot.shared else _length(request.method, self.status, self.headers)
 
     async def begin(self, total: float) -> None:
@@ -91,6 +96,9 @@ class _Leg:
             return b""
         if self._error is not None:
             raise self._error
+        self._reads += 1
+        if self._reads % _IN_A_ROW == 0:
+            await asyncio.sleep(0)
         try:
             data = await self._next()
             if data is None or self._left == 0:
