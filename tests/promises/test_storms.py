@@ -169,19 +169,22 @@ def check_storm(hits: int, requests: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("clients", "seconds"),
-    [pytest.param(40, 0.6, id="F"), pytest.param(200, 20.0, id="H", marks=pytest.mark.large)],
+    ("clients", "times", "seconds"),
+    [
+        pytest.param(40, 10, 0.0, id="F"),
+        pytest.param(200, None, 20.0, id="H", marks=pytest.mark.large),
+    ],
 )
 @pytest.mark.parametrize("chain", ["alone", "both", "alone-broken", "both-broken"])
 def test_U5_when_all_fail_hits_stay_near_the_number_of_requests(
-    stage: Stage, clients: int, seconds: float, chain: str, figure: Note
+    stage: Stage, clients: int, times: int | None, seconds: float, chain: str, figure: Note
 ) -> None:
     async def storm() -> Heard:
-        heard, until = Heard(), time.monotonic() + seconds
+        heard, until = Heard(), seconds and time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
             for _ in range(clients):
                 client = Client(stage.gateway, chain.partition("-")[0], heard, chain)
-                group.create_task(client.ask(until=until))
+                group.create_task(client.ask(times, until))
         return heard
 
     before = stage.hits("bad", "worse")
@@ -189,7 +192,7 @@ def test_U5_when_all_fail_hits_stay_near_the_number_of_requests(
     hits, requests = stage.hits("bad", "worse") - before, heard.statuses.total()
     figure("requests", requests)
     figure("hits a request", hits / requests)
-    assert requests > 2 * clients
+    assert requests >= 2 * clients
     assert "x-should-retry: false" in heard.last
     assert heard.statuses.keys() <= {500, 502}
     check_storm(hits, requests)
@@ -246,7 +249,7 @@ def test_U11_an_ejected_upstream_is_spared(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("clients", "seconds", "most"),
     [
-        pytest.param(50, 1.2, 40.0, id="F"),
+        pytest.param(50, 1.2, 100.0, id="F"),
         pytest.param(500, 20.0, 5.0, id="H", marks=pytest.mark.large),
     ],
 )
