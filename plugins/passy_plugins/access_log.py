@@ -15,6 +15,7 @@ from passy_proxy import (
     LineWriter,
     Settings,
     hookimpl,
+    made,
     setting,
 )
 from passy_proxy.structs import Struct, dumped
@@ -131,7 +132,7 @@ def as_json(ex: Exchange) -> bytes:
         head.model[:LONGEST_NAME] or None,
         head.stream,
         attempts[-1].target.label if attempts else None,
-        count,
+        count if count < 2 else made(ex),
         "" if count == 1 and kind == "ok" else flags(ex),
         usage and usage.input,
         usage and usage.output,
