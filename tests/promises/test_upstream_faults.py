@@ -130,8 +130,9 @@ class Stage:
             "slamming": stack.enter_context(slamming()),
         }
         # Only where time is to run out there is little of it.
-        little = "timeouts: {connect: 500ms, first_byte: 700ms, idle: 700ms}"
-        enough = "timeouts: {connect: 500ms}"
+        # And no connection is used twice: what is different then is the table of replays' matter.
+        little = "keep_alive: 0s, timeouts: {connect: 500ms, first_byte: 700ms, idle: 700ms}"
+        enough = "keep_alive: 0s, timeouts: {connect: 500ms}"
         upstreams = [
             f'  {n}: {{dialect: openai, url: "{url}/v1", {little if n == "hasty" else enough}}}'
             for n, url in urls.items()
