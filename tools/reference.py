@@ -50,15 +50,15 @@ REPLIES = {
     "invalid_admin_token": "The routing table is asked for without the admin token.",
     "routing": "Not an error: the routing table.",
     "ambiguous_header": (
-        "Two header names differ only in `_` and `-`, one of framing is spelled with `_`, or there "
-        "are two `Content-Type`."
+        "Two header names differ only in `_` and `-`, one of framing is spelled with `_`, or a "
+        "header that shows a key, or `Content-Type`, is repeated."
     ),
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
+    "encoding_not_supported": "The body has a `Content-Encoding`: it is never unpacked here.",
     "draining": (
         "The gateway was stopped, and its patience ended before the answer did. A stream ends with "
         "this event."
     ),
-    "encoding_not_supported": "The body has a `Content-Encoding`: it is never unpacked here.",
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
     "headers_too_large": "The request head exceeds `edge.max_header_bytes`.",
     "filter_failed": (
@@ -68,6 +68,7 @@ REPLIES = {
     "internal_error": (
         "A fault of the gateway's own. The message holds the request's id, the log the rest."
     ),
+    "loop_detected": "The request has passed `connect.hops` gateways already.",
     "invalid_api_key": (
         "No key, an unknown one, a disabled one or an expired one: the message says which."
     ),
@@ -106,7 +107,7 @@ REPLIES = {
     "request_body_timeout": "The body came more slowly than `edge.body_rate`.",
     "request_timeout": "The head took longer than `edge.header_timeout`.",
     "request_too_large": "The body exceeds the route's `body_limit`, or the edge's own 512 MiB.",
-    "server_is_overloaded": "More requests run than the server takes at once.",
+    "overloaded": "More than the process takes at once; see `overload:`. `retry-after` says when.",
     "static": "Not an error: the answer of a `static` filter.",
     "too_many_connections": "The address has `edge.max_connections_per_ip` connections already.",
     "too_many_parts": "A multipart upload has more parts than the route's `multipart_parts`.",
@@ -135,6 +136,7 @@ OUTCOMES = {
     "upstream_broken": "The provider broke off after the answer had begun.",
     "shutdown": "The gateway was stopped while the answer ran.",
     "client_gone": "The client hung up; the access log shows status 499.",
+    "write_timeout": "The client took too little of its answer for too long and was cut; also 499.",
     "internal_error": "A fault of the gateway's own.",
     "filter_failed": "A fault of a filter's that is `closed`.",
 }
@@ -371,6 +373,12 @@ SECTIONS = (
         "over a shorter one. Without `chain` a route uses the chain called `default`.",
     ),
     ("EdgeSettings", model.EdgeSettings, "`edge:`. Read at start; a reload does not change them."),
+    (
+        "ConnectionSettings",
+        model.ConnectionSettings,
+        "`connect:`. Read at start; a reload does not change them.",
+    ),
+    ("OverloadSettings", model.OverloadSettings, "`overload:`."),
     ("LogSettings", model.LogSettings, "`log:`. Read at start; a reload does not change them."),
     ("PriceSettings", model.PriceSettings, "One entry of `prices:`."),
 )

@@ -29,7 +29,20 @@ HOP_BY_HOP = (
     b"upgrade",
 )
 OURS = (b"content-length", b"server", b"date", b"cache-control", b"x-accel-buffering")
-ACCOUNT = (b"set-cookie", b"openai-organization", b"openai-project", b"anthropic-organization-id")
+ACCOUNT = (
+    b"set-cookie",
+    b"set-cookie2",
+    b"openai-organization",
+    b"openai-project",
+    b"anthropic-organization-id",
+    b"anthropic-workspace-id",
+    b"x-account-id",
+    b"x-organization-id",
+    b"x-org-id",
+    b"x-project-id",
+    b"x-team-id",
+    b"x-user-id",
+)
 """What would tell one tenant about the account it shares with others."""
 ORIGIN = (
     b"alt-svc",

@@ -45,6 +45,7 @@ from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
     CLIENT_GONE,
+    CLIENT_STALLED,
     FILTER_FAILED,
     INTERNAL_ERROR,
     OK,
@@ -56,9 +57,11 @@ from passy_proxy.exchange import (
 from passy_proxy.faults import Faults, FilterFailed
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.heartbeat import Heartbeat
+from passy_proxy.log import Alarms
 from passy_proxy.request_body import body_refused, read_body
 from passy_proxy.sse import Decoder, MalformedStream
 from passy_proxy.transport import TransportError
+from passy_proxy.veil import Veil, veiled
 
 Compiled = tuple[tuple[int, Callable[..., Any]], ...]
 
@@ -149,6 +152,7 @@ class Chain:
         self.full = len(filters)
         self.heartbeat = heartbeat
         """Seconds of silence in a stream before a comment is sent; 0 is never."""
+        self.alarms = Alarms()
         self.on_request = self._with_body(compiled(registry, filters, "on_request"))
         self.faults = Faults(filters)
         self.on_response = tuple(
@@ -201,7 +205,7 @@ class Chain:
         finally:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
-                ex.conclude(CLIENT_GONE)
+                ex.conclude(left(ex))
                 if ex.task is not None and not ex.drains:
                     ex.task.uncancel()
             ex.task = None
@@ -332,12 +336,9 @@ class Chain:
         """
         ex.ended = True
         if ex.gone:  # which a filter may have swallowed
-            ex.outcome = CLIENT_GONE
-        if ex.usage is None and ex.attempts:
-            last = ex.attempts[-1]
-            if last.tap is not None and ex.request.operation in METERED:
-                # An upstream that answered and told no usage: what is recorded is a marked guess.
-                ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
+            ex.outcome = left(ex)
+        if ex.attempts and (tap := ex.attempts[-1].tap) is not None:
+            self.reckon(ex, ex.attempts[-1], tap)
         waits: list[tuple[int, Any]] | None = None
         refused = None
         for depth, hook in self.on_end:
@@ -424,11 +425,15 @@ class Chain:
         feed = tap.feed
         write = downstream.write if beat is None else beat.write
         splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
+        veil = Veil(attempt.secrets)
+        secret = veil.only
         last: list[bytes] = []
 
         def sink(raw: bytes) -> bool:
             # Called from where the upstream's socket is read: a piece wakes up no task.
             data = feed(raw)
+            if secret in data or veil.held or data[-1:] != b"\n":
+                data = veil(data)
             if splitter is not None:
                 data = splitter.feed(data)
             if leg.complete or (tap.done and not ex.ended):
@@ -437,9 +442,7 @@ class Chain:
             return not data or write(data)
 
         ex.written_at = monotonic()
-        data = attempt.answer
-        if splitter is not None:
-            data = splitter.feed(data)
+        data = shown(attempt.answer, veil, splitter)
         if tap.done:
             await self.said(ex, tap)
         if not write(data):
@@ -449,9 +452,7 @@ class Chain:
                 await self.said(ex, tap)
                 write(last.pop())
             await self.drain(ex)
-        data = ended(attempt, tap)
-        if splitter is not None:
-            data = splitter.feed(data) + splitter.finish()
+        data = shown(ended(attempt, tap), veil, splitter, end=True)
         data = b"".join((*last, data))
         if tap.done or not attempt.streamed:
             await self.said(ex, tap)
@@ -478,7 +479,9 @@ class Chain:
                 await waited
         if attempt.streamed:
             message = f"{attempt.target.label} broke off its answer: {reason}"
-            ex.downstream.finish(ex.route.dialect.broken(message, "upstream_broken", ex.id))
+            said = ex.route.dialect.broken(message, "upstream_broken", ex.id)
+            # Half of a long message is with the client already: what follows is another one.
+            ex.downstream.finish(b"\n\n" + said if getattr(attempt.tap, "midway", False) else said)
         else:
             ex.downstream.abort()
 
@@ -569,6 +572,26 @@ class Chain:
         if cancelled is not None:
             raise cancelled
 
+    def reckon(self, ex: Exchange, attempt: Attempt, tap: Tap) -> None:
+        """The usage of an answer, and an alarm for one that cannot be true."""
+        if ex.usage is None and ex.request.operation in METERED:
+            ex.usage = tap.usage
+            if ex.usage is None and attempt.failure is None:
+                # An upstream that answered and told no usage: what is recorded is a marked guess.
+                ex.usage = estimated(ex.request.body, tap.text_bytes)
+        if not getattr(tap, "doubt", None):
+            return
+        kept_back = self.alarms.due(attempt.target.upstream.name)
+        if kept_back is not None:
+            told = veiled(tap.doubt, attempt.secrets).decode("utf-8", "replace")
+            ex.snapshot.log.warning(
+                "usage_doubtful",
+                request_id=ex.id,
+                upstream=attempt.target.label,
+                told=told,
+                kept_back=kept_back,
+            )
+
     async def end_last(self, ex: Exchange, attempt: Attempt) -> asyncio.CancelledError | None:
         """The end of the last attempt, for each filter; a cancellation is handed back."""
         cancelled = None
@@ -581,6 +604,11 @@ class Chain:
                 return cancelled
 
 
+def left(ex: Exchange) -> Outcome:
+    """How an exchange ended whose client is not there any more."""
+    return CLIENT_STALLED if ex.downstream.stalled else CLIENT_GONE
+
+
 def ended(attempt: Attempt, tap: Tap) -> bytes:
     """What the tap still has when the answer is over. Raises TransportError when it was none: too
     long to be held until its end was known, and cut although its framing was not."""
@@ -588,6 +616,14 @@ def ended(attempt: Attempt, tap: Tap) -> bytes:
     if tap.error and not attempt.streamed:
         raise TransportError("broken", tap.error, sent=True)
     return data
+
+
+def shown(data: bytes, veil: Veil, splitter: Splitter | None, *, end: bool = False) -> bytes:
+    """What the client gets of ``data``, which is not passed on where the socket is read."""
+    data = veil(data, end)
+    if splitter is None:
+        return data
+    return splitter.feed(data) + splitter.finish() if end else splitter.feed(data)
 
 
 class Splitter:

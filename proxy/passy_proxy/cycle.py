@@ -36,6 +36,8 @@ _LINE = b": ".join
 _BODYLESS = (204, 304)
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _SMALL = 16 * 1024  # bytes; below this, joining is cheaper than handing over pieces
+_CRUMB = 1024  # bytes; a piece of a body that is hardly worth an object of its own
+_CRUMBS = 256
 
 
 class Cycle:
@@ -43,6 +45,7 @@ class Cycle:
 
     __slots__ = (
         "_connection",
+        "_crumbs",
         "_event",
         "_framing",
         "_handed",
@@ -56,6 +59,7 @@ class Cycle:
         "finished",
         "gone",
         "head",
+        "held",
         "keep_alive",
         "size",
         "slow",
@@ -73,7 +77,9 @@ class Cycle:
         self.expects_continue = head.expects_continue and body is None
         self._pieces: list[bytes] = [body] if body else []
         self.task: asyncio.Task[Any] | None = None
+        self._crumbs = 0  # small pieces since some were joined
         self.size = self.buffered = len(body) if body else 0  # so far; not yet taken
+        self.held = 0  # of `buffered`, what the edge counts
         self._event: asyncio.Event | None = None  # set when something happened to the request
         self._hang_up: Callable[[], None] | None = None
         self.wants_all = False  # the application waits for the whole body
@@ -85,6 +91,11 @@ class Cycle:
         self.started = False
         self.finished = False
         self.gone = False
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it was we who ended the connection, because the client took too little."""
+        return self._connection.stalled
 
     def arrived(self, limit: int) -> bytes | None:
         """The whole body, if it is here in one piece and within ``limit``."""
@@ -320,9 +331,18 @@ class Cycle:
 
     def arrive(self, piece: bytes) -> None:
         """A piece of the body has come."""
-        self._pieces.append(piece)
+        pieces = self._pieces
+        pieces.append(piece)
+        if len(piece) < _CRUMB:
+            # Kept as they come, bodies sent in crumbs would take many times their size.
+            self._crumbs += 1
+            if self._crumbs == _CRUMBS:
+                self._crumbs = 0
+                pieces[-_CRUMBS:] = [b"".join(pieces[-_CRUMBS:])]
         self.size += len(piece)
         self.buffered += len(piece)
+        self.held += len(piece)
+        self._connection.edge.held += len(piece)
         if self._event is not None:
             self._event.set()
 
@@ -356,10 +376,12 @@ class Cycle:
         try:
             while not self.complete:
                 self._check()
+                if self.size + self._connection.announced > limit:
+                    raise BodyTooLarge(limit)
                 self._connection.want_body(self)
                 await self._happening()
-                if self.size > limit:
-                    raise BodyTooLarge(limit)
+            if self.size > limit:
+                raise BodyTooLarge(limit)
         finally:
             self.wants_all = False
 
@@ -379,6 +401,9 @@ class Cycle:
         pieces = self._pieces
         self._pieces = []
         self.buffered = 0
+        if self.held:
+            self._connection.edge.held -= self.held
+            self.held = 0
         return pieces
 
     def _write(self, head: bytes, data: bytes) -> None:

@@ -22,19 +22,24 @@ from passy_proxy.config.problem import ConfigInvalid, Problem
 from passy_proxy.config.snapshot import Snapshot, StartFailed
 from passy_proxy.faults import Faults
 from passy_proxy.log import dropped
+from passy_proxy.overload import Overload
 from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
 from passy_proxy.tasks import Tasks
+from passy_proxy.transport.connect import AllowList, ConnectSettings
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.config.model import GatewayFile, GatewaySettings
+    from passy_proxy.config.model import ConnectionSettings, GatewayFile, GatewaySettings
+    from passy_proxy.overload import Gate
 
 STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
+LIVE = ("/livez", "/healthz", "/health")
+READY = "/readyz"
 POLL = 1.0
 """Seconds between two looks at the configuration file."""
 SETTLED = 0.1
@@ -73,6 +78,9 @@ class Gateway:
         self._begun: GatewaySettings
         """What the process was started with."""
         self.draining = False
+        self.gate: Gate | None = None
+        """The edge before it, if it is ours: what the load may ask of it is set there."""
+        self.overload: Overload | None = None
         self.problem: str = ""
         """Why the configuration on disk is not the one that runs; empty when it is."""
         self._reloads = {"taken": 0, "refused": 0}
@@ -91,8 +99,14 @@ class Gateway:
         else:
             self._keep()
         self._begun = self.snapshot.file.settings
+        self.parts.connector.settings = connecting(self._begun.connect)
         self.log.info("plugins_loaded", distributions=self.parts.registry.provenance())
         self._be_counted()
+        if self.gate is not None:
+            self.overload = Overload(
+                self.gate, lambda: self.snapshot.file.settings.overload, self.log
+            )
+            self.overload.start()
         if self.path is not None:
             self.tasks.start(self._watch())
         with contextlib.suppress(RuntimeError, ValueError):  # Not the main thread: no signals here.
@@ -103,6 +117,8 @@ class Gateway:
         """Stop watching, let what runs end, stop everything."""
         with contextlib.suppress(RuntimeError, ValueError):
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        if self.overload is not None:
+            self.overload.stop()
         await self.tasks.stop()
         await asyncio.gather(*(one.retire(STOP) for one in (*self._leaving, self.snapshot)))
 
@@ -156,7 +172,7 @@ class Gateway:
 
     def _tell_what_stays(self, settings: GatewaySettings) -> None:
         """What a reload cannot change is said, and not passed over in silence."""
-        names = ("listen", "edge", "log")
+        names = ("listen", "edge", "connect", "log")
         if changed := [n for n in names if getattr(settings, n) != getattr(self._begun, n)]:
             self.log.warning("restart_needed", settings=changed)
 
@@ -173,10 +189,15 @@ class Gateway:
 
     def health(self, path: str) -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
-        if path in ("/livez", "/healthz", "/health"):
+        if path in LIVE:
             return 200, b'{"status":"ok"}'
-        if path == "/readyz":
-            checks = {"configuration": self.problem or "ok", "draining": self.draining}
+        if path == READY:
+            checks = {
+                "configuration": self.problem or "ok",
+                "draining": self.draining,
+                "overload": self.overload.told if self.overload is not None else "ok",
+                "log_lines_dropped": dropped(),
+            }
             status = "draining" if self.draining else "ok"
             return 503 if self.draining else 200, json.dumps({"status": status, "checks": checks})
         if path == "/":
@@ -238,6 +259,17 @@ class Gateway:
 async def _collected() -> None:
     """In a task of its own, so that whoever let go of something is gone as well."""
     gc.collect()
+
+
+def connecting(written: ConnectionSettings) -> ConnectSettings:
+    """What the connector goes by."""
+    return ConnectSettings(
+        dns_ttl=written.dns_ttl,
+        dns_stale=written.dns_stale,
+        dns_patience=written.dns_patience,
+        dns_lookups=written.dns_lookups,
+        allow=AllowList.of(written.tenants_may_reach),
+    )
 
 
 def content_of(path: Path) -> bytes:

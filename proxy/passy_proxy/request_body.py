@@ -12,6 +12,9 @@ from passy_proxy.event import Reply
 from passy_proxy.exchange import Exchange
 from passy_proxy.units import size
 
+HOPS = b"x-passy-hops"
+"""How many gateways a request has passed."""
+
 
 def read_body(ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
     """Fill ``request.body`` and ``request.head``; a Reply for a body that cannot be taken.
@@ -19,10 +22,22 @@ def read_body(ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
     A streamed upload is left unread: it is passed on as it arrives.
     """
     request = ex.request
+    if HOPS in request.fields and (refusal := gone_round(ex)) is not None:
+        return refusal
     if request.streamed_upload and not bodyless(request):
         return None
     body = ex.downstream.arrived(request.limit)
     return _awaited(ex) if body is None else _taken(ex, body)
+
+
+def gone_round(ex: Exchange) -> Reply | None:
+    """A Reply for a request that has passed too many gateways: one of them asks itself."""
+    most = ex.snapshot.file.settings.connect.hops
+    passed = ex.request.fields[HOPS]
+    if passed.isdigit() and len(passed) < 4 and int(passed) < most:
+        return None
+    message = f"The request has passed {most} gateways; one of them is its own upstream."
+    return Reply(508, "loop_detected", message, [(b"x-should-retry", b"false")])
 
 
 async def _awaited(ex: Exchange) -> Reply | None:

@@ -35,6 +35,8 @@ class Upstream:
     auth_prefix: bytes = b"Bearer "
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     """Sent with every request; some are secrets."""
+    secrets: tuple[bytes, ...] = ()
+    """Those of their values that nobody else may see."""
     api_version: str = ""
     """The version of its API to ask for, where the dialect has one."""
     forward_headers: frozenset[bytes] = frozenset()

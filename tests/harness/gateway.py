@@ -97,6 +97,11 @@ class Gateway:
         self.variables = {**kept, "HOME": str(folder), **variables}
         self.url = ""
         self.process: subprocess.Popen[bytes]
+        self.before: Callable[[], object] | None = None
+        """Called in the new process before it becomes the gateway."""
+        self.stdout: int | None = None
+        self.stderr: int | None = None
+        """Descriptors to use instead of the files ``out`` and ``err``."""
 
     @property
     def base_url(self) -> str:
@@ -148,8 +153,9 @@ class Gateway:
                 [*serve, "--listen", listen, *self.arguments],
                 cwd=self.folder,
                 env=self.variables,
-                stdout=out,
-                stderr=err,
+                stdout=out if self.stdout is None else self.stdout,
+                stderr=err if self.stderr is None else self.stderr,
+                preexec_fn=self.before,
             )
         end = time.monotonic() + PATIENCE
         while self.process.poll() is None:
@@ -204,10 +210,15 @@ class Gateway:
         return until(lambda: self._record(request_id))
 
     def _record(self, request_id: str) -> dict[str, Any] | None:
+        found = self.records("WHERE id = ?", request_id)
+        return found[0] if found else None
+
+    def records(self, where: str = "", *values: object) -> list[dict[str, Any]]:
+        """What is in the books by now, oldest first."""
         with closing(sqlite3.connect(self.folder / ".passy/passy.db")) as books:
             books.row_factory = sqlite3.Row
-            found = books.execute("SELECT * FROM usage WHERE id = ?", [request_id]).fetchone()
-        return dict(found) if found else None
+            rows = books.execute(f"SELECT * FROM usage {where} ORDER BY at", values)
+            return [dict(row) for row in rows]
 
 
 def until(look: Callable[[], T | None]) -> T:
@@ -256,7 +267,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Runs gateways: a configuration, more arguments, and environment variables as keywords.
 
     Each must end with 0 when it is told to, and without having been at fault, unless it is
-    ``faulty``.
+    ``faulty``. ``before``, ``stdout`` and ``stderr`` are attributes of a Gateway.
     """
     with ExitStack() as stack:
 
@@ -265,10 +276,14 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
             *arguments: str,
             start: bool = True,
             faulty: bool = False,
+            before: Callable[[], object] | None = None,
+            stdout: int | None = None,
+            stderr: int | None = None,
             **variables: str,
         ) -> Gateway:
             folder = tmp_path_factory.mktemp("gateway")
             gateway = Gateway(folder, configuration, variables, arguments)
+            gateway.before, gateway.stdout, gateway.stderr = before, stdout, stderr
             if start:
                 gateway.start()
                 stack.callback(stop, gateway, faulty)

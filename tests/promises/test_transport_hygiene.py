@@ -9,16 +9,16 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-
 from harness.gateway import Serve
 from harness.upstream import Hit, RawUpstream, Step
+
 from passy_proxy.testing import serving
 from passy_proxy.timers import sweep_of
 
@@ -215,6 +215,6 @@ def test_U13_no_task_is_left(tmp_path: Path, count: int) -> None:
 
 async def settled(met: Callable[[], bool], what: Callable[[], object]) -> None:
     end = time.monotonic() + 4 * SOON
-    while not met():  # noqa: ASYNC110 - what is waited for has no event
+    while not met():
         assert time.monotonic() < end, what()
         await asyncio.sleep(0.02)

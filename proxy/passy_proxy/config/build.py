@@ -45,7 +45,9 @@ from passy_proxy.site import Site
 from passy_proxy.stores import Counters, Directory, Ledger, Store, Vault
 from passy_proxy.transport import DEFAULT_LIMITS, Limits, Timeouts, Transport
 from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
+from passy_proxy.transport.head import SECRET
 from passy_proxy.upstream import Upstream, Upstreams
+from passy_proxy.veil import SHORTEST
 from passy_proxy.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -255,6 +257,9 @@ class _Builder:
         stated = http.model_fields_set
         secret = http.credential.reveal()
         origin = parse_origin(http.url)
+        headers = [
+            (name.lower().encode(), value.reveal().encode()) for name, value in http.headers.items()
+        ]
         return Upstream(
             name=entry.name,
             transport=transport,
@@ -270,9 +275,9 @@ class _Builder:
             auth_prefix=http.auth_prefix.encode()
             if "auth_prefix" in stated
             else dialect.auth_prefix,
-            headers=tuple(
-                (name.lower().encode(), value.reveal().encode())
-                for name, value in http.headers.items()
+            headers=tuple(headers),
+            secrets=tuple(
+                value for name, value in headers if SECRET(name) and len(value) >= SHORTEST
             ),
             api_version=http.api_version,
             forward_headers=frozenset(name.lower().encode() for name in http.forward_headers),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import abc
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from passy_proxy.config.settings import (
 from passy_proxy.units import Count, Duration, Size
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _UPSTREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -107,6 +109,17 @@ def _absolute_path(value: str) -> str:
     return value
 
 
+def _reachable(value: str) -> str:
+    try:
+        ip_network(value.strip("[]"), strict=False)
+    except ValueError:
+        if not _HOST.fullmatch(value) or value.replace(".", "").isdigit():
+            message = f"{quoted(value)} is no network, no address and no name of a host"
+            raise ValueError(message) from None
+    return value
+
+
+Reachable = Annotated[str, AfterValidator(_reachable)]
 ListenAddress = Annotated[
     Address, BeforeValidator(address), WithJsonSchema({"type": "string", "pattern": ":[0-9]+$"})
 ]
@@ -247,11 +260,16 @@ class EdgeSettings(Settings):
     max_header_bytes: Size = setting("32KiB", "Largest request head.")
     max_headers: int = setting(100, "Most header lines of a request.", ge=1, le=10_000)
     max_url_bytes: Size = setting("8KiB", "Longest request target.")
-    max_connections_per_ip: int = setting(0, "Most of them from one address; 0 is no limit.", ge=0)
+    max_connections_per_ip: int = setting(
+        10_000, "Most connections from one address (IPv6: from one /64); 0 is no limit.", ge=0
+    )
     header_timeout: Duration = setting("10s", "Longest a client may take to send a head.")
     body_rate: Size = setting("1KiB", "Least a client must send of a body, a second.", ge=1)
     body_grace: Duration = setting("10s", "Time before that is looked at.")
     write_timeout: Duration = setting("30s", "Longest a client may take none of an answer.")
+    write_rate: Size = setting(
+        "1KiB", "Least a client must take of an answer, a second, once it is write_timeout behind."
+    )
     keep_alive: Duration = setting("75s", "How long an unused client connection is kept.")
     lame_duck: Duration = setting(
         "5s", "After SIGTERM: how long it goes on accepting while /readyz says 503."
@@ -260,6 +278,55 @@ class EdgeSettings(Settings):
     loop_lag: Duration = setting("100ms", "From which delay on a blocked event loop is reported.")
     loop_dead: Duration = setting(
         "10s", "From when on a worker whose loop is blocked is replaced; 0s is never."
+    )
+
+
+class ConnectionSettings(Settings):
+    """How upstreams are found and reached. A change needs a restart."""
+
+    dns_ttl: Duration = setting("30s", "How long the addresses of a name are used.", ge=0)
+    dns_stale: Duration = setting(
+        "5m", "How long they are used beyond that while the name cannot be resolved.", ge=0
+    )
+    dns_patience: Duration = setting(
+        "1s", "How long to wait for new addresses where there are old ones to be used.", gt=0
+    )
+    dns_lookups: int = setting(
+        32,
+        "Most names being resolved at once, for the operator's upstreams and tenants' each.",
+        ge=1,
+        le=1_000,
+    )
+    tenants_may_reach: tuple[Reachable, ...] = setting(
+        (),
+        "Networks, addresses and names that organisations' own upstreams may have besides public "
+        "ones; http and any port are allowed there. Metadata services never are.",
+    )
+    hops: int = setting(
+        8, "Most gateways a request may have passed, which ends a loop of them.", ge=1, le=100
+    )
+
+
+class OverloadSettings(Settings):
+    """When a process refuses more, so that what it has begun comes to its end.
+
+    Of memory, file descriptors and loop lag: from nine tenths of what is written here, answers end
+    their connections; beyond it new requests get a 503, and health is still told.
+    """
+
+    max_requests: int = setting(4096, "Most requests at once in a process; 0 is no limit.", ge=0)
+    max_connections: int = setting(
+        0, "Most client connections of a process; 0 is as many as its file descriptors allow.", ge=0
+    )
+    memory: Size = setting(
+        0, "Most memory of a process; 0 is memory_share of the cgroup's, or of the machine's."
+    )
+    memory_share: float = setting(0.95, "Share of the memory there is.", gt=0, le=1)
+    descriptors: float = setting(
+        0.9, "Share of the file descriptors a process may open (ulimit -n).", gt=0, le=1
+    )
+    loop_lag: Duration = setting(
+        "1s", "How late the event loop may be, twice in a row; 0 is any time."
     )
 
 
@@ -295,6 +362,8 @@ class GatewaySettings(Settings):
     routes: Subtree | None = setting(None, "Which chain answers which request.")
     prices: dict[str, PriceSettings] = setting({}, "upstream/model, * allowed → what it costs.")
     edge: EdgeSettings = setting({}, "Limits of the listening side.")
+    connect: ConnectionSettings = setting({}, "How upstreams are found and reached.")
+    overload: OverloadSettings = setting({}, "When to refuse more.")
     log: LogSettings = setting({}, "What is logged, and how.")
 
 
