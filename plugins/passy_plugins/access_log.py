@@ -16,6 +16,7 @@ from passy_proxy import (
     LineWriter,
     Settings,
     hookimpl,
+    made,
     setting,
 )
 from passy_proxy.keys import hidden
@@ -130,7 +131,7 @@ def as_json(ex: Exchange) -> bytes:
         hidden(head.model[:LONGEST_NAME]) or None,
         head.stream,
         attempts[-1].target.label if attempts else None,
-        count,
+        count if count < 2 else made(ex),
         "" if count == 1 and kind == "ok" else flags(ex),
         usage and usage.input,
         usage and usage.output,

@@ -282,14 +282,16 @@ def black_hole() -> Iterator[str]:
 def slamming() -> Iterator[str]:
     """A base URL at which every connection is accepted and closed at once."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        ended = threading.Event()
 
         def accept() -> None:
-            with suppress(OSError):
-                while True:
+            while not ended.is_set():
+                with suppress(OSError):  # One who has left already is no end of it.
                     listener.accept()[0].close()
 
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        ended.set()
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()

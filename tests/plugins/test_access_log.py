@@ -21,7 +21,13 @@ upstreams:
   one: {{dialect: openai, url: "{url}/v1", credential: sk-canary-upstream}}
   shut: {{dialect: openai, url: "http://127.0.0.1:1/v1"}}
 models: {{m: {{targets: [one/m], fallback_on: []}}, second: [shut/x, one/m]}}
-chains: {{default: [access_log: {{format: {format}}}, given, alias, fallback: {{retries: 0}}]}}
+chains:
+  default:
+    - access_log: {{format: {format}}}
+    - given
+    - alias
+    - breaker
+    - fallback: {{retries: 0}}
 routes: [{{match: POST /v1/chat/completions}}]
 """
 PRINCIPAL = Principal("key_a", "Ada", "acme")
@@ -119,6 +125,16 @@ async def test_flags_tell_what_went_otherwise(
         upstream.then(answer)
     line = await log.line(model=model)
     assert (status, outcome, flags) == (line["status"], line["outcome"], line["flags"])
+
+
+async def test_a_target_that_was_passed_over_is_flagged_and_no_attempt(
+    log: Log, upstream: ScriptedUpstream
+) -> None:
+    upstream.chat()
+    text = await log.text(*[{"model": "second"}] * 6)
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    told = [(line["attempts"], line["flags"]) for line in lines]
+    assert [(2, "UC,FB")] * 5 + [(1, "UO,FB")] == told
 
 
 async def test_a_client_that_left_is_a_499(
