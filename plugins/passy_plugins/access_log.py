@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from passy_proxy import (
     hookimpl,
     setting,
 )
+from passy_proxy.keys import hidden
 from passy_proxy.structs import Struct, dumped
 
 
@@ -55,13 +57,10 @@ class AccessLog(Filter):
         format = self.config.format
         pretty = format == "pretty" or (format == "auto" and sys.stdout.isatty())
         self._line = as_text if pretty else as_json
-        self._writer = LineWriter(sys.stdout.fileno())
-        self._writer.start()
+        self._writer = LineWriter.of(sys.stdout.fileno())
 
     async def stop(self) -> None:
-        self._writer.stop()
-        if self._writer.dropped:
-            self.log.warning("access_lines_dropped", count=self._writer.dropped)
+        await asyncio.to_thread(self._writer.flush)
 
     def on_complete(self, ex: Exchange) -> None:
         # Text at once: facts that wait to become text would keep parts of the exchange alive.
@@ -121,14 +120,14 @@ def as_json(ex: Exchange) -> bytes:
         clock(second) + MILLISECONDS[millisecond],
         ex.id,
         request.method,
-        request.path,
+        hidden(request.path),
         499 if kind == "client_gone" else ex.status,
         outcome.code or kind,
         int((monotonic() - started) * 10_000 + 0.5) / 10,
         int((written_at - started) * 10_000 + 0.5) / 10 if written_at else None,
         principal.key_id if principal else None,
         principal.organisation if principal else None,
-        head.model[:LONGEST_NAME] or None,
+        hidden(head.model[:LONGEST_NAME]) or None,
         head.stream,
         attempts[-1].target.label if attempts else None,
         count,
@@ -157,7 +156,7 @@ def as_text(ex: Exchange) -> bytes:
     colour = 32 if status < 400 else 33 if status < 500 else 31
     time = datetime.fromtimestamp(ex.at, UTC).astimezone().strftime("%H:%M:%S")
     request, usage = ex.request, ex.usage
-    what = f"{request.method} {request.path} {request.head.model[:LONGEST_NAME]}".rstrip()
+    what = hidden(f"{request.method} {request.path} {request.head.model[:LONGEST_NAME]}").rstrip()
     upstream = f" → {printable(ex.attempts[-1].target.label)}" if ex.attempts else ""
     tokens = f" · {usage.input} in, {usage.output} out" if usage else ""
     flagged = flags(ex)

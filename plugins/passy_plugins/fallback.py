@@ -228,6 +228,8 @@ class Fallback(Terminal):
             return False
         if failure.kind == "connect":
             return not failure.sent
+        if spent(attempt):
+            return False
         return (
             failure.kind == "status"
             and failure.status >= 500
@@ -242,6 +244,8 @@ class Fallback(Terminal):
         assert failure is not None
         if not failure.sent:
             return True
+        if spent(attempt):
+            return False
         chosen = attempt.target.fallback_on
         named = self._named if chosen is None else chosen
         if failure.kind == "status":
@@ -293,6 +297,11 @@ def overloaded(status: int) -> bool:
 def brought(attempt: Attempt) -> bool:
     """Whether an organisation's own key was shown: refused, it is not replaced by another's."""
     return attempt.credential is not None and attempt.credential.owner != "operator"
+
+
+def spent(attempt: Attempt) -> bool:
+    """Whether the body was an upload that was passed on as it came: there is no other."""
+    return not isinstance(attempt.request.body, bytes)
 
 
 def conditions(status: int) -> frozenset[str]:

@@ -29,7 +29,20 @@ HOP_BY_HOP = (
     b"upgrade",
 )
 OURS = (b"content-length", b"server", b"date", b"cache-control", b"x-accel-buffering")
-ACCOUNT = (b"set-cookie", b"openai-organization", b"openai-project", b"anthropic-organization-id")
+ACCOUNT = (
+    b"set-cookie",
+    b"set-cookie2",
+    b"openai-organization",
+    b"openai-project",
+    b"anthropic-organization-id",
+    b"anthropic-workspace-id",
+    b"x-account-id",
+    b"x-organization-id",
+    b"x-org-id",
+    b"x-project-id",
+    b"x-team-id",
+    b"x-user-id",
+)
 """What would tell one tenant about the account it shares with others."""
 ORIGIN = (
     b"alt-svc",
@@ -202,7 +215,8 @@ def failed_reply(ex: Exchange) -> Reply:
         message = f"{last.target.label} did not answer in time: {failure.message}"
         return Reply(504, "upstream_timeout", message, headers, attempts=tried)
     reasons = "; ".join(f"{one['provider']}: {one['reason']}" for one in tried)
-    message = f"All providers failed: {reasons}"
+    unasked = {target.label for target in ex.targets} - {one.target.label for one in ex.attempts}
+    message = f"{'No provider answered' if unasked else 'All providers failed'}: {reasons}"
     return Reply(502, "upstream_error", message, headers, "provider_error", attempts=tried)
 
 

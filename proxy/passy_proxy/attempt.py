@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -31,7 +32,8 @@ can still take over, and its usage is read exactly. A larger one is relayed as i
 
 LONGEST_FIRST = 1 << 16
 """Bytes of a stream read in search of its first event; one that is longer is taken for good."""
-FIRST = re.compile(rb"(?:^|[\r\n])data:.*?(?:\n\n|\r\n\r\n|\r\r)", re.DOTALL)
+DATA = re.compile(rb"(?:^|[\r\n])data:")
+BLANK = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 
 
 class Attempt:
@@ -245,7 +247,7 @@ class Attempt:
         assert leg is not None
         assert tap is not None
         # Comments are no event: what keeps a connection alive commits to nothing.
-        while not FIRST.search(self.answer) and len(self.answer) < LONGEST_FIRST:
+        while not has_event(self.answer) and len(self.answer) < LONGEST_FIRST:
             raw = await leg.read()
             if not raw:
                 self.answer += tap.finish()
@@ -265,8 +267,10 @@ class Attempt:
         assert leg is not None
         assert failure is not None
         try:
-            body = await leg.read_all(WHOLE)
-        except TransportError:
+            # The refusal is known. What its upstream says of it is not waited for byte by byte.
+            async with asyncio.timeout(self.target.timeouts.idle):
+                body = await leg.read_all(WHOLE)
+        except (TransportError, TimeoutError):
             body = b""
         self.close()
         status = failure.status or 502
@@ -321,6 +325,13 @@ def encoding_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         if name == b"content-encoding":
             return b"" if value.lower() == b"identity" else value.lower()
     return b""
+
+
+def has_event(data: bytes) -> bool:
+    """Whether a whole event with data is in it. Two searches: one that ties them together would
+    look for the end again from every line."""
+    begun = DATA.search(data)
+    return begun is not None and BLANK.search(data, begun.end()) is not None
 
 
 def is_sse(fields: Mapping[bytes, bytes]) -> bool:

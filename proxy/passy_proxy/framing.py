@@ -51,7 +51,6 @@ _KEY_NAMES = frozenset(
     b"authorization bearer secret client_secret password".split()
 )
 _OUR_KEY = b"sk-passy-"
-_CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
 _LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*+([0-9]++)", re.IGNORECASE)
 _MAX_DIGITS = 18
 _MAX_REMEMBERED = 1024
@@ -105,7 +104,16 @@ class RequestHead:
     """The head of one request, checked. Names of headers are in lower case. Nobody edits it: the
     same object may stand for a later request that is the same to the byte."""
 
-    __slots__ = ("expects_continue", "fields", "headers", "keep_alive", "length", "line", "public")
+    __slots__ = (
+        "at",
+        "expects_continue",
+        "fields",
+        "headers",
+        "keep_alive",
+        "length",
+        "line",
+        "public",
+    )
 
     line: RequestLine
     headers: Headers
@@ -118,6 +126,8 @@ class RequestHead:
     expects_continue: bool
     public: Public | None
     """See `concealed`; kept, since the next head may be this one again."""
+    at: int
+    """Where ``content-length`` is among its headers; -1 where it is not."""
 
     def concealed(self) -> Public:
         """``headers`` and ``fields`` for all to see: without what shows who the client is."""
@@ -129,12 +139,20 @@ class RequestHead:
             for name in CREDENTIALS.intersection(fields):
                 del fields[name]
         self.public = public = (tuple(headers), MappingProxyType(fields))
+        names = [name for name, _ in headers]
+        self.at = names.index(b"content-length") if b"content-length" in names else -1
         return public
 
     def resized(self, length: bytes) -> RequestHead:
         """The same head with another ``content-length``."""
         head = RequestHead()
-        head.public = None
+        if self.public is None or self.at < 0:
+            head.public, head.at = None, -1
+        else:
+            at, (headers, fields) = self.at, self.public
+            shown = (*headers[:at], (b"content-length", length), *headers[at + 1 :])
+            head.public = (shown, MappingProxyType({**fields, b"content-length": length}))
+            head.at = at
         head.line = self.line
         head.headers = [
             pair if pair[0] != b"content-length" else (pair[0], length) for pair in self.headers
@@ -154,7 +172,7 @@ def told(
     """A head that somebody else has read: another server, a test. ``raw_path`` is no path where it
     is not known."""
     head = RequestHead()
-    head.public = None
+    head.public, head.at = None, -1
     head.line = RequestLine(method, raw_path, path, query, 1, None)
     head.headers = headers
     head.fields = fields = dict(reversed(headers))
@@ -241,7 +259,7 @@ class HeadReader:
         if not lines[0]:  # one empty line before a request is customarily overlooked
             del lines[0]
         head = RequestHead()
-        head.public = None
+        head.public, head.at = None, -1
         head.line = line = self._lines.get(lines[0]) or self._read_line(lines[0])
         known = self._fields
         headers = list(map(known.__getitem__, lines[1:-2]))
@@ -391,7 +409,7 @@ def _refuse_keys(query: bytes, fields: dict[bytes, bytes]) -> None:
     if names.isdisjoint(_KEY_NAMES) and _OUR_KEY not in unquote_to_bytes(query):
         return
     message = "A key is in the URL. Send it as 'Authorization: Bearer sk-passy-…' only."
-    if any(name in fields for name in _CREDENTIALS):
+    if not CREDENTIALS.isdisjoint(fields):
         raise Refused(400, "key_in_url", message)
     raise Refused(401, "invalid_api_key", message)
 

@@ -18,12 +18,13 @@ from uvicorn.lifespan.on import LifespanOn
 from passy_proxy.app import App, Receive, Send
 from passy_proxy.cli import Exit
 from passy_proxy.config.problem import ConfigInvalid, redacted
+from passy_proxy.door import Door
 from passy_proxy.edge import Edge, EdgeLimits
 from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
-from passy_proxy.gateway import Gateway
+from passy_proxy.gateway import LIVE, READY, Gateway
 from passy_proxy.keyring import Keyring, KeyringError
-from passy_proxy.log import configured
+from passy_proxy.log import configured, flush
 from passy_proxy.place import Place
 from passy_proxy.pulse import Pulse, Slot
 from passy_proxy.site import Site
@@ -66,6 +67,8 @@ class Served(App):
         except Exception as exc:
             self.failure = exc
             raise
+        finally:  # Not all processes get to run what is to be run at exit.
+            flush()
 
 
 class Lifespan(LifespanOn):
@@ -90,6 +93,8 @@ class Serving(uvicorn.Config):
     def load(self) -> None:
         super().load()
         self.lifespan_class = Lifespan
+        if isinstance(self.loaded_app, App) and isinstance(self.http, Edge):
+            self.loaded_app.gateway.gate = self.http
 
 
 def code_of(failure: BaseException | None) -> Exit:
@@ -139,16 +144,26 @@ class Server(uvicorn.Server):
         self._patience: float = edge.shutdown_timeout
         self._waiting = False  # for running answers
         self._listening: list[socket.socket] = []
+        self._doors: list[Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # What uvicorn closes is its own copy: ours is for those who wait at the end.
-        self._listening = [sock.dup() for sock in sockets or ()]
-        await super().startup(sockets)
+        vitals = self._gateway.site.vitals
+        if self._line is None:
+            # What uvicorn closes is its own copy: ours is for those who wait at the end.
+            self._listening = [sock.dup() for sock in sockets or ()]
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            self._doors = [
+                Door(sock, self._connect, vitals.slots, vitals.number) for sock in sockets or ()
+            ]
         if self.should_exit:
             return
         if self._line is not None:
             self._line.setblocking(False)
             asyncio.get_running_loop().add_reader(self._line, self._commanded, self._line)
+        for door in self._doors:
+            door.open()
         if self._when_ready is not None:
             self._gateway.tasks.start(self._when_ready(self))
         self._be_watched()
@@ -160,6 +175,7 @@ class Server(uvicorn.Server):
             self._pulse = pulse = Pulse(
                 vitals.slot, gateway.parts.registry, gateway.log, self._edge.loop_lag, self._dead
             )
+            pulse.connections = state.connections
             pulse.start()
             worker = (str(vitals.number),)
             vitals.count("loop_blocked", lambda: {(): pulse.blocked})
@@ -250,17 +266,23 @@ class Server(uvicorn.Server):
         would reset whoever is in its queue."""
         for server in self.servers:
             server.close()
-        for sock in sockets:
-            sock.close()
-        late = []
+        if not self._doors:
+            for sock in sockets:
+                sock.close()
+        late = [sock for door in self._doors for sock in door.close()]
         for sock in self._listening:
             sock.setblocking(False)
             with contextlib.suppress(OSError):
                 while True:
                     late.append(sock.accept()[0])
             sock.close()
+        for sock in late:
+            with contextlib.suppress(OSError):
+                await self._connect(sock)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        """Serve a connection that was accepted by us."""
         config = self.config
-        loop = asyncio.get_running_loop()
 
         def connected() -> asyncio.Protocol:
             kind: Any = config.http_protocol_class
@@ -268,9 +290,8 @@ class Server(uvicorn.Server):
                 config=config, server_state=self.server_state, app_state=self.lifespan.state
             )
 
-        for sock in late:
-            with contextlib.suppress(OSError):
-                await loop.connect_accepted_socket(connected, sock, ssl=config.ssl)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(connected, sock, ssl=config.ssl)
 
     @property
     def port(self) -> int:
@@ -315,6 +336,8 @@ def protocol(edge: EdgeSettings, largest_body: int = 0) -> Edge:
             body_grace=edge.body_grace,
             keep_alive=edge.keep_alive,
             write_timeout=edge.write_timeout,
+            write_rate=edge.write_rate,
             connections_per_ip=edge.max_connections_per_ip,
-        )
+        ),
+        spared=frozenset((*LIVE, READY)),
     )

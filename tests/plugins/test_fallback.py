@@ -211,6 +211,7 @@ async def test_an_unknown_outcome_may_be_final(pair: Make, answer: Answer) -> No
     assert ex.status in (502, 504)
     assert (1, 0) == made.hits
     assert "false" == header(ex, "x-should-retry")
+    assert "All providers" not in sent(ex).json["error"]["message"]  # The second was not asked.
 
 
 @pytest.mark.parametrize("answer", [SLOW, CUT])

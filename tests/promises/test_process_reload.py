@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
 from harness.plugin import installed
 from harness.upstream import Hit, RawUpstream, refusing
@@ -118,7 +119,7 @@ SIZES = [
 
 @pytest.mark.parametrize(("reloads", "streams"), SIZES)
 def test_O1_a_storm_of_reloads_is_noticed_by_no_client(
-    reloads: int, streams: int, serve: Serve
+    reloads: int, streams: int, serve: Serve, figure: Note
 ) -> None:
     over = threading.Event()
 
@@ -159,17 +160,16 @@ def test_O1_a_storm_of_reloads_is_noticed_by_no_client(
             over.set()
             for thread in threads:
                 thread.join(60)
-        print(
-            f"O1: {counts(gateway)} in {took:.0f} s, {streams} streams, {len(answered)} answers,"
-            f" {len(failed)} failed, RSS {before} -> {after} KiB"
-        )
+        figure("reloads, seconds", f"{counts(gateway)}, {took:.0f}")
+        figure("streams; answers, failed", f"{streams}; {len(answered)}, {len(failed)}")
+        figure("memory before, after (KiB)", f"{before}, {after}")
         assert [] == failed
         assert len(answered) > streams + 20
         # 5 %, and in a short run what an allocator takes in advance.
         assert after < before * 1.05 + (0 if reloads > 100 else 8192)
 
 
-def test_O1_a_large_configuration_is_read_while_streams_go_on(serve: Serve) -> None:
+def test_O1_a_large_configuration_is_read_while_streams_go_on(serve: Serve, figure: Note) -> None:
     """Nobody waits for the second that a megabyte takes."""
     with RawUpstream([{"send": "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"}]) as upstream:
         gateway = serve(good(upstream.url, 1))
@@ -196,7 +196,7 @@ def test_O1_a_large_configuration_is_read_while_streams_go_on(serve: Serve) -> N
             over.set()
             thread.join(60)
         took = time.monotonic() - began
-        print(f"O1: a configuration of {len(text)} bytes took {took:.2f} s, {max(gaps):.3f} s gap")
+        figure("1 MB configuration: seconds in all, longest wait", f"{took:.2f}, {max(gaps):.2f}")
         assert max(gaps) < 0.3 + 0.75 * took  # Read on the loop, it would be all of it.
         assert 200 == gateway.ask("/readyz").status
 

@@ -18,6 +18,7 @@ import pytest
 from harness.upstream import RawUpstream, Step
 
 if TYPE_CHECKING:
+    from harness.figures import Note
     from harness.gateway import Gateway, Serve
 
 CONFIGURATION = """
@@ -173,7 +174,7 @@ def check_storm(hits: int, requests: int) -> None:
 )
 @pytest.mark.parametrize("chain", ["alone", "both", "alone-broken", "both-broken"])
 def test_U5_when_all_fail_hits_stay_near_the_number_of_requests(
-    stage: Stage, clients: int, seconds: float, chain: str
+    stage: Stage, clients: int, seconds: float, chain: str, figure: Note
 ) -> None:
     async def storm() -> Heard:
         heard, until = Heard(), time.monotonic() + seconds
@@ -186,7 +187,8 @@ def test_U5_when_all_fail_hits_stay_near_the_number_of_requests(
     before = stage.hits("bad", "worse")
     heard = asyncio.run(storm())
     hits, requests = stage.hits("bad", "worse") - before, heard.statuses.total()
-    print(f"U5 {chain}: {requests} requests, {hits} hits, {hits / requests:.3f} each")
+    figure("requests", requests)
+    figure("hits a request", hits / requests)
     assert requests > 2 * clients
     assert "x-should-retry: false" in heard.last
     assert heard.statuses.keys() <= {500, 502}
@@ -249,7 +251,7 @@ def test_U11_an_ejected_upstream_is_spared(stage: Stage) -> None:
     ],
 )
 def test_D8_a_slow_upstream_does_not_hurt_the_others(
-    stage: Stage, clients: int, seconds: float, most: float
+    stage: Stage, clients: int, seconds: float, most: float, figure: Note
 ) -> None:
     """Each hundredth request there hangs until it times out, the others take a second."""
 
@@ -270,6 +272,7 @@ def test_D8_a_slow_upstream_does_not_hurt_the_others(
         return heard
 
     alone, beside = asyncio.run(measure(0)), asyncio.run(measure(clients))
-    print(f"D8: p99 {alone.p99:.2f} ms, beside {clients} clients {beside.p99:.2f} ms")
+    figure("p99 of the others, ms", alone.p99)
+    figure(f"beside {clients} clients, ms", beside.p99)
     assert {200} == alone.statuses.keys() == beside.statuses.keys()
     assert beside.p99 - alone.p99 < most

@@ -17,6 +17,7 @@ from harness.client import send
 from harness.upstream import Hit, RawUpstream, Step
 
 if TYPE_CHECKING:
+    from harness.figures import Note
     from harness.gateway import Gateway, Serve
 
 CONFIGURATION = """
@@ -60,7 +61,7 @@ MESSAGE = {
 BEGUN = [
     event("message_start", message={**MESSAGE, "content": [], "stop_reason": None}),
     event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-    event("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hel"}),
+    event("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hello "}),
 ]
 WHOLE = json.dumps(MESSAGE)
 HALF = WHOLE[:90]
@@ -179,10 +180,11 @@ def test_U8_the_sdks_for_python_raise(gateway: Gateway) -> None:
 
 
 @pytest.mark.large
-def test_U8_the_sdks_for_python_raise_each_of_fifty_times(gateway: Gateway) -> None:
+def test_U8_the_sdks_for_python_raise_each_of_fifty_times(gateway: Gateway, figure: Note) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda job: met(gateway, job), JOBS * 50))
-    print(f"U8: {len(results)} cut answers, {len(silent(results))} taken for whole")
+    figure("cut answers", len(results))
+    figure("taken for whole", len(silent(results)))
     assert [] == silent(results)
 
 

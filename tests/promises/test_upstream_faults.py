@@ -19,6 +19,7 @@ from harness.client import Answer, Told, send
 from harness.upstream import Hit, RawUpstream, Step, black_hole, refusing, slamming
 
 if TYPE_CHECKING:
+    from harness.figures import Note
     from harness.gateway import Gateway, Serve
 
 CASES = {case["name"]: case for case in entries("upstream-faults")}
@@ -317,20 +318,20 @@ def test_U1_U4_nobody_is_asked_more_often_than_stated(
 
 
 @pytest.mark.large
-def test_U1_each_fifty_times_beside_twenty_streams(stage: Stage) -> None:
+def test_U1_each_fifty_times_beside_twenty_streams(stage: Stage, figure: Note) -> None:
     stop = threading.Event()
     streams: list[Told] = []
 
     def listen() -> None:
-        CASES_BACKGROUND = {"name": "background", "both": "same"}
+        background = {"name": "background", "both": "same"}
         while not stop.is_set():
-            streams.append(stage.play(CASES_BACKGROUND, "stream", "alone").told)
+            streams.append(stage.play(background, "stream", "alone").told)
 
     listeners = [threading.Thread(target=listen) for _ in range(20)]
     for listener in listeners:
         listener.start()
     try:
-        plays = plays_of(stage, 50, 12)
+        plays = plays_of(stage, 50, 24)
     finally:
         stop.set()
         for listener in listeners:
@@ -346,5 +347,7 @@ def test_U1_each_fifty_times_beside_twenty_streams(stage: Stage) -> None:
     late = Counter(
         play.case["name"] for play in plays if play.told.seconds > play.case.get("within", 0) + 0.25
     )
-    print(f"U1: {len(plays)} plays beside {len(streams)} streams, {late.total()} later than 250 ms")
+    figure("answers", len(plays))
+    figure("streams beside them", len(streams))
+    figure("later than stated + 250 ms", late.total())
     assert late.total() <= len(plays) // 100, late

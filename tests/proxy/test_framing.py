@@ -318,3 +318,19 @@ def test_what_no_server_of_ours_lets_in(
 )
 def test_a_path_is_guessed_of_what_cannot_be_read(raw: bytes, path: str) -> None:
     assert path == asked_for(raw)
+
+
+def test_who_the_client_is_is_concealed_in_whatever_head_follows() -> None:
+    lines = [b"POST / HTTP/1.1", b"Host: h", b"Authorization: Bearer sk-a", b"Content-Length: 5"]
+    raw = b"\r\n".join([*lines, b"X-Api-Key: sk-b", b"Cookie: c=d", b"X-Other: e", b"", b""])
+    head = HeadReader(HeadLimits()).read(raw)
+    alike = Alike.of(raw, head, HeadLimits().head)
+    assert alike is not None
+    for length in (b"5", b"123", b"123", b"0"):
+        found = alike.read(raw.replace(b"5\r\n", length + b"\r\n"))
+        assert found is not None
+        headers, fields = found[0].public or found[0].concealed()
+        expected = ((b"host", b"h"), (b"content-length", length), (b"x-other", b"e"))
+        assert expected == headers
+        assert dict(expected) == fields
+        assert {b"authorization", b"x-api-key", b"cookie"} <= found[0].fields.keys()

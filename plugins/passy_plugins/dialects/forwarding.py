@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import compress
 from operator import itemgetter
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from passy_proxy.dialect import Untranslatable
+from passy_proxy.keys import PREFIX
 from passy_proxy.request_body import HOPS
 
 if TYPE_CHECKING:
@@ -100,7 +102,10 @@ def path_below(request: Request, upstream: Upstream) -> bytes:
 
 
 def quoted(path: str) -> bytes:
-    """A path for the request line; what is quoted already stays as it is."""
+    """A path for the request line; what is quoted already stays as it is. Raises Untranslatable for
+    one that holds a client's key."""
+    if PREFIX in unquote(path):
+        raise Untranslatable("A key has no place in a URL.")
     return quote(path, PATH_SAFE).encode()
 
 

@@ -40,6 +40,8 @@ _SILENCE = {
     "idle": "sent nothing more",
     "total": "did not finish the answer",
 }
+BURST_BYTES = 65_536
+"""A read of this size and more is followed by everybody else's turn."""
 _NONE = UpstreamRequest("", b"", [])
 _FAULTS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
@@ -204,6 +206,12 @@ class Connection(asyncio.Protocol):
                 self._drained = self._loop.create_future()
                 await self._drained
 
+    def hold(self) -> None:
+        if not (self._paused or self.gone):
+            self._paused = True
+            self._transport.pause_reading()
+            self.deadline = self._due()
+
     def resume(self) -> None:
         if self._paused:
             self._paused = False
@@ -352,13 +360,22 @@ class Connection(asyncio.Protocol):
                 leg.arrive(b"".join(pieces))
                 pieces.clear()
             if leg.unread > UNREAD_BYTES:
-                self._paused = True
-                self._transport.pause_reading()
-                self.deadline = self._due()
+                self.hold()
+            elif len(data) >= BURST_BYTES:
+                self._let_others()
         else:
             answer.pending += len(data)
             if answer.pending > FRAMING_BYTES:
                 self._refuse("has too much chunk framing")
+
+    def _let_others(self) -> None:
+        """Read on in the next turn of the loop, which would read a long answer in one go."""
+        self._transport.pause_reading()
+        self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not (self.gone or self._paused):
+            self._transport.resume_reading()
 
     def _begin(self, data: bytes) -> None:
         """Bytes of a head, perhaps with some of the body, perhaps all of it."""
@@ -384,6 +401,8 @@ class Connection(asyncio.Protocol):
             if answer.pieces:
                 leg.arrive(b"".join(answer.pieces))
                 answer.pieces.clear()
+                if leg.unread > UNREAD_BYTES:
+                    self.hold()
         elif answer.pending > HEAD_BYTES:
             self._refuse("has too large a head")
 
