@@ -50,15 +50,15 @@ REPLIES = {
     "invalid_admin_token": "The routing table is asked for without the admin token.",
     "routing": "Not an error: the routing table.",
     "ambiguous_header": (
-        "Two header names differ only in `_` and `-`, one of framing is spelled with `_`, or there "
-        "are two `Content-Type`, or two headers of a kind that show a key."
+        "Two header names differ only in `_` and `-`, one of framing is spelled with `_`, or a "
+        "header that shows a key, or `Content-Type`, is repeated."
     ),
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
+    "encoding_not_supported": "The body has a `Content-Encoding`: it is never unpacked here.",
     "draining": (
         "The gateway was stopped, and its patience ended before the answer did. A stream ends with "
         "this event."
     ),
-    "encoding_not_supported": "The body has a `Content-Encoding`: it is never unpacked here.",
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
     "headers_too_large": "The request head exceeds `edge.max_header_bytes`.",
     "filter_failed": (
@@ -164,7 +164,7 @@ HEADERS = {
     "vary": "`origin`, where the answer depends on it (`cors`).",
     "www-authenticate": "`Bearer`, beside 401.",
     "x-accel-buffering": "`no`, on streams: nginx then passes them on at once.",
-    "x-passy-attempts": "How many attempts were made.",
+    "x-passy-attempts": "How many tries were made; a target that `breaker` passed over is none.",
     "x-passy-config": "Hash of the configuration that answered; it changes with each reload.",
     "x-passy-cost-usd": "What the answer cost (`usage`; plain answers of known price only).",
     "x-passy-dropped": "Parameters that the translation could not carry.",
@@ -514,7 +514,8 @@ def filters() -> str:
         "Filters, stores, upstreams, dialects",
         "What the distribution brings. Each is a plugin found through its entry point, as "
         "yours would be; `passy plugins` lists all that are installed. *needs* and "
-        "*provides* are checked when a chain is loaded; `body` is provided by the core.",
+        "*provides* are checked when a chain is loaded; `body` and `credentials` (the headers that "
+        "show who a client is, which other filters are not shown) are provided by the core.",
         *parts,
     )
 

@@ -36,6 +36,7 @@ FLAGS = {
     "timeout": "UT",
     "broken": "UC",
     "protocol": "UC",
+    "ejected": "UO",
 }
 """Failure of an attempt → response flag, after Envoy's."""
 

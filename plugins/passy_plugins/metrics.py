@@ -42,6 +42,7 @@ class Config(Settings):
 
 class Metrics(Filter):
     name = "metrics"
+    on_error = "open"
     config: Config
 
     async def start(self) -> None:

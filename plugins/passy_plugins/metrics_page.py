@@ -29,6 +29,7 @@ from passy_proxy import (
     Settings,
     Terminal,
     Vitals,
+    credentials,
     hookimpl,
     setting,
 )
@@ -39,6 +40,7 @@ SHORTEST = 16
 
 COUNTERS = {
     "edge_refused": ("passy_edge_refused_total", "Requests refused before any filter.", "code"),
+    "filter_failures": ("passy_filter_failures_total", "Hooks that failed.", "filter"),
     "loop_blocked": ("passy_loop_blocked_total", "Times an event loop was held up.", ""),
     "loop_blocked_seconds": ("passy_loop_blocked_seconds_total", "And for how long in all.", ""),
     "log_dropped": ("passy_log_lines_dropped_total", "Log lines that nobody took.", ""),
@@ -69,7 +71,7 @@ class Config(Settings):
 
 class MetricsPage(Terminal):
     name = "metrics_page"
-    needs = frozenset()
+    needs = frozenset({"credentials"})
     config: Config
 
     async def start(self) -> None:
@@ -77,10 +79,11 @@ class MetricsPage(Terminal):
         if 0 < len(token) < SHORTEST:
             raise ValueError(f"the token is shorter than {SHORTEST} characters")
         self._token = token.encode()
+        self._shown = credentials(self)
 
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
         if self._token:
-            scheme, _, shown = (ex.request.header(b"authorization") or b"").partition(b" ")
+            scheme, _, shown = self._shown(ex.request).get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not compare_digest(shown.strip(), self._token):
                 return Reply(401, "invalid_metrics_token", "This needs the token for metrics.")
         elif not self.config.public:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from passy_proxy.downstream import AsgiDownstream, Downstream
 from passy_proxy.exchange import Exchange, Request
-from passy_proxy.framing import Refused, RequestHead, check_path, told
+from passy_proxy.framing import Refused, RequestHead, check_path, check_told, told
 from passy_proxy.refusal import Said, plainly, spoken
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ def spare_the_collector() -> None:
 
 
 def unclear(scope: Scope) -> Refused | None:
-    """Why a path is refused that our own edge would not let in either."""
+    """Why a request is refused that our own edge would not let in either."""
     try:
         check_path(scope.get("raw_path") or quote(scope["path"]).encode())
+        check_told(scope["query_string"], scope["headers"])
     except Refused as refusal:
         refusal.path = scope["path"]
         return refusal

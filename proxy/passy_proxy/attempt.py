@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -31,7 +32,8 @@ can still take over, and its usage is read exactly. A larger one is relayed as i
 
 LONGEST_FIRST = 1 << 16
 """Bytes of a stream read in search of its first event; one that is longer is taken for good."""
-FIRST = re.compile(rb"(?:^|[\r\n])data:.*?(?:\n\n|\r\n\r\n|\r\r)", re.DOTALL)
+DATA = re.compile(rb"(?:^|[\r\n])data:")
+BLANK = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 
 
 class Attempt:
@@ -245,10 +247,13 @@ class Attempt:
         assert leg is not None
         assert tap is not None
         # Comments are no event: what keeps a connection alive commits to nothing.
-        while not FIRST.search(self.answer) and len(self.answer) < LONGEST_FIRST:
+        while not has_event(self.answer) and len(self.answer) < LONGEST_FIRST:
             raw = await leg.read()
             if not raw:
                 self.answer += tap.finish()
+                if not tap.done:
+                    message = "the stream ended before its first event"
+                    self.failure = Failure("broken", message, sent=True)
                 break
             self.answer += tap.feed(raw)
         if tap.error and not tap.text_bytes:
@@ -262,8 +267,10 @@ class Attempt:
         assert leg is not None
         assert failure is not None
         try:
-            body = await leg.read_all(WHOLE)
-        except TransportError:
+            # The refusal is known. What its upstream says of it is not waited for byte by byte.
+            async with asyncio.timeout(self.target.timeouts.idle):
+                body = await leg.read_all(WHOLE)
+        except (TransportError, TimeoutError):
             body = b""
         self.close()
         status = failure.status or 502
@@ -320,6 +327,13 @@ def encoding_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     return b""
 
 
+def has_event(data: bytes) -> bool:
+    """Whether a whole event with data is in it. Two searches: one that ties them together would
+    look for the end again from every line."""
+    begun = DATA.search(data)
+    return begun is not None and BLANK.search(data, begun.end()) is not None
+
+
 def is_sse(fields: Mapping[bytes, bytes]) -> bool:
     """Whether an answer is a stream of server-sent events."""
     return fields.get(b"content-type", b"")[:17].lower() == SSE
@@ -345,8 +359,6 @@ class Dispatch:
         attempt = Attempt(ex, target)
         ex.attempts.append(attempt)
         for depth, hook in self.before:
-            if depth > ex.depth:
-                break
             credential = attempt.credential
             try:
                 refusal = hook(ex, attempt)
@@ -372,6 +384,8 @@ class Dispatch:
             return attempt
         finally:
             attempt.head_at = monotonic()
+            if (built := attempt.built) is not None and built.lost is not None:
+                self.enter_lost(ex, attempt, built.lost)
         if attempt.opened(leg):
             attempt.take(await leg.read())
         return attempt
@@ -401,6 +415,16 @@ class Dispatch:
         attempt.failure = Failure("refused", reply.message)
         attempt.head_at = monotonic()
         raise FilterFailed(reply) from exc
+
+    def enter_lost(self, ex: Exchange, attempt: Attempt, lost: TransportError) -> None:
+        """What went out twice is two attempts, although nobody but the transport made the first:
+        on a kept connection that was at its end. It says nothing of the upstream, so no filter
+        hears of it."""
+        first = Attempt(ex, attempt.target)
+        first.started = first.head_at = attempt.started
+        first.told = len(self.after)
+        first.failure = Failure(lost.kind, str(lost), sent=lost.sent)
+        ex.attempts.insert(-1, first)
 
     async def end(self, ex: Exchange, attempt: Attempt) -> None:
         """``on_attempt_end``, once per attempt and filter; its connection is given back.

@@ -53,7 +53,7 @@ __all__ = [
 MAX_DEPTH = 128
 MOST = 1 << 40
 """No answer has as many tokens: a larger number is taken for this one, and fits every column."""
-MAX_NAMESAKES = 10_000
+MAX_NAMESAKES = 2_000
 
 _MODEL, _STREAM = b'"model":', b'"stream":'
 """With the colon: behind a value stands none, so that no value is ever taken for a key."""
@@ -561,6 +561,8 @@ def _brackets(text: bytes) -> bytes:
 
     `text` begins and ends outside strings.
     """
+    if text.find(b'"') < 0:
+        return text.translate(_SQUARE, _NOT_BRACKETS)
     return b"".join([part.translate(_SQUARE, _NOT_BRACKETS) for part in _outside(text)])
 
 
@@ -768,7 +770,8 @@ def _reason(body: bytes, text: str) -> str:
         byte -= 1  # counted as read
     if "hex escape" in text or "surrogate" in text or not found:
         escaped = body.find(b"\\u")
-        lone = _LONE_SURROGATE.search(body, escaped) if escaped >= 0 else None
+        far = escaped + (1 << 16)  # it is a kindness, and not worth a search of any length
+        lone = _LONE_SURROGATE.search(body, escaped, far) if escaped >= 0 else None
     else:
         lone = None
     if lone:

@@ -155,8 +155,13 @@ def _after(text: str, at: int, expected: str, *, space: bool = True) -> int:
     return _skip(text, at + 1) if space else at + 1
 
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string, to the end of the text where nothing ends it: were that no match, each quote in the
+rest would be tried as the beginning of another."""
+
+
 def _check_structure(text: str, limits: JsonLimits) -> None:
-    outside = re.sub(r'"(?:[^"\\]|\\.)*+"', "", text)
+    outside = _STRING.sub("", text)
     if re.search(f"[0-9]{{{limits.digits + 1}}}", outside):
         raise BadBody(f"A number has more than {limits.digits} digits.")
     structure = re.sub(r"[^][{}:]+", "", outside)

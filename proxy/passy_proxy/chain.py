@@ -451,7 +451,7 @@ class Chain:
                 await self.said(ex, tap)
                 write(last.pop())
             await self.drain(ex)
-        data = shown(tap.finish(), veil, splitter, end=True)
+        data = shown(ended(attempt, tap), veil, splitter, end=True)
         data = b"".join((*last, data))
         if tap.done or not attempt.streamed:
             await self.said(ex, tap)
@@ -601,6 +601,15 @@ class Chain:
                 cancelled = exc
             else:
                 return cancelled
+
+
+def ended(attempt: Attempt, tap: Tap) -> bytes:
+    """What the tap still has when the answer is over. Raises TransportError when it was none: too
+    long to be held until its end was known, and cut although its framing was not."""
+    data = tap.finish()
+    if tap.error and not attempt.streamed:
+        raise TransportError("broken", tap.error, sent=True)
+    return data
 
 
 def shown(data: bytes, veil: Veil, splitter: Splitter | None, *, end: bool = False) -> bytes:

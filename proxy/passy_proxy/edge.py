@@ -392,6 +392,11 @@ class Connection(asyncio.Protocol):
         self._rest(stay=False)
 
     @property
+    def announced(self) -> int:
+        """Bytes of the body that a chunk has promised and that are not here."""
+        return self.chunks.announced if self.chunks is not None else 0
+
+    @property
     def _peer(self) -> str:
         return self.client[0] if self.client is not None else ""
 
@@ -472,7 +477,7 @@ class Connection(asyncio.Protocol):
             self._read_buffered()
             return
         try:
-            self.edge.heads.check_unfinished(self.buffer)
+            self.edge.heads.check_unfinished(self.buffer, seen)
         except Refused as refusal:
             self.refuse(refusal)
 
@@ -613,8 +618,8 @@ class Connection(asyncio.Protocol):
 
     def _read_chunks(self, chunks: Chunks, cycle: Cycle, data: bytes) -> None:
         try:
-            for piece in chunks.feed(data):
-                cycle.arrive(piece)
+            if pieces := chunks.feed(data):
+                cycle.arrive(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             if cycle.size + chunks.announced > self.limits.body_bytes:
                 message = f"The limit is {self.limits.body_bytes} bytes."
                 raise Refused(413, "request_too_large", message)

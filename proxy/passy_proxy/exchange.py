@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from operator import attrgetter
 from random import getrandbits
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from passy_proxy.stash import Stash
 if TYPE_CHECKING:
     from passy_proxy.attempt import Attempt
     from passy_proxy.config.snapshot import Snapshot
+    from passy_proxy.filter import Filter
     from passy_proxy.framing import RequestHead
     from passy_proxy.route import Route
     from passy_proxy.upstream import Target
@@ -80,6 +82,7 @@ class Request:
 
     __slots__ = (
         "_json",
+        "_told",
         "body",
         "downstream",
         "fields",
@@ -101,10 +104,10 @@ class Request:
         self.method = line.method
         self.path = line.path
         self.query = line.query
-        self.headers: Sequence[tuple[bytes, bytes]] = head.headers
-        """Lower-case names, as they came, repeated ones too."""
-        self.fields = head.fields
-        """The same by name; of repeated ones the first."""
+        self.headers, self.fields = head.public or head.concealed()
+        """Lower-case names, as they came, repeated ones too; and the same by name, of repeated ones
+        the first. Without those that show who the client is, see `credentials`."""
+        self._told = head.fields
         self.raw_path = line.raw_path
         """The path as it came; no path where that is not known."""
         self.root = 0
@@ -148,6 +151,16 @@ class Request:
         pieces = self.downstream.pieces(self.limit)
         kind = self.fields.get(b"content-type", b"")
         return counted(pieces, kind, self.parts) if is_multipart(kind) else pieces
+
+
+def credentials(filter: Filter) -> Callable[[Request], Mapping[bytes, bytes]]:
+    """Reads all headers of a request by name, those too that show who the client is.
+
+    Only for a filter that declares to need ``credentials``; raises LookupError otherwise.
+    """
+    if "credentials" not in filter.needs:
+        raise LookupError(f"{filter.name} does not declare to need credentials")
+    return attrgetter("_told")
 
 
 class Exchange:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Mapping, Sequence
 from time import monotonic
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -85,6 +85,14 @@ class Faults:
 
     def __init__(self, filters: Sequence[Filter]) -> None:
         self.links = tuple(map(Link, filters))
+
+    @classmethod
+    def by_filter(cls) -> Mapping[tuple[str, ...], float]:
+        """How often each filter has failed."""
+        sums: Counter[tuple[str, ...]] = Counter()
+        for (name, _), count in cls.counts.items():
+            sums[name,] += count
+        return sums
 
     def failed(self, ex: Exchange, depth: int, hook: str, exc: BaseException) -> Reply | None:
         """What a hook's exception means: a reply, or ``None`` to go on as if it had said nothing.

@@ -65,7 +65,8 @@ class Filter:
 
     A filter object is shared by all exchanges of a snapshot and does not change after ``start()``;
     what belongs to one exchange lives in ``ex.stash``. ``needs`` names what an earlier filter must
-    provide (``principal``, ``targets``) or the core shall have read (``body``).
+    provide (``principal``, ``targets``), or what it wants of the core: that it has read the
+    ``body``, or to read the client's ``credentials``, which other filters are not shown.
     """
 
     name: ClassVar[str]

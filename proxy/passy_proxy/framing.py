@@ -13,8 +13,10 @@ gone with it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -35,12 +37,9 @@ _HOST = re.compile(rb"([\w.~\-]++)(?::([0-9]{0,5}))?")
 _HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::([0-9]{0,5}))?")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _ASKED = re.compile(rb"(?:\r\n)?[A-Za-z]+ (?:https?://[^/?# ]+)?(/[^?# \r\n]*)")
-_CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
-_FRAMING = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-type")
-_SINGLE = (
-    *_FRAMING,
-    *_CREDENTIALS,
-)  # Of two answers to who asks, another reader may take the other one.
+_ONCE = (b"content-type", b"authorization", b"x-api-key", b"api-key")
+"""What is sent, and who asks: of two answers to that, another reader may take the other one."""
+_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect", *_ONCE)
 _SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session")
 _CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect", b"content-encoding"))
 _LIKE_FRAMING = frozenset((b"content_length", b"transfer_encoding"))
@@ -56,6 +55,12 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*+([0-9]++)", re.IGNORECASE)
 _MAX_DIGITS = 18
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_LINE = 256
+
+CREDENTIALS = frozenset(
+    b"authorization x-api-key api-key x-goog-api-key proxy-authorization cookie".split()
+)
+"""Headers that show who a client is. Only filters that declare it can read them."""
+Public = tuple[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]]
 
 CHUNKED = -1
 """The length of a body whose end is told by its last chunk."""
@@ -99,7 +104,16 @@ class RequestHead:
     """The head of one request, checked. Names of headers are in lower case. Nobody edits it: the
     same object may stand for a later request that is the same to the byte."""
 
-    __slots__ = ("expects_continue", "fields", "headers", "keep_alive", "length", "line")
+    __slots__ = (
+        "at",
+        "expects_continue",
+        "fields",
+        "headers",
+        "keep_alive",
+        "length",
+        "line",
+        "public",
+    )
 
     line: RequestLine
     headers: Headers
@@ -110,10 +124,35 @@ class RequestHead:
     """Of the body, in bytes, or ``CHUNKED``."""
     keep_alive: bool
     expects_continue: bool
+    public: Public | None
+    """See `concealed`; kept, since the next head may be this one again."""
+    at: int
+    """Where ``content-length`` is among its headers; -1 where it is not."""
+
+    def concealed(self) -> Public:
+        """``headers`` and ``fields`` for all to see: without what shows who the client is."""
+        fields = self.fields
+        headers: Sequence[tuple[bytes, bytes]] = self.headers
+        if not CREDENTIALS.isdisjoint(fields):
+            headers = [pair for pair in headers if pair[0] not in CREDENTIALS]
+            fields = fields.copy()
+            for name in CREDENTIALS.intersection(fields):
+                del fields[name]
+        self.public = public = (tuple(headers), MappingProxyType(fields))
+        names = [name for name, _ in headers]
+        self.at = names.index(b"content-length") if b"content-length" in names else -1
+        return public
 
     def resized(self, length: bytes) -> RequestHead:
         """The same head with another ``content-length``."""
         head = RequestHead()
+        if self.public is None or self.at < 0:
+            head.public, head.at = None, -1
+        else:
+            at, (headers, fields) = self.at, self.public
+            shown = (*headers[:at], (b"content-length", length), *headers[at + 1 :])
+            head.public = (shown, MappingProxyType({**fields, b"content-length": length}))
+            head.at = at
         head.line = self.line
         head.headers = [
             pair if pair[0] != b"content-length" else (pair[0], length) for pair in self.headers
@@ -133,10 +172,25 @@ def told(
     """A head that somebody else has read: another server, a test. ``raw_path`` is no path where it
     is not known."""
     head = RequestHead()
+    head.public, head.at = None, -1
     head.line = RequestLine(method, raw_path, path, query, 1, None)
     head.headers = headers
-    head.fields = dict(reversed(headers))
+    head.fields = fields = dict(reversed(headers))
+    if b"connection" in fields:
+        named = b",".join([value for name, value in headers if name == b"connection"])
+        if named.lower() not in _ALONE:
+            head.headers = unnamed(headers, named)
     return head
+
+
+def check_told(query: bytes, headers: Headers) -> None:
+    """Raises Refused for what another server has let in, and would have been refused here for more
+    than its grammar."""
+    for name, value in headers:
+        if name == b"content-encoding":
+            _check_field(name, value)
+    if query:
+        _refuse_keys(query, dict(headers))
 
 
 class Alike:
@@ -205,6 +259,7 @@ class HeadReader:
         if not lines[0]:  # one empty line before a request is customarily overlooked
             del lines[0]
         head = RequestHead()
+        head.public, head.at = None, -1
         head.line = line = self._lines.get(lines[0]) or self._read_line(lines[0])
         known = self._fields
         headers = list(map(known.__getitem__, lines[1:-2]))
@@ -229,18 +284,22 @@ class HeadReader:
         _read_framing(head, fields, line.minor)
         return head
 
-    def check_unfinished(self, raw: bytes | bytearray) -> None:
-        """Refuse a head before it has ended, if it cannot end well any more. Raises Refused."""
+    def check_unfinished(self, raw: bytes | bytearray, seen: int = 0) -> None:
+        """Refuse a head before it has ended, if it cannot end well any more. Raises Refused.
+
+        The first ``seen`` bytes were looked at before: a head may come byte by byte.
+        """
         if raw[0] not in _FIRST_BYTES:
             raise Refused(400, "invalid_request", "This is not an HTTP request.")
-        if raw.count(b"\n") != raw.count(b"\r\n"):
+        if raw.count(b"\n", seen) != raw.count(b"\r\n", max(0, seen - 1)):
             _refuse_text(b"\n")
         limit = self.limits.target + 64  # the method and the version
         if len(raw) > limit and raw.find(b"\r\n", 2, limit) < 0:
             raise Refused(414, "url_too_long", f"The URL exceeds {self.limits.target} bytes.")
         if len(raw) > self.limits.head:
             raise Refused(431, "headers_too_large", f"The head exceeds {self.limits.head} bytes.")
-        if (end := raw.find(b"\r\n", 2)) >= 0:  # HTTP/0.9 ends here, and would wait for us
+        end = raw.find(b"\r\n", 2)
+        if end >= 0 and end + 2 > seen:  # HTTP/0.9 ends here, and would wait for us
             line = bytes(raw[2 if raw.startswith(b"\r\n") else 0 : end])
             if line not in self._lines:
                 self._read_line(line)
@@ -350,7 +409,7 @@ def _refuse_keys(query: bytes, fields: dict[bytes, bytes]) -> None:
     if names.isdisjoint(_KEY_NAMES) and _OUR_KEY not in unquote_to_bytes(query):
         return
     message = "A key is in the URL. Send it as 'Authorization: Bearer sk-passy-…' only."
-    if any(name in fields for name in _CREDENTIALS):
+    if not CREDENTIALS.isdisjoint(fields):
         raise Refused(400, "key_in_url", message)
     raise Refused(401, "invalid_api_key", message)
 
@@ -363,7 +422,7 @@ def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
             message = f"The header {name.decode()} is repeated."
             if name == b"host":
                 raise Refused(400, "invalid_host", message)
-            if name == b"content-type" or name in _CREDENTIALS:
+            if name in _ONCE:
                 raise Refused(400, "ambiguous_header", message)
             raise Refused(400, "invalid_framing", message)
     if b"connection" in fields:
@@ -447,6 +506,7 @@ def _refuse_text(text: bytes) -> NoReturn:
 
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
+_NEXT_CHUNK = re.compile(rb"\r\n([0-9A-Fa-f]{1,7})\r\n").match
 _MAX_SIZE_LINE = 256
 _MAX_TRAILERS = 8 * 1024
 
@@ -478,6 +538,8 @@ class Chunks:
         pieces: list[bytes] = []
         at = 0
         while at < len(data) and not self.done:
+            if not (self._left or self._start) and self._trailers < 0:
+                at = self._whole_ones(data, at, pieces)
             if self._left:
                 piece = data[at : at + self._left]
                 self._left -= len(piece)
@@ -491,6 +553,20 @@ class Chunks:
         if self.done:
             self.rest = data[at:]
         return pieces
+
+    def _whole_ones(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        """Take the chunks that begin at ``at`` and are all there; where the next one begins.
+
+        Nothing else is done here that is not done below: somebody may send them a byte long.
+        """
+        while (line := _NEXT_CHUNK(data, at)) is not None:
+            start = line.end()
+            end = start + int(line[1], 16)
+            if end == start or end > len(data):
+                break
+            pieces.append(data[start:end])
+            at = end
+        return at
 
     def _line_end(self, data: bytes, at: int) -> int:
         """Where the framing line at ``at`` ends, -1 if it has not ended yet."""

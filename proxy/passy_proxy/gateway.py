@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import signal
@@ -19,6 +20,7 @@ from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid, Problem
 from passy_proxy.config.snapshot import Snapshot, StartFailed
+from passy_proxy.faults import Faults
 from passy_proxy.log import dropped
 from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
@@ -120,6 +122,7 @@ class Gateway:
                 self.log.error(
                     "reload_refused", problems=self.problem, exc_info=None if expected else exc
                 )
+                self._tidy()
                 return False
             before, self.snapshot = self.snapshot, following
             self.problem = ""
@@ -134,6 +137,7 @@ class Gateway:
     def _be_counted(self) -> None:
         vitals = self.site.vitals
         vitals.count("reloads", lambda: {(how,): times for how, times in self._reloads.items()})
+        vitals.count("filter_failures", Faults.by_filter)
         vitals.count("log_dropped", lambda: {(): dropped()})
         vitals.gauge("in_flight", lambda: {(): self.running})
         vitals.gauge("configuration", lambda: {(): 0 if self.problem else 1})
@@ -161,6 +165,13 @@ class Gateway:
     async def _retire(self, snapshot: Snapshot) -> None:
         await snapshot.retire()
         self._leaving.remove(snapshot)
+        del snapshot
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Free a configuration. It is full of reference cycles, and the collector, which requests
+        leave nothing to do, would come round to it after some hundred others."""
+        self.tasks.start(_collected())
 
     def health(self, path: str) -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
@@ -224,6 +235,11 @@ class Gateway:
                     await asyncio.sleep(SETTLED)
                     if content == await asyncio.to_thread(content_of, self.path):
                         await self.reload()
+
+
+async def _collected() -> None:
+    """In a task of its own, so that whoever let go of something is gone as well."""
+    gc.collect()
 
 
 def connecting(written: ConnectionSettings) -> ConnectSettings:

@@ -23,6 +23,7 @@ import struct
 import sys
 import tempfile
 import zlib
+from collections.abc import Collection
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ FRAMES = 30
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$', re.MULTILINE)
 _SECTION = re.compile(r"^(?:Stack|Current thread \w+).*\(most recent call first\):$", re.MULTILINE)
-_BEATS, _READY, _RESTARTS = range(3)
+_BEATS, _READY, _RESTARTS, _CONNECTIONS = range(4)
 _FRONT = struct.Struct("<II")  # length and CRC of what is published
 
 
@@ -89,6 +90,15 @@ class Slot:
     def restarted(self) -> None:
         self._cells[_RESTARTS] += 1
 
+    @property
+    def connections(self) -> int:
+        """Those of clients, about."""
+        return self._cells[_CONNECTIONS]
+
+    @connections.setter
+    def connections(self, count: int) -> None:
+        self._cells[_CONNECTIONS] = count
+
     def stack(self) -> list[str]:
         """The latest stack in the dump, innermost frame first, ``file:line in function``; the dump
         is empty then."""
@@ -122,6 +132,8 @@ class Pulse:
         self, slot: Slot, registry: Registry, log: FilteringBoundLogger, lag: float, dead: float
     ) -> None:
         self.slot = slot
+        self.connections: Collection[object] = ()
+        """Those whose number is told in the slot."""
         self.lag = 0.0
         """By how many seconds the latest beat was late."""
         self.blocked = 0
@@ -130,7 +142,7 @@ class Pulse:
         """And for how long in all."""
         self._registry = registry
         self._log = log
-        self._allowed = lag
+        self._allowed = max(lag, INTERVAL)  # What is less is noise.
         self._dead = dead
         self._tasks = Tasks(log)
         self._rewound = 0.0
@@ -159,6 +171,7 @@ class Pulse:
             if late > self._allowed:
                 self._held_up(late, now)
             self.slot.beat()
+            self.slot.connections = len(self.connections)
             if hasattr(signal, "SIGALRM"):
                 signal.setitimer(signal.ITIMER_REAL, INTERVAL + self._allowed)
             if self._dead and now - self._rewound > REWIND:

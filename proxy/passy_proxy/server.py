@@ -18,6 +18,7 @@ from uvicorn.lifespan.on import LifespanOn
 from passy_proxy.app import App, Receive, Send
 from passy_proxy.cli import Exit
 from passy_proxy.config.problem import ConfigInvalid, redacted
+from passy_proxy.door import Door
 from passy_proxy.edge import Edge, EdgeLimits
 from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
@@ -139,16 +140,26 @@ class Server(uvicorn.Server):
         self._patience: float = edge.shutdown_timeout
         self._waiting = False  # for running answers
         self._listening: list[socket.socket] = []
+        self._doors: list[Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # What uvicorn closes is its own copy: ours is for those who wait at the end.
-        self._listening = [sock.dup() for sock in sockets or ()]
-        await super().startup(sockets)
+        vitals = self._gateway.site.vitals
+        if self._line is None:
+            # What uvicorn closes is its own copy: ours is for those who wait at the end.
+            self._listening = [sock.dup() for sock in sockets or ()]
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            self._doors = [
+                Door(sock, self._connect, vitals.slots, vitals.number) for sock in sockets or ()
+            ]
         if self.should_exit:
             return
         if self._line is not None:
             self._line.setblocking(False)
             asyncio.get_running_loop().add_reader(self._line, self._commanded, self._line)
+        for door in self._doors:
+            door.open()
         if self._when_ready is not None:
             self._gateway.tasks.start(self._when_ready(self))
         self._be_watched()
@@ -160,6 +171,7 @@ class Server(uvicorn.Server):
             self._pulse = pulse = Pulse(
                 vitals.slot, gateway.parts.registry, gateway.log, self._edge.loop_lag, self._dead
             )
+            pulse.connections = state.connections
             pulse.start()
             worker = (str(vitals.number),)
             vitals.count("loop_blocked", lambda: {(): pulse.blocked})
@@ -250,17 +262,23 @@ class Server(uvicorn.Server):
         would reset whoever is in its queue."""
         for server in self.servers:
             server.close()
-        for sock in sockets:
-            sock.close()
-        late = []
+        if not self._doors:
+            for sock in sockets:
+                sock.close()
+        late = [sock for door in self._doors for sock in door.close()]
         for sock in self._listening:
             sock.setblocking(False)
             with contextlib.suppress(OSError):
                 while True:
                     late.append(sock.accept()[0])
             sock.close()
+        for sock in late:
+            with contextlib.suppress(OSError):
+                await self._connect(sock)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        """Serve a connection that was accepted by us."""
         config = self.config
-        loop = asyncio.get_running_loop()
 
         def connected() -> asyncio.Protocol:
             kind: Any = config.http_protocol_class
@@ -268,9 +286,8 @@ class Server(uvicorn.Server):
                 config=config, server_state=self.server_state, app_state=self.lifespan.state
             )
 
-        for sock in late:
-            with contextlib.suppress(OSError):
-                await loop.connect_accepted_socket(connected, sock, ssl=config.ssl)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(connected, sock, ssl=config.ssl)
 
     @property
     def port(self) -> int:

@@ -2,8 +2,8 @@
 
 All workers accept from one listening socket, which was there before they were. A connection that
 waits in its queue belongs to none of them, so the death of one loses none; with a socket for each
-(``SO_REUSEPORT``) those in its own queue would be reset. What that costs is an even spread: of two
-workers with little to do one may take twice as many as the other. Who has much to do takes less.
+(``SO_REUSEPORT``) those in its own queue would be reset. That they take fair shares is the business
+of `door.py`.
 
 The supervisor forks its workers from itself, with everything imported: a new one serves within a
 tenth of a second. For that it must stay what it is, a process without threads or an event loop.

@@ -33,8 +33,8 @@ class Upstream:
     """Operation → full path, where a provider's differ from the dialect's."""
     auth_header: bytes = b"authorization"
     auth_prefix: bytes = b"Bearer "
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    """Sent with every request."""
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """Sent with every request; some are secrets."""
     secrets: tuple[bytes, ...] = ()
     """Those of their values that nobody else may see."""
     api_version: str = ""

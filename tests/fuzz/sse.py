@@ -8,6 +8,7 @@ end may be half a message, and left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +39,10 @@ SEEDS = (
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     b"\0\0\xef\xbb\xbfid: 1\nretry: 5\ndata: a\ndata\ndata: b\n\n\n\n: c\r\rdata: \xff\n\n",
 )
+
+
+MIXED = re.compile(rb"\n\r(?!\n)").search
+"""A blank line of LF and a lone CR: the decoder knows it, a tap may not."""
 
 
 def request(operation: str, *, include_usage: bool) -> Request:
@@ -79,7 +84,7 @@ def check(data: bytes) -> None:
     heard = bytes_of if passes else said
     read = [(heard(given), *found) for given, *found in (whole, split)]
     assert read[0] == read[1], f"\nwhole: {read[0]}\nsplit: {read[1]}"
-    if passes:
+    if passes and not MIXED(data):
         check_passed(data, whole[0])
 
 

@@ -7,7 +7,8 @@ its end (or its head has, after ``early``):
     {send: "HTTP/1.1 …"}    bytes (see `harness.catalogue.raw`)
     {drip: "…", gap: 0.05}  the same, one at a time
     {chunk: "…"}            bytes as one chunk of a chunked body
-    {wait: 0.2}             seconds; in a script of Python's also a threading.Event
+    {wait: 0.2}             seconds; in a script of Python's also a threading.Event, until which
+                            a chunk is sent every 5 seconds if it is given as ``saying``
     hold                    until the other side leaves
     read                    what still comes of the request, until its end
     shut                    no more bytes from here (FIN); keep reading
@@ -25,7 +26,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -223,8 +224,12 @@ class RawUpstream:
 
     async def _act(self, step: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         if isinstance(step.get("wait"), threading.Event):
-            while not step["wait"].is_set():  # noqa: ASYNC110  # It is set in another thread.
+            said = time.monotonic()
+            while not step["wait"].is_set():  # It is set in another thread.
                 await asyncio.sleep(0.02)
+                if "saying" in step and time.monotonic() - said > 5:
+                    said = time.monotonic()
+                    await self._act({"chunk": step["saying"]}, writer)
         elif "wait" in step:
             await asyncio.sleep(step["wait"])
         elif "send" in step:
@@ -249,3 +254,34 @@ def refusing() -> Iterator[str]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """A base URL at which connecting never ends: the queue of its listener is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def slamming() -> Iterator[str]:
+    """A base URL at which every connection is accepted and closed at once."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()

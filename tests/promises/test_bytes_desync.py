@@ -14,7 +14,7 @@ import pytest
 from harness import fronts
 from harness.catalogue import cases, entries, raw
 from harness.client import Answer, Told, send
-from harness.upstream import RawUpstream
+from harness.upstream import Hit, RawUpstream, Step
 
 if TYPE_CHECKING:
     from harness.gateway import Gateway, Serve
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CATALOGUE = "http-desync-requests"
 OPERATORS = "sk-operator"
 CONFIGURATION = """
-edge: {header_timeout: 1s, body_grace: 1s}
+edge: {header_timeout: 500ms, body_grace: 500ms}
 stores: {books: {kind: sql, url: "sqlite:///.passy/passy.db"}}
 upstreams: {openai: {dialect: openai, url: "URL/v1", credential: "${OPENAI_API_KEY}",
   forward_headers: [x-a, cookie, host, connection, keep-alive, te, x-forwarded-for, x-passy-key]}}
@@ -33,9 +33,38 @@ OK = {"send": "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-leng
 PROBE = "/v1/files/probe"
 
 
+HOPS = "HTTP/1.1 200 OK\r\n" + "".join(
+    f"{line}\r\n"
+    for line in (
+        "Connection: X-Named, keep-alive",
+        "connection: x-request-id , x-ratelimit-a",
+        "X-Named: evil",
+        "X-Request-Id: evil",
+        "X-RateLimit-A: evil",
+        "Keep-Alive: timeout=9",
+        "TE: evil",
+        "Trailer: evil",
+        "Proxy-Authenticate: evil",
+        "Proxy-Connection: evil",
+        "Upgrade: evil",
+        "Set-Cookie: evil=1",
+        "Server: evil",
+        "X-Kept: kept",
+    )
+)
+LENGTH = "content-length: 2\r\n\r\n{}"
+CHUNKS = "transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Named: evil\r\n\r\n"
+
+
+def script(hit: Hit) -> list[Step]:
+    if hit.target.endswith("/hops"):
+        return [{"send": HOPS + LENGTH}]
+    return [{"send": HOPS + CHUNKS}] if hit.target.endswith("/hops-chunked") else [OK]
+
+
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[RawUpstream]:
-    with RawUpstream([OK]) as upstream:
+    with RawUpstream(script=script) as upstream:
         yield upstream
 
 
@@ -165,6 +194,14 @@ def test_S8_what_is_meant_for_the_gateway_ends_there(case: dict[str, Any], site:
     check(case, site)
 
 
+@pytest.mark.parametrize("path", ["hops", "hops-chunked"])
+def test_S8_what_a_provider_means_for_the_gateway_ends_there(path: str, site: Site) -> None:
+    asked = site.gateway.ask(f"/v1/files/{path}", authorization=f"Bearer {site.key}")
+    assert (200, b"{}", "kept") == (asked.status, asked.body, asked.headers["x-kept"])
+    assert "evil" not in str(asked.headers)
+    assert asked.headers["x-request-id"].startswith("req_")
+
+
 @pytest.mark.parametrize("case", named("query-", "cookies"))
 def test_S13_a_key_in_a_url_is_refused_and_a_cookie_is_nothing(
     case: dict[str, Any], site: Site
@@ -195,7 +232,7 @@ def test_S6_a_proxy_in_front_counts_as_many_requests_as_the_gateway(
             some = known[number : number + 1] if at_once == 1 else known
             hits, passed, answered = len(upstream.hits), len(proxy.forwarded()), relay.answered()
             with ThreadPoolExecutor(at_once) as pool:
-                list(pool.map(lambda case: hear(proxy.url, case, key, quiet=4.0), some))
+                list(pool.map(lambda case: hear(proxy.url, case, key, quiet=2.5), some))
             settle(proxy, key, upstream, f"/v1/files/settled-{number}")
             seen = proxy.forwarded()[passed:]
             names = ", ".join(case["name"] for case in some[:3])

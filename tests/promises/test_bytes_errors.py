@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.gateway import Gateway, Serve
 
 CONFIGURATION = """
-edge: {header_timeout: 1s, body_grace: 1s}
+edge: {header_timeout: 500ms, body_grace: 500ms}
 stores: {state: {kind: memory}, books: {kind: sql, url: "sqlite:///.passy/passy.db"}}
 upstreams:
   openai: {dialect: openai, url: "URL/v1", credential: sk-operator}

@@ -107,10 +107,17 @@ def configuration(plain: str, stream: str) -> str:
         routes.append({"match": f"POST /{case.word}", "operation": "chat", "chain": chain})
     whole = [{"hostile": {"hook": "none", "fault": "none"}}, "alias", "fallback"]
     routes.append({"match": "POST /well", "operation": "chat", "chain": whole})
+    for hook in HOOKS:
+        for fault in ("look", "poison"):
+            chain = [{"hostile": {"hook": hook, "fault": fault}}, "alias", "fallback"]
+            routes.append({"match": f"POST /{fault}/{hook}", "operation": "chat", "chain": chain})
     routes.append({"match": "GET /livez", "chain": [{"static": {"body": "{}"}}]})
     return json.dumps(
         {
-            "upstreams": {"plain": {"url": plain}, "stream": {"url": stream}},
+            "upstreams": {
+                "plain": {"url": plain, "credential": "${PROVIDER_KEY}"},
+                "stream": {"url": stream, "headers": {"x-secret": "${PROVIDER_KEY}"}},
+            },
             "models": {"plain": ["plain/m"], "stream": ["stream/m"]},
             "routes": routes,
         }
@@ -154,7 +161,9 @@ def ran(serve: Serve) -> Iterator[Ran]:
         RawUpstream([answered("text/event-stream", EVENTS)]) as stream,
     ):
         text = configuration(plain.url, stream.url)
-        gateway = serve(text, faulty=True, PYTHONPATH=path)
+        gateway = serve(
+            text, faulty=True, PYTHONPATH=path, PROVIDER_KEY="sk-canary-of-the-provider"
+        )
         with ThreadPoolExecutor(24) as pool:
             answers = pool.map(lambda case: ask(gateway, case.word, case.stream), CASES)
             yield Ran(gateway, dict(zip(CASES, answers, strict=True)), (plain, stream))
@@ -227,3 +236,26 @@ def test_X2_a_swallowed_cancellation_does_not_keep_the_exchange(ran: Ran, hook: 
     assert seen
     hits = len(ran.upstreams[0].hits) - before[1]
     assert (1 if hook == "on_response" else 0) == hits
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_X3_a_plugin_is_not_shown_keys(ran: Ran, hook: str, stream: bool) -> None:
+    """Not the client's, which it would have to declare, and not the provider's."""
+    before = ran.gateway.complaints().count("shown [")
+    answer = ask(ran.gateway, f"look/{hook}", stream)
+    assert 200 == answer.status
+    until(lambda: True if ran.gateway.complaints().count("shown [") > before else None)
+    shown = [line for line in ran.gateway.complaints().splitlines() if line.startswith("shown [")]
+    assert any("content-type" in line for line in shown)
+    assert [] == [line for line in shown if "canary" in line]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_X3_a_plugin_does_not_change_the_clients_request(ran: Ran, hook: str) -> None:
+    ask(ran.gateway, f"poison/{hook}", False)
+    assert 200 == ask(ran.gateway, "well", False).status
+    assert "poisoned" not in ran.gateway.complaints()
+    values = {value for hit in ran.upstreams[0].hits for _, value in hit.headers}
+    assert "Bearer sk-canary-of-the-provider" in values
+    assert set() == {value for value in values if "planted" in value or "of-the-client" in value}

@@ -15,6 +15,7 @@ from statistics import linear_regression
 from typing import Any
 
 import pytest
+from harness.figures import Note
 from harness.gateway import Gateway, Serve
 
 from passy_proxy.testing import ScriptedUpstream, chat_events, completion, serving
@@ -138,16 +139,17 @@ def memory(gateway: Gateway) -> dict[str, int]:
 BODIES["both"] = [*BODIES["answers"], *BODIES["failures"]]
 
 SIZES = [
-    pytest.param("both", 1_500, 6_000, id="small"),
-    pytest.param("answers", 40_000, 200_000, id="large", marks=pytest.mark.large),
-    pytest.param("failures", 40_000, 200_000, id="large-failures", marks=pytest.mark.large),
+    pytest.param(("both", 1_500, 6_000), id="small"),
+    pytest.param(("answers", 40_000, 200_000), id="large", marks=pytest.mark.large),
+    pytest.param(("failures", 40_000, 200_000), id="large-failures", marks=pytest.mark.large),
 ]
 
 
-@pytest.mark.parametrize(("path", "warm", "count"), SIZES)
+@pytest.mark.parametrize("load", SIZES)
 def test_O5_memory_does_not_grow_with_requests(
-    path: str, warm: int, count: int, serve: Serve, upstream: str
+    load: tuple[str, int, int], serve: Serve, upstream: str, figure: Note
 ) -> None:
+    path, warm, count = load
     gateway = serve(configuration(upstream), start=False)
     key = gateway.new_key()
     gateway.start()
@@ -160,8 +162,9 @@ def test_O5_memory_does_not_grow_with_requests(
     slopes = {}
     for name in ("VmRSS", "RssAnon"):
         points = [(at, kib[name]) for at, kib in samples]
-        slopes[name] = linear_regression(*zip(*points, strict=True)).slope * 100_000 / 1024
-    print(f"O5 {path}: MiB per 100k requests {slopes}, {samples[0][1]} -> {samples[-1][1]}")
+        slope = linear_regression(*zip(*points, strict=True)).slope
+        slopes[name] = round(slope * 100_000 / 1024, 2)
+    figure("requests; MiB grown per 100k, all and without files", f"{count}; {slopes}")
     grown = samples[-1][1]["RssAnon"] - samples[0][1]["RssAnon"]
     if count < 100_000:
         assert grown < 6 * 1024

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
 
 CONFIGURATION = """
@@ -125,7 +126,7 @@ def test_O7_all_workers_are_counted_once_and_a_count_never_falls(gateway: Gatewa
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.large)])
-def test_O7_no_word_of_a_client_becomes_a_label(gateway: Gateway, count: int) -> None:
+def test_O7_no_word_of_a_client_becomes_a_label(gateway: Gateway, count: int, figure: Note) -> None:
     dice = random.Random(7)
     letters = string.ascii_letters + string.digits + '-_./:{}"\\\n\x00é\u2028 '
 
@@ -163,7 +164,8 @@ def test_O7_no_word_of_a_client_becomes_a_label(gateway: Gateway, count: int) ->
     models = set(re.findall(r'model="([^"]*)"', "\n".join(after)))
     assert models <= {"known", "wild-*", "other", "echo", "none", "refused"}
     grown = memory(gateway) - began
-    print(f"O7: {count} models, {len(after)} samples before {len(before)}, {grown} KiB grown")
+    figure("models; samples before, after", f"{count}; {len(before)}, {len(after)}")
+    figure("memory grown (KiB)", grown)
     assert grown < 16 * 1024
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import openai
 import pytest
+from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
 from harness.upstream import RawUpstream
 
@@ -377,15 +378,16 @@ def listens(port: int) -> bool:
 
 
 SIZES = [
-    pytest.param(20, 100, 1, "1s", id="small"),
-    pytest.param(200, 100, 5, "5s", id="large", marks=pytest.mark.large),
+    pytest.param((20, 100, 1, "1s"), id="small"),
+    pytest.param((200, 100, 5, "5s"), id="large", marks=pytest.mark.large),
 ]
 
 
-@pytest.mark.parametrize(("clients", "rate", "rounds", "lame"), SIZES)
+@pytest.mark.parametrize("size", SIZES)
 def test_O2_a_rolling_restart_behind_nginx_fails_no_request(
-    clients: int, rate: int, rounds: int, lame: str, started: Started, front: Any
+    size: tuple[int, int, int, str], started: Started, front: Any, figure: Note
 ) -> None:
+    clients, rate, rounds, lame = size
     gateways = [started(f"lame_duck: {lame}") for _ in range(2)]
     at = front(*(gateway.url.partition("//")[2] for gateway in gateways))
     stop = threading.Event()
@@ -426,6 +428,7 @@ def test_O2_a_rolling_restart_behind_nginx_fails_no_request(
     for thread in threads:
         thread.join(60)
     count = next(done)
-    print(f"O2: {2 * rounds} restarts under {clients} clients: {len(failed)} of {count} failed")
+    figure("restarts, clients", f"{2 * rounds}, {clients}")
+    figure("requests failed", f"{len(failed)} of {count}")
     assert [] == failed
     assert count > rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
 from harness.plugin import TROUBLE, installed
 from harness.upstream import RawUpstream
@@ -104,7 +106,7 @@ SIGNALS = {"segv": "SIGSEGV", "kill": "SIGKILL", "abort": "SIGABRT", "exit": "ex
 
 @pytest.mark.parametrize("crashes", [4, pytest.param(50, marks=pytest.mark.large)])
 async def test_O4_a_crash_costs_only_the_streams_of_its_worker(
-    crashes: int, pair: Gateway, client: Client
+    crashes: int, pair: Gateway, client: Client, figure: Note
 ) -> None:
     gateway = pair
     await workers(gateway, client, 2)
@@ -132,7 +134,7 @@ async def test_O4_a_crash_costs_only_the_streams_of_its_worker(
             lost, kept = lost + mine, kept + (not mine)
     assert kept >= 4 * crashes
     await workers(gateway, client, 2)
-    print(f"O4: {crashes} crashes, {lost} streams lost with their worker, {kept} whole")
+    figure("crashes; streams lost with their worker, whole", f"{crashes}; {lost}, {kept}")
 
 
 async def workers(gateway: Gateway, client: Client, count: int) -> Counter[str]:
@@ -152,7 +154,7 @@ async def test_O4_no_memory_for_one_request_is_that_requests_fault(
     gateway = pair
     stream = await client.ask(gateway.url + CHAT, STREAM)
     asked = await client.ask(gateway.url + CHAT, STREAM, x_trouble="memory")
-    assert (500, "internal_error") == (asked.status, (await asked.json())["error"]["code"])
+    assert (500, "filter_failed") == (asked.status, (await asked.json())["error"]["code"])
     died = len(logged(gateway, "worker_died"))
     assert await whole(stream)
     assert died == len(logged(gateway, "worker_died"))
@@ -213,7 +215,7 @@ async def test_O4_a_store_that_is_away_does_not_end_what_runs(
 
 
 async def test_O4_kept_connections_are_spread_over_the_workers(
-    pair: Gateway, client: Client
+    pair: Gateway, client: Client, figure: Note
 ) -> None:
     gateway = pair
     await workers(gateway, client, 2)
@@ -224,9 +226,11 @@ async def test_O4_kept_connections_are_spread_over_the_workers(
         one = await client.ask(f"{gateway.url}/who", method="GET")
         asked.append(one)
     in_turn = Counter(one.headers["x-pid"] for one in asked[100:])
-    print(f"O4: of 100 connections at once {spread}, of 100 in turn {in_turn}")
-    assert 2 == len(spread + in_turn)
-    assert min((spread + in_turn).values()) >= 20
+    shares = [sorted(each.values()) for each in (spread, in_turn)]
+    figure("of 100 connections at once, and of 100 in turn", f"{shares[0]}, {shares[1]}")
+    for each in (spread, in_turn):
+        assert 2 == len(each)
+        assert min(each.values()) >= 35
 
 
 @pytest.mark.parametrize("how", ["sleep 0.4", "sleep 1"])
@@ -307,10 +311,14 @@ async def test_D7_a_log_that_nobody_reads_holds_nobody_up(
     gateway = serve(configuration(upstream.url), *arguments, start=False, PYTHONPATH=trouble)
     for name in ("out", "err"):
         os.mkfifo(gateway.folder / name)
-    ends = [os.open(gateway.folder / name, os.O_RDWR) for name in ("out", "err")]
+    ends = [os.open(gateway.folder / name, os.O_RDWR | os.O_NONBLOCK) for name in ("out", "err")]
     gateway.start()
+    for end in ends:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(end, b"." * 4096)
     slowest = 0.0
-    for number in range(300):
+    for number in range(60):
         began = time.monotonic()
         what = "memory" if number % 3 == 0 else ""
         asked = await client.ask(f"{gateway.url}/who", method="GET", x_trouble=what)

@@ -23,6 +23,7 @@ def config(url: str) -> str:
     """Both transports to the same upstream, one connection each, so that a poisoned one is met."""
     kinds = "".join(
         f"  {kind}: {{url: '{url}/{kind}', credential: k, transport: {kind}, max_connections: 1,"
+        " forward_headers: [x-case],"
         " timeouts: {first_byte: 10s, idle: 10s}}\n"
         for kind in KINDS
     )
@@ -30,7 +31,7 @@ def config(url: str) -> str:
     routes = "".join(
         f"  - {{match: '* /{kind}/*', chain: {kind}, root: /{kind}}}\n" for kind in KINDS
     )
-    models = ", ".join(f"'{kind}/*': ['{kind}/*']" for kind in KINDS)
+    models = ", ".join(f"{kind}: [{kind}/m]" for kind in KINDS)
     return (
         f"upstreams:\n{kinds}models: {{{models}}}\n"
         f"chains:\n  default: [access_log, usage, alias, fallback]\n{chains}"
@@ -50,13 +51,19 @@ class Stage:
         body = b"" if method in ("GET", "HEAD") else b"{}"
         return self.send(method, f"/{kind}/{name}", body)
 
-    def chat(self, kind: str, name: str, stream: bool) -> Answer:
-        said = {"model": f"{kind}/{name}", "messages": [], "stream": stream}
-        return self.send("POST", "/v1/chat/completions", json.dumps(said).encode())
+    def clean(self, kind: str) -> Answer:
+        """One that may be sent again, should the connection be about to end."""
+        return self.ask(kind, "clean", "GET")
 
-    def send(self, method: str, path: str, body: bytes) -> Answer:
+    def chat(self, kind: str, name: str, stream: bool) -> Answer:
+        said = {"model": kind, "messages": [], "stream": stream}
+        return self.send("POST", "/v1/chat/completions", json.dumps(said).encode(), name)
+
+    def send(self, method: str, path: str, body: bytes, case: str = "") -> Answer:
         host = urlsplit(self.gateway.url).netloc
         lines = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n"
+        if case:
+            lines += f"x-case: {case}\r\n"
         if body:
             lines += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
         told = send(self.gateway.url, f"{lines}\r\n".encode() + body, quiet=20.0)
@@ -65,9 +72,7 @@ class Stage:
 
 
 def named(hit: Hit) -> str:
-    if hit.target.endswith("/chat/completions"):
-        return str(json.loads(hit.body)["model"])
-    return hit.target.rpartition("/")[2]
+    return hit.header("x-case") or hit.target.rpartition("/")[2]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def expected(case: dict[str, Any], kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("case", cases(CATALOGUE))
 def test_U2_an_odd_answer_is_contained(stage: Stage, case: dict[str, Any], kind: str) -> None:
     case = expected(case, kind)
-    assert 200 == stage.ask(kind, "clean").status
+    assert 200 == stage.clean(kind).status
     hits = len(stage.upstream.hits)
     answer = stage.ask(kind, case["name"], case.get("method", "POST"))
     asked = stage.upstream.hits[hits:]
@@ -106,7 +111,7 @@ def test_U2_an_odd_answer_is_contained(stage: Stage, case: dict[str, Any], kind:
             name
         )
     time.sleep(case.get("settle", 0.0))
-    assert b"clean" == stage.ask(kind, "clean").body
+    assert b"clean" == stage.clean(kind).body
     if "reuse" in case:
         assert case["reuse"] == (asked[-1].connection == stage.upstream.hits[-1].connection)
 
@@ -114,10 +119,12 @@ def test_U2_an_odd_answer_is_contained(stage: Stage, case: dict[str, Any], kind:
 @pytest.mark.parametrize("kind", KINDS)
 def test_U2_nothing_of_them_is_left_in_the_pool(stage: Stage, kind: str) -> None:
     for case in entries(CATALOGUE):
+        if "method" in case:  # what answers HEAD or a condition is something else here
+            continue
         for stream in (False, True):  # where an answer is read, and not only passed on
             assert stage.chat(kind, case["name"], stream).whole, case["name"]
             time.sleep(case.get("settle", 0.0))
-        assert b"clean" == stage.ask(kind, "clean").body, case["name"]
+        assert b"clean" == stage.clean(kind).body, case["name"]
     for _ in range(100):
-        answer = stage.ask(kind, "clean")
+        answer = stage.clean(kind)
         assert (200, b"clean") == (answer.status, answer.body)

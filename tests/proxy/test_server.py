@@ -15,6 +15,7 @@ import pytest
 from passy_proxy.cli.serve import bound
 from passy_proxy.config.model import Address
 from passy_proxy.place import Place
+from passy_proxy.pulse import Slot
 from passy_proxy.server import Served, Server, gateway_at, server_config
 from passy_proxy.supervisor import DRAIN, HURRY, INTERRUPT
 from passy_proxy.vitals import Vitals
@@ -53,7 +54,9 @@ async def running(
 ) -> AsyncIterator[Running]:
     place = Place(None, CONFIGURATION.replace("EDGE", edge), tmp_path)
     file = place.file({})
-    gateway = gateway_at(place, file.settings.log, {}, Vitals())
+    # A pulse needs the main thread's signals; who has a supervisor has a slot as well.
+    slots = [Slot()] if line is not None else []
+    gateway = gateway_at(place, file.settings.log, {}, Vitals(slots))
     at = Address("127.0.0.1", 0)
     config = server_config(Served(gateway), at, file)
     server = Server(config, gateway, file.settings.edge, line=line)
@@ -62,12 +65,14 @@ async def running(
     port = sock.getsockname()[1]
     ended = asyncio.get_running_loop().create_task(server.serve([sock]))
     async with asyncio.timeout(20):
-        while not server.started:  # noqa: ASYNC110
+        while not server.started and not ended.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     yield Running(server, ended, port)
     server.drain(interrupted=True)
     server.hurry()
     await ended
+    for slot in slots:
+        slot.close()
 
 
 async def test_who_is_in_the_queue_when_it_stops_listening_is_served(tmp_path: Path) -> None:

@@ -166,6 +166,8 @@ class PlainTap:
         if self._passing is not None:
             self._body = body
             self._read_passed(self._start, self._passing.finish())
+            if self.strict and not body.rstrip().endswith(b"}"):
+                self.error = NO_OBJECT
             return b""
         if (answer := read_answer(body)) is not None:
             self.model = answer.model or ""

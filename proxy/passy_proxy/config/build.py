@@ -543,7 +543,7 @@ class _Builder:
         if len(filters) < wanted or not filters:
             return None  # What is missing has been said; of the rest's order nothing can be.
         before = len(self.problems)
-        provided: dict[str, str] = {"body": "the core"}
+        provided: dict[str, str] = {"body": "the core", "credentials": "the core"}
         for position, (entry, filter) in enumerate(filters):
             last = position == len(filters) - 1
             if isinstance(filter, Terminal) is not last:

@@ -40,6 +40,8 @@ _SILENCE = {
     "idle": "sent nothing more",
     "total": "did not finish the answer",
 }
+BURST_BYTES = 65_536
+"""A read of this size and more is followed by everybody else's turn."""
 _NONE = UpstreamRequest("", b"", [])
 _FAULTS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
@@ -141,6 +143,8 @@ class Connection(asyncio.Protocol):
                 self._begin_upload(sliced(body), len(body))
             else:
                 self._transport.write(body)
+                if self._transport.is_closing():  # reset between the two writes
+                    self._unwritten = True
         return waiter
 
     def _begin_upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
@@ -353,10 +357,21 @@ class Connection(asyncio.Protocol):
                 self._paused = True
                 self._transport.pause_reading()
                 self.deadline = self._due()
+            elif len(data) >= BURST_BYTES:
+                self._let_others()
         else:
             answer.pending += len(data)
             if answer.pending > FRAMING_BYTES:
                 self._refuse("has too much chunk framing")
+
+    def _let_others(self) -> None:
+        """Read on in the next turn of the loop, which would read a long answer in one go."""
+        self._transport.pause_reading()
+        self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not (self.gone or self._paused):
+            self._transport.resume_reading()
 
     def _begin(self, data: bytes) -> None:
         """Bytes of a head, perhaps with some of the body, perhaps all of it."""
@@ -453,7 +468,7 @@ class Connection(asyncio.Protocol):
             again = self.used and type(self._request.body) is bytes and not self._answer.pending
             self.stale = again and (cut or self._request.replay_safe)
             message = "the upstream closed the connection without an answer"
-            self.fail(TransportError("broken", message, sent=True))
+            self.fail(TransportError("broken", message, sent=not (cut and self.stale)))
         elif leg is None:
             self.drop()
         else:  # Without an end of its own TLS was cut, by whoever could.

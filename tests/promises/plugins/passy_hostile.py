@@ -63,6 +63,40 @@ async def raise_late(*_: object) -> None:
     raise LookupError("sk-canary in a message")
 
 
+def look(ex: Exchange, it: Any = None) -> None:
+    """Tells all that it is shown: what a plugin that logs too much would."""
+    request = ex.request
+    shown: list[object] = [
+        request.headers,
+        dict(request.fields),
+        ex.principal,
+        ex.targets,
+        ex.stash,
+    ]
+    shown += [request.header(name) for name in (b"authorization", b"x-api-key", b"cookie")]
+    shown += [request.path, request.query, ex.attempts, ex.reply, ex.head, ex.outcome, ex.usage, it]
+    shown += [getattr(attempt, "credential", None) for attempt in ex.attempts]
+    shown += [repr(ex), ex.snapshot, ex.snapshot.file.settings, ex.snapshot.file.upstreams]
+    if not ex.depth:
+        shown.append(request.body)
+    print("shown", ascii(shown), file=sys.stderr, flush=True)
+
+
+def poison(ex: Exchange, it: Any = None) -> None:
+    """Puts headers into the client's request, for itself or for whoever comes next."""
+    for act in (
+        lambda: ex.request.headers.append((b"authorization", b"Bearer sk-canary-planted")),
+        lambda: ex.request.headers.__setitem__(0, (b"x-canary", b"planted")),
+        lambda: ex.request.fields.__setitem__(b"authorization", b"Bearer sk-canary-planted"),
+        lambda: ex.request.fields.pop(b"content-type"),
+    ):
+        try:
+            act()
+        except (AttributeError, TypeError):
+            continue
+        print("poisoned", file=sys.stderr, flush=True)
+
+
 def edit(edited: Callable[[Any], None]) -> Callable[..., Any]:
     """Edits the head at hand: the answer's, the upstream request's, or that of a reply."""
 
@@ -89,6 +123,8 @@ FAULTS: dict[str, Callable[..., Any]] = {
     "hang": hang,
     "swallow": swallow,
     "late": raise_late,
+    "look": look,
+    "poison": poison,
     "line_break": edit(lambda it: it.headers.append((b"x-a", BROKEN))),
     "pseudo": edit(lambda it: it.headers.append((b":status", b"204"))),
     "text": edit(lambda it: it.headers.insert(0, ("x-a", "b"))),

@@ -108,7 +108,10 @@ edge:
   body_grace: 1s
   write_timeout: 1s
   keep_alive: 1s
+  lame_duck: 1s
   shutdown_timeout: 1s
+  loop_lag: 1s
+  loop_dead: 1s
 
 log: {level: debug, format: json}
 """
