@@ -231,11 +231,8 @@ def answer(hit: Hit) -> list[Step]:
         return [{"send": head + body}]
     else:
         kind = "application/json"
-    return [
-        {
-            "send": f"HTTP/1.1 200 x\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n{body}"
-        }
-    ]
+    head = f"HTTP/1.1 200 x\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return [{"send": head + body}]
 
 
 @pytest.fixture(scope="module")
