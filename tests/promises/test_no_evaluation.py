@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from harness.catalogue import entries, raw
 from harness.client import send
+from harness.people import People
 from harness.upstream import Hit, RawUpstream, Step
 
 if TYPE_CHECKING:
@@ -252,14 +253,6 @@ def gateway(upstream: RawUpstream, serve: Serve, audit: Path) -> Gateway:
     folder = str(ROOT / "tests/harness/watched")
     paths = [folder, watched.variables.get("PYTHONPATH", "")]
     watched.variables["PYTHONPATH"] = ":".join(filter(None, paths))
-    made = watched.passy("organisations", "create", "acme", "--json")
-    organisation = json.loads(made.stdout)["id"]
-    watched.key = watched.new_key("--name", "k", "--organisation", organisation)  # type: ignore[attr-defined]
-    watched.variables["BROUGHT"] = "a-key-that-acme-brought"
-    options = ["--name", "own", "--base-url", f"{upstream.url}/v1", "--models", "own"]
-    watched.passy(
-        "providers", "add", "--organisation", organisation, *options, "--key-env", "BROUGHT"
-    )
     watched.variables["PASSY_AUDIT"] = str(audit)
     return watched
 
@@ -279,10 +272,15 @@ def requests_of(text: str, number: int) -> Iterator[tuple[str, bytes, dict[str, 
         yield "/v1/files", (part + "--b--\r\n").encode(), form
 
 
-def test_S10_hostile_texts_cause_nothing_but_traffic(gateway: Gateway, audit: Path) -> None:
+def test_S10_hostile_texts_cause_nothing_but_traffic(
+    gateway: Gateway, upstream: RawUpstream, audit: Path
+) -> None:
     gateway.start()
     try:
-        key = gateway.key  # type: ignore[attr-defined]
+        people = People(gateway)
+        acme = people.organisation("acme")
+        people.provider(acme, "own", f"{upstream.url}/v1", "a-key-that-acme-brought")
+        key = people.key(acme)
         for path, body, more in requests_of(
             "warm", 0
         ):  # What is imported on first use is imported.
