@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -56,13 +57,10 @@ class AccessLog(Filter):
         format = self.config.format
         pretty = format == "pretty" or (format == "auto" and sys.stdout.isatty())
         self._line = as_text if pretty else as_json
-        self._writer = LineWriter(sys.stdout.fileno())
-        self._writer.start()
+        self._writer = LineWriter.of(sys.stdout.fileno())
 
     async def stop(self) -> None:
-        self._writer.stop()
-        if self._writer.dropped:
-            self.log.warning("access_lines_dropped", count=self._writer.dropped)
+        await asyncio.to_thread(self._writer.flush)
 
     def on_complete(self, ex: Exchange) -> None:
         # Text at once: facts that wait to become text would keep parts of the exchange alive.

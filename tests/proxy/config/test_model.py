@@ -98,6 +98,14 @@ prices:
     audio_output: 2
     per: 1M
 
+connect:
+  dns_ttl: 10s
+  dns_stale: 1m
+  dns_patience: 500ms
+  dns_lookups: 8
+  tenants_may_reach: [10.1.0.0/16, models.internal]
+  hops: 3
+
 edge:
   max_header_bytes: 16KiB
   max_headers: 50
