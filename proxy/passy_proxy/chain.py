@@ -298,11 +298,14 @@ class Chain:
 
         ex.written_at = monotonic()
         data = attempt.answer
+        attempt.answer = b""  # Nobody else needs it, and the stream may be a long one.
         if splitter is not None:
             data = splitter.feed(data)
         if data and beat is not None:
             beat.last = data
-        if not write(data):
+        taken = write(data)
+        data = b""
+        if not taken:
             await downstream.drain()
         while not await leg.relay(sink):
             await downstream.drain()
