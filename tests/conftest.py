@@ -8,15 +8,15 @@ import pytest
 from hypothesis import settings
 
 # The same examples in every run, so that none fails by chance; `passy test --fuzz N` draws new
-# ones.
+# ones, about as many as fit into N seconds.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile(
-    "fuzz", max_examples=int(os.environ.get("PASSY_FUZZ", 100)), deadline=None
+    "fuzz", max_examples=20 * int(os.environ.get("PASSY_FUZZ", 5)), deadline=None
 )
 settings.load_profile("fuzz" if "PASSY_FUZZ" in os.environ else "same")
 
 
-pytest_plugins = ["harness.gateway"]
+pytest_plugins = ["harness.figures", "harness.gateway"]
 
 
 @pytest.fixture(scope="session")

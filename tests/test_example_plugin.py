@@ -76,6 +76,8 @@ def test_a_gateway_that_names_it_refuses_long_prompts(fresh: Path, tmp_path: Pat
         assert "41 characters; the limit is 40." == body["error"]["message"]
     finally:
         gateway.terminate()
+        time.sleep(0.1)
+        gateway.terminate()  # Nobody needs the lame-duck time here.
         gateway.wait(20)
 
 

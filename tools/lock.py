@@ -60,7 +60,7 @@ def main() -> int:
     options += ["--python-version", project["requires-python"].removeprefix(">=")]
     compiled(RUNTIME, project["dependencies"], *options)
     compiled("requirements-build.lock", document["build-system"]["requires"] + EDITABLE, *options)
-    for extra in ("test", "dev", "bench"):
+    for extra in ("test", "dev", "bench", "fuzz"):
         compiled(f"requirements-{extra}.lock", extras[extra], *options)
     compiled("requirements-model.lock", MODEL, "--no-deps", *options)
     return 0

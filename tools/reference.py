@@ -28,12 +28,13 @@ from passy_plugins.dialects.openai import OpenAI
 from passy_proxy import cli, units
 from passy_proxy.chain import HOOKS
 from passy_proxy.config import model, settings
-from passy_proxy.config.build import settings_of
-from passy_proxy.edge import _envelope
+from passy_proxy.config.build import own_settings
 from passy_proxy.event import Reply
+from passy_proxy.faults import LinkSettings
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.framing import Refused
 from passy_proxy.hookspecs import ProcessHooks
+from passy_proxy.refusal import plainly
 from passy_proxy.registry import Plugin, Registry
 from passy_proxy.stores import Room
 
@@ -48,13 +49,26 @@ REPLIES = {
     "admin_disabled": "The routing table is asked for, and no admin token is set.",
     "invalid_admin_token": "The routing table is asked for without the admin token.",
     "routing": "Not an error: the routing table.",
-    "ambiguous_header": "Two header names differ only in `_` and `-`.",
+    "ambiguous_header": (
+        "Two header names differ only in `_` and `-`, one of framing is spelled with `_`, or a "
+        "header that shows a key, or `Content-Type`, is repeated."
+    ),
     "directory_unavailable": "`auth` does not know the key yet and its store cannot be asked.",
+    "encoding_not_supported": "The body has a `Content-Encoding`: it is never unpacked here.",
+    "draining": (
+        "The gateway was stopped, and its patience ended before the answer did. A stream ends with "
+        "this event."
+    ),
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
     "headers_too_large": "The request head exceeds `edge.max_header_bytes`.",
+    "filter_failed": (
+        "A filter failed that is `closed` (see [every filter](filters.md#every-filter)): it "
+        "raised, took too long (503), or left something that cannot be sent. The message names it."
+    ),
     "internal_error": (
         "A fault of the gateway's own. The message holds the request's id, the log the rest."
     ),
+    "loop_detected": "The request has passed `connect.hops` gateways already.",
     "invalid_api_key": (
         "No key, an unknown one, a disabled one or an expired one: the message says which."
     ),
@@ -65,13 +79,18 @@ REPLIES = {
         "`Host` is missing, repeated, no host name, or another than the one in the URL."
     ),
     "invalid_json": "The body is not a JSON object that can be read.",
+    "invalid_multipart": "The `Content-Type` of a multipart upload has not one proper boundary.",
     "invalid_path": (
         "The path hides a separator, a dot segment, an empty segment or a control byte."
     ),
     "invalid_request": "The bytes are not an HTTP/1.1 request, or a line of its head is malformed.",
     "invalid_value": "A member of the body has the wrong type; `param` names it.",
+    "key_in_url": "A key is in the query; with no key in a header it is `invalid_api_key`.",
     "method_not_allowed": "The path exists with other methods; `allow` lists them.",
     "method_not_supported": "A method that no route can have, such as TRACE or CONNECT.",
+    "invalid_metrics_token": "The metrics are asked for without their token.",
+    "metrics": "Not an error: the metrics.",
+    "metrics_disabled": "The metrics are asked for, have no token and are not public.",
     "model_not_allowed": "The key is limited to other models.",
     "model_not_found": "Nothing answers to this model; the message names the nearest ones.",
     "models": "Not an error: the list of models, or one of them.",
@@ -79,6 +98,9 @@ REPLIES = {
     "origin_not_allowed": "A browser asks from an origin that `cors` does not name.",
     "preflight": "Not an error: the answer to a browser's question whether it may ask.",
     "rate_limit_exceeded": "A limit on requests, tokens or concurrency is used up.",
+    "metering_unavailable": (
+        "The disk for usage records is full, and `when_full` of `usage` is `refuse`."
+    ),
     "rate_limit_unavailable": (
         "The store that counts cannot be asked, and `when_unavailable` is `refuse`."
     ),
@@ -88,6 +110,7 @@ REPLIES = {
     "overloaded": "More than the process takes at once; see `overload:`. `retry-after` says when.",
     "static": "Not an error: the answer of a `static` filter.",
     "too_many_connections": "The address has `edge.max_connections_per_ip` connections already.",
+    "too_many_parts": "A multipart upload has more parts than the route's `multipart_parts`.",
     "too_many_headers": "More header lines than `edge.max_headers`.",
     "unknown_url": "No route matches; the message names a likely one.",
     "unsupported_parameter": (
@@ -115,6 +138,7 @@ OUTCOMES = {
     "client_gone": "The client hung up; the access log shows status 499.",
     "write_timeout": "The client took too little of its answer for too long and was cut; also 499.",
     "internal_error": "A fault of the gateway's own.",
+    "filter_failed": "A fault of a filter's that is `closed`.",
 }
 """What the log and the books call the end of an exchange, beside the codes of replies."""
 
@@ -141,7 +165,7 @@ HEADERS = {
     "vary": "`origin`, where the answer depends on it (`cors`).",
     "www-authenticate": "`Bearer`, beside 401.",
     "x-accel-buffering": "`no`, on streams: nginx then passes them on at once.",
-    "x-passy-attempts": "How many attempts were made.",
+    "x-passy-attempts": "How many tries were made; a target that `breaker` passed over is none.",
     "x-passy-config": "Hash of the configuration that answered; it changes with each reload.",
     "x-passy-cost-usd": "What the answer cost (`usage`; plain answers of known price only).",
     "x-passy-dropped": "Parameters that the translation could not carry.",
@@ -350,6 +374,11 @@ SECTIONS = (
     ),
     ("EdgeSettings", model.EdgeSettings, "`edge:`. Read at start; a reload does not change them."),
     ("OverloadSettings", model.OverloadSettings, "`overload:`."),
+    (
+        "ConnectionSettings",
+        model.ConnectionSettings,
+        "`connect:`. Read at start; a reload does not change them.",
+    ),
     ("LogSettings", model.LogSettings, "`log:`. Read at start; a reload does not change them."),
     ("PriceSettings", model.PriceSettings, "One entry of `prices:`."),
 )
@@ -418,7 +447,7 @@ def hooks_of(filter: type[Filter]) -> list[str]:
     return found
 
 
-GIVEN = ("Keyring", "Models", "Prices", "Connections", "Upstreams")
+GIVEN = ("Keyring", "Models", "Prices", "Connections", "Upstreams", "Vitals")
 """Types of settings that the gateway fills in, whatever the file says."""
 
 
@@ -428,7 +457,7 @@ def given_to(kind_of_settings: type[settings.Settings]) -> list[str]:
 
 
 def with_settings(part: type[Any]) -> list[str]:
-    kind_of_settings = settings_of(part)
+    kind_of_settings = own_settings(part)
     given = given_to(kind_of_settings)
     if not set(kind_of_settings.model_fields) - set(given):
         return ["It has no settings."]
@@ -444,16 +473,27 @@ def described_filter(filter: type[Filter]) -> list[str]:
     for title, names in (("needs", filter.needs), ("provides", filter.provides)):
         if names:
             facts.append((title, ", ".join(code(name) for name in sorted(names))))
+    facts.append(("on_error", filter.on_error))
     facts.append(("status", filter.status))
     about = prose(sys.modules[filter.__module__].__doc__)
     facts_line = " · ".join(f"{name}: {value}" for name, value in facts)
     return [f"### {filter.name}", about, facts_line, *with_settings(filter)]
 
 
+EVERY_FILTER = (
+    "A failure is an exception, a result of the wrong kind, a wait beyond `hook_timeout`, or a "
+    "header that cannot be sent. It is logged as `filter_failed`, at most every ten seconds for "
+    "each hook of a filter. A filter that others rest on, and a terminal, cannot be `open`; the "
+    "default is the filter's own and stands below as *on_error*."
+)
+
+
 def filters() -> str:
     plugins = installed()
     parts: list[str] = []
     every = [one for plugin in plugins for one in plugin.filters]
+    every_filter = settings_table(LinkSettings)
+    parts += ["## Every filter", prose(LinkSettings.__doc__), EVERY_FILTER, every_filter]
     for title, terminal in (("Filters", False), ("Terminal filters", True)):
         parts.append(f"## {title}")
         for one in every:
@@ -476,7 +516,8 @@ def filters() -> str:
         "Filters, stores, upstreams, dialects",
         "What the distribution brings. Each is a plugin found through its entry point, as "
         "yours would be; `passy plugins` lists all that are installed. *needs* and "
-        "*provides* are checked when a chain is loaded; `body` is provided by the core.",
+        "*provides* are checked when a chain is loaded; `body` and `credentials` (the headers that "
+        "show who a client is, which other filters are not shown) are provided by the core.",
         *parts,
     )
 
@@ -572,7 +613,7 @@ def described_command(command: click.Command, ctx: click.Context, level: int) ->
 # Replies
 
 
-PLACES = {"Reply": "chain", "Refused": "edge"}
+PLACES = {"Reply": "chain", "BadUpload": "chain", "Refused": "edge"}
 
 
 class Said(NamedTuple):
@@ -582,7 +623,7 @@ class Said(NamedTuple):
     status: int
     type: str
     place: str
-    """``chain``, ``app`` (no route) or ``edge`` (before any)."""
+    """``chain``, or ``edge`` (before any)."""
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
@@ -603,16 +644,12 @@ def said_in(where: str, tree: ast.Module) -> Iterator[Said]:
 
 
 def said_by(where: str, node: ast.AST, scope: ast.AST) -> Iterator[Said]:
-    if isinstance(node, ast.Tuple) and len(node.elts) == 2 and called(node.elts[1]) == "error":
-        status, answer = node.elts  # `app.py`: a status and the body that goes with it
-        assert isinstance(answer, ast.Call)
-        for one in constants(where, answer.args[1], scope):
-            yield Said(one, status_of(where, status), "", "app")
-        return
     name = called(node)
     if not isinstance(node, ast.Call):
         return
     if name in PLACES and len(node.args) >= 2:
+        if isinstance(node.args[1], ast.Attribute) and node.args[1].attr == "code":
+            return  # in other words what was said elsewhere
         given = {word.arg: word.value for word in node.keywords}
         typed = node.args[4] if len(node.args) > 4 else given.get("type")
         kinds = constants(where, typed, scope) if typed is not None else [""]
@@ -652,6 +689,8 @@ def constants(where: str, node: ast.expr, scope: ast.AST) -> list[str]:
         ]
         if values:
             return [text for value in values for text in constants(where, value, scope)]
+    if isinstance(node, ast.Attribute) and ast.unparse(node) == "reply.code":
+        return []  # Documented where that reply is made.
     raise Stale(f"{where}:{node.lineno}: the code of a reply must be a constant, to be documented")
 
 
@@ -676,11 +715,10 @@ def types_of(said: Said) -> tuple[str, str, str]:
     """Status, OpenAI's type and Anthropic's, as the dialects themselves make them."""
     if said.status == 0:
         return "in a stream", "server_error", "api_error"
-    if said.place == "edge":
-        body = _envelope(Refused(said.status, said.code, ""), b"\r\n").partition(b"\r\n\r\n")[2]
-        return str(said.status), error_in(body, "type"), ""
     reply = Reply(said.status, said.code, type=said.type)
     openai, anthropic = OpenAI().reply(reply, ""), Anthropic().reply(reply, "")
+    if said.place == "edge":
+        openai = plainly(Refused(said.status, said.code, ""))[:2]
     status = str(openai[0]) + (f" ({anthropic[0]})" if anthropic[0] != openai[0] else "")
     return status, error_in(openai[1], "type"), error_in(anthropic[1], "type")
 
@@ -710,23 +748,21 @@ def replies() -> str:
                 lines[line] = None
         return sorted(lines)
 
-    early = ("code", "status", "type", "when")
+    shapes = ("code", "status", "OpenAI's type", "Anthropic's type", "when")
     return page(
         "Replies",
         "What the gateway answers itself. `code` is stable: branch on it, not on the "
-        "message. Each reply holds the request's id, but for those without a route. "
+        "message. Each reply holds the request's id. "
         "Everything else that a client sees in an error is the provider's own; see "
         "[failures](../explanation/failures.md).",
         "## From the chain",
         "In the error shape of the route's dialect. Anthropic's has the code in "
         "`error.details.error_code`; a status in brackets is the one sent there.",
-        table(("code", "status", "OpenAI's type", "Anthropic's type", "when"), rows("chain")),
-        "## Without a route",
-        "In OpenAI's shape.",
-        table(early, [(row[0], row[1], row[2], row[4]) for row in rows("app")]),
-        "## From the edge",
-        "Refused before anything else sees them, in OpenAI's shape. The connection ends.",
-        table(early, [(row[0], row[1], row[2], row[4]) for row in rows("edge")]),
+        table(shapes, rows("chain")),
+        "## From the edge, and without a route",
+        "Refused before a chain sees them: in the error shape of the route at that path or above "
+        "it, else in OpenAI's. When the edge refuses, the connection ends.",
+        table(shapes, rows("edge")),
         "## Not errors",
         "Codes that appear in the access log and the books only.",
         table(("code", "what it is"), sorted(answers)),
@@ -772,8 +808,7 @@ def header_names() -> set[str]:
         names |= names_in(dialect.head("req_", 0))
         limits = names_in(dialect.limit_lines([("requests", room)], 0.0))
         names |= {name.replace("requests", "*") for name in limits}
-    head = _envelope(Refused(503, "overloaded", ""), b"\r\n").partition(b"\r\n\r\n")[0]
-    names |= {line.partition(b":")[0].decode() for line in head.split(b"\r\n")[1:] if b":" in line}
+    names |= names_in(plainly(Refused(503, "", ""))[2]) | {"content-length"}
     return names
 
 

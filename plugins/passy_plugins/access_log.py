@@ -18,6 +18,7 @@ from passy_proxy import (
     hookimpl,
     setting,
 )
+from passy_proxy.keys import hidden
 from passy_proxy.structs import Struct, dumped
 
 
@@ -36,6 +37,7 @@ FLAGS = {
     "timeout": "UT",
     "broken": "UC",
     "protocol": "UC",
+    "ejected": "UO",
 }
 """Failure of an attempt → response flag, after Envoy's."""
 
@@ -48,6 +50,7 @@ CODES = {
 
 class AccessLog(Filter):
     name = "access_log"
+    on_error = "open"
     config: Config
 
     async def start(self) -> None:
@@ -64,7 +67,7 @@ class AccessLog(Filter):
         try:
             self._writer.put(self._line(ex))
         except (ValueError, TypeError):  # One that cannot be said.
-            self._writer.dropped += 1
+            self._writer.drop()
 
 
 def flags(ex: Exchange) -> str:
@@ -117,14 +120,14 @@ def as_json(ex: Exchange) -> bytes:
         clock(second) + MILLISECONDS[millisecond],
         ex.id,
         request.method,
-        request.path,
+        hidden(request.path),
         499 if kind == "client_gone" else ex.status,
         outcome.code or kind,
         int((monotonic() - started) * 10_000 + 0.5) / 10,
         int((written_at - started) * 10_000 + 0.5) / 10 if written_at else None,
         principal.key_id if principal else None,
         principal.organisation if principal else None,
-        head.model[:LONGEST_NAME] or None,
+        hidden(head.model[:LONGEST_NAME]) or None,
         head.stream,
         attempts[-1].target.label if attempts else None,
         count,
@@ -153,7 +156,7 @@ def as_text(ex: Exchange) -> bytes:
     colour = 32 if status < 400 else 33 if status < 500 else 31
     time = datetime.fromtimestamp(ex.at, UTC).astimezone().strftime("%H:%M:%S")
     request, usage = ex.request, ex.usage
-    what = f"{request.method} {request.path} {request.head.model[:LONGEST_NAME]}".rstrip()
+    what = hidden(f"{request.method} {request.path} {request.head.model[:LONGEST_NAME]}").rstrip()
     upstream = f" → {printable(ex.attempts[-1].target.label)}" if ex.attempts else ""
     tokens = f" · {usage.input} in, {usage.output} out" if usage else ""
     flagged = flags(ex)

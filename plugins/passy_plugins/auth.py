@@ -21,6 +21,7 @@ from passy_proxy import (
     Reply,
     Settings,
     StoreUnavailable,
+    credentials,
     hookimpl,
     keys,
     setting,
@@ -72,10 +73,12 @@ class Memory:
 
 class Auth(Filter):
     name = "auth"
+    needs = frozenset({"credentials"})
     provides = frozenset({"principal"})
     config: Config
 
     async def start(self) -> None:
+        self._shown = credentials(self)
         self._digest = keys.Digester(self.config.keyring.pepper)
         self._known = Memory(self.config.known)
         self._unknown = Memory(self.config.unknown)
@@ -87,7 +90,7 @@ class Auth(Filter):
         self._bare = Memory(self.config.known)
 
     def on_request(self, ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
-        get = ex.request.fields.get
+        get = self._shown(ex.request).get
         shown = get(b"authorization")  # It wins over the others.
         if shown is not None:
             seen = self._bearers.get(shown, NEVER_SEEN)
@@ -104,7 +107,7 @@ class Auth(Filter):
 
     def read(self, ex: Exchange, shown: bytes) -> Reply | Awaitable[Reply | None] | None:
         """All of it, for a header that is not remembered or may not let in."""
-        if b"authorization" in ex.request.fields:
+        if b"authorization" in self._shown(ex.request):
             memory, key = self._bearers, bearer(shown)
         else:
             memory, key = self._bare, shown.strip()

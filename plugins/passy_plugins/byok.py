@@ -58,6 +58,8 @@ class Shown(NamedTuple):
     """``None``: it has none, so the operator's is used."""
     fresh: float
     stale: float
+    fit: bool
+    """A header can carry it."""
 
 
 class Byok(Filter):
@@ -130,8 +132,7 @@ class Byok(Filter):
         shown = self._shown.get((organisation, upstream.key))
         if shown is None or shown.fresh <= monotonic():
             return self.read(attempt, organisation, shown)
-        show(attempt, shown.credential)
-        return None
+        return show(attempt, shown)
 
     async def read(
         self, attempt: Attempt, organisation: str, shown: Shown | None
@@ -141,8 +142,7 @@ class Byok(Filter):
             shown = await self.credential(organisation, attempt.target.upstream.key, shown)
         except StoreUnavailable:
             return Failure("refused", "the organisation's own key cannot be read now")
-        show(attempt, shown.credential)
-        return None
+        return show(attempt, shown)
 
     async def credential(self, organisation: str, upstream: str, shown: Shown | None) -> Shown:
         """Ask the vault for their key; an earlier answer serves while it is away."""
@@ -153,17 +153,24 @@ class Byok(Filter):
             if shown is not None and shown.stale > now:
                 return shown
             raise
-        shown = Shown(credential, now + self.config.ttl, now + self.config.stale)
+        fit = credential is None or (
+            (secret := credential.secret).isascii() and secret.isprintable()
+        )
+        shown = Shown(credential, now + self.config.ttl, now + self.config.stale, fit)
         remember(self._shown, (organisation, upstream), shown, self.config.known)
         return shown
 
 
-def show(attempt: Attempt, credential: Credential | None) -> None:
+def show(attempt: Attempt, shown: Shown) -> Failure | None:
     """Their credential in place of the operator's."""
+    credential = shown.credential
+    if not shown.fit:
+        return Failure("refused", "the organisation's own key has characters no header can carry")
     if credential is not None:
         attempt.credential = credential
     elif attempt.target.upstream.owner != "operator":
         attempt.credential = None  # Their upstream without a key: it gets none, least of all ours.
+    return None
 
 
 K = TypeVar("K")

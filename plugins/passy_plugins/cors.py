@@ -7,8 +7,12 @@ it does not bring itself: its own key.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from passy_proxy import Exchange, Filter, Head, Reply, Settings, hookimpl, setting
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 
 class Config(Settings):
@@ -20,7 +24,14 @@ class Config(Settings):
 
 class Cors(Filter):
     name = "cors"
+    vouches = True
     config: Config
+
+    def __init__(self, config: Config, log: FilteringBoundLogger) -> None:
+        super().__init__(config, log)
+        for text in (*config.origins, *config.methods, *config.headers):
+            if not (text.isascii() and text.isprintable()):
+                raise ValueError(f"{text!r} cannot stand in a header")
 
     async def start(self) -> None:
         self._any = "*" in self.config.origins

@@ -125,6 +125,7 @@ OWN: StashKey[bool] = StashKey("rate_limit.own")
 
 class RateLimit(Filter):
     name = "rate_limit"
+    vouches = True
     needs = frozenset({"principal", "body"})
     config: Config
 

@@ -21,6 +21,7 @@ from passy_proxy import (
     Terminal,
     Upstream,
     Upstreams,
+    credentials,
     hookimpl,
     json,
     setting,
@@ -39,7 +40,7 @@ class Config(Settings):
 
 class Routing(Terminal):
     name = "routing"
-    needs = frozenset()
+    needs = frozenset({"credentials"})
     config: Config
 
     async def start(self) -> None:
@@ -47,6 +48,7 @@ class Routing(Terminal):
         if 0 < len(token) < SHORTEST:
             raise ValueError(f"the admin token is shorter than {SHORTEST} characters")
         self._token = token.encode()
+        self._shown = credentials(self)
         self._body = json.dumps(
             {
                 "providers": [provider(one) for one in self.config.upstreams.values()],
@@ -57,7 +59,7 @@ class Routing(Terminal):
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
         if not self._token:
             return Reply(403, "admin_disabled", "Set PASSY_ADMIN_TOKEN to ask for this.")
-        scheme, _, shown = (ex.request.header(b"authorization") or b"").partition(b" ")
+        scheme, _, shown = self._shown(ex.request).get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not compare_digest(shown.strip(), self._token):
             return Reply(401, "invalid_admin_token", "This needs the admin token.")
         return Reply(200, "routing", body=self._body)
@@ -71,6 +73,7 @@ def provider(upstream: Upstream) -> dict[str, object]:
         "baseUrl": upstream.url,
         "models": list(upstream.models),
         "dialect": upstream.dialect.name if upstream.dialect else None,
+        "verified": upstream.verified,
     }
 
 

@@ -1,27 +1,34 @@
 """Metering: one record for each exchange, with exact tokens where the provider told them, its cost,
 and every attempt inside.
+
+The books hear of each attempt before it begins and of the exchange's end before the client does:
+whatever becomes of this process, an answer that a client saw complete has its record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from time import monotonic
+from typing import Literal
 
 from passy_proxy import (
+    Attempt,
     Exchange,
     Filter,
     Head,
     Ledger,
     Models,
     Prices,
+    Reply,
     Settings,
     StashKey,
+    Target,
     Usage,
-    UsageRecord,
     UsageRow,
     hookimpl,
     setting,
 )
+from passy_proxy.estimate import METERED, estimated, prompt_estimate
 from passy_proxy.prices import Price
 
 
@@ -29,14 +36,37 @@ class Config(Settings):
     ledger: Ledger = setting(..., "The store that keeps the books.")
     prices: Prices = setting("prices", "What tokens cost; overlays are written under prices:.")
     models: Models = setting("models", "The table of models, whose prices are looked up at start.")
+    when_client_leaves: Literal["stop", "drain"] = setting(
+        "stop",
+        "In the middle of an answer: stop the provider, and estimate what it had said; or read its"
+        " answer to the end, to record what it says that it cost.",
+    )
+    unanswered: Literal["nothing", "prompt"] = setting(
+        "nothing",
+        "What is recorded when a client leaves before the provider has said a word: no tokens, or"
+        " an estimate of the prompt's.",
+    )
+    when_full: Literal["refuse", "serve"] = setting(
+        "refuse",
+        "When the journal's disk is full, so that no record can be kept: refuse new requests, or"
+        " serve them unmetered, which is counted and logged.",
+    )
 
 
 class Metering(Filter):
     name = "usage"
+    vouches = True
     config: Config
 
     async def start(self) -> None:
+        self._ledger = self.config.ledger
+        self._begin = self.config.ledger.begin
         self._record = self.config.ledger.record
+        self._drains = self.config.when_client_leaves == "drain"
+        self._guesses = self.config.unanswered == "prompt"
+        self._serve = self.config.when_full == "serve"
+        self.unmetered = 0
+        """Exchanges that left no record."""
         self._price = self.config.prices.of
         models = self.config.models
         targets = [target for model in models.aliases for target in model.targets]
@@ -45,7 +75,33 @@ class Metering(Filter):
         self.config.prices.start(targets)
 
     async def stop(self) -> None:
+        if self.unmetered:
+            self.log.warning("unmetered_requests", count=self.unmetered)
         await self.config.prices.stop()
+
+    def on_request(self, ex: Exchange) -> Reply | None:
+        if self._ledger.full and not self._serve:
+            message = "No usage could be recorded now, so nothing is served. Try again later."
+            return Reply(503, "metering_unavailable", message, [(b"retry-after", b"5")])
+        return None
+
+    def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
+        ex.drains = self._drains
+        request, principal = ex.request, ex.principal
+        head = request.head
+        self._begin(
+            (
+                ex.id,
+                int(ex.at * 1000 + 0.5),
+                principal.key_id if principal else "",
+                (principal.organisation or "") if principal else "",
+                ex.route.match,
+                head.model,
+                1 if head.stream else 0,
+                prompt_estimate(request.body) if request.operation in METERED else 0,
+                [begun(ex, each) for each in ex.attempts],
+            )
+        )
 
     def on_response(self, ex: Exchange, head: Head) -> None:
         # A plain answer was read whole before its head is sent, so its cost is known in time.
@@ -58,35 +114,53 @@ class Metering(Filter):
             ex.stash[COST] = (nanos, price.text)
             head.lines += b"x-passy-cost-usd: %d.%09d\r\n" % divmod(nanos, 1_000_000_000)
 
-    def on_complete(self, ex: Exchange) -> None:
-        reply = ex.reply
-        if reply is not None and reply.status == 401:
-            return  # Nobody we know, and nobody was asked: strangers cannot grow the books.
+    def on_end(self, ex: Exchange) -> Awaitable[None] | None:
+        attempts, reply = ex.attempts, ex.reply
+        if reply is not None and not attempts and unrecorded(reply):
+            return None
         cost = ex.stash.get(COST)
         usage = ex.usage
-        if cost is None and usage is not None and ex.attempts:
-            price = self._price(ex.attempts[-1].target, ex.request.head.model, ex.at)
+        if usage is None and self._guesses and ex.gone and attempts:
+            usage = ex.usage = estimated(ex.request.body, 0)
+        if cost is None and usage is not None and attempts:
+            price = self._price(attempts[-1].target, ex.request.head.model, ex.at)
             if price is None:
-                self._record_later(ex, usage)
-                return
-            cost = (price.cost(usage), price.text)
-        self._record(row(ex, cost or UNPRICED))
+                self._price_later(ex.id, ex.at, ex.request.head.model, attempts[-1].target, usage)
+            else:
+                cost = ex.stash[COST] = (price.cost(usage), price.text)
+        kept = self._record(row(ex, cost or UNPRICED))
+        if isinstance(kept, Awaitable):
+            return self._count(kept)
+        if not kept:
+            self.unmetered += 1
+        return None
 
-    def _record_later(self, ex: Exchange, usage: Usage) -> None:
-        """Perhaps the price is being looked up right now. The record can wait for it: the client
-        has its answer, and nothing of the exchange is held meanwhile."""
-        unpriced, keep = row(ex, UNPRICED), self._record
+    async def _count(self, kept: Awaitable[bool]) -> None:
+        if not await kept:
+            self.unmetered += 1
+
+    def _price_later(self, id: str, at: float, asked: str, target: Target, usage: Usage) -> None:
+        """Perhaps the price is being looked up right now. The record does not wait for it, and
+        nothing of the exchange is held meanwhile."""
+        enter_price = self.config.ledger.price
 
         def enter(price: Price | None) -> None:
-            if price is None:
-                keep(unpriced)
-            else:
-                record, nanos = UsageRecord.of(unpriced), price.cost(usage)
-                keep(record._replace(cost_nanos=nanos, price=price.text).row())
+            if price is not None:
+                enter_price(id, price.cost(usage), price.text)
 
-        target = ex.attempts[-1].target
-        model = target.model or ex.request.head.model
-        self.config.prices.when_known(target.upstream, model, ex.at, enter)
+        self.config.prices.when_known(target.upstream, target.model or asked, at, enter)
+
+
+def unrecorded(reply: Reply) -> bool:
+    """Nobody we know was answered, and strangers cannot grow the books; or there is no room."""
+    return reply.status == 401 or reply.code == "metering_unavailable"
+
+
+def begun(ex: Exchange, attempt: Attempt) -> tuple[str, str, int]:
+    """Whom an attempt asks, and how many milliseconds after the exchange began."""
+    target = attempt.target
+    model = target.model or ex.request.head.model
+    return target.upstream.name, model, int((attempt.started - ex.started) * 1000)
 
 
 def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:

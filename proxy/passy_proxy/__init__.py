@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from passy_proxy import json as json
     from passy_proxy import keys as keys
     from passy_proxy.answer import failed_reply as failed_reply
+    from passy_proxy.answer import made as made
+    from passy_proxy.answer import single as single
     from passy_proxy.attempt import Attempt as Attempt
     from passy_proxy.attempt import Dispatch as Dispatch
     from passy_proxy.config.settings import OptionalSecret as OptionalSecret
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from passy_proxy.exchange import Exchange as Exchange
     from passy_proxy.exchange import Outcome as Outcome
     from passy_proxy.exchange import Request as Request
+    from passy_proxy.exchange import credentials as credentials
     from passy_proxy.filter import Filter as Filter
     from passy_proxy.filter import Terminal as Terminal
     from passy_proxy.hookspecs import hookimpl as hookimpl
@@ -74,16 +77,17 @@ if TYPE_CHECKING:
     from passy_proxy.upstream import Target as Target
     from passy_proxy.upstream import Upstream as Upstream
     from passy_proxy.upstream import Upstreams as Upstreams
+    from passy_proxy.vitals import Vitals as Vitals
 
 _HOMES = {
-    "answer": "failed_reply",
+    "answer": "failed_reply made single",
     "attempt": "Attempt Dispatch",
     "config.settings": "OptionalSecret Secret Settings setting",
     "connections": "Connections",
     "dialect": "Dialect Tap",
     "estimate": "prompt_estimate",
     "event": "Event Failure Head Reply",
-    "exchange": "Exchange Outcome Request",
+    "exchange": "Exchange Outcome Request credentials",
     "filter": "Filter Terminal",
     "hookspecs": "hookimpl",
     "keyring": "Keyring",
@@ -98,6 +102,7 @@ _HOMES = {
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",
+    "vitals": "Vitals",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = ("json", "keys")

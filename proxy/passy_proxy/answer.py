@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from itertools import compress, islice
+from math import ceil
 from operator import itemgetter
 from time import monotonic
 
 from passy_proxy.attempt import Attempt
 from passy_proxy.event import Head, Reply
 from passy_proxy.exchange import Exchange
+from passy_proxy.framing import unnamed
 
 Headers = list[tuple[bytes, bytes]]
 NAME = itemgetter(0)
@@ -27,7 +29,20 @@ HOP_BY_HOP = (
     b"upgrade",
 )
 OURS = (b"content-length", b"server", b"date", b"cache-control", b"x-accel-buffering")
-ACCOUNT = (b"set-cookie", b"openai-organization", b"openai-project", b"anthropic-organization-id")
+ACCOUNT = (
+    b"set-cookie",
+    b"set-cookie2",
+    b"openai-organization",
+    b"openai-project",
+    b"anthropic-organization-id",
+    b"anthropic-workspace-id",
+    b"x-account-id",
+    b"x-organization-id",
+    b"x-org-id",
+    b"x-project-id",
+    b"x-team-id",
+    b"x-user-id",
+)
 """What would tell one tenant about the account it shares with others."""
 ORIGIN = (
     b"alt-svc",
@@ -85,14 +100,13 @@ STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 def carried(headers: Headers, fields: Mapping[bytes, bytes]) -> Headers:
     """The upstream's headers that go on to the client; ``fields`` are the same by name."""
+    if b"connection" in fields:
+        named = b",".join([value for name, value in headers if name == b"connection"])
+        if named.lower() not in (b"keep-alive", b"close"):
+            headers = unnamed(headers, named)
     passing = list(compress(headers, map(PASSING.__getitem__, map(NAME, headers))))
     if not RENAMED.keys().isdisjoint(fields):
         passing += [(RENAMED[name], value) for name, value in headers if name in RENAMED]
-    if b"connection" in fields:
-        named = b",".join([value for name, value in headers if name == b"connection"]).lower()
-        if named not in (b"keep-alive", b"close"):
-            listed = {token.strip() for token in named.split(b",")}
-            passing = [pair for pair in passing if pair[0] not in listed]
     return passing
 
 
@@ -106,7 +120,7 @@ def relayed_head(ex: Exchange, attempt: Attempt) -> Head:
     waited = upstream if len(ex.attempts) == 1 else sum(map(to_head, ex.attempts))
     lines = ex.route.dialect.head(ex.id, int(elapsed * 1000)) + TOLD % (
         attempt.target.header,
-        len(ex.attempts),
+        made(ex),
         upstream * 1000,
         (elapsed - waited) * 1000,
         ex.snapshot.hash,
@@ -140,7 +154,8 @@ def problem_head(ex: Exchange, attempt: Attempt) -> Head:
     head.status = attempt.failure.status
     if head.status >= 400:
         kept = [pair for pair in head.headers if pair[0] not in DESCRIBING]
-        if len(ex.attempts) > 1:  # We have tried again ourselves; a client's retry only adds to it.
+        if attempt.failure.final or made(ex) > 1:
+            # We have tried again ourselves; a client's retry only adds to it.
             kept = [pair for pair in kept if pair[0] != NO_RETRY[0]] + [NO_RETRY]
         head.headers = [*kept, (b"content-type", b"application/json")]
     return head
@@ -155,11 +170,30 @@ def replied_head(ex: Exchange, reply: Reply) -> tuple[Head, bytes]:
     lines = ex.route.dialect.head(ex.id, int((monotonic() - ex.started) * 1000))
     lines += b"x-passy-config: %b\r\n" % ex.snapshot.hash
     if ex.attempts:
-        lines += b"x-passy-attempts: %d\r\n" % len(ex.attempts)
+        lines += b"x-passy-attempts: %d\r\n" % made(ex)
     return Head(status, [(b"content-type", reply.content_type), *reply.headers], lines), body
 
 
 NO_RETRY = (b"x-should-retry", b"false")
+
+
+def made(ex: Exchange) -> int:
+    """How many tries there were: a target that was passed over was not asked."""
+    attempts = ex.attempts
+    if len(attempts) == 1 and attempts[0].failure is None:
+        return 1
+    return sum(not passed_over(one) for one in attempts)
+
+
+def passed_over(attempt: Attempt) -> bool:
+    """Whether a filter kept the target from being tried at all."""
+    return attempt.failure is not None and attempt.failure.kind == "ejected"
+
+
+def single(ex: Exchange) -> bool:
+    """Whether all tries were at one target."""
+    tried = [one for one in ex.attempts if not passed_over(one)]
+    return all(one.target is tried[0].target for one in tried)
 
 
 def failed_reply(ex: Exchange) -> Reply:
@@ -167,19 +201,31 @@ def failed_reply(ex: Exchange) -> Reply:
     last = ex.attempts[-1]
     failure = last.failure
     assert failure is not None
-    alone = len(ex.attempts) == 1
+    if not made(ex):
+        return resting(ex)
+    once, alone = made(ex) == 1, single(ex)
     if failure.kind == "untranslatable" and alone:
         return Reply(400, "unsupported_parameter", failure.message)
     tried = [told(attempt) for attempt in ex.attempts]
     # The same here, and when the one try may have been billed.
-    headers = [] if alone and not failure.sent else [NO_RETRY]
+    sent = any(one.failure and one.failure.sent for one in ex.attempts)
+    headers = [] if once and not sent else [NO_RETRY]
     named = last.target.fallback_on or ()
     if failure.kind == "timeout" and alone and "timeout" not in named:
         message = f"{last.target.label} did not answer in time: {failure.message}"
         return Reply(504, "upstream_timeout", message, headers, attempts=tried)
     reasons = "; ".join(f"{one['provider']}: {one['reason']}" for one in tried)
-    message = f"All providers failed: {reasons}"
+    unasked = {target.label for target in ex.targets} - {one.target.label for one in ex.attempts}
+    message = f"{'No provider answered' if unasked else 'All providers failed'}: {reasons}"
     return Reply(502, "upstream_error", message, headers, "provider_error", attempts=tried)
+
+
+def resting(ex: Exchange) -> Reply:
+    """Nobody was asked: everybody has failed too often, and has been given a rest."""
+    after = min(one.failure.after for one in ex.attempts if one.failure)
+    message = "Every provider of this model has failed too often and is left alone for a while."
+    headers = [(b"retry-after", b"%d" % max(ceil(after), 1))]
+    return Reply(503, "no_healthy_target", message, headers, attempts=list(map(told, ex.attempts)))
 
 
 def told(attempt: Attempt) -> dict[str, object]:

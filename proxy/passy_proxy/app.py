@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable, Callable, MutableMapping
-from time import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from passy_proxy import json
-from passy_proxy.downstream import AsgiDownstream, Downstream, Headers
-from passy_proxy.exchange import Exchange, Request, new_id
-from passy_proxy.framing import Refused, RequestHead, check_path, told
+from passy_proxy.downstream import AsgiDownstream, Downstream
+from passy_proxy.exchange import Exchange, Request
+from passy_proxy.framing import Refused, RequestHead, check_path, check_told, told
+from passy_proxy.refusal import Said, plainly, spoken
 
 if TYPE_CHECKING:
     from passy_proxy.gateway import Gateway
@@ -37,9 +36,8 @@ class App:
         downstream: Downstream | None = (scope.get("extensions") or NOTHING).get("passy.edge")
         if downstream is None:
             downstream = AsgiDownstream(scope, receive, send)
-            if (refused := unclear(scope)) is not None:
-                body = error(str(refused), refused.code)
-                await self.say(downstream, refused.status, body, [identity()])
+            if (refusal := unclear(scope)) is not None:
+                await self.say(downstream, *self.refused(refusal))
                 return
         head = told(
             scope["method"],
@@ -60,36 +58,44 @@ class App:
         request = Request(head, downstream)
         return route.chain.run(Exchange(snapshot, route, request, downstream))
 
-    async def say(self, downstream: Downstream, status: int, body: bytes, headers: Headers) -> None:
+    def refused(self, refusal: Refused) -> Said:
+        """What is said to a request that no route sees, as those parse it who ask there."""
+        dialect = self.gateway.snapshot.routes.spoken(refusal.path)
+        return plainly(refusal) if dialect is None else spoken(refusal, dialect)
+
+    async def say(self, downstream: Downstream, status: int, body: bytes, lines: bytes) -> None:
         """An answer outside of every route."""
-        downstream.whole(status, [(b"content-type", b"application/json"), *headers], body)
+        downstream.whole(status, [(b"content-type", b"application/json")], body, lines)
         if (unsent := downstream.settle()) is not None:
             await unsent
 
     async def unrouted(self, method: str, path: str, downstream: Downstream) -> None:
         """Health for orchestrators; for everything else a 404 that helps."""
         known = self.gateway.health(path) if method in ("GET", "HEAD") else None
-        status, body = known or self.not_found(method, path)
-        headers = [] if known else [identity()]
+        if known is not None:
+            await self.say(downstream, *known, b"")
+            return
+        status, body, lines = self.refused(self.not_found(method, path))
         if status == 405:
             allowed = ", ".join(self.gateway.snapshot.routes.methods(path))
-            headers.append((b"allow", allowed.encode()))
-        await self.say(downstream, status, body, headers)
+            lines += b"allow: %b\r\n" % allowed.encode()
+        await self.say(downstream, status, body, lines)
 
-    def not_found(self, method: str, path: str) -> tuple[int, bytes]:
+    def not_found(self, method: str, path: str) -> Refused:
         """404, or 405 where another method would have done."""
         routes = self.gateway.snapshot.routes
         shown = path[:200]
         # A route for pre-flight requests to any path does not make the path a known one.
         if allowed := [one for one in routes.methods(path) if one != "OPTIONS"]:
             message = f"{method} is not possible at {shown}; use {' or '.join(allowed)}."
-            return 405, error(message, "method_not_allowed")
+            return Refused(405, "method_not_allowed", message, path)
         hint = ""
         for prefix in ("/v1", "/v1/v1"):
             other = f"/v1{path}" if prefix == "/v1" else path.removeprefix("/v1")
             if other != path and routes.find(method, other) is not None:
                 hint = f" Did you mean {other}? An OpenAI client's base_url ends in /v1."
-        return 404, error(f"There is nothing at {method} {shown}.{hint}", "unknown_url")
+        message = f"There is nothing at {method} {shown}.{hint}"
+        return Refused(404, "unknown_url", message, path)
 
     async def other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The server's life cycle; WebSockets are refused."""
@@ -125,20 +131,11 @@ def spare_the_collector() -> None:
 
 
 def unclear(scope: Scope) -> Refused | None:
-    """Why a path is refused that our own edge would not let in either."""
+    """Why a request is refused that our own edge would not let in either."""
     try:
         check_path(scope.get("raw_path") or quote(scope["path"]).encode())
-    except Refused as refused:
-        return refused
+        check_told(scope["query_string"], scope["headers"])
+    except Refused as refusal:
+        refusal.path = scope["path"]
+        return refusal
     return None
-
-
-def identity() -> tuple[bytes, bytes]:
-    """An id for an answer that no exchange is behind."""
-    return b"x-request-id", new_id(time()).encode()
-
-
-def error(message: str, code: str) -> bytes:
-    """OpenAI's error shape, for what no route's dialect speaks for."""
-    fields = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    return json.dumps({"error": fields})

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-import zlib
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from passy_proxy.dialect import Dialect, Tap, Untranslatable
+from passy_proxy.downstream import ClientGone
+from passy_proxy.edits import legal_attempt
 from passy_proxy.event import Failure
+from passy_proxy.faults import FilterFailed
 from passy_proxy.records import Credential
 from passy_proxy.transport import Leg, TransportError, UpstreamRequest
+from passy_proxy.unpacking import INFLATED, OpaqueTap, UnpackingTap, inflated
+from passy_proxy.veil import SHORTEST, veiled
 
 if TYPE_CHECKING:
     from passy_proxy.chain import Compiled
     from passy_proxy.exchange import Exchange
+    from passy_proxy.faults import Faults
     from passy_proxy.upstream import Target
 
 WHOLE = 1 << 20
@@ -26,7 +32,8 @@ can still take over, and its usage is read exactly. A larger one is relayed as i
 
 LONGEST_FIRST = 1 << 16
 """Bytes of a stream read in search of its first event; one that is longer is taken for good."""
-FIRST = re.compile(rb"(?:^|[\r\n])data:.*?(?:\n\n|\r\n\r\n|\r\r)", re.DOTALL)
+DATA = re.compile(rb"(?:^|[\r\n])data:")
+BLANK = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 
 
 class Attempt:
@@ -34,9 +41,9 @@ class Attempt:
 
     __slots__ = (
         "_client",
-        "_request",
         "_spoken",
         "answer",
+        "built",
         "credential",
         "dialect",
         "dropped",
@@ -63,7 +70,8 @@ class Attempt:
         self.dialect: Dialect = target.upstream.dialect or self._spoken
         self.dropped: tuple[str, ...] = ()
         """Parameters the translation could not carry."""
-        self._request: UpstreamRequest | None = None
+        self.built: UpstreamRequest | None = None
+        """``request``, once somebody has asked for it."""
         self.leg: Leg | None = None
         self.fields: Mapping[bytes, bytes] = NO_FIELDS
         """The answer's headers by name; of repeated ones the last."""
@@ -93,11 +101,11 @@ class Attempt:
     def request(self) -> UpstreamRequest:
         """What goes upstream: built by the dialect on first use, from the pristine request and the
         credential of that moment. ``on_attempt`` may edit it."""
-        if self._request is None:
-            self._request = self.dialect.request(
+        if self.built is None:
+            self.built = self.dialect.request(
                 self._client, self.target, self.credential, self._spoken.name
             )
-        return self._request
+        return self.built
 
     def opened(self, leg: Leg) -> bool:
         """The head is there. Whether what follows is the whole of a plain answer, to be taken at
@@ -110,6 +118,8 @@ class Attempt:
             spoken = self._spoken.name
             self.streamed = streamed = is_sse(fields)
             self.tap = self.dialect.tap(client, streamed, spoken)
+            if streamed and b"content-encoding" in fields:
+                self._take_packed(leg)
             if self.dialect.name == spoken:
                 return leg.complete and not streamed and not client.head.stream
             self.dropped = self.dialect.dropped(client, spoken)
@@ -128,7 +138,7 @@ class Attempt:
         leg, tap = self.leg, self.tap
         assert leg is not None
         assert tap is not None
-        self.answer = tap.whole(data)
+        self.answer = veiled(tap.whole(data), self.secrets)
         self.whole = True
         leg.close()
         if tap.error:
@@ -152,13 +162,22 @@ class Attempt:
             assert leg is not None
             assert tap is not None
             data = await leg.read()
-            if self._client.head.stream and data.startswith(EVENTS):
+            client = self._client
+            while client.head.stream and not leg.complete and data in BEGINNINGS:
+                data += await leg.read()
+            if client.head.stream and data.startswith(EVENTS):
                 return await self._take_for_stream(leg, data)
+            if isinstance(tap, OpaqueTap):
+                self.answer = tap.feed(data)
+                return True
             if not leg.complete:
                 data = await self._read_more(leg, data)
             if leg.complete and len(data) <= WHOLE:
                 self.take(data)
             else:
+                if client.operation and encoding_of(leg.headers) in INFLATED:
+                    self.tap = tap = UnpackingTap.around(tap)
+                    leg.headers = undescribed(leg.headers)
                 self.answer = tap.feed(data)
             if self.dialect.name != self._spoken.name:
                 leg.headers = undescribed(leg.headers)
@@ -166,13 +185,26 @@ class Attempt:
             self.failure = Failure(exc.kind, str(exc), sent=True)
         return self.failure is None
 
+    def _take_packed(self, leg: Leg) -> None:
+        """A stream that may be compressed, although that was not asked for."""
+        encoding = encoding_of(leg.headers)
+        if encoding in INFLATED:
+            assert self.tap is not None
+            self.tap = UnpackingTap.around(self.tap)
+            leg.headers = undescribed(leg.headers)
+        elif encoding and self.dialect.name == self._spoken.name:
+            self.streamed = False  # Nothing may be put between what cannot be read.
+            self.tap = cast(Tap, OpaqueTap())
+        elif encoding:
+            self.failure = Failure("stream", "an answer in an unknown encoding", sent=True)
+
     def _look_again(self, leg: Leg, tap: Tap, data: bytes) -> None:
         """An answer that says nothing may be compressed, although that was not asked for."""
         encoding = encoding_of(leg.headers)
         if encoding in INFLATED:
             if plain := inflated(data):
                 self.tap = tap = self.dialect.tap(self._client, False, self._spoken.name)
-                self.answer = tap.whole(plain)
+                self.answer = veiled(tap.whole(plain), self.secrets)
                 leg.headers = undescribed(leg.headers)
         elif encoding and self.dialect.name == self._spoken.name:
             tap.error = ""  # The client may be able to read it: we cannot.
@@ -180,7 +212,9 @@ class Attempt:
         if tap.error:
             self.answer = b""
             self.whole = False
-            self.failure = Failure("stream", self._veiled(tap.error.encode()).decode(), sent=True)
+            self.failure = Failure(
+                "stream", veiled(tap.error.encode(), self.secrets).decode(), sent=True
+            )
 
     async def _take_for_stream(self, leg: Leg, data: bytes) -> bool:
         """Events under the name of something else, for a client that asked for events."""
@@ -203,19 +237,29 @@ class Attempt:
             size += len(piece)
         return b"".join(pieces)
 
+    def _told(self, tap: Tap) -> Failure:
+        """The error that an answer of 200 told of."""
+        said = veiled(tap.error.encode(), self.secrets).decode("utf-8", "replace")
+        return Failure("stream", said, sent=True)
+
     async def _read_first(self) -> None:
         leg, tap = self.leg, self.tap
         assert leg is not None
         assert tap is not None
         # Comments are no event: what keeps a connection alive commits to nothing.
-        while not FIRST.search(self.answer) and len(self.answer) < LONGEST_FIRST:
+        while not has_event(self.answer) and len(self.answer) < LONGEST_FIRST:
             raw = await leg.read()
             if not raw:
                 self.answer += tap.finish()
+                if not tap.done:
+                    message = "the stream ended before its first event"
+                    self.failure = Failure("broken", message, sent=True)
                 break
             self.answer += tap.feed(raw)
         if tap.error and not tap.text_bytes:
-            self.failure = Failure("stream", self._veiled(tap.error.encode()).decode(), sent=True)
+            self.failure = Failure(
+                "stream", veiled(tap.error.encode(), self.secrets).decode(), sent=True
+            )
 
     async def problem(self) -> bytes:
         """The body of an error status, in the client's shape (at most ``WHOLE`` bytes of it)."""
@@ -223,38 +267,37 @@ class Attempt:
         assert leg is not None
         assert failure is not None
         try:
-            body = await leg.read_all(WHOLE)
-        except TransportError:
+            # The refusal is known. What its upstream says of it is not waited for byte by byte.
+            async with asyncio.timeout(self.target.timeouts.idle):
+                body = await leg.read_all(WHOLE)
+        except (TransportError, TimeoutError):
             body = b""
         self.close()
         status = failure.status or 502
         if status < 400:
-            return body
+            return veiled(body, self.secrets)
         if leg.status < 400:
             body = f"The upstream gave no answer: {failure.message}.".encode()
         elif encoding_of(leg.headers):
             body = b""
-        return self._veiled(self.dialect.problem(status, body, self._spoken.name))
+        return veiled(self.dialect.problem(status, body, self._spoken.name), self.secrets)
+
+    @property
+    def secrets(self) -> Sequence[bytes]:
+        """What was shown to the upstream and is nobody else's, as far as it may be repeated."""
+        shown = self.target.upstream.secrets
+        credential = self.credential
+        if credential is None or len(credential.secret) < SHORTEST:
+            return shown
+        return (credential.secret.encode(), *shown)
 
     def veiled(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """``headers`` without the credential, should the upstream have repeated it."""
-        if self.credential is None:
-            return headers
+        """``headers`` without the secrets, should the upstream have repeated one."""
+        secrets = self.secrets
         values = b"\n".join(map(VALUE, headers))
-        if self._veiled(values) is values:
+        if veiled(values, secrets) is values:
             return headers
-        return [(name, self._veiled(value)) for name, value in headers]
-
-    def _veiled(self, text: bytes) -> bytes:
-        """``text`` without the credential; the same object where it is not in it.
-
-        What is shorter than a key can be is a placeholder, and a word like any other.
-        """
-        credential = self.credential
-        if credential is None or len(credential.secret) < SHORTEST_KEY:
-            return text
-        secret = credential.secret.encode()
-        return text.replace(secret, b"[redacted]") if text.find(secret) >= 0 else text
+        return [(name, veiled(value, secrets)) for name, value in headers]
 
     def close(self) -> None:
         """Give the connection back, or drop it when its answer was not read to the end."""
@@ -266,11 +309,8 @@ NO_FIELDS: Mapping[bytes, bytes] = MappingProxyType({})
 VALUE = itemgetter(1)
 SSE = b"text/event-stream"
 EVENTS = (b"data:", b"event:", b":")
-SHORTEST_KEY = 8
-
-INFLATED = (b"gzip", b"x-gzip", b"deflate")
-MOST_INFLATED = 32 << 20
-MOST_RATIO = 100
+BEGINNINGS = frozenset(name[:size] for name in EVENTS for size in range(1, len(name)))
+"""What may still become one of them."""
 OF_BYTES = frozenset((b"content-encoding", b"content-md5", b"digest", b"etag"))
 
 
@@ -287,17 +327,11 @@ def encoding_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     return b""
 
 
-def inflated(body: bytes) -> bytes:
-    """``body`` unpacked; empty when it is cut, no gzip or deflate, or beyond the bounds above."""
-    most = min(len(body) * MOST_RATIO, MOST_INFLATED)
-    for bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
-        unpacking = zlib.decompressobj(bits)
-        try:
-            plain = unpacking.decompress(body, most)
-        except zlib.error:
-            continue
-        return plain if unpacking.eof else b""
-    return b""
+def has_event(data: bytes) -> bool:
+    """Whether a whole event with data is in it. Two searches: one that ties them together would
+    look for the end again from every line."""
+    begun = DATA.search(data)
+    return begun is not None and BLANK.search(data, begun.end()) is not None
 
 
 def is_sse(fields: Mapping[bytes, bytes]) -> bool:
@@ -308,27 +342,34 @@ def is_sse(fields: Mapping[bytes, bytes]) -> bool:
 class Dispatch:
     """Performs exactly one attempt: hooks, the dialect's request, the transport."""
 
-    __slots__ = ("after", "before")
+    __slots__ = ("after", "before", "faults")
 
-    def __init__(self, before: Compiled, after: Compiled) -> None:
+    def __init__(self, before: Compiled, after: Compiled, faults: Faults) -> None:
         self.before = before
         self.after = after
+        self.faults = faults
 
     async def __call__(self, ex: Exchange, target: Target) -> Attempt:
-        """Returns once the head is known, or the failure is. Ends the attempt before it."""
+        """Returns once the head is known, or the failure is. Ends the attempt before it.
+
+        Raises FilterFailed, and ClientGone when nobody is there any more to be answered.
+        """
         if ex.attempts:
-            await self.end(ex, ex.attempts[-1])
+            await self.end_last(ex)
         attempt = Attempt(ex, target)
         ex.attempts.append(attempt)
         for depth, hook in self.before:
-            if depth > ex.depth:
-                break
+            credential = attempt.credential
             try:
                 refusal = hook(ex, attempt)
                 if refusal is not None and not isinstance(refusal, Failure):
-                    refusal = await refusal
-            except Untranslatable as exc:  # It asked for ``attempt.request``.
-                refusal = Failure("untranslatable", str(exc))
+                    refusal = await self.judged(ex, depth, refusal)
+                if attempt.built is not None or attempt.credential is not credential:
+                    legal_attempt(attempt, credential)
+            except BaseException as exc:
+                refusal = self.failed(ex, attempt, depth, exc)
+                if refusal is None:
+                    attempt.built, attempt.credential = None, credential
             if refusal is not None:
                 attempt.failure = refusal
                 attempt.head_at = monotonic()
@@ -343,20 +384,62 @@ class Dispatch:
             return attempt
         finally:
             attempt.head_at = monotonic()
+            if (built := attempt.built) is not None and built.lost is not None:
+                self.enter_lost(ex, attempt, built.lost)
         if attempt.opened(leg):
             attempt.take(await leg.read())
         return attempt
 
+    async def end_last(self, ex: Exchange) -> None:
+        """The end of an attempt that another one follows. Raises ClientGone."""
+        await self.end(ex, ex.attempts[-1])
+        if ex.gone:  # Somebody has swallowed the cancellation, or it goes on to hear the price.
+            raise ClientGone
+
+    async def judged(self, ex: Exchange, depth: int, awaited: object) -> Failure | None:
+        """``on_attempt`` of a filter that has to wait."""
+        refusal = await self.faults.waited(ex, depth, awaited)
+        if refusal is not None and not isinstance(refusal, Failure):
+            raise TypeError(f"on_attempt returned {type(refusal).__name__}, which is no Failure")
+        return refusal
+
+    def failed(
+        self, ex: Exchange, attempt: Attempt, depth: int, exc: BaseException
+    ) -> Failure | None:
+        """What a hook's exception means for the attempt. Raises FilterFailed."""
+        if isinstance(exc, Untranslatable):  # It asked for ``attempt.request``.
+            return Failure("untranslatable", str(exc))
+        reply = self.faults.failed(ex, depth, "on_attempt", exc)
+        if reply is None:
+            return None
+        attempt.failure = Failure("refused", reply.message)
+        attempt.head_at = monotonic()
+        raise FilterFailed(reply) from exc
+
+    def enter_lost(self, ex: Exchange, attempt: Attempt, lost: TransportError) -> None:
+        """What went out twice is two attempts, although nobody but the transport made the first:
+        on a kept connection that was at its end. It says nothing of the upstream, so no filter
+        hears of it."""
+        first = Attempt(ex, attempt.target)
+        first.started = first.head_at = attempt.started
+        first.told = len(self.after)
+        first.failure = Failure(lost.kind, str(lost), sent=lost.sent)
+        ex.attempts.insert(-1, first)
+
     async def end(self, ex: Exchange, attempt: Attempt) -> None:
         """``on_attempt_end``, once per attempt and filter; its connection is given back.
 
-        When a filter fails or is cancelled, the next call goes on behind it.
+        A filter that fails keeps it from nobody. When one is cancelled, the next call goes on
+        behind it.
         """
         attempt.close()
         after = self.after
         while attempt.told < len(after):
-            _, hook = after[attempt.told]
+            depth, hook = after[attempt.told]
             attempt.told += 1
-            done = hook(ex, attempt)
-            if done is not None and isinstance(done, Awaitable):
-                await done
+            try:
+                done = hook(ex, attempt)
+                if done is not None and done is not attempt:
+                    await self.faults.waited_at_end(depth, done)
+            except BaseException as exc:
+                self.faults.ended(ex, depth, "on_attempt_end", exc)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 import secrets
 from codecs import utf_8_decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import compress
 from typing import Annotated
 
@@ -38,6 +38,7 @@ __all__ = [
     "Answer",
     "BadBody",
     "Head",
+    "JsonLimits",
     "member_span",
     "read_answer",
     "read_counts",
@@ -52,7 +53,7 @@ __all__ = [
 MAX_DEPTH = 128
 MOST = 1 << 40
 """No answer has as many tokens: a larger number is taken for this one, and fits every column."""
-MAX_NAMESAKES = 10_000
+MAX_NAMESAKES = 2_000
 
 _MODEL, _STREAM = b'"model":', b'"stream":'
 """With the colon: behind a value stands none, so that no value is ever taken for a key."""
@@ -75,6 +76,11 @@ _LONE_SURROGATE = re.compile(
 )
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
+_NOT_MARKS = bytes(sorted(set(range(256)) - set(b"[{:")))
+_NOT_STRUCTURE = bytes(sorted(set(range(256)) - set(b"[]{}:")))
+_COLON, _OPENERS = b":"[0], b"[{"
+_SMALL_ONES = [*(b"{%b}" % (b":" * count) for count in range(7)), b"[]"]
+_TWO_DIGITS = re.compile(rb"[0-9](?=[0-9])")
 
 
 class BadBody(ValueError):
@@ -84,6 +90,25 @@ class BadBody(ValueError):
         super().__init__(message)
         self.message = message
         self.param = param
+
+
+class JsonLimits:
+    """What a body may hold: values nested ``depth`` levels deep, ``keys`` members in one object,
+    numbers of ``digits`` digits; and of objects, lists and members together ``parts``, so that the
+    time it takes to find this out is bounded, too."""
+
+    __slots__ = ("depth", "digits", "keys", "large", "parts")
+
+    def __init__(self, depth: int = MAX_DEPTH, keys: int = 10_000, digits: int = 10_000) -> None:
+        self.depth = depth
+        self.keys = keys
+        self.digits = digits
+        self.parts = keys * 10
+        self.large = keys * len('"":0,')
+        """Bytes; a body that is no larger cannot have too many keys."""
+
+
+LIMITS = JsonLimits()
 
 
 class Head(Struct, frozen=True, gc=False):
@@ -253,8 +278,9 @@ _new = tuple.__new__
 _UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def read_head(body: bytes) -> Head:
-    """The head of a request body; BadBody when it is not JSON, or steers ambiguously."""
+def read_head(body: bytes, limits: JsonLimits = LIMITS) -> Head:
+    """The head of a request body; BadBody when it is not JSON, steers ambiguously, or is built in
+    a way that costs whoever reads it whole too much."""
     at = 0
     try:
         if len(body) > _SHORT:
@@ -263,12 +289,10 @@ def read_head(body: bytes) -> Head:
             marked = body.replace(_MODEL, _MODEL_MARK, 1).replace(_STREAM, _STREAM_MARK, 1)
         head = _decode_usual(marked)
     except _UNREADABLE:
-        return _unusual(body)
+        return _unusual(body, limits)
     if not body.isascii():
         _check_utf8(body)
-    # Few opening brackets, wherever they stand, are proof enough that nothing is nested deeply.
-    if len(body) - len(body.replace(b"{", b"", 129).replace(b"[", b"", 129)) > MAX_DEPTH:
-        _check_depth(body)
+    _check_structure(body, limits)
     if (
         head.given_max_tokens
         or head.given_stream_options
@@ -413,7 +437,7 @@ def _fuller(body: bytes, head: _Usual, at: int) -> Head:
     )
 
 
-def _unusual(body: bytes) -> Head:
+def _unusual(body: bytes, limits: JsonLimits) -> Head:
     """The head of any other body: spelled or ordered in another way, with nulls in it, or wrong."""
     try:
         wire = _decode_wire(body)
@@ -422,7 +446,7 @@ def _unusual(body: bytes) -> Head:
     at = _only_place(body)
     if not body.isascii():
         _check_utf8(body)
-    _check_depth(body)
+    _check_structure(body, limits)
     model, options, many = wire.model, wire.stream_options, wire.n
     if model is UNSET:
         raise BadBody("'model' is missing.", "model")
@@ -431,8 +455,8 @@ def _unusual(body: bytes) -> Head:
     names = [name for name in _LIMITS if getattr(wire, name) is not UNSET]
     if names:
         _once(body, names)
-    limits = wire.max_completion_tokens, wire.max_tokens, wire.max_output_tokens
-    limit = next((limit for limit in limits if limit is not None and limit is not UNSET), None)
+    said = wire.max_completion_tokens, wire.max_tokens, wire.max_output_tokens
+    limit = next((limit for limit in said if limit is not None and limit is not UNSET), None)
     return Head(
         model,
         wire.stream is True,
@@ -535,51 +559,127 @@ def _usage_edit(body: bytes, head: Head) -> tuple[int, int, bytes]:
 def _brackets(text: bytes) -> bytes:
     """The brackets of valid JSON in order, all of them square, those inside strings left out.
 
-    `text` begins and ends outside strings. Works in windows, so that a body of a million tiny
-    strings never becomes a million objects at once.
+    `text` begins and ends outside strings.
+    """
+    if text.find(b'"') < 0:
+        return text.translate(_SQUARE, _NOT_BRACKETS)
+    return b"".join([part.translate(_SQUARE, _NOT_BRACKETS) for part in _outside(text)])
+
+
+def _outside(text: bytes) -> Iterator[bytes]:
+    """Valid JSON without its strings, which begins and ends outside of them.
+
+    In windows, so that a body of a million tiny strings never becomes a million objects at once.
     """
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    kept = []
     inside = 0
     for at in range(0, len(text), _WINDOW):
         parts = text[at : at + _WINDOW].split(b'"')
-        kept.append(b"".join(parts[inside::2]).translate(_SQUARE, _NOT_BRACKETS))
+        yield b"".join(parts[inside::2])
         inside ^= (len(parts) - 1) & 1
-    return b"".join(kept)
 
 
-def _check_depth(body: bytes) -> None:
-    """BadBody when a value of this valid JSON is nested deeper than MAX_DEPTH."""
-    if not _shallow(body):
-        raise _too_deep()
+def _check_structure(body: bytes, limits: JsonLimits) -> None:
+    """BadBody when this valid JSON exceeds a limit.
+
+    Few brackets and colons, wherever they stand, are proof enough. Only what has more of them is
+    looked at for where they stand.
+    """
+    size, depth = len(body), limits.depth
+    if size > limits.digits:
+        _check_digits(body, limits.digits)
+    if size <= limits.large:
+        most = depth + 1
+        if size - len(body.replace(b"{", b"", most).replace(b"[", b"", most)) > depth:
+            _check_depth(body, depth, _openers(body))
+        return
+    marks = body.translate(None, _NOT_MARKS)
+    colons = marks.count(b":")
+    if colons > limits.keys or len(marks) > limits.parts:
+        _check_exactly(body, limits)
+    elif len(marks) - colons > depth:
+        _check_depth(body, depth, len(marks) - colons)
 
 
-def _shallow(body: bytes) -> bool:
-    """Whether no value of this valid JSON is nested deeper than MAX_DEPTH.
+def _check_exactly(body: bytes, limits: JsonLimits) -> None:
+    """BadBody when this valid JSON is nested too deeply, an object of it has too many members, or
+    all of it too many."""
+    kept = []
+    left = limits.parts
+    for text in _outside(body):
+        kept.append(text.translate(None, _NOT_STRUCTURE))
+        left -= len(kept[-1].translate(None, b"]}"))
+        if left < 0:
+            message = f"The body has more than {limits.parts} objects, lists and members."
+            raise BadBody(message)
+    structure = b"".join(kept)
+    if not _within(structure.translate(_SQUARE, b":"), limits.depth):
+        raise _too_deep(limits.depth)
+    for small in _SMALL_ONES * 3:  # what is left holds the large ones, and is mostly nothing
+        if len(small) <= limits.keys:
+            structure = structure.replace(small, b"")
+    around: list[int] = []  # members so far of what the present object or list stands in
+    members = 0
+    for byte in structure if structure.count(b":") > limits.keys else ():
+        if byte == _COLON:
+            members += 1
+            if members > limits.keys:
+                raise BadBody(f"An object has more than {limits.keys} members.")
+        elif byte in _OPENERS:
+            around.append(members)
+            members = 0
+        else:
+            members = around.pop()
+
+
+def _check_digits(body: bytes, most: int) -> None:
+    """BadBody when a number of this valid JSON has more than ``most`` digits in a row.
+
+    Where digits follow each other for so long, every so many bytes there is one of them.
+    """
+    step = max(1, most // 2)
+    for pair in _TWO_DIGITS.finditer(body[::step]):
+        at = pair.start() * step
+        if body[at : at + step].isdigit():
+            break
+    else:
+        return
+    if re.search(rb"[0-9]{%d}" % (most + 1), b"".join(_outside(body))) is not None:
+        raise BadBody(f"A number has more than {most} digits.")
+
+
+def _check_depth(body: bytes, limit: int, openers: int) -> None:
+    """BadBody when a value of this valid JSON is nested deeper than ``limit``."""
+    if not _shallow(body, limit, openers):
+        raise _too_deep(limit)
+
+
+def _shallow(body: bytes, most: int, openers: int) -> bool:
+    """Whether no value of this valid JSON, of ``openers`` in all, is nested deeper than ``most``.
 
     Few opening brackets, counted wherever they stand, are proof enough, for the whole body or for
     each element of its long lists. Only what is left is followed bracket by bracket.
     """
-    if _openers(body) <= MAX_DEPTH:
+    if openers <= most:
         return True
     if len(body) > _LISTS_UP_TO:  # a million elements would be a million objects
-        return _depth_within(body)
+        return _depth_within(body, most)
     try:
         lists = _decode_lists(body)
     except ValidationError:
-        return _depth_within(body)
+        return _depth_within(body, most)
     lengthy = (lists.messages, lists.tools, lists.input)
     elements = [bytes(raw) for raws in lengthy if isinstance(raws, list) for raw in raws]
     inside = _openers(b"".join(elements))
-    if _openers(body) - inside > MAX_DEPTH:
-        return _depth_within(body)
-    limit = MAX_DEPTH - 2
+    if openers - inside > most:
+        return _depth_within(body, most)
+    limit = most - 2
     step = max(1, limit // 2 * len(elements) // max(1, inside))  # on average half of the limit
     for at in range(0, len(elements), step):
         group = elements[at : at + step]
         if _openers(b"".join(group)) > limit and max(map(_openers, group)) > limit:
-            return _depth_within(body)
+            return _depth_within(body, most)
     return True
 
 
@@ -591,9 +691,13 @@ def _openers(text: bytes) -> int:
     return len(text) - len(text.replace(b"{", b"").replace(b"[", b""))
 
 
-def _depth_within(body: bytes) -> bool:
-    """Whether the nesting stays within MAX_DEPTH, exactly."""
-    brackets = _brackets(body)
+def _depth_within(body: bytes, most: int) -> bool:
+    """Whether the nesting stays within ``most`` levels, exactly."""
+    return _within(_brackets(body), most)
+
+
+def _within(brackets: bytes, most: int) -> bool:
+    """The same of brackets that are all square."""
     floor = 0
     while True:  # the innermost pairs go together, as long as that is worth a pass
         shorter = brackets.replace(b"[]", b"")
@@ -604,14 +708,14 @@ def _depth_within(body: bytes) -> bool:
     depth = 0
     for run in _RUNS.finditer(brackets):
         depth += run.end(1) - run.start(1)
-        if depth + floor > MAX_DEPTH:
+        if depth + floor > most:
             return False
         depth -= run.end(2) - run.start(2)
-    return floor <= MAX_DEPTH
+    return floor <= most
 
 
-def _too_deep() -> BadBody:
-    return BadBody(f"The body is nested deeper than {MAX_DEPTH} levels.")
+def _too_deep(most: int = MAX_DEPTH) -> BadBody:
+    return BadBody(f"The body is nested deeper than {most} levels.")
 
 
 def _check_utf8(body: bytes) -> None:
@@ -664,8 +768,13 @@ def _reason(body: bytes, text: str) -> str:
     byte = int(found[1]) if found else len(body)
     if "trailing characters" in text:
         byte -= 1  # counted as read
-    lone = _LONE_SURROGATE.search(body)
-    if lone and ("hex escape" in text or "surrogate" in text or not found):
+    if "hex escape" in text or "surrogate" in text or not found:
+        escaped = body.find(b"\\u")
+        far = escaped + (1 << 16)  # it is a kindness, and not worth a search of any length
+        lone = _LONE_SURROGATE.search(body, escaped, far) if escaped >= 0 else None
+    else:
+        lone = None
+    if lone:
         return f"half a surrogate pair at {_place(body, lone.start())}"
     if body[byte : byte + 3] in (b"NaN", b"Inf"):
         return f"NaN and Infinity are not JSON, at {_place(body, byte)}"

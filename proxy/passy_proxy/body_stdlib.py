@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from json.decoder import scanstring  # type: ignore[attr-defined]
+from math import inf
 from typing import Any, NamedTuple, NoReturn
 
 from passy_proxy.records import Usage
@@ -18,6 +19,7 @@ __all__ = [
     "Answer",
     "BadBody",
     "Head",
+    "JsonLimits",
     "member_span",
     "read_answer",
     "read_counts",
@@ -42,6 +44,21 @@ class BadBody(ValueError):
         super().__init__(message)
         self.message = message
         self.param = param
+
+
+class JsonLimits(NamedTuple):
+    """What a body may hold; see `body_msgspec.JsonLimits`."""
+
+    depth: int = MAX_DEPTH
+    keys: int = 10_000
+    digits: int = 10_000
+
+    @property
+    def parts(self) -> int:
+        return self.keys * 10
+
+
+LIMITS = JsonLimits()
 
 
 class Head(NamedTuple):
@@ -87,18 +104,18 @@ def _constant(name: str) -> NoReturn:
 _decoder = json.JSONDecoder(parse_constant=_constant)
 
 
-def _members(body: bytes) -> tuple[str, list[tuple[str, _Member]]]:
+def _members(body: bytes, limits: JsonLimits = LIMITS) -> tuple[str, list[tuple[str, _Member]]]:
     """The body as text, and its top-level members with their places in it."""
     if not body.strip(b" \t\r\n"):
         raise BadBody("The body is empty; a JSON object is expected.")
     try:
         text = body.decode()
-        _check_depth(text)
+        _check_structure(text, limits)
         return text, _read(text)
     except BadBody:
         raise
     except RecursionError:
-        raise BadBody(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
+        raise BadBody(f"The body is nested deeper than {limits.depth} levels.") from None
     except (ValueError, IndexError, StopIteration) as exc:
         raise BadBody(f"The body is not valid JSON: {exc or 'it ends too early'}.") from None
 
@@ -138,13 +155,33 @@ def _after(text: str, at: int, expected: str, *, space: bool = True) -> int:
     return _skip(text, at + 1) if space else at + 1
 
 
-def _check_depth(text: str) -> None:
-    depth = deepest = 0
-    for bracket in re.sub(r'"(?:[^"\\]|\\.)*+"|[^][{}"]+', "", text):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
-        raise BadBody(f"The body is nested deeper than {MAX_DEPTH} levels.")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string, to the end of the text where nothing ends it: were that no match, each quote in the
+rest would be tried as the beginning of another."""
+
+
+def _check_structure(text: str, limits: JsonLimits) -> None:
+    outside = _STRING.sub("", text)
+    if re.search(f"[0-9]{{{limits.digits + 1}}}", outside):
+        raise BadBody(f"A number has more than {limits.digits} digits.")
+    structure = re.sub(r"[^][{}:]+", "", outside)
+    if len(structure) - structure.count("]") - structure.count("}") > limits.parts:
+        message = f"The body has more than {limits.parts} objects, lists and members."
+        raise BadBody(message)
+    around: list[int] = []  # members so far of what the present object or list stands in
+    members = 0
+    for mark in structure:
+        if mark == ":":
+            members += 1
+            if members > limits.keys:
+                raise BadBody(f"An object has more than {limits.keys} members.")
+        elif mark in "[{":
+            around.append(members)
+            members = 0
+            if len(around) > limits.depth:
+                raise BadBody(f"The body is nested deeper than {limits.depth} levels.")
+        elif around:
+            members = around.pop()
 
 
 def _once(members: list[tuple[str, _Member]], name: str) -> _Member | None:
@@ -156,14 +193,16 @@ def _once(members: list[tuple[str, _Member]], name: str) -> _Member | None:
 
 def _typed(members: dict[str, Any], name: str, *kinds: type) -> Any:
     value = members.get(name)
+    if value in (inf, -inf):
+        raise BadBody(f"'{name}' is not valid: Number out of range.", name)
     if value is None or (isinstance(value, kinds) and (bool in kinds or value is not bool(value))):
         return value
     raise BadBody(f"'{name}' is not valid: expected {kinds[0].__name__}.", name)
 
 
-def read_head(body: bytes) -> Head:
-    """The head of a request body; BadBody when it is not JSON, or steers ambiguously."""
-    _, listed = _members(body)
+def read_head(body: bytes, limits: JsonLimits = LIMITS) -> Head:
+    """The head of a request body; BadBody as from `body_msgspec.read_head`."""
+    _, listed = _members(body, limits)
     for name in _STEERING:
         _once(listed, name)
     members = {name: member.value for name, member in listed}
@@ -174,14 +213,12 @@ def read_head(body: bytes) -> Head:
         raise BadBody("'model' is not valid: expected str.", "model")
     if not model:
         raise BadBody("'model' must not be empty.", "model")
-    for name in ("messages", "tools", "input"):
-        _typed(members, name, list, str)
     options = _typed(members, "stream_options", dict)
-    limits = [
+    said = [
         _typed(members, name, int, float)
         for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")
     ]
-    limit = next((one for one in limits if one is not None), None)
+    limit = next((one for one in said if one is not None), None)
     many = _typed(members, "n", int, float)
     return Head(
         model,

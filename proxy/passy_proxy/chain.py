@@ -9,8 +9,9 @@ waits need not pay for it.
 
 An exchange goes through three phases. *Descend*: ``on_request`` of each filter in order, then the
 terminal filter's ``route``, which makes attempts until it commits to one. *Ascend*: ``on_response``
-in reverse, then the answer, event by event. *Complete*: ``on_complete`` in reverse, exactly once
-for each filter the exchange entered, whatever happened before.
+in reverse, then the answer, event by event, and ``on_end`` just before its last bytes are released.
+*Complete*: ``on_complete`` in reverse, exactly once for each filter the exchange entered, whatever
+happened before.
 
 Two rules hold it together.
 
@@ -37,27 +38,42 @@ import pluggy
 from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
-from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone
+from passy_proxy.dialect import Tap
+from passy_proxy.downstream import BadUpload, BodyTimeout, BodyTooLarge, ClientGone
+from passy_proxy.edits import legal_events, legal_reply, watched
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
     CLIENT_GONE,
     CLIENT_STALLED,
+    FILTER_FAILED,
     INTERNAL_ERROR,
     OK,
+    SHUTDOWN,
     UPSTREAM_BROKEN,
     Exchange,
     Outcome,
 )
+from passy_proxy.faults import Faults, FilterFailed
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.heartbeat import Heartbeat
+from passy_proxy.log import Alarms
 from passy_proxy.request_body import body_refused, read_body
 from passy_proxy.sse import Decoder, MalformedStream
 from passy_proxy.transport import TransportError
+from passy_proxy.veil import Veil, veiled
 
 Compiled = tuple[tuple[int, Callable[..., Any]], ...]
 
-HOOKS = ("on_request", "on_attempt", "on_attempt_end", "on_response", "on_event", "on_complete")
+HOOKS = (
+    "on_request",
+    "on_attempt",
+    "on_attempt_end",
+    "on_response",
+    "on_event",
+    "on_end",
+    "on_complete",
+)
 
 
 class BadFilter(Exception):
@@ -107,7 +123,7 @@ def contract(filters: Sequence[Filter]) -> FilterRegistry:
 
 def _plain(filter: Filter, message: str) -> str:
     for name in dir(filter):
-        if name.startswith("on_") and name not in HOOKS:
+        if name.startswith("on_") and name not in HOOKS and callable(getattr(filter, name)):
             meant = nearest(name, HOOKS)
             hint = f"did you mean {meant!r}?" if meant else f"the hooks are {', '.join(HOOKS)}"
             return f"{filter.name}: there is no hook {name!r}; {hint}"
@@ -136,12 +152,20 @@ class Chain:
         self.full = len(filters)
         self.heartbeat = heartbeat
         """Seconds of silence in a stream before a comment is sent; 0 is never."""
+        self.alarms = Alarms()
         self.on_request = self._with_body(compiled(registry, filters, "on_request"))
-        self.on_response = compiled(registry, filters, "on_response")[::-1]
+        self.faults = Faults(filters)
+        self.on_response = tuple(
+            (depth, hook if self.filters[depth - 1].vouches else watched(hook))
+            for depth, hook in compiled(registry, filters, "on_response")[::-1]
+        )
         self.on_event = compiled(registry, filters, "on_event")[::-1]
+        self.on_end = compiled(registry, filters, "on_end")[::-1]
         self.on_complete = compiled(registry, filters, "on_complete")[::-1]
         self.dispatch = Dispatch(
-            compiled(registry, filters, "on_attempt"), compiled(registry, filters, "on_attempt_end")
+            compiled(registry, filters, "on_attempt"),
+            compiled(registry, filters, "on_attempt_end"),
+            self.faults,
         )
 
     def _with_body(self, steps: Compiled) -> Compiled:
@@ -170,20 +194,24 @@ class Chain:
                 downstream.watch(None)
         except asyncio.CancelledError:
             if not ex.gone:
-                ex.outcome = Outcome("upstream_broken", "shutdown")
+                ex.conclude(SHUTDOWN)
+                message = "The gateway is stopping and could not finish this. Please ask again."
+                await self.excuse(ex, Reply(503, "draining", message, [(b"retry-after", b"1")]))
                 raise
         except ClientGone:
-            ex.outcome = CLIENT_GONE
+            ex.conclude(CLIENT_GONE)
         except Exception as exc:
             await self.fail(ex, exc)
         finally:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
-                ex.outcome = CLIENT_STALLED if downstream.stalled else CLIENT_GONE
-                if ex.task is not None:
+                ex.conclude(CLIENT_STALLED if downstream.stalled else CLIENT_GONE)
+                if ex.task is not None and not ex.drains:
                     ex.task.uncancel()
             ex.task = None
             try:
+                if not ex.ended:
+                    await self.end_unsaid(ex)
                 await self.complete(ex)
             finally:
                 if snapshot.retired is None:  # nobody waits for its last exchange
@@ -197,26 +225,50 @@ class Chain:
         """Forward through the filters, then the terminal one."""
         for depth, hook in self.on_request:
             ex.depth = depth
-            reply = hook(ex)
-            if reply is not None and not isinstance(reply, Reply):
-                reply = await reply
+            try:
+                reply = hook(ex)
+                if reply is not None and not isinstance(reply, Reply):
+                    reply = await self.replied(ex, depth, hook, reply)
+            except BaseException as exc:
+                if hook is read_body:
+                    raise
+                reply = self.faults.failed(ex, depth, "on_request", exc)
             if reply is not None:
-                return reply  # type: ignore[no-any-return]
+                return reply
         ex.depth = self.full
         try:
             return await self.terminal.route(ex, self.dispatch)
-        except (BodyTooLarge, BodyTimeout) as exc:
+        except (BodyTooLarge, BodyTimeout, BadUpload) as exc:
             return body_refused(ex, exc)  # An upload that was being passed on as it came.
+        except FilterFailed as exc:
+            return exc.reply
 
-    async def ascend(self, ex: Exchange, answer: Attempt | Reply) -> None:
-        """Back through the filters with the head, last one first; then the answer."""
+    async def replied(
+        self, ex: Exchange, depth: int, hook: Callable[..., Any], awaited: Any
+    ) -> Reply | None:
+        """``on_request`` of a filter that has to wait; how long a body may take is the edge's."""
+        if hook is read_body:
+            return await awaited  # type: ignore[no-any-return]
+        reply = await self.faults.waited(ex, depth, awaited)
+        if reply is not None and not isinstance(reply, Reply):
+            raise TypeError(f"on_request returned {type(reply).__name__}, which is no Reply")
+        return reply
+
+    async def ascend(
+        self, ex: Exchange, answer: Attempt | Reply, outermost: int | None = None
+    ) -> None:
+        """Back through the filters with the head, last one first; then the answer.
+
+        After the failure of one of them, only the ``outermost`` so many are still to see the head.
+        """
         streamed = False
         body = b""
         outcome = OK
         if isinstance(answer, Reply):
+            answer, head, body = self.told(ex, answer)
             ex.reply = answer
-            head, body = replied_head(ex, answer)
-            outcome = Outcome.replied(answer.code)
+            failed = answer.code == FILTER_FAILED.code
+            outcome = FILTER_FAILED if failed else Outcome.replied(answer.code)
         elif answer.whole:
             assert answer.tap is not None
             ex.usage = answer.tap.usage
@@ -228,12 +280,16 @@ class Chain:
             body = await answer.problem()
             head = problem_head(ex, answer)
             outcome = Outcome("ok", "upstream_status")
-        ex.head = head
+        entered = ex.depth if outermost is None else outermost
         for depth, hook in self.on_response:
-            if depth <= ex.depth:
-                edited = hook(ex, head)
-                if edited is not None and isinstance(edited, Awaitable):
-                    await edited
+            if depth <= entered:
+                try:
+                    edited = hook(ex, head)
+                    if edited is not None and edited is not head:
+                        await self.edited(ex, depth, edited, head)
+                except BaseException as exc:
+                    if (reply := self.turned(ex, depth, exc)) is not None:
+                        return await self.ascend(ex, reply, depth - 1)
         if streamed:
             assert isinstance(answer, Attempt)
             await self.stream(ex, answer, head)
@@ -242,13 +298,90 @@ class Chain:
             events = self.through(ex, [Event(body, final=True)])
             body = b"".join([event.raw for event in events])
         ex.outcome = outcome
-        self.send_whole(ex, head, body)
-
-    def send_whole(self, ex: Exchange, head: Head, body: bytes) -> None:
-        """Head and body in one write."""
         ex.status = head.status
         ex.written_at = monotonic()
+        if (waited := self.end(ex)) is not None:
+            await waited
+        ex.head = head  # Not before: nobody may edit what has been looked at.
         ex.downstream.whole(head.status, head.headers, body, head.lines)
+
+    def turned(self, ex: Exchange, depth: int, exc: BaseException) -> Reply | None:
+        """What takes the place of an answer after a failure in ``on_response``, if anything."""
+        reply = self.faults.failed(ex, depth, "on_response", exc)
+        if reply is not None:
+            for attempt in ex.attempts:
+                attempt.close()
+        return reply
+
+    def told(self, ex: Exchange, reply: Reply) -> tuple[Reply, Head, bytes]:
+        """A reply as it is sent; another one in its place where it cannot be."""
+        try:
+            legal_reply(reply)
+            return reply, *replied_head(ex, reply)
+        except Exception as exc:
+            instead = self.faults.refused(ex, ex.depth, exc)
+            return instead, *replied_head(ex, instead)
+
+    async def edited(self, ex: Exchange, depth: int, awaited: Any, head: Head) -> None:
+        """``on_response`` of a filter that has to wait."""
+        result = await self.faults.waited(ex, depth, awaited)
+        if result is not None and result is not head:
+            raise TypeError(f"on_response returned {type(result).__name__}; it edits the head")
+
+    def end(self, ex: Exchange) -> Awaitable[None] | None:
+        """``on_end`` of every entered filter, last one first. The outcome is known; the last bytes
+        for the client may follow when what this returns has been awaited.
+
+        Raises FilterFailed, once all have been told.
+        """
+        ex.ended = True
+        if ex.gone:  # which a filter may have swallowed
+            ex.outcome = CLIENT_GONE
+        if ex.attempts and (tap := ex.attempts[-1].tap) is not None:
+            self.reckon(ex, ex.attempts[-1], tap)
+        waits: list[tuple[int, Any]] | None = None
+        refused = None
+        for depth, hook in self.on_end:
+            if depth <= ex.depth:
+                try:
+                    done = hook(ex)
+                    if done is not None:
+                        waits = [*(waits or ()), (depth, done)]
+                except BaseException as exc:
+                    if (reply := self.faults.ended(ex, depth, "on_end", exc)) is not None:
+                        refused, ex.outcome = reply, FILTER_FAILED  # the others shall know
+        if waits is not None:
+            return self.in_turn(ex, waits, refused)
+        if refused is not None:
+            raise FilterFailed(refused)
+        return None
+
+    async def in_turn(
+        self, ex: Exchange, waits: Sequence[tuple[int, Any]], refused: Reply | None
+    ) -> None:
+        """Await what ``on_end`` of some filters gave. Raises FilterFailed."""
+        cancelled = None
+        for depth, awaited in waits:
+            try:
+                await self.faults.waited_at_end(depth, awaited)
+            except BaseException as exc:
+                try:
+                    if (reply := self.faults.ended(ex, depth, "on_end", exc)) is not None:
+                        refused, ex.outcome = reply, FILTER_FAILED
+                except asyncio.CancelledError as own:
+                    cancelled = own
+        if cancelled is not None:
+            raise cancelled
+        if refused is not None:
+            raise FilterFailed(refused)
+
+    async def end_unsaid(self, ex: Exchange) -> None:
+        """``on_end`` of an exchange that nothing more is sent for."""
+        try:
+            if (waited := self.end(ex)) is not None:
+                await waited
+        except FilterFailed:
+            pass  # It was told already, and the exchange is past being refused.
 
     async def stream(self, ex: Exchange, attempt: Attempt, head: Head) -> None:
         """Relay pieces as they come off the upstream's socket."""
@@ -256,74 +389,102 @@ class Chain:
         assert tap is not None
         ex.status = head.status
         downstream.start(head.status, head.headers, head.lines)
+        ex.head = head
         beat = Heartbeat.of(self.heartbeat, downstream) if attempt.streamed else None
         try:
             await self.pump(ex, attempt, beat)
-            if attempt.streamed and not tap.done:
+            if not ex.ended:
                 raise TransportError("broken", "the stream ended before its end marker", sent=True)
-            ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
         except (TransportError, MalformedStream) as exc:
-            if attempt.streamed and tap.done and isinstance(exc, TransportError):
+            if attempt.streamed and ex.ended and isinstance(exc, TransportError):
                 # All was said that the client waits for; only the end of the connection was rude.
-                ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
                 downstream.finish()
             else:
-                self.break_off(ex, attempt, str(exc))
+                await self.break_off(ex, attempt, str(exc))
         finally:
             if beat is not None:
                 beat.stop()
-            ex.usage = tap.usage
+            if not ex.ended:
+                ex.usage = tap.usage
+
+    async def said(self, ex: Exchange, tap: Tap) -> None:
+        """The upstream's answer is at its end: the outcome is known before that is passed on."""
+        if ex.ended:
+            return
+        ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
+        ex.usage = tap.usage
+        if (waited := self.end(ex)) is not None:
+            await waited
 
     async def pump(self, ex: Exchange, attempt: Attempt, beat: Heartbeat | None) -> None:
         """Pass the answer on, piece by piece, until the upstream's end; the client's end goes out
-        with the last piece."""
+        with the last piece. What holds the end mark is released after ``on_end``."""
         leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
         assert leg is not None
         assert tap is not None
-        feed, write = tap.feed, downstream.write
+        feed = tap.feed
+        write = downstream.write if beat is None else beat.write
         splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
+        veil = Veil(attempt.secrets)
+        secret = veil.only
         last: list[bytes] = []
 
         def sink(raw: bytes) -> bool:
             # Called from where the upstream's socket is read: a piece wakes up no task.
             data = feed(raw)
+            if secret in data or veil.held or data[-1:] != b"\n":
+                data = veil(data)
             if splitter is not None:
                 data = splitter.feed(data)
-            if leg.complete:
+            if leg.complete or (tap.done and not ex.ended):
                 last.append(data)
-                return True
-            if data and beat is not None:
-                beat.last = data
+                return leg.complete
             return not data or write(data)
 
         ex.written_at = monotonic()
-        data = attempt.answer
+        data = shown(attempt.answer, veil, splitter)
         attempt.answer = b""  # Nobody else needs it, and the stream may be a long one.
-        if splitter is not None:
-            data = splitter.feed(data)
-        if data and beat is not None:
-            beat.last = data
+        if tap.done:
+            await self.said(ex, tap)
         taken = write(data)
         data = b""
         if not taken:
-            await downstream.drain()
+            await self.drain(ex)
         while not await leg.relay(sink):
-            await downstream.drain()
-        data = tap.finish()
-        if splitter is not None:
-            data = splitter.feed(data) + splitter.finish()
+            if last:
+                await self.said(ex, tap)
+                write(last.pop())
+            await self.drain(ex)
+        data = shown(ended(attempt, tap), veil, splitter, end=True)
         data = b"".join((*last, data))
         if tap.done or not attempt.streamed:
+            await self.said(ex, tap)
             downstream.finish(data)
         elif data and not write(data):
-            await downstream.drain()
+            await self.drain(ex)
 
-    def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
+    async def drain(self, ex: Exchange) -> None:
+        """Wait until the client has read enough. Raises ClientGone."""
+        try:
+            await ex.downstream.drain()
+        except ClientGone:
+            ex.gone = True
+            if not ex.drains:
+                raise
+
+    async def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
         """The upstream broke after the commit: say so in the stream, or cut what cannot be said."""
-        ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
+        if not ex.ended:
+            assert attempt.tap is not None
+            ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
+            ex.usage = attempt.tap.usage
+            if (waited := self.end(ex)) is not None:
+                await waited
         if attempt.streamed:
             message = f"{attempt.target.label} broke off its answer: {reason}"
-            ex.downstream.finish(ex.route.dialect.broken(message, "upstream_broken", ex.id))
+            said = ex.route.dialect.broken(message, "upstream_broken", ex.id)
+            # Half of a long message is with the client already: what follows is another one.
+            ex.downstream.finish(b"\n\n" + said if getattr(attempt.tap, "midway", False) else said)
         else:
             ex.downstream.abort()
 
@@ -335,31 +496,57 @@ class Chain:
                 continue
             following: list[Event] = []
             for event in current:
-                changed = hook(ex, event)
-                if changed is None:
+                raw = event.raw
+                try:
+                    changed = hook(ex, event)
+                    if changed is None:
+                        if event.raw is not raw:
+                            legal_events((event,))
+                        following.append(event)
+                    elif isinstance(changed, Event):
+                        legal_events((changed,))
+                        following.append(changed)
+                    else:
+                        following.extend(legal_events(changed))
+                except BaseException as exc:
+                    reply = self.faults.failed(ex, depth, "on_event", exc)
+                    if reply is not None:
+                        raise FilterFailed(reply) from exc
+                    event.raw = raw
                     following.append(event)
-                elif isinstance(changed, Event):
-                    following.append(changed)
-                else:
-                    following.extend(changed)
             current = following
         return current
 
     async def fail(self, ex: Exchange, exc: Exception) -> None:
-        """Our own fault: log it whole, tell the client nothing but the request's id."""
-        ex.outcome = INTERNAL_ERROR
-        ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
+        """Our own fault: log it whole, tell the client nothing but the request's id. A filter's
+        was told already."""
+        if isinstance(exc, FilterFailed):
+            ex.outcome, reply = FILTER_FAILED, exc.reply
+        else:
+            ex.outcome = INTERNAL_ERROR
+            ex.snapshot.log.error("internal_error", request_id=ex.id, depth=ex.depth, exc_info=exc)
+            message = f"The gateway made a mistake. Quote {ex.id} when you report it."
+            reply = Reply(500, "internal_error", message)
+        await self.excuse(ex, reply)
+
+    async def excuse(self, ex: Exchange, reply: Reply) -> None:
+        """End an answer that will not come: as a reply, as the last event of its stream, or by
+        cutting what cannot be said any more."""
         for attempt in ex.attempts:
             attempt.close()
-        message = f"The gateway made a mistake. Quote {ex.id} when you report it."
-        if ex.downstream.started:
-            if ex.attempts and ex.attempts[-1].streamed:
-                ex.downstream.finish(ex.route.dialect.broken(message, "internal_error", ex.id))
-            else:
-                ex.downstream.abort()
-            return
-        head, body = replied_head(ex, Reply(500, "internal_error", message))
-        self.send_whole(ex, head, body)
+        downstream = ex.downstream
+        if not downstream.started:
+            ex.reply, ex.status, ex.written_at = reply, reply.status, monotonic()
+        if not ex.ended:
+            await self.end_unsaid(ex)
+        if not downstream.started:
+            head, body = replied_head(ex, reply)
+            ex.head = head
+            downstream.whole(head.status, head.headers, body, head.lines)
+        elif ex.attempts and ex.attempts[-1].streamed:
+            downstream.finish(ex.route.dialect.broken(reply.message, reply.code, ex.id))
+        else:
+            downstream.abort()
 
     async def complete(self, ex: Exchange) -> None:
         """The end of the last attempt, then of every entered filter, last one first.
@@ -369,9 +556,6 @@ class Chain:
         cancelled = None
         if ex.attempts:
             last = ex.attempts[-1]
-            if ex.usage is None and last.tap is not None and ex.request.operation in METERED:
-                # An upstream that answered and told no usage: what is recorded is a marked guess.
-                ex.usage = last.tap.usage or estimated(ex.request.body, last.tap.text_bytes)
             if self.dispatch.after:
                 cancelled = await self.end_last(ex, last)
             elif not last.whole:
@@ -381,14 +565,35 @@ class Chain:
                 continue
             try:
                 done = hook(ex)
-                if done is not None and isinstance(done, Awaitable):
-                    await done
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-            except Exception as exc:
-                ex.snapshot.log.error("on_complete_failed", request_id=ex.id, exc_info=exc)
+                if done is not None:
+                    await self.faults.waited_at_end(depth, done)
+            except BaseException as exc:
+                try:
+                    self.faults.ended(ex, depth, "on_complete", exc)
+                except asyncio.CancelledError as own:
+                    cancelled = own
         if cancelled is not None:
             raise cancelled
+
+    def reckon(self, ex: Exchange, attempt: Attempt, tap: Tap) -> None:
+        """The usage of an answer, and an alarm for one that cannot be true."""
+        if ex.usage is None and ex.request.operation in METERED:
+            ex.usage = tap.usage
+            if ex.usage is None and attempt.failure is None:
+                # An upstream that answered and told no usage: what is recorded is a marked guess.
+                ex.usage = estimated(ex.request.body, tap.text_bytes)
+        if not getattr(tap, "doubt", None):
+            return
+        kept_back = self.alarms.due(attempt.target.upstream.name)
+        if kept_back is not None:
+            told = veiled(tap.doubt, attempt.secrets).decode("utf-8", "replace")
+            ex.snapshot.log.warning(
+                "usage_doubtful",
+                request_id=ex.id,
+                upstream=attempt.target.label,
+                told=told,
+                kept_back=kept_back,
+            )
 
     async def end_last(self, ex: Exchange, attempt: Attempt) -> asyncio.CancelledError | None:
         """The end of the last attempt, for each filter; a cancellation is handed back."""
@@ -398,10 +603,25 @@ class Chain:
                 await self.dispatch.end(ex, attempt)
             except asyncio.CancelledError as exc:
                 cancelled = exc
-            except Exception as exc:
-                ex.snapshot.log.error("on_attempt_end_failed", request_id=ex.id, exc_info=exc)
             else:
                 return cancelled
+
+
+def ended(attempt: Attempt, tap: Tap) -> bytes:
+    """What the tap still has when the answer is over. Raises TransportError when it was none: too
+    long to be held until its end was known, and cut although its framing was not."""
+    data = tap.finish()
+    if tap.error and not attempt.streamed:
+        raise TransportError("broken", tap.error, sent=True)
+    return data
+
+
+def shown(data: bytes, veil: Veil, splitter: Splitter | None, *, end: bool = False) -> bytes:
+    """What the client gets of ``data``, which is not passed on where the socket is read."""
+    data = veil(data, end)
+    if splitter is None:
+        return data
+    return splitter.feed(data) + splitter.finish() if end else splitter.feed(data)
 
 
 class Splitter:

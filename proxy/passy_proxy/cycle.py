@@ -36,6 +36,8 @@ _LINE = b": ".join
 _BODYLESS = (204, 304)
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _SMALL = 16 * 1024  # bytes; below this, joining is cheaper than handing over pieces
+_CRUMB = 1024  # bytes; a piece of a body that is hardly worth an object of its own
+_CRUMBS = 256
 
 
 class Cycle:
@@ -43,6 +45,7 @@ class Cycle:
 
     __slots__ = (
         "_connection",
+        "_crumbs",
         "_event",
         "_framing",
         "_handed",
@@ -74,6 +77,7 @@ class Cycle:
         self.expects_continue = head.expects_continue and body is None
         self._pieces: list[bytes] = [body] if body else []
         self.task: asyncio.Task[Any] | None = None
+        self._crumbs = 0  # small pieces since some were joined
         self.size = self.buffered = len(body) if body else 0  # so far; not yet taken
         self.held = 0  # of `buffered`, what the edge counts
         self._event: asyncio.Event | None = None  # set when something happened to the request
@@ -196,6 +200,8 @@ class Cycle:
         self.keep_alive = keep_alive
         self._lines = self._joined(status, headers, lines)
         self.started = True
+        if self.gone:  # and the answer goes on without its client
+            self._framing = _NOT_TOLD
 
     def _joined(self, status: int, headers: Headers, lines: bytes) -> bytes:
         """The whole head. Raises ValueError for a header that holds more than one line."""
@@ -325,7 +331,14 @@ class Cycle:
 
     def arrive(self, piece: bytes) -> None:
         """A piece of the body has come."""
-        self._pieces.append(piece)
+        pieces = self._pieces
+        pieces.append(piece)
+        if len(piece) < _CRUMB:
+            # Kept as they come, bodies sent in crumbs would take many times their size.
+            self._crumbs += 1
+            if self._crumbs == _CRUMBS:
+                self._crumbs = 0
+                pieces[-_CRUMBS:] = [b"".join(pieces[-_CRUMBS:])]
         self.size += len(piece)
         self.buffered += len(piece)
         self.held += len(piece)
@@ -363,10 +376,12 @@ class Cycle:
         try:
             while not self.complete:
                 self._check()
+                if self.size + self._connection.announced > limit:
+                    raise BodyTooLarge(limit)
                 self._connection.want_body(self)
                 await self._happening()
-                if self.size > limit:
-                    raise BodyTooLarge(limit)
+            if self.size > limit:
+                raise BodyTooLarge(limit)
         finally:
             self.wants_all = False
 

@@ -52,6 +52,13 @@ class Tap(Protocol):
     """The dialect's own end was seen (``[DONE]``, ``message_stop``, a whole JSON body)."""
     error: str
     """An error event inside a 200 answer: its message. Empty when there was none."""
+    doubt: bytes
+    """The usage as it was told, where something in it is no number of tokens; empty otherwise."""
+
+    @property
+    def midway(self) -> bool:
+        """The client has the beginning of a message and not its end."""
+        ...
 
     def whole(self, data: bytes) -> bytes:
         """A complete plain answer in one piece: what ``feed`` and ``finish`` give and find."""

@@ -38,6 +38,16 @@ class BodyTimeout(Exception):
     """The client sends its body too slowly."""
 
 
+class BadUpload(Exception):
+    """A streamed upload that is refused for what was seen of it on its way."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
 class Downstream(Protocol):
     """What the core needs of the client's connection, for one request."""
 

@@ -19,9 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
-import secrets
 import select
 import socket
 import struct
@@ -41,7 +39,9 @@ from passy_proxy.framing import (
     HeadReader,
     Refused,
     RequestHead,
+    asked_for,
 )
+from passy_proxy.refusal import Said, plainly
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ EXTENSION = "passy.edge"
 
 Direct = Callable[[RequestHead, Cycle], Awaitable[None]]
 """An application may have a method ``answer`` of this kind: it is asked in place of the application
-itself, and spared the making and reading of a scope."""
+itself, and spared the making and reading of a scope. It may have ``refused`` like `plainly`, to
+say in its own words what is refused here."""
 
 # What a connection is busy with; says what its deadline is for.
 _IDLE: Final = 0  # between requests
@@ -102,6 +103,9 @@ class EdgeLimits:
     rest_bytes: int = 64 * 1024
     rest_timeout: float = 1.0
     connections_per_ip: int = 0
+    linger: float = 0.5
+    """At the end of the process: how long a connection stays after an answer that did not announce
+    the end, for the request that its client may be sending already."""
 
 
 class Edge:
@@ -347,10 +351,21 @@ class Connection(asyncio.Protocol):
             self.loop.call_soon(self._go_on)
 
     def shutdown(self) -> None:
-        """uvicorn stops: an idle connection closes, a busy one after its answer."""
+        """The server stops: an idle connection closes, a busy one after its answer.
+
+        While the edge drains there is time to do it so that no request meets a closing connection:
+        who was answered just now, or has just come, may be about to ask.
+        """
         self.shutting_down = True
-        if self.phase <= _HEAD:
+        if self.phase > _HEAD:
+            return
+        if not self.edge.draining:
             self.close()
+        elif self.phase == _IDLE:
+            since = self.deadline - self.limits.keep_alive
+            self.deadline = since + self.limits.linger
+        elif not self.buffer:
+            self.deadline = min(self.deadline, self.sweep.now + self.limits.linger)
 
     def expire(self, now: float) -> None:
         """The deadline has passed; what that means depends on what was waited for."""
@@ -369,7 +384,7 @@ class Connection(asyncio.Protocol):
             self.deadline = due if due > now else NEVER
             if due <= now and self.cycle is not None:
                 self.cycle.body_is_slow()
-        else:
+        elif phase > _HEAD or not self._asked():
             self.close()
 
     def want_body(self, cycle: Cycle) -> None:
@@ -430,11 +445,19 @@ class Connection(asyncio.Protocol):
                 self.cut()
                 return
         self.edge.count(refusal.code)
+        if not refusal.path:
+            refusal.path = cycle.head.line.path if cycle is not None else asked_for(self.buffer)
+        answer = getattr(self.app, "refused", plainly)(refusal)
         lines = self.edge.default_lines(self.server_state.default_headers)
-        self.transport.write(_envelope(refusal, lines))
+        self.transport.write(_message(answer, lines))
         self.chunks = None
         self.left = self.limits.rest_bytes + 1
         self._rest(stay=False)
+
+    @property
+    def announced(self) -> int:
+        """Bytes of the body that a chunk has promised and that are not here."""
+        return self.chunks.announced if self.chunks is not None else 0
 
     @property
     def _peer(self) -> str:
@@ -443,6 +466,16 @@ class Connection(asyncio.Protocol):
         address = self.client[0]
         # Who has one IPv6 address has 2**64 of them.
         return _network(address) if ":" in address else address
+
+    def _asked(self) -> bool:
+        """Whether a request has come that was not read yet: to close now would reset it."""
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(ImportError, OSError):  # No such thing on Windows.
+            from fcntl import ioctl
+            from termios import FIONREAD
+
+            return sock is not None and any(ioctl(sock.fileno(), FIONREAD, bytes(4)))
+        return False
 
     def _client_left(self) -> None:
         if self.cycle is not None:
@@ -523,11 +556,15 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Ready for another request, which may already be here."""
-        if self.shutting_down:
-            self.close()
-            return
+        limits = self.limits
         self.phase = _IDLE
-        self.deadline = self.sweep.now + self.limits.keep_alive
+        if self.shutting_down:
+            if not self.edge.draining:
+                self.close()
+                return
+            self.deadline = self.sweep.now + limits.linger
+        else:
+            self.deadline = self.sweep.now + limits.keep_alive
         if self.paused_reading:
             self._resume_reading()
         if self.buffer:
@@ -562,7 +599,7 @@ class Connection(asyncio.Protocol):
             self._read_buffered()
             return
         try:
-            self.edge.heads.check_unfinished(self.buffer)
+            self.edge.heads.check_unfinished(self.buffer, seen)
         except Refused as refusal:
             self.refuse(refusal)
 
@@ -642,10 +679,12 @@ class Connection(asyncio.Protocol):
         ):
             raise refusal
         edge.count(refusal.code)
+        refusal.path = head.line.path
+        answer = getattr(self.app, "refused", plainly)(refusal)
         lines = edge.default_lines(self.server_state.default_headers)
         self.phase = _IDLE
         self.deadline = self.sweep.now + self.limits.keep_alive
-        self.transport.write(_envelope(refusal, lines, "keep-alive"))
+        self.transport.write(_message(answer, lines, b"keep-alive"))
 
     async def _serve(self, cycle: Cycle | None) -> None:
         """Run the application on a request, and then on those that follow.
@@ -731,9 +770,9 @@ class Connection(asyncio.Protocol):
 
     def _read_chunks(self, chunks: Chunks, cycle: Cycle, data: bytes) -> None:
         try:
-            for piece in chunks.feed(data):
-                cycle.arrive(piece)
-            if cycle.size > self.limits.body_bytes:
+            if pieces := chunks.feed(data):
+                cycle.arrive(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            if cycle.size + chunks.announced > self.limits.body_bytes:
                 message = f"The limit is {self.limits.body_bytes} bytes."
                 raise Refused(413, "request_too_large", message)
         except Refused as refusal:
@@ -823,20 +862,17 @@ def _network(address: str) -> str:
     return address if mapped else packed[:8].hex()
 
 
-def _envelope(refusal: Refused, default_lines: bytes, connection: str = "close") -> bytes:
-    """The whole answer to a request that is refused, in the shape OpenAI's clients parse."""
-    kinds = {408: "timeout_error", 500: "server_error", 503: "service_unavailable_error"}
-    kind = kinds.get(refusal.status, "invalid_request_error")
-    error = {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}
-    request_id = "req_" + secrets.token_hex(16)
-    body = json.dumps({"error": error | {"request_id": request_id}}).encode()
-    lines = [
-        "content-type: application/json",
-        f"content-length: {len(body)}",
-        f"x-request-id: {request_id}",
-        f"connection: {connection}",
-    ]
-    if refusal.status == 503:
-        lines.append("retry-after: 1")
-    head = [STATUS_LINES[refusal.status], *(line.encode() for line in lines), default_lines]
-    return b"\r\n".join(head) + body
+def _message(said: Said, default_lines: bytes, connection: bytes = b"close") -> bytes:
+    """The whole answer to a request that is refused."""
+    status, body, lines = said
+    return (
+        b"%b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%bconnection: %b\r\n%b%b"
+        % (
+            STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status,
+            len(body),
+            lines,
+            connection,
+            default_lines,
+            body,
+        )
+    )

@@ -71,7 +71,8 @@ class Failure:
 
     ``kind``: ``connect``, ``pool``, ``timeout``, ``broken``, ``protocol`` (the transport's),
     ``status`` (a head that is not 2xx), ``stream`` (an error event before any content),
-    ``refused`` (a filter said no).
+    ``refused`` (a filter said no), ``ejected`` (a filter passes the target over for now: it was not
+    tried, and counts as no try).
     """
 
     kind: str
@@ -79,3 +80,7 @@ class Failure:
     status: int = 0
     sent: bool = False
     """Bytes of the request may have reached the upstream."""
+    after: float = 0.0
+    """Seconds until it may be tried again, where that is known."""
+    final: bool = False
+    """The client's own retry would only add to the trouble."""

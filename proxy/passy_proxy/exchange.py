@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from operator import attrgetter
 from random import getrandbits
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,17 @@ from urllib.parse import quote
 
 from passy_proxy import json
 from passy_proxy.body import Head as BodyHead
+from passy_proxy.dialect import Untranslatable
 from passy_proxy.downstream import Downstream
 from passy_proxy.event import Head, Reply
+from passy_proxy.multipart import counted, is_multipart
 from passy_proxy.records import Principal, Usage
 from passy_proxy.stash import Stash
 
 if TYPE_CHECKING:
     from passy_proxy.attempt import Attempt
     from passy_proxy.config.snapshot import Snapshot
+    from passy_proxy.filter import Filter
     from passy_proxy.framing import RequestHead
     from passy_proxy.route import Route
     from passy_proxy.upstream import Target
@@ -40,7 +44,7 @@ def below(raw_path: bytes, path: str, root: int) -> str:
 
 
 class Outcome:
-    """How an exchange ended. ``kind`` is one of the six below; ``code`` says more for replies."""
+    """How an exchange ended. ``kind`` is one of the seven below; ``code`` says more for replies."""
 
     __slots__ = ("code", "kind")
 
@@ -68,6 +72,8 @@ UPSTREAM_BROKEN = Outcome("upstream_broken")
 CLIENT_GONE = Outcome("client_gone")
 CLIENT_STALLED = Outcome("client_gone", "write_timeout")
 INTERNAL_ERROR = Outcome("internal_error", "internal_error")
+FILTER_FAILED = Outcome("internal_error", "filter_failed")
+SHUTDOWN = Outcome("shutdown")
 
 NO_HEAD = BodyHead("", False, False, None, 1, 0, False)
 
@@ -77,6 +83,7 @@ class Request:
 
     __slots__ = (
         "_json",
+        "_told",
         "body",
         "downstream",
         "fields",
@@ -85,6 +92,7 @@ class Request:
         "limit",
         "method",
         "operation",
+        "parts",
         "path",
         "query",
         "raw_path",
@@ -97,10 +105,10 @@ class Request:
         self.method = line.method
         self.path = line.path
         self.query = line.query
-        self.headers: Sequence[tuple[bytes, bytes]] = head.headers
-        """Lower-case names, as they came, repeated ones too."""
-        self.fields = head.fields
-        """The same by name; of repeated ones the first."""
+        self.headers, self.fields = head.public or head.concealed()
+        """Lower-case names, as they came, repeated ones too; and the same by name, of repeated ones
+        the first. Without those that show who the client is, see `credentials`."""
+        self._told = head.fields
         self.raw_path = line.raw_path
         """The path as it came; no path where that is not known."""
         self.root = 0
@@ -114,6 +122,8 @@ class Request:
         """``chat``, ``embeddings``, ``messages`` …; empty on routes that only pass through."""
         self.limit = 0
         """Largest body accepted, in bytes."""
+        self.parts = 0
+        """Most parts of a multipart upload."""
         self.streamed_upload = False
         self._json: Any = None
 
@@ -128,14 +138,30 @@ class Request:
 
     @property
     def json(self) -> Any:
-        """The body parsed, once, on first use. Filters read it and never change it."""
+        """The body parsed, once, on first use. Filters read it and never change it. Raises
+        Untranslatable: not all that is JSON can be a value here (a number of 400 digits)."""
         if self._json is None:
-            self._json = json.loads(self.body)
+            try:
+                self._json = json.loads(self.body)
+            except ValueError as exc:
+                raise Untranslatable(f"The body cannot be read whole: {exc}.") from None
         return self._json
 
     def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, for uploads that are passed on as a stream."""
-        return self.downstream.pieces(self.limit)
+        """The body as it arrives, for uploads that are passed on as a stream. Raises BadUpload."""
+        pieces = self.downstream.pieces(self.limit)
+        kind = self.fields.get(b"content-type", b"")
+        return counted(pieces, kind, self.parts) if is_multipart(kind) else pieces
+
+
+def credentials(filter: Filter) -> Callable[[Request], Mapping[bytes, bytes]]:
+    """Reads all headers of a request by name, those too that show who the client is.
+
+    Only for a filter that declares to need ``credentials``; raises LookupError otherwise.
+    """
+    if "credentials" not in filter.needs:
+        raise LookupError(f"{filter.name} does not declare to need credentials")
+    return attrgetter("_told")
 
 
 class Exchange:
@@ -146,6 +172,8 @@ class Exchange:
         "attempts",
         "depth",
         "downstream",
+        "drains",
+        "ended",
         "gone",
         "head",
         "id",
@@ -179,6 +207,7 @@ class Exchange:
         request.operation = route.operation
         request.limit = route.body_limit
         request.streamed_upload = route.streamed_upload
+        request.parts = route.parts
         request.root = route.root
         self.downstream = downstream
         self.principal: Principal | None = None
@@ -192,11 +221,15 @@ class Exchange:
         self.reply: Reply | None = None
         """The gateway's own answer, where it gave one."""
         self.head: Head | None = None
-        """The head sent to the client."""
+        """The head sent to the client, once it was."""
         self.status = 0
         self.stash = Stash()
         self.depth = 0
         """How many filters were entered."""
+        self.ended = False
+        """``on_end`` was called: the outcome is final."""
+        self.drains = False
+        """Go on without the client, should it leave: to hear from the upstream what it cost."""
         self.gone = False
         """The client hung up while the chain ran."""
         self.task: asyncio.Task[Any] | None = None
@@ -204,8 +237,14 @@ class Exchange:
         self.written_at = 0.0
         """Monotonic seconds of the first byte of the answer."""
 
+    def conclude(self, outcome: Outcome) -> None:
+        """How it ended, unless that is settled."""
+        if not self.ended:
+            self.outcome = outcome
+
     def hang_up(self) -> None:
-        """The edge's call when the client leaves: stop whatever the exchange waits for."""
+        """The edge's call when the client leaves: stop whatever the exchange waits for, unless it
+        ``drains``."""
         self.gone = True
-        if self.task is not None:
+        if self.task is not None and not self.drains:
             self.task.cancel()

@@ -1,13 +1,13 @@
-"""The filter protocol: six hooks, all optional, and the contract pluggy checks them against.
+"""The filter protocol: seven hooks, all optional, and the contract pluggy checks them against.
 
 ``None`` always means *carry on*. A hook may be ``async def``, or a plain function that returns its
 result or, where it has to wait, something to await for it. A hook a filter does not define costs
-nothing.
+nothing. What becomes of a hook that fails is in `faults.py`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pluggy
 
@@ -49,6 +49,12 @@ class ExchangeHooks:
         function."""
 
     @hookspec
+    def on_end(self, ex: Exchange) -> None:
+        """Reversed, exactly once, as soon as the outcome is known and before the last bytes of the
+        answer are released: what it writes down is written before the client has all. A plain
+        answer waits for it, and of a stream only its end mark; what it returns is awaited."""
+
+    @hookspec
     def on_complete(self, ex: Exchange) -> None:
         """The end, reversed, exactly once for each filter the exchange entered, whatever
         happened."""
@@ -59,12 +65,18 @@ class Filter:
 
     A filter object is shared by all exchanges of a snapshot and does not change after ``start()``;
     what belongs to one exchange lives in ``ex.stash``. ``needs`` names what an earlier filter must
-    provide (``principal``, ``targets``) or the core shall have read (``body``).
+    provide (``principal``, ``targets``), or what it wants of the core: that it has read the
+    ``body``, or to read the client's ``credentials``, which other filters are not shown.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset()
+    on_error: ClassVar[Literal["closed", "open"]] = "closed"
+    """What its failure means where ``on_error`` is not set: the exchange is answered with an error,
+    or goes on without it. Open suits what only looks on."""
+    vouches: ClassVar[bool] = False
+    """What its ``on_response`` makes of a head can always be sent, and is not looked at again."""
     status: ClassVar[str] = "stable"
     config: Any
     """Subclasses annotate it: ``config: Config``; the loader reads that annotation."""

@@ -13,8 +13,10 @@ gone with it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -31,16 +33,34 @@ _FIRST_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r"
 _PATH = re.compile(rb"(/(?:[\w.~!$&'()*+,;=:@/\-]|%[0-9A-Fa-f]{2})*+)(?:\?([!\"$-~]*+))?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
 # Of what RFC 9110 allows as a host, what names have: no escapes, no sub-delimiters.
-_HOST = re.compile(rb"[\w.~\-]++(?::[0-9]{0,5})?")
-_HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::[0-9]{0,5})?")
+_HOST = re.compile(rb"([\w.~\-]++)(?::([0-9]{0,5}))?")
+_HOST_V6 = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::([0-9]{0,5}))?")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect")
+_ASKED = re.compile(rb"(?:\r\n)?[A-Za-z]+ (?:https?://[^/?# ]+)?(/[^?# \r\n]*)")
+_ONCE = (b"content-type", b"authorization", b"x-api-key", b"api-key")
+"""What is sent, and who asks: of two answers to that, another reader may take the other one."""
+_SINGLE = (b"host", b"content-length", b"transfer-encoding", b"expect", *_ONCE)
 _SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session")
-_CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect"))
+_CHECKED = frozenset((b"host", b"upgrade", b"transfer-encoding", b"expect", b"content-encoding"))
+_LIKE_FRAMING = frozenset((b"content_length", b"transfer_encoding"))
+_PORTS = 1 << 16
+_ALONE = (b"", b"keep-alive", b"close")
+_REFUSED_METHODS = (b"CONNECT", b"TRACE")
+_KEY_NAMES = frozenset(
+    b"key api_key api-key apikey x-api-key x-goog-api-key access_token auth_token token "
+    b"authorization bearer secret client_secret password".split()
+)
+_OUR_KEY = b"sk-passy-"
 _LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*+([0-9]++)", re.IGNORECASE)
 _MAX_DIGITS = 18
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_LINE = 256
+
+CREDENTIALS = frozenset(
+    b"authorization x-api-key api-key x-goog-api-key proxy-authorization cookie".split()
+)
+"""Headers that show who a client is. Only filters that declare it can read them."""
+Public = tuple[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]]
 
 CHUNKED = -1
 """The length of a body whose end is told by its last chunk."""
@@ -49,11 +69,13 @@ CHUNKED = -1
 class Refused(Exception):
     """A request that no application may see. The answer to it ends the connection."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, path: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.path = path
+        """Where it asked, as far as that is known: what its client speaks depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +104,16 @@ class RequestHead:
     """The head of one request, checked. Names of headers are in lower case. Nobody edits it: the
     same object may stand for a later request that is the same to the byte."""
 
-    __slots__ = ("expects_continue", "fields", "headers", "keep_alive", "length", "line")
+    __slots__ = (
+        "at",
+        "expects_continue",
+        "fields",
+        "headers",
+        "keep_alive",
+        "length",
+        "line",
+        "public",
+    )
 
     line: RequestLine
     headers: Headers
@@ -93,10 +124,35 @@ class RequestHead:
     """Of the body, in bytes, or ``CHUNKED``."""
     keep_alive: bool
     expects_continue: bool
+    public: Public | None
+    """See `concealed`; kept, since the next head may be this one again."""
+    at: int
+    """Where ``content-length`` is among its headers; -1 where it is not."""
+
+    def concealed(self) -> Public:
+        """``headers`` and ``fields`` for all to see: without what shows who the client is."""
+        fields = self.fields
+        headers: Sequence[tuple[bytes, bytes]] = self.headers
+        if not CREDENTIALS.isdisjoint(fields):
+            headers = [pair for pair in headers if pair[0] not in CREDENTIALS]
+            fields = fields.copy()
+            for name in CREDENTIALS.intersection(fields):
+                del fields[name]
+        self.public = public = (tuple(headers), MappingProxyType(fields))
+        names = [name for name, _ in headers]
+        self.at = names.index(b"content-length") if b"content-length" in names else -1
+        return public
 
     def resized(self, length: bytes) -> RequestHead:
         """The same head with another ``content-length``."""
         head = RequestHead()
+        if self.public is None or self.at < 0:
+            head.public, head.at = None, -1
+        else:
+            at, (headers, fields) = self.at, self.public
+            shown = (*headers[:at], (b"content-length", length), *headers[at + 1 :])
+            head.public = (shown, MappingProxyType({**fields, b"content-length": length}))
+            head.at = at
         head.line = self.line
         head.headers = [
             pair if pair[0] != b"content-length" else (pair[0], length) for pair in self.headers
@@ -116,10 +172,25 @@ def told(
     """A head that somebody else has read: another server, a test. ``raw_path`` is no path where it
     is not known."""
     head = RequestHead()
+    head.public, head.at = None, -1
     head.line = RequestLine(method, raw_path, path, query, 1, None)
     head.headers = headers
-    head.fields = dict(reversed(headers))
+    head.fields = fields = dict(reversed(headers))
+    if b"connection" in fields:
+        named = b",".join([value for name, value in headers if name == b"connection"])
+        if named.lower() not in _ALONE:
+            head.headers = unnamed(headers, named)
     return head
+
+
+def check_told(query: bytes, headers: Headers) -> None:
+    """Raises Refused for what another server has let in, and would have been refused here for more
+    than its grammar."""
+    for name, value in headers:
+        if name == b"content-encoding":
+            _check_field(name, value)
+    if query:
+        _refuse_keys(query, dict(headers))
 
 
 class Alike:
@@ -175,12 +246,20 @@ class HeadReader:
 
     def read(self, raw: bytes) -> RequestHead:
         """Parse ``raw``, which ends with its first empty line. Raises Refused."""
+        try:
+            return self._read(raw)
+        except Refused as refusal:
+            refusal.path = asked_for(raw)
+            raise
+
+    def _read(self, raw: bytes) -> RequestHead:
         if len(raw) > self.limits.head:
             raise Refused(431, "headers_too_large", f"The head exceeds {self.limits.head} bytes.")
         lines = raw.split(b"\r\n")
         if not lines[0]:  # one empty line before a request is customarily overlooked
             del lines[0]
         head = RequestHead()
+        head.public, head.at = None, -1
         head.line = line = self._lines.get(lines[0]) or self._read_line(lines[0])
         known = self._fields
         headers = list(map(known.__getitem__, lines[1:-2]))
@@ -200,20 +279,30 @@ class HeadReader:
             raise Refused(400, "invalid_host", "The Host header is missing.")
         if line.authority is not None and (host is None or line.authority != host.lower()):
             raise Refused(400, "invalid_host", "The URL names another host than the Host header.")
+        if line.query:
+            _refuse_keys(line.query, fields)
         _read_framing(head, fields, line.minor)
         return head
 
-    def check_unfinished(self, raw: bytes | bytearray) -> None:
-        """Refuse a head before it has ended, if it cannot end well any more. Raises Refused."""
+    def check_unfinished(self, raw: bytes | bytearray, seen: int = 0) -> None:
+        """Refuse a head before it has ended, if it cannot end well any more. Raises Refused.
+
+        The first ``seen`` bytes were looked at before: a head may come byte by byte.
+        """
         if raw[0] not in _FIRST_BYTES:
             raise Refused(400, "invalid_request", "This is not an HTTP request.")
-        if raw.count(b"\n") != raw.count(b"\r\n"):
+        if raw.count(b"\n", seen) != raw.count(b"\r\n", max(0, seen - 1)):
             _refuse_text(b"\n")
         limit = self.limits.target + 64  # the method and the version
         if len(raw) > limit and raw.find(b"\r\n", 2, limit) < 0:
             raise Refused(414, "url_too_long", f"The URL exceeds {self.limits.target} bytes.")
         if len(raw) > self.limits.head:
             raise Refused(431, "headers_too_large", f"The head exceeds {self.limits.head} bytes.")
+        end = raw.find(b"\r\n", 2)
+        if end >= 0 and end + 2 > seen:  # HTTP/0.9 ends here, and would wait for us
+            line = bytes(raw[2 if raw.startswith(b"\r\n") else 0 : end])
+            if line not in self._lines:
+                self._read_line(line)
 
     def _read_line(self, text: bytes) -> RequestLine:
         match = _REQUEST_LINE.fullmatch(text)
@@ -222,6 +311,8 @@ class HeadReader:
         method, target, version = match.groups()
         if version not in (b"1.1", b"1.0"):
             raise Refused(505, "version_not_supported", "Only HTTP/1.1 and 1.0 are supported.")
+        if method in _REFUSED_METHODS:
+            raise Refused(400, "method_not_supported", "This method is not supported.")
         if method not in _METHODS:
             raise Refused(501, "method_not_supported", "This method is not supported.")
         if len(target) > self.limits.target:
@@ -260,6 +351,8 @@ class _Fields(dict[bytes, tuple[bytes, bytes]]):
                 _check_field(*field)
             _remember(self, text, field)
         elif name.find(b"_") >= 0:
+            if name in _LIKE_FRAMING:
+                raise Refused(400, "ambiguous_header", "A header of framing is spelled with '_'.")
             self.underscore = True
         return field
 
@@ -296,9 +389,29 @@ def _read_framing(head: RequestHead, fields: dict[bytes, bytes], minor: int) -> 
         raise Refused(400, "invalid_framing", "The Content-Length is not a number.")
     else:
         head.length = int(length)
-    connection = fields.get(b"connection", b"") if minor else b"close"
-    head.keep_alive = not connection or connection.lower().find(b"close") < 0
+    connection = fields.get(b"connection", b"").lower()
+    head.keep_alive = minor == 1 and connection.find(b"close") < 0
     head.expects_continue = b"expect" in fields and minor == 1 and head.length != 0
+    if connection not in _ALONE:
+        head.headers = unnamed(head.headers, connection)
+
+
+def unnamed(headers: Headers, connection: bytes) -> Headers:
+    """``headers`` without those that ``connection`` names: the sender meant them for us alone."""
+    named = {name.strip(b" \t") for name in connection.lower().split(b",")}
+    return [pair for pair in headers if pair[0] not in named]
+
+
+def _refuse_keys(query: bytes, fields: dict[bytes, bytes]) -> None:
+    """URLs are logged everywhere, and passed on: what opens a door has no place in one."""
+    parameters = [part.partition(b"=")[0] for part in re.split(rb"[&;]", query)]
+    names = {unquote_to_bytes(name).lower().strip() for name in parameters}
+    if names.isdisjoint(_KEY_NAMES) and _OUR_KEY not in unquote_to_bytes(query):
+        return
+    message = "A key is in the URL. Send it as 'Authorization: Bearer sk-passy-…' only."
+    if not CREDENTIALS.isdisjoint(fields):
+        raise Refused(400, "key_in_url", message)
+    raise Refused(401, "invalid_api_key", message)
 
 
 def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
@@ -306,8 +419,12 @@ def _join_repeated(headers: Headers, fields: dict[bytes, bytes]) -> None:
     names = [name for name, _ in headers]
     for name in _SINGLE:
         if names.count(name) > 1:
-            code = "invalid_host" if name == b"host" else "invalid_framing"
-            raise Refused(400, code, f"The header {name.decode()} is repeated.")
+            message = f"The header {name.decode()} is repeated."
+            if name == b"host":
+                raise Refused(400, "invalid_host", message)
+            if name in _ONCE:
+                raise Refused(400, "ambiguous_header", message)
+            raise Refused(400, "invalid_framing", message)
     if b"connection" in fields:
         lines = [value for name, value in headers if name == b"connection"]
         fields[b"connection"] = b",".join(lines)
@@ -324,23 +441,25 @@ def _check_field(name: bytes, value: bytes) -> None:
     if name == b"host":
         _check_host(value)
     elif name == b"upgrade":
-        raise Refused(501, "upgrade_not_supported", "Protocol upgrades are not supported.")
+        raise Refused(400, "upgrade_not_supported", "Protocol upgrades are not supported.")
     elif name == b"transfer-encoding" and value.lower() != b"chunked":
         raise Refused(400, "invalid_framing", "This Transfer-Encoding is not supported.")
     elif name == b"expect" and value.lower() != b"100-continue":
         raise Refused(417, "expectation_not_supported", "This expectation is not supported.")
+    elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+        # Unpacked, a body may be a thousand times as large, and whoever reads it decides so.
+        raise Refused(415, "encoding_not_supported", "Send the body without Content-Encoding.")
 
 
 def _check_host(host: bytes) -> None:
-    if _HOST.fullmatch(host) is not None:
-        return
-    try:
-        if (literal := _HOST_V6.fullmatch(host)) is not None:
-            IPv6Address(literal[1].decode("ascii"))
-            return
-    except AddressValueError:
-        pass
-    raise Refused(400, "invalid_host", "The Host header is not a host name.")
+    found = _HOST.fullmatch(host)
+    if found is None and (found := _HOST_V6.fullmatch(host)) is not None:
+        try:
+            IPv6Address(found[1].decode("ascii"))
+        except AddressValueError:
+            found = None
+    if found is None or int(found[2] or b"0") >= _PORTS:
+        raise Refused(400, "invalid_host", "The Host header is not a host name.")
 
 
 def _read_target(target: bytes) -> tuple[bytes, str, bytes]:
@@ -364,6 +483,12 @@ def _read_target(target: bytes) -> tuple[bytes, str, bytes]:
         raise Refused(400, "invalid_path", "The path is not UTF-8.") from None
 
 
+def asked_for(raw: bytes | bytearray) -> str:
+    """The path that a head seems to ask for, which may be anything; empty where there is none."""
+    found = _ASKED.match(raw)
+    return "" if found is None else found[1].decode("latin-1")
+
+
 def check_path(raw_path: bytes) -> None:
     """Raises Refused for a path that two readers could take for two different ones."""
     _read_target(raw_path)
@@ -381,6 +506,7 @@ def _refuse_text(text: bytes) -> NoReturn:
 
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
+_NEXT_CHUNK = re.compile(rb"\r\n([0-9A-Fa-f]{1,7})\r\n").match
 _MAX_SIZE_LINE = 256
 _MAX_TRAILERS = 8 * 1024
 
@@ -399,6 +525,11 @@ class Chunks:
         self._start = True  # no chunk before, so no CR LF that would end it
         self._trailers = -1  # bytes of trailers seen, -1 before the last chunk
 
+    @property
+    def announced(self) -> int:
+        """Bytes that are still to come of the chunk at hand."""
+        return self._left
+
     def feed(self, data: bytes) -> list[bytes]:
         """The pieces of the body in ``data``. Raises Refused."""
         if self._unread:
@@ -407,6 +538,8 @@ class Chunks:
         pieces: list[bytes] = []
         at = 0
         while at < len(data) and not self.done:
+            if not (self._left or self._start) and self._trailers < 0:
+                at = self._whole_ones(data, at, pieces)
             if self._left:
                 piece = data[at : at + self._left]
                 self._left -= len(piece)
@@ -420,6 +553,20 @@ class Chunks:
         if self.done:
             self.rest = data[at:]
         return pieces
+
+    def _whole_ones(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        """Take the chunks that begin at ``at`` and are all there; where the next one begins.
+
+        Nothing else is done here that is not done below: somebody may send them a byte long.
+        """
+        while (line := _NEXT_CHUNK(data, at)) is not None:
+            start = line.end()
+            end = start + int(line[1], 16)
+            if end == start or end > len(data):
+                break
+            pieces.append(data[start:end])
+            at = end
+        return at
 
     def _line_end(self, data: bytes, at: int) -> int:
         """Where the framing line at ``at`` ends, -1 if it has not ended yet."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
+import os
 import signal
+import stat
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,20 +18,22 @@ from passy_proxy import json
 from passy_proxy.config.build import Parts, build
 from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
-from passy_proxy.config.problem import ConfigInvalid
+from passy_proxy.config.problem import ConfigInvalid, Problem
 from passy_proxy.config.snapshot import Snapshot, StartFailed
-from passy_proxy.log import LineWriter
+from passy_proxy.faults import Faults
+from passy_proxy.log import dropped
 from passy_proxy.overload import Overload
 from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
 from passy_proxy.tasks import Tasks
+from passy_proxy.transport.connect import AllowList, ConnectSettings
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.config.model import GatewaySettings
+    from passy_proxy.config.model import ConnectionSettings, GatewayFile, GatewaySettings
     from passy_proxy.overload import Gate
 
 STOP = 5.0
@@ -36,6 +42,8 @@ LIVE = ("/livez", "/healthz", "/health")
 READY = "/readyz"
 POLL = 1.0
 """Seconds between two looks at the configuration file."""
+SETTLED = 0.1
+"""Seconds that a file must stay as it is: half of one may well be a configuration."""
 
 
 class Gateway:
@@ -75,11 +83,12 @@ class Gateway:
         self.overload: Overload | None = None
         self.problem: str = ""
         """Why the configuration on disk is not the one that runs; empty when it is."""
+        self._reloads = {"taken": 0, "refused": 0}
 
     async def start(self) -> None:
         """Load and go live. Raises ConfigInvalid or StartFailed when nothing can serve."""
         try:
-            self.snapshot = await self._started(self._read())
+            self.snapshot = await self._started(await self._read())
         except (ConfigInvalid, StartFailed, OSError) as exc:
             good = self.site.data / LAST_GOOD
             if self.path is None or not good.exists():
@@ -90,14 +99,14 @@ class Gateway:
         else:
             self._keep()
         self._begun = self.snapshot.file.settings
+        self.parts.connector.settings = connecting(self._begun.connect)
+        self.log.info("plugins_loaded", distributions=self.parts.registry.provenance())
+        self._be_counted()
         if self.gate is not None:
             self.overload = Overload(
                 self.gate, lambda: self.snapshot.file.settings.overload, self.log
             )
             self.overload.start()
-        for plugin in self.parts.registry.loaded.values():
-            name = f"{plugin.distribution} {plugin.version}"
-            self.log.debug("plugin_loaded", plugin=plugin.name, distribution=name)
         if self.path is not None:
             self.tasks.start(self._watch())
         with contextlib.suppress(RuntimeError, ValueError):  # Not the main thread: no signals here.
@@ -117,18 +126,21 @@ class Gateway:
         """Read the configuration again. False when it was refused: the old one goes on serving."""
         async with self._reloading:
             try:
-                following = await self._started(self._read())
+                following = await self._started(await self._read(), self.snapshot)
             except Exception as exc:
                 # Broad, since plugins run while a snapshot is made: whatever they do, the old
                 # one goes on serving.
                 expected = isinstance(exc, ConfigInvalid | StartFailed | OSError)
                 self.problem = str(exc) or repr(exc)
+                self._reloads["refused"] += 1
                 self.log.error(
                     "reload_refused", problems=self.problem, exc_info=None if expected else exc
                 )
+                self._tidy()
                 return False
             before, self.snapshot = self.snapshot, following
             self.problem = ""
+            self._reloads["taken"] += 1
             self._tell_what_stays(following.file.settings)
             self._keep()
             self.log.info("reloaded", config=following.hash.decode())
@@ -136,15 +148,44 @@ class Gateway:
             self.tasks.start(self._retire(before))
             return True
 
+    def _be_counted(self) -> None:
+        vitals = self.site.vitals
+        vitals.count("reloads", lambda: {(how,): times for how, times in self._reloads.items()})
+        vitals.count("filter_failures", Faults.by_filter)
+        vitals.count("log_dropped", lambda: {(): dropped()})
+        vitals.gauge("in_flight", lambda: {(): self.running})
+        vitals.gauge("configuration", lambda: {(): 0 if self.problem else 1})
+        vitals.gauge("draining", lambda: {(): 1 if self.draining else 0})
+        for count in ("opened", "reused"):
+            vitals.count(f"upstream_{count}", partial(self._pools, count))
+        for state in ("open", "idle", "waiting"):
+            vitals.gauge(f"upstream_{state}", partial(self._pools, state))
+
+    @property
+    def running(self) -> int:
+        """Exchanges that run now, on whatever snapshot they began with."""
+        return sum(one.running for one in (*self._leaving, self.snapshot))
+
+    def _pools(self, what: str) -> dict[tuple[str, ...], float]:
+        upstreams = self.snapshot.upstreams.items()
+        return {(name,): one.transport.stats().get(what, 0) for name, one in upstreams}
+
     def _tell_what_stays(self, settings: GatewaySettings) -> None:
         """What a reload cannot change is said, and not passed over in silence."""
-        names = ("listen", "edge", "log")
+        names = ("listen", "edge", "connect", "log")
         if changed := [n for n in names if getattr(settings, n) != getattr(self._begun, n)]:
             self.log.warning("restart_needed", settings=changed)
 
     async def _retire(self, snapshot: Snapshot) -> None:
         await snapshot.retire()
         self._leaving.remove(snapshot)
+        del snapshot
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Free a configuration. It is full of reference cycles, and the collector, which requests
+        leave nothing to do, would come round to it after some hundred others."""
+        self.tasks.start(_collected())
 
     def health(self, path: str) -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
@@ -155,7 +196,7 @@ class Gateway:
                 "configuration": self.problem or "ok",
                 "draining": self.draining,
                 "overload": self.overload.told if self.overload is not None else "ok",
-                "log_lines_dropped": LineWriter.all_dropped(),
+                "log_lines_dropped": dropped(),
             }
             status = "draining" if self.draining else "ok"
             return 503 if self.draining else 200, json.dumps({"status": status, "checks": checks})
@@ -163,13 +204,25 @@ class Gateway:
             return 200, json.dumps({"passy": "LLM gateway", "base_url": "/v1"})
         return None
 
-    def _read(self) -> bytes:
-        self._content = self._text if self.path is None else content_of(self.path)
+    async def _read(self) -> bytes:
+        if self.path is None:
+            self._content = self._text
+        else:
+            # In a thread, as it may be on a network that hangs.
+            self._content = await asyncio.to_thread(content_of, self.path)
         return self._content
 
-    async def _started(self, content: bytes) -> Snapshot:
+    def _file(self, content: bytes) -> GatewayFile:
         document = parse(content, str(self.path or "built-in"), self._variables)
-        file = layers(document, self._variables)
+        return layers(document, self._variables)
+
+    async def _started(self, content: bytes, before: Snapshot | None = None) -> Snapshot:
+        # In a thread: what is a megabyte takes a second, in which others have something to say.
+        file = await asyncio.to_thread(self._file, content)
+        if before is not None and before.file.routes and not file.routes:
+            # Nobody means that. It is a file that was emptied, perhaps to be written again.
+            message = "there are no routes any more, so nobody would be answered"
+            raise ConfigInvalid([Problem(str(self.path), 1, 1, message)])
         hash = hashlib.sha256(content).hexdigest()[:8]
         snapshot = build(file, self.parts, hash)
         for warning in snapshot.warnings:
@@ -182,7 +235,8 @@ class Gateway:
         if self.path is None:
             return
         good = self.site.data / LAST_GOOD
-        draft = good.with_suffix(".tmp")
+        # Of its own, since the other workers are writing the same at this very moment.
+        draft = good.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
             draft.touch(0o600)  # Nobody else reads it, not even while it is being written.
@@ -195,11 +249,33 @@ class Gateway:
         while True:
             await asyncio.sleep(POLL)
             with contextlib.suppress(OSError):
-                if content_of(self.path) != self._content:
-                    await self.reload()
+                content = await asyncio.to_thread(content_of, self.path)
+                if content != self._content:
+                    await asyncio.sleep(SETTLED)
+                    if content == await asyncio.to_thread(content_of, self.path):
+                        await self.reload()
+
+
+async def _collected() -> None:
+    """In a task of its own, so that whoever let go of something is gone as well."""
+    gc.collect()
+
+
+def connecting(written: ConnectionSettings) -> ConnectSettings:
+    """What the connector goes by."""
+    return ConnectSettings(
+        dns_ttl=written.dns_ttl,
+        dns_stale=written.dns_stale,
+        dns_patience=written.dns_patience,
+        dns_lookups=written.dns_lookups,
+        allow=AllowList.of(written.tenants_may_reach),
+    )
 
 
 def content_of(path: Path) -> bytes:
-    """A configuration file as it stands, or so much of it that it is seen to be too large."""
+    """A configuration file as it stands, or so much of it that it is seen to be too large. Raises
+    OSError, also for what is no file: to open a pipe would be to wait for who writes into it."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is not a regular file")
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)

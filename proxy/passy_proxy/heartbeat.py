@@ -17,9 +17,9 @@ LOOKS = 4
 class Heartbeat:
     """Watches one stream; sends a comment when nothing was sent for ``interval`` seconds.
 
-    Whoever sends sets ``last`` and nothing else; the watching is done on a coarse clock, so the
-    comment comes up to a quarter of the interval late. It goes only between two messages: bytes in
-    the middle of one would damage it.
+    The stream is written through it. The watching is done on a coarse clock, so the comment comes
+    up to a quarter of the interval late. It goes only between two messages: bytes in the middle of
+    one would damage it.
     """
 
     __slots__ = ("_downstream", "_seen", "_silent", "_step", "_sweep", "deadline", "last")
@@ -42,6 +42,12 @@ class Heartbeat:
             return None
         loop = asyncio.get_running_loop()
         return cls(interval, downstream, sweep_of(loop))
+
+    def write(self, data: bytes) -> bool:
+        """As `Downstream.write`."""
+        if data:
+            self.last = data
+        return self._downstream.write(data)
 
     def expire(self, now: float) -> None:
         """Called by the sweep each quarter of an interval."""

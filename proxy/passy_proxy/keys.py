@@ -8,12 +8,14 @@ database, so a stolen table holds no credential.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import zlib
 from hashlib import sha256
 
 PREFIX = "sk-passy-"
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ANYWHERE = re.compile(rf"{PREFIX}[0-9A-Za-z]*")
 LENGTH = len(PREFIX) + 32 + 6
 
 
@@ -60,6 +62,11 @@ class Digester:
         inner.update(key)
         outer.update(inner.digest())
         return outer.digest()
+
+
+def hidden(text: str) -> str:
+    """``text`` without client keys: what a client writes may end in a log or in the books."""
+    return _ANYWHERE.sub(f"{PREFIX}…", text) if PREFIX in text else text
 
 
 def shown(key: str) -> str:

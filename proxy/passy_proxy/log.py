@@ -13,9 +13,9 @@ import os
 import select
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
 
 import structlog
 
@@ -24,6 +24,8 @@ from passy_proxy.config.problem import redacted
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+    from passy_proxy.config.model import LogSettings
 
 _log = logging.getLogger("passy.log")
 
@@ -45,15 +47,15 @@ REPEAT_SPAN = 10.0
 def configure(level: str, format: str, stream: TextIO | None = None) -> FilteringBoundLogger:
     """The process's logger: JSON lines, or the pretty form (``auto``: on a terminal).
 
-    To standard error from a thread; what libraries log goes there, too. To a ``stream`` at once.
+    To standard error, which holds nobody up; what libraries log goes there, too. Or to ``stream``.
     """
-    log = _logger(level, format, stream or sys.stderr, stream is None)
+    log = _logger(level, format, stream or _unblocking(sys.stderr))
     if stream is None:
         _take_in(log)
     return log
 
 
-def _logger(level: str, format: str, stream: TextIO, threaded: bool) -> FilteringBoundLogger:
+def _logger(level: str, format: str, stream: TextIO) -> FilteringBoundLogger:
     pretty = format == "pretty" or (format == "auto" and stream.isatty())
     final: Any = (
         # Plain tracebacks: the rich ones show local variables, and those hold keys.
@@ -70,10 +72,18 @@ def _logger(level: str, format: str, stream: TextIO, threaded: bool) -> Filterin
         _mask,
     ]
     return structlog.wrap_logger(  # type: ignore[no-any-return]
-        _sink(stream) if threaded else structlog.PrintLogger(stream),
+        structlog.PrintLogger(stream),
         processors=[*processors, final],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         cache_logger_on_first_use=True,
+    )
+
+
+def configured(log: LogSettings, variables: Mapping[str, str]) -> FilteringBoundLogger:
+    """The process's logger, as the environment says, else the configuration."""
+    return configure(
+        variables.get("PASSY_LOG_LEVEL") or log.level,
+        variables.get("PASSY_LOG_FORMAT") or log.format,
     )
 
 
@@ -87,26 +97,6 @@ def _mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping
         if isinstance(value, str):
             event[name] = redacted(value)
     return event
-
-
-def _sink(stream: TextIO) -> Any:
-    try:
-        return Sink(LineWriter.of(stream.fileno()))
-    except (OSError, ValueError):  # No file: somebody captures what is said.
-        return structlog.PrintLogger(stream)
-
-
-class Sink:
-    """What structlog takes for a logger: gives each rendered event to a writer."""
-
-    def __init__(self, writer: LineWriter) -> None:
-        self._writer = writer
-
-    def msg(self, message: str) -> None:
-        self._writer.put(message.encode("utf-8", "backslashreplace"))
-        self._writer.hurry()
-
-    debug = info = warning = error = exception = critical = msg
 
 
 class Records(logging.Handler):
@@ -150,6 +140,82 @@ def _take_in(log: FilteringBoundLogger) -> None:
     root.addHandler(Records(log))
 
 
+class Alarms:
+    """Lets one alarm of a name through in a while and counts the others, so that nobody who is at
+    fault all the time can flood the log."""
+
+    MOST = 1_000
+    """Names remembered."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._next: dict[str, float] = {}
+        self._kept_back: dict[str, int] = {}
+
+    def due(self, name: str) -> int | None:
+        """How many were kept back since the last one; ``None``: keep this one back too."""
+        now = monotonic()
+        if now < self._next.get(name, 0.0):
+            self._kept_back[name] = self._kept_back.get(name, 0) + 1
+            return None
+        if len(self._next) >= self.MOST:
+            self._next.clear()
+        self._next[name] = now + self._seconds
+        return self._kept_back.pop(name, 0)
+
+
+_dropped = 0
+
+
+def dropped() -> int:
+    """Lines that the writers of this process could not write, so far."""
+    return _dropped
+
+
+def _unblocking(stream: TextIO) -> TextIO:
+    """``stream`` so that it holds nobody up, where the system can tell whether it would."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return stream  # It is in memory.
+    return cast(TextIO, _Unblocking(descriptor)) if hasattr(select, "poll") else stream
+
+
+class _Unblocking:
+    """A stream of lines to a descriptor. A line that its reader does not take is dropped and
+    counted: the event loop, and the supervisor, have better things to do than to wait for it."""
+
+    ROOM = 4096
+    """What a pipe that is ready takes without waiting."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._text = ""
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, text: str) -> None:
+        self._text += text
+
+    def flush(self) -> None:
+        data, self._text = self._text.encode(errors="backslashreplace"), ""
+        try:
+            while data and self._poll.poll(0):
+                data = data[os.write(self._descriptor, data[: self.ROOM]) :]
+        except OSError:
+            pass  # Nobody reads any more.
+        if data:
+            _drop(1)
+
+
+def _drop(count: int) -> None:
+    global _dropped
+    _dropped += count
+
+
 class LineWriter:
     """Writes lines from a thread of its own, in batches: a full pipe never holds up the event loop,
     which only appends to a list."""
@@ -173,15 +239,15 @@ class LineWriter:
         """The one writer of a descriptor in this process, running: two would mix their lines, and
         a stuck one would be left behind by each reload."""
         writer = cls._all.get(descriptor)
-        if writer is None:
+        if writer is None or not writer.alive:  # A fork takes no thread along.
             writer = cls._all[descriptor] = cls(descriptor)
             writer.start()
         return writer
 
-    @classmethod
-    def all_dropped(cls) -> int:
-        """Lines that this process has dropped so far."""
-        return sum(writer.dropped for writer in cls._all.values())
+    @property
+    def alive(self) -> bool:
+        """Its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="passy-log", daemon=True)
@@ -199,16 +265,17 @@ class LineWriter:
             if count == BATCH:
                 self._due.set()
         else:
-            self.dropped += 1
+            self.drop()
 
-    def hurry(self) -> None:
-        """Write what waits as soon as possible."""
-        self._due.set()
+    def drop(self, count: int = 1) -> None:
+        """Give up lines."""
+        self.dropped += count
+        _drop(count)
 
     def flush(self, timeout: float = LAST_WORDS) -> None:
         """Wait until what was put has been written, for at most ``timeout`` seconds."""
         end = monotonic() + timeout
-        if self._thread is None or not self._thread.is_alive():
+        if not self.alive:
             return
         for _ in range(2):  # It may be at the end of a round which had not seen the latest line.
             self._done.clear()
@@ -239,7 +306,7 @@ class LineWriter:
             try:
                 self._write(b"\n".join([*lines, b""]))
             except OSError:
-                self.dropped += len(lines)
+                self.drop(len(lines))
                 continue
             if self.dropped > self._told:
                 self._tell_dropped()

@@ -62,11 +62,12 @@ class Models:
         wild = [model for model in self.aliases if "*" in model.name]
         self._wild = sorted(wild, key=lambda model: -len(model.name))
         self._upstreams = upstreams
-        self._listed: dict[str, Target] = {}
+        self.listed: dict[str, Target] = {}
+        """Names that upstreams say they serve."""
         for upstream in upstreams.values():
             for name in upstream.models:
                 if "*" not in name:
-                    self._listed.setdefault(name, Target.at(upstream, name))
+                    self.listed.setdefault(name, Target.at(upstream, name))
 
     def find(self, name: str) -> Model | None:
         """The alias for a name: exact, else the longest pattern that matches."""
@@ -80,7 +81,7 @@ class Models:
 
     def direct(self, name: str) -> tuple[Target, ...] | None:
         """A target without an alias: ``upstream/model``, or a name that an upstream lists."""
-        if (listed := self._listed.get(name)) is not None:
+        if (listed := self.listed.get(name)) is not None:
             return (listed,)
         head, slash, model = name.partition("/")
         upstream = self._upstreams.get(head)
@@ -104,7 +105,7 @@ class Models:
         """All names a client can ask for: usable aliases, in-process upstreams, listed models."""
         names = [model.name for model in self.aliases if model.tiers and "*" not in model.name]
         names += [u.name for u in self._upstreams.values() if u.dialect is None]
-        names += self._listed
+        names += self.listed
         return list(dict.fromkeys(names))
 
     def owner(self, name: str) -> str:

@@ -6,10 +6,12 @@ configuration names it. Our own plugins come in by the same door.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
@@ -102,6 +104,44 @@ class Registry:
         self.upstreams |= plugin.upstreams
         self.loaded[name] = plugin
         return plugin
+
+    def provenance(self) -> list[dict[str, object]]:
+        """Where the loaded plugins come from: of each distribution its name, its version, and the
+        SHA-256 of the list (RECORD) in which its installer wrote down the hash of each file."""
+        found: dict[str, dict[str, object]] = {}
+        for name, plugin in self.loaded.items():
+            known = found.setdefault(
+                plugin.distribution,
+                {
+                    "distribution": plugin.distribution,
+                    "version": plugin.version,
+                    "record": self._record(name),
+                    "plugins": [],
+                },
+            )
+            known["plugins"] = [*cast(list[str], known["plugins"]), name]
+        return list(found.values())
+
+    def _record(self, name: str) -> str | None:
+        points = self._points.get(name)
+        distribution = points[0].dist if points else None
+        record = distribution.read_text("RECORD") if distribution else None
+        return hashlib.sha256(record.encode()).hexdigest() if record else None
+
+    def owner(self, file: str) -> Plugin | None:
+        """The loaded plugin that a source file belongs to: its own module or package, else one
+        beside it."""
+        beside = None
+        for name, plugin in self.loaded.items():
+            own = getattr(self._plugins.get_plugin(name), "__file__", None)
+            if own is None:
+                continue
+            path = Path(own)
+            if file == own or (path.stem == "__init__" and Path(file).is_relative_to(path.parent)):
+                return plugin
+            if beside is None and Path(file).parent == path.parent:
+                beside = plugin
+        return beside
 
     def filter(self, name: str) -> type[Filter] | None:
         """The filter class a chain means by ``name``."""

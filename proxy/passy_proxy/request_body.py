@@ -7,10 +7,13 @@ from collections.abc import Awaitable
 
 from passy_proxy.body import BadBody, read_head
 from passy_proxy.dialect import bodyless
-from passy_proxy.downstream import BodyTimeout, BodyTooLarge
+from passy_proxy.downstream import BadUpload, BodyTimeout, BodyTooLarge
 from passy_proxy.event import Reply
-from passy_proxy.exchange import Exchange, Request
+from passy_proxy.exchange import Exchange
 from passy_proxy.units import size
+
+HOPS = b"x-passy-hops"
+"""How many gateways a request has passed."""
 
 
 def read_body(ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
@@ -19,10 +22,22 @@ def read_body(ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
     A streamed upload is left unread: it is passed on as it arrives.
     """
     request = ex.request
+    if HOPS in request.fields and (refusal := gone_round(ex)) is not None:
+        return refusal
     if request.streamed_upload and not bodyless(request):
         return None
     body = ex.downstream.arrived(request.limit)
-    return _awaited(ex) if body is None else _taken(request, body)
+    return _awaited(ex) if body is None else _taken(ex, body)
+
+
+def gone_round(ex: Exchange) -> Reply | None:
+    """A Reply for a request that has passed too many gateways: one of them asks itself."""
+    most = ex.snapshot.file.settings.connect.hops
+    passed = ex.request.fields[HOPS]
+    if passed.isdigit() and len(passed) < 4 and int(passed) < most:
+        return None
+    message = f"The request has passed {most} gateways; one of them is its own upstream."
+    return Reply(508, "loop_detected", message, [(b"x-should-retry", b"false")])
 
 
 async def _awaited(ex: Exchange) -> Reply | None:
@@ -31,22 +46,25 @@ async def _awaited(ex: Exchange) -> Reply | None:
         body = await ex.downstream.body(request.limit)
     except (BodyTooLarge, BodyTimeout) as exc:
         return body_refused(ex, exc)
-    return _taken(request, body)
+    return _taken(ex, body)
 
 
-def _taken(request: Request, body: bytes) -> Reply | None:
+def _taken(ex: Exchange, body: bytes) -> Reply | None:
+    request = ex.request
     request.body = body
     if request.operation:
         try:
-            request.head = read_head(body)
+            request.head = read_head(body, ex.route.json_limits)
         except BadBody as exc:
             code = "invalid_value" if exc.param else "invalid_json"
             return Reply(400, code, str(exc), param=exc.param)
     return None
 
 
-def body_refused(ex: Exchange, why: BodyTooLarge | BodyTimeout) -> Reply:
-    """What the client hears of a body that is too large or comes too slowly."""
+def body_refused(ex: Exchange, why: BodyTooLarge | BodyTimeout | BadUpload) -> Reply:
+    """What the client hears of a body that is too large, comes too slowly, or is no upload."""
+    if isinstance(why, BadUpload):
+        return Reply(why.status, why.code, why.message)
     if isinstance(why, BodyTooLarge):
         limit = size(ex.request.limit)
         return Reply(413, "request_too_large", f"The body is larger than the limit of {limit}.")

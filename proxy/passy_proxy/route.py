@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from passy_proxy.body import JsonLimits
 from passy_proxy.dialect import Dialect
 
 if TYPE_CHECKING:
     from passy_proxy.chain import Chain
+
+JSON_LIMITS = JsonLimits()
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +33,10 @@ class Route:
     body_limit: int
     root: int
     """Length of the prefix (``/v1``) that pass-through drops."""
+    json_limits: JsonLimits = JSON_LIMITS
+    """What a JSON body may hold."""
+    parts: int = 100
+    """Most parts of a multipart body."""
     origin: str = ""
     """Where it stands in the configuration."""
     places: tuple[str, ...] = ()
@@ -50,6 +57,8 @@ class RouteTable:
                 self._exact.setdefault((route.method, route.path), route)
         # The longest prefix is the most specific; YAML order decides between equals.
         self._prefixes.sort(key=lambda route: -len(route.path))
+        self._spoken = {route.path: route.dialect for route in reversed(self.all)}
+        self._longest = max(map(len, self._spoken), default=0)
 
     def find(self, method: str, path: str) -> Route | None:
         """The route for a request, or ``None``."""
@@ -61,6 +70,17 @@ class RouteTable:
             if path.startswith(route.path[:-1]) and route.method in (method, "*"):
                 return route
         return None
+
+    def spoken(self, path: str) -> Dialect | None:
+        """What the clients of a path speak, also where no route is for their method or goes
+        further down; ``None`` where nobody says."""
+        above = path[: self._longest + 1]
+        while above:
+            if (dialect := self._spoken.get(above)) is not None:
+                return dialect
+            above = above.rpartition("/")[0]
+        below = (route for route in self._prefixes if path.startswith(route.path[:-1]))
+        return next((route.dialect for route in below), None)
 
     def methods(self, path: str) -> list[str]:
         """The methods some route has for ``path``, for a 405."""

@@ -1,51 +1,59 @@
-"""Runs the gateway under uvicorn with our own edge: one process, or several on one address."""
+"""Runs the gateway in one process, under uvicorn with our own edge."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from multiprocessing import parent_process
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
 from uvicorn.lifespan.on import LifespanOn
-from uvicorn.supervisors.multiprocess import Multiprocess
 
 from passy_proxy.app import App, Receive, Send
 from passy_proxy.cli import Exit
-from passy_proxy.config.document import environment
-from passy_proxy.config.model import LogSettings
 from passy_proxy.config.problem import ConfigInvalid, redacted
+from passy_proxy.door import Door
 from passy_proxy.edge import Edge, EdgeLimits
 from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
 from passy_proxy.gateway import LIVE, READY, Gateway
 from passy_proxy.keyring import Keyring, KeyringError
-from passy_proxy.log import configure, flush
+from passy_proxy.log import configured, flush
 from passy_proxy.place import Place
+from passy_proxy.pulse import Pulse, Slot
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
+from passy_proxy.supervisor import HURRY, INTERRUPT, RELOAD
+from passy_proxy.timers import NEVER
+from passy_proxy.vitals import Vitals
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from passy_proxy.config.model import Address, EdgeSettings, GatewayFile
+    from passy_proxy.config.model import Address, EdgeSettings, GatewayFile, LogSettings
 
 
-def gateway_at(place: Place, log: LogSettings, variables: Mapping[str, str]) -> Gateway:
+INTERRUPTED = 3.0
+"""Seconds that running answers may take after Ctrl-C."""
+LAST_WORDS = 2.0
+"""Seconds for what cut answers still have to say, to their clients and to the books."""
+TICK = 0.05
+
+
+def gateway_at(
+    place: Place, log: LogSettings, variables: Mapping[str, str], vitals: Vitals | None = None
+) -> Gateway:
     """The gateway of a place, not started. Raises KeyringError."""
     keyring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))
-    level = variables.get("PASSY_LOG_LEVEL") or log.level
-    format = variables.get("PASSY_LOG_FORMAT") or log.format
-    logger = configure(level, format)
-    return Gateway(
-        Site(place.data, keyring, logger), variables, logger, path=place.path, text=place.text
-    )
+    logger = configured(log, variables)
+    site = Site(place.data, keyring, logger, vitals or Vitals([Slot()]))
+    return Gateway(site, variables, logger, path=place.path, text=place.text)
 
 
 class Served(App):
@@ -77,9 +85,7 @@ class Lifespan(LifespanOn):
             failure = getattr(self.config.loaded_app, "failure", None)
             flush()
             sys.stderr.write(f"passy: {redacted(str(failure) or repr(failure))}\n")
-            code = code_of(failure)
-            ours = parent_process() is None or code is not Exit.failed
-            raise SystemExit(code if ours else STARTUP_FAILURE)
+            raise SystemExit(code_of(failure))
 
 
 class Serving(uvicorn.Config):
@@ -102,32 +108,191 @@ def code_of(failure: BaseException | None) -> Exit:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; starts ``ready`` beside itself once it listens."""
+    """uvicorn's server, with our own end: in four steps, so that nobody loses a request.
+
+    1. *Lame duck*: ``/readyz`` says 503, every answer asks to close, all who come are served.
+    2. The listening socket closes, after those who already waited in its queue were let in. Idle
+       connections close, once it is unlikely that a request is on its way.
+    3. Running answers may end.
+    4. What is left is told and cut, each with its record.
+
+    `drain` takes all four steps, `hurry` ends the present one. An interrupt comes from a person at
+    a terminal: it skips the first step and leaves little time for the third. Signals mean these,
+    but for a worker it is ``line``, the supervisor's, that does.
+
+    ``ready`` runs beside the server once it listens. ``dead``: seconds after which a process whose
+    loop is held up ends itself; 0 is never.
+    """
 
     def __init__(
         self,
         config: uvicorn.Config,
         gateway: Gateway,
+        edge: EdgeSettings,
         ready: Callable[[Server], Coroutine[Any, Any, None]] | None = None,
+        *,
+        dead: float = 0.0,
+        line: socket.socket | None = None,
     ) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._edge = edge
+        self._dead = dead
+        self._pulse: Pulse | None = None
         self._when_ready = ready
+        self._line = line
+        self._lame_until = NEVER
+        self._patience: float = edge.shutdown_timeout
+        self._waiting = False  # for running answers
+        self._listening: list[socket.socket] = []
+        self._doors: list[Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self._when_ready is not None and not self.should_exit:
+        vitals = self._gateway.site.vitals
+        if self._line is None:
+            # What uvicorn closes is its own copy: ours is for those who wait at the end.
+            self._listening = [sock.dup() for sock in sockets or ()]
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            self._doors = [
+                Door(sock, self._connect, vitals.slots, vitals.number) for sock in sockets or ()
+            ]
+        if self.should_exit:
+            return
+        if self._line is not None:
+            self._line.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._line, self._commanded, self._line)
+        for door in self._doors:
+            door.open()
+        if self._when_ready is not None:
             self._gateway.tasks.start(self._when_ready(self))
+        self._be_watched()
+
+    def _be_watched(self) -> None:
+        gateway, state = self._gateway, self.server_state
+        vitals = gateway.site.vitals
+        if vitals.slot is not None:
+            self._pulse = pulse = Pulse(
+                vitals.slot, gateway.parts.registry, gateway.log, self._edge.loop_lag, self._dead
+            )
+            pulse.connections = state.connections
+            pulse.start()
+            worker = (str(vitals.number),)
+            vitals.count("loop_blocked", lambda: {(): pulse.blocked})
+            vitals.count("loop_blocked_seconds", lambda: {(): pulse.blocked_seconds})
+            vitals.gauge("loop_lag", lambda: {worker: pulse.lag})
+            vitals.slot.ready = True
+        if len(vitals.slots) > 1:
+            gateway.tasks.start(vitals.publish())
+        vitals.gauge("connections", lambda: {(): len(state.connections)})
+        if isinstance(edge := self.config.http, Edge):
+            vitals.count("edge_refused", lambda: {(code,): n for code, n in edge.refused.items()})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        interrupted = sig == signal.SIGINT
+        if interrupted and not self._captured_signals:
+            # uvicorn raises it once more after the end, which makes the exit code.
+            self._captured_signals.append(sig)
+        # Whoever asks a group of processes to stop means the supervisor, but reaches its workers
+        # too: that must not count as asking twice.
+        if self._gateway.draining and self._line is None:
+            self.hurry()
+        else:
+            self.drain(interrupted=interrupted)
+
+    def drain(self, *, interrupted: bool = False) -> None:
+        """Begin to stop."""
+        wait: float = self._edge.lame_duck
+        if interrupted:
+            wait, self._patience = 0.0, min(self._patience, INTERRUPTED)
         self._gateway.draining = True
         if isinstance(self.config.http, Edge):
             self.config.http.draining = True
-        if sig == signal.SIGTERM:
-            # uvicorn would raise it once more after the end: who asks for an end in order gets a 0.
-            self.should_exit = True
-        else:
-            super().handle_exit(sig, frame)
+        self._lame_until = min(self._lame_until, monotonic() + wait)
+
+    def hurry(self) -> None:
+        """Make an end of what the end waits for."""
+        if self._waiting:
+            self.force_exit = True
+        self._lame_until = 0.0
+
+    def _commanded(self, line: socket.socket) -> None:
+        commands = line.recv(64)
+        for number in commands:
+            command = bytes([number])
+            if command == RELOAD:
+                self._gateway.tasks.start(self._gateway.reload())
+            elif command == HURRY:
+                self.hurry()
+            else:
+                self.drain(interrupted=command == INTERRUPT)
+        if not commands:  # Its end: there is nobody any more to start another.
+            asyncio.get_running_loop().remove_reader(line)
+            self.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or monotonic() >= self._lame_until
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._waiting = True
+        await self._stop_listening(sockets or [])
+        state, log = self.server_state, self._gateway.log
+        for connection in list(state.connections):
+            connection.shutdown()
+        await self._emptied(monotonic() + self._patience)
+        if state.tasks:
+            log.warning("answers_cut", count=len(state.tasks))
+            for task in list(state.tasks):
+                task.cancel()
+        self.force_exit = False
+        await self._emptied(monotonic() + LAST_WORDS)
+        for connection in list(state.connections):
+            if (transport := getattr(connection, "transport", None)) is not None:
+                transport.abort()
+        await self.lifespan.shutdown()
+        if self._pulse is not None:
+            await self._pulse.stop()
+
+    async def _emptied(self, end: float) -> None:
+        """Wait until nobody is here any more, or until ``end``; `hurry` ends it too."""
+        state = self.server_state
+        while not self.force_exit and monotonic() < end:
+            if not (state.connections or state.tasks):
+                break
+            await asyncio.sleep(TICK)
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        """Close the listening sockets. Who has got through to one of them is served: closing it
+        would reset whoever is in its queue."""
+        for server in self.servers:
+            server.close()
+        if not self._doors:
+            for sock in sockets:
+                sock.close()
+        late = [sock for door in self._doors for sock in door.close()]
+        for sock in self._listening:
+            sock.setblocking(False)
+            with contextlib.suppress(OSError):
+                while True:
+                    late.append(sock.accept()[0])
+            sock.close()
+        for sock in late:
+            with contextlib.suppress(OSError):
+                await self._connect(sock)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        """Serve a connection that was accepted by us."""
+        config = self.config
+
+        def connected() -> asyncio.Protocol:
+            kind: Any = config.http_protocol_class
+            return kind(  # type: ignore[no-any-return]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(connected, sock, ssl=config.ssl)
 
     @property
     def port(self) -> int:
@@ -177,45 +342,3 @@ def protocol(edge: EdgeSettings, largest_body: int = 0) -> Edge:
         ),
         spared=frozenset((*LIVE, READY)),
     )
-
-
-HOPELESS = {STARTUP_FAILURE: Exit.failed} | {
-    code.value: code for code in (Exit.unavailable, Exit.invalid_config)
-}
-"""How a worker ends that could not start. One that dies later may well end with 1."""
-
-
-class Workers(Multiprocess):
-    """uvicorn's supervisor: restarts a worker that died, passes SIGHUP on instead of restarting."""
-
-    code = Exit.ok
-    """How the whole ends."""
-
-    def handle_int(self) -> None:
-        self.code = Exit.interrupted
-        super().handle_int()
-
-    def keep_subprocess_alive(self) -> None:
-        """A worker that could not start would fail the same way again: that is the end of all."""
-        for process in self.processes:
-            if process.exitcode in HOPELESS:
-                self.code = HOPELESS[process.exitcode]
-                self.should_exit.set()
-                return
-        super().keep_subprocess_alive()
-
-    def handle_hup(self) -> None:
-        for process in self.processes:
-            if process.pid is not None:
-                os.kill(process.pid, signal.SIGHUP)
-
-
-def worker() -> Served:
-    """The app of one of several processes; its place is in the environment it was started with."""
-    variables = environment()
-    place = Place.of(variables)
-    try:
-        log = place.file(variables).settings.log
-    except ConfigInvalid:  # The gateway falls back to the last one that worked, and says so.
-        log = LogSettings()
-    return Served(gateway_at(place, log, variables))

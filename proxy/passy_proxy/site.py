@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from passy_proxy.keyring import Keyring
+from passy_proxy.vitals import Vitals
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -23,3 +24,5 @@ class Site:
     keyring: Keyring
     log: FilteringBoundLogger = field(default_factory=structlog.get_logger, repr=False)
     """The gateway's own, which masks what looks like a secret."""
+    vitals: Vitals = field(default_factory=Vitals, repr=False)
+    """Where the process counts."""

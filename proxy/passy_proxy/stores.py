@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from passy_proxy.records import (
+    BegunRow,
     Credential,
     CredentialRef,
     CustomProvider,
@@ -99,13 +100,29 @@ class Vault(Protocol):
 
 @runtime_checkable
 class Ledger(Protocol):
-    """The books."""
+    """The books. Nothing here raises or waits for a database."""
 
-    def record(self, row: UsageRow) -> None:
-        """Never blocks and never raises: queued, written in batches, drained on stop.
+    @property
+    def full(self) -> bool:
+        """Whether a record of what begins now could not be kept."""
+        ...
+
+    def begin(self, row: BegunRow) -> None:
+        """An attempt is about to begin. Should the process end within it, this is what the books
+        will have."""
+        ...
+
+    def record(self, row: UsageRow) -> Now[bool]:
+        """The exchange is over; true when its record is kept, whatever happens to this process.
+        Once per id: a second record of one changes nothing.
 
         `UsageRecord.of` says what is in ``row``.
         """
+        ...
+
+    def price(self, id: str, nanos: int, price: str) -> None:
+        """What exchange ``id`` has cost, when that was not known at its end: billionths of a
+        dollar, and the price as text."""
         ...
 
 

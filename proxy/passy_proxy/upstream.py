@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from passy_proxy.dialect import Dialect
 from passy_proxy.records import Credential
 from passy_proxy.transport import DEFAULT_TIMEOUTS, Timeouts, Transport
+
+_NOT_IN_HEADER = re.compile(rb"[^ -~]")
+_LONGEST = 1024  # bytes of a name, which may be a client's
 
 
 @dataclass(slots=True, eq=False)
@@ -21,14 +25,18 @@ class Upstream:
     credential: Credential | None = None
     url: str = ""
     """Its base URL, which tells whose prices hold; empty for an in-process upstream."""
+    verified: bool = True
+    """Its certificate is checked."""
     path: bytes = b""
     """Path of the base URL, without a slash at its end."""
     paths: Mapping[str, bytes] = field(default_factory=dict)
     """Operation → full path, where a provider's differ from the dialect's."""
     auth_header: bytes = b"authorization"
     auth_prefix: bytes = b"Bearer "
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    """Sent with every request."""
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """Sent with every request; some are secrets."""
+    secrets: tuple[bytes, ...] = ()
+    """Those of their values that nobody else may see."""
     api_version: str = ""
     """The version of its API to ask for, where the dialect has one."""
     forward_headers: frozenset[bytes] = frozenset()
@@ -68,8 +76,8 @@ class Target:
         fallback_on: frozenset[str] | None = None,
     ) -> Target:
         label = f"{upstream.name}/{model}" if model else upstream.name
-        # A name may hold any text; a header may not.
-        header = label.encode("ascii", "replace").translate(None, b"\r\n\0")
+        # A name may hold any text; a header may not, and strict clients refuse the whole answer.
+        header = _NOT_IN_HEADER.sub(b"?", label.encode("ascii", "replace"))[:_LONGEST].strip()
         return cls(upstream, model, timeouts or upstream.timeouts, label, header, fallback_on)
 
 

@@ -104,7 +104,7 @@ class LedgerContract:
 
     async def test_recording_does_not_wait(self, store: Any, kept: Any) -> None:
         await store.start()
-        assert store.record(RECORD.row()) is None
+        assert store.record(RECORD.row()) is True
         await store.stop()
         assert 1 == len(await kept())
 

@@ -1106,10 +1106,13 @@ async def test_a_dead_reused_connection_is_replaced_once_if_replay_safe(
         leg = await transport.open(post())
         await leg.read_all(10)
         leg.close()
+        request = post(replay_safe=True)
         with pytest.raises(TransportError) as raised:
-            await transport.open(post(replay_safe=True))
+            await transport.open(request)
         assert raised.value.kind == "broken"
         assert raised.value.sent
+        assert request.lost is not None
+        assert ("broken", True) == (request.lost.kind, request.lost.sent)
         assert [wire.served for wire in upstream.wires] == [2, 1]
         await settled(transport, open=0)
 

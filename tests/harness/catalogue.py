@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 import yaml
 
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C is ten times as fast."""
 FOLDER = Path(__file__).parents[1] / "promises/catalogues"
 
 
 def entries(name: str) -> list[dict[str, Any]]:
     """The cases of ``catalogues/<name>.yaml``, in order."""
-    found: list[dict[str, Any]] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    text = (FOLDER / f"{name}.yaml").read_text("utf-8")
+    found: list[dict[str, Any]] = yaml.load(text, LOADER)
     names = [entry["name"] for entry in found]
     twice = {each for each in names if names.count(each) > 1}
     assert not twice, f"{name}.yaml names cases twice: {sorted(twice)}"

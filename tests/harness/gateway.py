@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -80,8 +80,16 @@ class Asked(NamedTuple):
 class Gateway:
     """``passy serve`` in a folder of its own, on a free port of loopback."""
 
-    def __init__(self, folder: Path, configuration: str, variables: dict[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        configuration: str,
+        variables: dict[str, str],
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
+        self.arguments = arguments
+        """More of them for ``passy serve``."""
         self.file = folder / "gateway.yaml"
         self.file.write_text(configuration)
         # Nothing of this machine's own settings may reach it.
@@ -93,6 +101,7 @@ class Gateway:
         self.stdout: int | None = None
         self.stderr: int | None = None
         """Descriptors to use instead of the files ``out`` and ``err``."""
+        self.process: subprocess.Popen[bytes]
 
     @property
     def base_url(self) -> str:
@@ -115,7 +124,12 @@ class Gateway:
         assert 0 == made.returncode, made.stderr
         return str(json.loads(made.stdout)["key"])
 
-    def start(self) -> None:
+    def start(self, listen: str = "") -> None:
+        """``listen``: where; on a free port of loopback without it."""
+        if listen:
+            assert self._started(listen), self.complaints()
+            self.url = f"http://{listen}"
+            return
         for _ in range(3):  # Somebody else may take the port between the two.
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -136,7 +150,7 @@ class Gateway:
         ]
         with (self.folder / "out").open("ab") as out, (self.folder / "err").open("ab") as err:
             self.process = subprocess.Popen(
-                [*serve, "--listen", listen],
+                [*serve, "--listen", listen, *self.arguments],
                 cwd=self.folder,
                 env=self.variables,
                 stdout=out if self.stdout is None else self.stdout,
@@ -165,9 +179,18 @@ class Gateway:
             return Asked(answer.status, answer.headers, answer.read())
 
     def stop(self) -> int:
-        """Its exit code after SIGTERM."""
+        """Its exit code after SIGTERM, and another one: nobody needs the lame-duck time here."""
+        self.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)  # Two at once are one.
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """SIGKILL, if it runs."""
+        process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait(PATIENCE)
 
     def complaints(self) -> str:
         """What it wrote to standard error."""
@@ -187,10 +210,15 @@ class Gateway:
         return until(lambda: self._record(request_id))
 
     def _record(self, request_id: str) -> dict[str, Any] | None:
+        found = self.records("WHERE id = ?", request_id)
+        return found[0] if found else None
+
+    def records(self, where: str = "", *values: object) -> list[dict[str, Any]]:
+        """What is in the books by now, oldest first."""
         with closing(sqlite3.connect(self.folder / ".passy/passy.db")) as books:
             books.row_factory = sqlite3.Row
-            found = books.execute("SELECT * FROM usage WHERE id = ?", [request_id]).fetchone()
-        return dict(found) if found else None
+            rows = books.execute(f"SELECT * FROM usage {where} ORDER BY at", values)
+            return [dict(row) for row in rows]
 
 
 def until(look: Callable[[], T | None]) -> T:
@@ -236,7 +264,7 @@ Serve = Callable[..., Gateway]
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Runs gateways: a configuration, and environment variables as keywords.
+    """Runs gateways: a configuration, more arguments, and environment variables as keywords.
 
     Each must end with 0 when it is told to, and without having been at fault, unless it is
     ``faulty``. ``before``, ``stdout`` and ``stderr`` are attributes of a Gateway.
@@ -245,7 +273,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
         def run(
             configuration: str,
-            *,
+            *arguments: str,
             start: bool = True,
             faulty: bool = False,
             before: Callable[[], object] | None = None,
@@ -253,11 +281,14 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
             stderr: int | None = None,
             **variables: str,
         ) -> Gateway:
-            gateway = Gateway(tmp_path_factory.mktemp("gateway"), configuration, variables)
+            folder = tmp_path_factory.mktemp("gateway")
+            gateway = Gateway(folder, configuration, variables, arguments)
             gateway.before, gateway.stdout, gateway.stderr = before, stdout, stderr
             if start:
                 gateway.start()
                 stack.callback(stop, gateway, faulty)
+            else:
+                stack.callback(gateway.kill)
             return gateway
 
         yield run

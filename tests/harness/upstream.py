@@ -8,7 +8,8 @@ its end (or its head has, after ``early``):
     {drip: "…", gap: 0.05}  the same, one at a time
     {chunk: "…"}            bytes as one chunk of a chunked body
     {stamp: "… %s …"}       the same; ``%s`` becomes the moment it is sent (time.monotonic)
-    {wait: 0.2}             seconds
+    {wait: 0.2}             seconds; in a script of Python's also a threading.Event, until which
+                            a chunk is sent every 5 seconds if it is given as ``saying``
     hold                    until the other side leaves
     read                    what still comes of the request, until its end
     shut                    no more bytes from here (FIN); keep reading
@@ -25,9 +26,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import h11
@@ -64,17 +66,20 @@ class Hit:
 class RawUpstream:
     """Listens on loopback with an event loop of its own, in a thread; so tests may block.
 
-    ``with RawUpstream(steps) as upstream``. ``script`` chooses the steps for a hit; without one all
-    are answered by ``steps``. ``hits`` is the ledger; ``errors`` holds what was no HTTP.
+    ``with RawUpstream(steps) as upstream``. ``script`` chooses the steps for a hit; one that looks
+    at the body is a generator that yields ``read`` first. Without one all are answered by
+    ``steps``. ``hits`` is the ledger; ``errors`` holds what was no HTTP.
     """
 
     def __init__(
         self,
         steps: Sequence[Step] = (),
         *,
-        script: Callable[[Hit], Sequence[Step]] | None = None,
+        script: Callable[[Hit], Iterable[Step]] | None = None,
         ssl: Any = None,
+        idle: float | None = None,
     ) -> None:
+        """``idle``: seconds after which a connection without a request is closed."""
         self.hits: list[Hit] = []
         self.errors: list[str] = []
         self.connections = 0
@@ -83,6 +88,8 @@ class RawUpstream:
         """Open now."""
         self._script = script or (lambda _: steps)
         self._ssl = ssl
+        self._idle = idle
+        self._serving: set[asyncio.Task[None] | None] = set()  # asyncio itself keeps none
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -125,6 +132,7 @@ class RawUpstream:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open += 1
+        self._serving.add(asyncio.current_task())
         number, hit = self.connections, None
         left = b""
         try:
@@ -132,18 +140,19 @@ class RawUpstream:
                 wire = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
                 if left:  # to receive nothing would be the end
                     wire.receive_data(left)
-                request = await self._event(wire, reader)
+                async with asyncio.timeout(self._idle):
+                    request = await self._event(wire, reader)
                 if not isinstance(request, h11.Request):
                     return
                 headers = [(n.decode(), v.decode("latin-1")) for n, v in request.headers]
                 target = request.target.decode("latin-1")
                 hit = Hit(request.method.decode(), target, headers, number)
                 self.hits.append(hit)
-                steps = list(self._script(hit))
-                if steps[:1] == ["early"]:
-                    del steps[0]
-                else:
+                steps = iter(self._script(hit))
+                first = next(steps, "read")
+                if first != "early":
                     await self._body(wire, reader, hit)
+                    steps = chain([first], steps)
                 for step in steps:
                     if not await self._step(step, wire, reader, writer, hit):
                         return
@@ -156,6 +165,7 @@ class RawUpstream:
             pass
         finally:
             self.open -= 1
+            self._serving.discard(asyncio.current_task())
             if hit is not None:
                 hit.closed = time.monotonic()
             writer.transport.abort()
@@ -166,11 +176,16 @@ class RawUpstream:
         return event
 
     async def _body(self, wire: h11.Connection, reader: asyncio.StreamReader, hit: Hit) -> None:
+        later: list[bytes] = []  # of a large body, which is not copied again for each piece
         while not hit.whole.is_set():
             event = await self._event(wire, reader)
             if isinstance(event, h11.Data):
-                hit.body += bytes(event.data)
+                if len(hit.body) < 1 << 20:
+                    hit.body += bytes(event.data)
+                else:
+                    later.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
+                hit.body = b"".join([hit.body, *later])
                 hit.whole.set()
             else:
                 raise ConnectionError("it left within its request")
@@ -203,14 +218,23 @@ class RawUpstream:
         elif step == "close":
             await writer.drain()
             writer.close()
-            await writer.wait_closed()
+            with suppress(TimeoutError):  # over TLS asyncio may never say so
+                async with asyncio.timeout(1.0):
+                    await writer.wait_closed()
             return False
         else:
             raise AssertionError(f"no such step: {step}")
         return True
 
     async def _act(self, step: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        if "wait" in step:
+        if isinstance(step.get("wait"), threading.Event):
+            said = time.monotonic()
+            while not step["wait"].is_set():  # It is set in another thread.
+                await asyncio.sleep(0.02)
+                if "saying" in step and time.monotonic() - said > 5:
+                    said = time.monotonic()
+                    await self._act({"chunk": step["saying"]}, writer)
+        elif "wait" in step:
             await asyncio.sleep(step["wait"])
         elif "send" in step:
             writer.write(raw(step["send"]))
@@ -238,3 +262,34 @@ def refusing() -> Iterator[str]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """A base URL at which connecting never ends: the queue of its listener is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def slamming() -> Iterator[str]:
+    """A base URL at which every connection is accepted and closed at once."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()

@@ -7,11 +7,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
-from passy_plugins.fallback import Budget, Fallback
-from passy_proxy import Attempt, Exchange, Filter, Principal
+from passy_plugins.fallback import Fallback
+from passy_plugins.retrying import Budget
+from passy_proxy import Attempt, Exchange, Failure, Filter, Principal
 from passy_proxy.records import Credential
 from passy_proxy.testing import SSE, Answer, Bench, Recorded, ScriptedUpstream, Wire, chat_events
 
@@ -209,6 +211,7 @@ async def test_an_unknown_outcome_may_be_final(pair: Make, answer: Answer) -> No
     assert ex.status in (502, 504)
     assert (1, 0) == made.hits
     assert "false" == header(ex, "x-should-retry")
+    assert "All providers" not in sent(ex).json["error"]["message"]  # The second was not asked.
 
 
 @pytest.mark.parametrize("answer", [SLOW, CUT])
@@ -269,6 +272,22 @@ async def test_comments_before_an_error_are_no_first_event(pair: Make) -> None:
     made.one.then(stream(b": one moment\n\n", b": please\n\n", ERROR, gap=0.02))
     ex = await made.ask(stream=True)
     assert (200, (1, 1)) == (ex.status, made.hits)
+
+
+@pytest.mark.parametrize("pieces", [(), (b": wait\n\n",), (b'data: {"choices":[{',)])
+async def test_a_stream_that_ends_before_its_first_event_is_replaced(
+    pair: Make, pieces: tuple[bytes, ...]
+) -> None:
+    made = await pair(on="5xx")
+    made.one.then(stream(*pieces))
+    made.two._script.clear()
+    made.two.stream("from ", "two")
+    ex = await made.ask(stream=True)
+    assert (200, (1, 1)) == (ex.status, made.hits)
+    assert sent(ex).answer.endswith(b"data: [DONE]\n\n")
+    failure = ex.attempts[0].failure
+    assert failure is not None
+    assert ("broken", True) == (failure.kind, failure.sent)
 
 
 async def test_comments_do_not_stand_for_a_first_event_in_time(pair: Make) -> None:
@@ -449,26 +468,217 @@ async def test_an_own_key_that_is_refused_is_final(
 # The budget of retries
 
 
-async def test_retries_stay_within_their_budget(pair: Make) -> None:
-    made = await pair("retries: 5, attempts: 20")
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_budget_is_a_share_of_the_requests_or_a_few() -> None:
+    clock = Clock()
+    budget = Budget(20, 15, clock)
+    for _ in range(15):
+        assert budget.allows()
+        budget.spend()
+    assert not budget.allows()
+    budget.give_back()
+    assert budget.allows()
+    budget.spend()
+    budget.asked = 79
+    assert not budget.allows()
+    budget.asked = 80
+    assert budget.allows()
+
+
+def test_what_the_budget_counted_is_worth_half_after_a_while() -> None:
+    clock = Clock()
+    budget = Budget(20, 3, clock)
+    budget.asked, budget.spent = 1000, 200
+    clock.now += 4.9
+    assert not budget.allows()
+    clock.now += 0.1
+    assert not budget.allows()
+    assert (500, 100) == (budget.asked, budget.spent)
+    clock.now += 15
+    assert not budget.allows()
+    assert (62, 12) == (budget.asked, budget.spent)
+    clock.now += 1e6
+    assert budget.allows()
+    assert (0, 0) == (budget.asked, budget.spent)
+
+
+def test_the_budget_is_never_exceeded_over_time() -> None:
+    clock, made = Clock(), 0
+    budget = Budget(20, 15, clock)
+    for asked in range(1, 20_001):
+        budget.asked += 1
+        if budget.allows():
+            budget.spend()
+            made += 1
+        clock.now += 0.003
+        assert made <= max(15, 0.2 * asked + 3)
+    assert made > 3900
+
+
+def fallback_of(made: Pair) -> Fallback:
     [filter] = [one for one in made.bench.snapshot.filters if isinstance(one, Fallback)]
-    filter._budget.retrying = Budget.FLOOR
-    assert 1 == len((await made.ask("only-shut")).attempts)
-    filter._budget.running = Budget.SHARE * (Budget.FLOOR + 1)
-    assert 6 == len((await made.ask("only-shut")).attempts)
-    assert (Budget.FLOOR, 20) == (filter._budget.retrying, filter._budget.running)
+    return filter
 
 
-async def test_a_client_that_leaves_frees_its_place_in_the_budget(pair: Make) -> None:
+async def test_tries_at_the_same_target_stay_within_the_budget(pair: Make) -> None:
+    made = await pair("retries: 5, attempts: 20, budget: 0, budget_floor: 5")
+    assert [6, 1] == [len((await made.ask("only-shut")).attempts) for _ in range(2)]
+
+
+async def test_who_is_well_is_asked_whatever_the_budget(pair: Make) -> None:
+    made = await pair("retries: 0, budget: 0, budget_floor: 0", "5xx")
+    for _ in range(9):
+        made.one.json({}, 500)
+        assert 200 == (await made.ask()).status
+    assert (9, 9) == made.hits
+
+
+async def test_who_failed_last_time_is_asked_within_the_budget(pair: Make) -> None:
+    made = await pair("retries: 0, budget: 20, budget_floor: 5", "5xx")
+    made.two._script.clear()
+    for _ in range(100):
+        made.one.json({}, 500)
+    for _ in range(100):
+        made.two.json({}, 500)
+    answers = [await made.ask() for _ in range(100)]
+    assert (100, 20) == made.hits
+    assert {502} == {ex.status for ex in answers}
+    assert {"false"} == {header(ex, "x-should-retry") for ex in answers}
+
+
+async def test_a_target_is_well_again_once_it_answers(pair: Make) -> None:
+    made = await pair("retries: 0, budget: 0, budget_floor: 5", "5xx")
+    made.two._script.clear()
+    made.two.json({}, 500).json({}, 500).json({}, 500).json({}, 500).json({}, 500)
+    for _ in range(20):
+        made.one.json({}, 500)
+    [await made.ask() for _ in range(8)]
+    assert (8, 5) == made.hits
+    fallback_of(made)._budget.spent = 0
+    made.two.chat().chat()
+    assert [200, 200] == [(await made.ask()).status for _ in range(2)]
+
+
+async def test_a_single_target_that_keeps_failing_asks_its_clients_not_to_retry(
+    pair: Make,
+) -> None:
     made = await pair()
-    made.one.then(SLOW)
-    [filter] = [one for one in made.bench.snapshot.filters if isinstance(one, Fallback)]
-    ex = made.bench.exchange({"model": "both", "messages": []})
-    running = asyncio.create_task(ex.route.chain.run(ex))
-    seen = await made.one.seen()
-    assert 1 == filter._budget.running
-    sent(ex).leave()
-    await running
-    assert 0 == filter._budget.running
-    assert (1, 0) == made.hits
-    await seen.closed.wait()
+    for _ in range(5):
+        made.one.json({}, 500)
+    said = [header(await made.ask("plain"), "x-should-retry") for _ in range(5)]
+    assert [None, None, None, "false", "false"] == said
+
+
+# The same target again
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "headers", "hits"),
+    [
+        ("", 500, (), 1),
+        ("retry_on: [5xx]", 500, (), 2),
+        ("retry_on: [5xx]", 502, (), 2),
+        ("retry_on: [5xx]", 504, (), 2),
+        ("retry_on: [5xx]", 503, (), 1),
+        ("retry_on: [5xx]", 529, (), 1),
+        ("retry_on: [5xx]", 429, (), 1),
+        ("retry_on: [5xx]", 404, (), 1),
+        ("retry_on: [5xx]", 500, ((b"idempotency-key", b"x"),), 1),
+        ("retry_on: [5xx], retries: 0", 500, (), 1),
+    ],
+)
+async def test_a_status_is_tried_again_where_the_settings_say_so(
+    pair: Make, settings: str, status: int, headers: Wire, hits: int
+) -> None:
+    made = await pair(settings)
+    made.one.json({}, status).chat()
+    ex = await made.ask("plain", headers=headers)
+    assert (200 if hits == 2 else status, hits) == (ex.status, len(made.one.requests))
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "hits"),
+    [
+        ("0", 429, 2),
+        ("0.05", 503, 2),
+        ("0", 529, 2),
+        ("0", 500, 1),
+        ("2", 429, 1),
+        ("soon", 429, 1),
+        ("-1", 429, 1),
+        ("1" * 400, 429, 1),
+        ("", 429, 1),
+        ("Thu, 01 Jan 2015 00:00:00 GMT", 429, 2),
+        ("Thu, 01 Jan 2099 00:00:00 GMT", 429, 1),
+        ("Thu, 99 Jan 2099 00:00:00 GMT", 429, 1),
+    ],
+)
+async def test_a_short_retry_after_is_waited_for(
+    pair: Make, said: str, status: int, hits: int
+) -> None:
+    made = await pair("retry_after: 1s")
+    made.one.json({}, status, retry_after=said).chat()
+    ex = await made.ask("plain")
+    assert (200 if hits == 2 else status, hits) == (ex.status, len(made.one.requests))
+
+
+async def test_another_target_is_asked_before_anybody_waits(pair: Make) -> None:
+    made = await pair("retry_after: 10s", "rate_limit")
+    made.one.json({}, 429, retry_after="5")
+    assert 200 == (await made.ask()).status
+    assert (1, 1) == made.hits
+
+
+async def test_nobody_waits_unless_told_to(pair: Make) -> None:
+    made = await pair()
+    made.one.json({}, 429, retry_after="0").chat()
+    assert 429 == (await made.ask("plain")).status
+
+
+# Passed over
+
+
+class Resting(Filter):
+    """Passes over the upstreams it is told of."""
+
+    name = "resting"
+    names: ClassVar[set[str]] = set()
+
+    def on_attempt(self, ex: Exchange, attempt: Attempt) -> Failure | None:
+        if attempt.target.upstream.name in self.names:
+            return Failure("ejected", "it rests for 7 s more", after=7.0)
+        return None
+
+
+async def test_a_target_that_is_passed_over_is_no_try(
+    pair: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Resting, "names", {"one"})
+    made = await pair("attempts: 1, budget: 0, budget_floor: 0", None, Resting)
+    ex = await made.ask()
+    assert (200, (0, 1), "1") == (ex.status, made.hits, header(ex, "x-passy-attempts"))
+    made.two.json({}, 500).json({"error": {"message": "bad"}}, 400)
+    assert (500, None) == ((ex := await made.ask()).status, header(ex, "x-should-retry"))
+    assert (400, None) == ((ex := await made.ask()).status, header(ex, "x-should-retry"))
+
+
+async def test_when_all_are_passed_over_the_client_hears_when_to_come_back(
+    pair: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Resting, "names", {"one", "two"})
+    made = await pair("", None, Resting)
+    ex = await made.ask()
+    assert (503, "no_healthy_target", "7") == (
+        ex.status,
+        ex.outcome.code,
+        header(ex, "retry-after"),
+    )
+    assert ["one", "two"] == [one["provider"] for one in sent(ex).json["error"]["attempts"]]
+    assert ((0, 0), "0") == (made.hits, header(ex, "x-passy-attempts"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from passy_proxy import Attempt, Exchange, Failure, Filter, Target, TransportError, Upstream, json
 from passy_proxy.answer import problem_head, relayed_head
-from passy_proxy.attempt import WHOLE, is_sse
+from passy_proxy.attempt import WHOLE, has_event, is_sse
 from passy_proxy.body import read_head
 from passy_proxy.dialect import Untranslatable
 from passy_proxy.records import Credential
@@ -364,3 +365,10 @@ async def test_events_under_another_type_are_a_stream_where_one_was_asked_for(
     assert (None, True, events[0]) == (attempt.failure, attempt.streamed, attempt.answer)
     assert attempt.leg is not None
     assert is_sse(dict(attempt.leg.headers))
+
+
+def test_looking_for_the_first_event_takes_linear_time() -> None:
+    began = time.perf_counter()
+    assert not has_event(b"data: x\n" * 8192)
+    assert has_event(b": a\n\n" + b"data: x\r\n" * 8192 + b"\r\n")
+    assert time.perf_counter() - began < 1.0

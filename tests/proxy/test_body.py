@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from passy_proxy import body_stdlib
 from passy_proxy.body import (
     MAX_DEPTH,
     Answer,
     BadBody,
+    JsonLimits,
     member_span,
     read_answer,
     read_head,
@@ -463,7 +465,8 @@ def test_four_mebibytes_of_anything_are_judged_in_linear_time(filling: bytes, me
     try:
         splice_model(body, read_head(body), "n")
     except BadBody as refusal:
-        assert "members are called 'model'" in refusal.message  # noqa: PT017
+        few = "members are called 'model'", "objects, lists and members"
+        assert any(words in refusal.message for words in few)  # noqa: PT017
     assert time.process_time() - begun < 5
 
 
@@ -484,3 +487,76 @@ def test_an_answer_without_usage_has_none(body: bytes) -> None:
 def test_what_is_no_json_answer_has_no_usage(body: bytes) -> None:
     assert read_answer(body) is None
     assert usage_of(body) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "words"),
+    [
+        (JsonLimits(depth=3), b"[[0]]", None),
+        (JsonLimits(depth=3), b"[[[0]]]", "nested deeper than 3 levels"),
+        (JsonLimits(keys=3), b'{"a":0,"b":0,"c":0}', None),
+        (JsonLimits(keys=3), b'{"a":0,"b":0,"c":0,"d":0}', "more than 3 members"),
+        (JsonLimits(keys=3), b'[{"a":0,"b":0,"c":0},{"a":0,"b":0,"c":0}]', None),
+        (
+            JsonLimits(keys=3),
+            b'{"a":{"a":0},"b":{"a":0},"c":{"a":0},"d":{}}',
+            "more than 3 members",
+        ),
+        (JsonLimits(keys=3), b'"' + b"{:" * 50 + b'"', None),
+        (JsonLimits(keys=3), b"[%b[]]" % (b"[]," * 40), "more than 30 objects, lists and members"),
+        (JsonLimits(keys=30, depth=3), b"[%b[[[0]]]]" % (b'{"a":0},' * 40), "nested deeper than 3"),
+        (JsonLimits(digits=3), b"[123,456.789e123]", None),
+        (JsonLimits(digits=3), b"1234", "more than 3 digits"),
+        (JsonLimits(digits=3), b"0.1234", "more than 3 digits"),
+        (JsonLimits(digits=3), b'"1234\\"1234"', None),
+        (JsonLimits(digits=3), b'["\\\\",1234]', "more than 3 digits"),
+    ],
+)
+def test_limits_hold_exactly(limits: JsonLimits, value: bytes, words: str | None) -> None:
+    body = with_value(value)
+    if words is None:
+        assert "m" == read_head(body, limits).model
+        assert "m" == body_stdlib.read_head(body, stdlib(limits)).model
+        return
+    with pytest.raises(BadBody, match=words):
+        read_head(body, limits)
+    with pytest.raises(body_stdlib.BadBody, match=words):
+        body_stdlib.read_head(body, stdlib(limits))
+
+
+def stdlib(limits: JsonLimits) -> body_stdlib.JsonLimits:
+    return body_stdlib.JsonLimits(limits.depth, limits.keys, limits.digits)
+
+
+VALUES = st.recursive(
+    st.sampled_from([0, 12, 123, 1234, 12.5, "", "a:b", "[{", "1234", '\\"', "\\"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=5)
+    ),
+    max_leaves=40,
+)
+
+
+def within(value: object, limits: JsonLimits, depth: int = 2) -> bool:
+    """The same by a reader that has it all before it."""
+    if isinstance(value, dict | list):
+        if depth > limits.depth or (isinstance(value, dict) and len(value) > limits.keys):
+            return False
+        inner = value.values() if isinstance(value, dict) else value
+        return all(within(one, limits, depth + 1) for one in inner)
+    return isinstance(value, str) or max(map(len, str(value).split("."))) <= limits.digits
+
+
+@given(value=VALUES, depth=st.integers(2, 6), keys=st.integers(2, 5), digits=st.integers(2, 4))
+def test_limits_are_what_a_whole_reading_would_find(
+    value: object, depth: int, keys: int, digits: int
+) -> None:
+    limits = JsonLimits(depth, keys, digits)
+    limits.parts = 1_000_000
+    body = json.dumps({"model": "m", "x": value}).encode()
+    try:
+        read_head(body, limits)
+    except BadBody:
+        assert not within(value, limits)
+    else:
+        assert within(value, limits)

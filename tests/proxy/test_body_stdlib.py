@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from passy_proxy import body_msgspec, body_stdlib
@@ -86,3 +88,12 @@ def test_an_answer_is_read() -> None:
     assert {"total_tokens": 3} == body_stdlib.usage_of(body) == body_msgspec.usage_of(body)
     assert None is body_stdlib.usage_of(b"[]")
     assert None is body_stdlib.usage_of(b"{")
+
+
+@pytest.mark.parametrize("unit", [b'\\"k\\":0,', b'[\\"{', b'"', b'"a'])
+def test_strings_without_an_end_take_no_longer_than_others(unit: bytes) -> None:
+    body = b'{"model":"m","x":"' + unit * (300_000 // len(unit))
+    began = time.process_time()
+    with pytest.raises(body_stdlib.BadBody):
+        body_stdlib.read_head(body)
+    assert time.process_time() - began < 5

@@ -51,7 +51,7 @@ Journal = list[tuple[str, str]]
 
 
 def tracer(name: str, journal: Journal, **hooks: Callable[..., Any]) -> type[Filter]:
-    """A filter with all six hooks, each of which waits a turn and writes itself down."""
+    """A filter with all seven hooks, each of which waits a turn and writes itself down."""
 
     def written(hook: str) -> Callable[..., Any]:
         own = hooks.get(hook)
@@ -256,7 +256,7 @@ class Refusing(Filter):
         ([Refusing], [], False, Outcome("replied", "slow_down")),
         ([], [BROKEN], True, Outcome("upstream_broken", "upstream_broken")),
         ([], [(*STREAM[:2], True)], True, Outcome("ok")),
-        ([Faulty], [], False, Outcome("internal_error", "internal_error")),
+        ([Faulty], [], False, Outcome("internal_error", "filter_failed")),
     ],
 )
 async def test_each_exchange_has_exactly_one_ending(
@@ -273,8 +273,20 @@ async def test_each_exchange_has_exactly_one_ending(
     assert ex.status == recorded(ex).status
 
 
-async def test_an_internal_error_tells_the_client_its_id_and_nothing_else() -> None:
+async def test_a_filters_fault_tells_the_client_its_name_and_the_id_and_nothing_else() -> None:
     ex = await run([Faulty], Fake())
+    error = recorded(ex).json["error"]
+    assert 500 == ex.status
+    assert "filter_failed" == error["code"]
+    assert f"The filter faulty failed. Quote {ex.id} when you report it." == error["message"]
+
+
+async def test_an_internal_error_tells_the_client_its_id_and_nothing_else() -> None:
+    class Broken(Fake):
+        async def open(self, request: UpstreamRequest) -> Leg:
+            raise LookupError("a secret in a message")
+
+    ex = await run([], Broken())
     error = recorded(ex).json["error"]
     assert 500 == ex.status
     assert "internal_error" == error["code"]
@@ -574,6 +586,10 @@ async def test_a_heartbeat_knows_that_a_message_has_begun_before_the_commit(
     class Beat:
         last = b"\n\n"
 
+        def write(self, data: bytes) -> bool:
+            self.last = data
+            return True
+
         def stop(self) -> None: ...
 
     beat = Beat()
@@ -612,7 +628,8 @@ async def test_a_fault_in_mid_stream_ends_it_with_an_error_event() -> None:
     sent = recorded(ex).answer
     assert b"one " in sent
     last = json.loads(sent.rstrip().rpartition(b"\n\n")[2].removeprefix(b"data: "))
-    assert "internal_error" == last["error"]["code"]
+    assert "filter_failed" == last["error"]["code"]
+    assert "The filter faulty failed." in last["error"]["message"]
     assert ex.id in last["error"]["message"]
 
 

@@ -421,12 +421,12 @@ REFUSED = {
     "host-v6": (400, "invalid_host", head(host=b"Host: [::1::2]")),
     "absolute": (400, "invalid_host", head(first=b"GET http://other/v1 HTTP/1.1")),
     "absolute-port": (400, "invalid_host", head(first=b"GET http://h:81/v1 HTTP/1.1")),
-    "connect": (501, "method_not_supported", head(first=b"CONNECT h:443 HTTP/1.1")),
-    "trace": (501, "method_not_supported", head(first=b"TRACE / HTTP/1.1")),
+    "connect": (400, "method_not_supported", head(first=b"CONNECT h:443 HTTP/1.1")),
+    "trace": (400, "method_not_supported", head(first=b"TRACE / HTTP/1.1")),
     "method-small": (501, "method_not_supported", head(first=b"get / HTTP/1.1")),
     "method-broken": (400, "invalid_request", head(first=b"G(T / HTTP/1.1")),
     "upgrade": (
-        501,
+        400,
         "upgrade_not_supported",
         head(b"Connection: Upgrade", b"Upgrade: websocket", first=b"GET / HTTP/1.1"),
     ),
@@ -527,7 +527,7 @@ async def test_what_is_unusual_but_right_is_served(site: Site, request_: bytes) 
 
 async def test_a_line_refused_once_is_refused_again(site: Site) -> None:
     for _ in range(3):
-        assert 501 == (await site.ask(REFUSED["upgrade"][2])).status
+        assert 400 == (await site.ask(REFUSED["upgrade"][2])).status
         assert 400 == (await site.ask(REFUSED["host-path"][2])).status
         assert 200 == (await site.ask(GET)).status
 

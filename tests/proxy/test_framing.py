@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import h11
 import pytest
 
-from passy_proxy.framing import Alike, Chunks, HeadLimits, HeadReader, Refused, RequestHead
+from passy_proxy.framing import (
+    Alike,
+    Chunks,
+    HeadLimits,
+    HeadReader,
+    Refused,
+    RequestHead,
+    asked_for,
+    check_told,
+    told,
+)
 
 PIECES = [
     *(
@@ -162,7 +173,7 @@ def test_secrets_are_not_remembered() -> None:
         b"Cookie: sk-3",
         b"Helicone-Auth: sk-5",
     ]
-    reader.read(b"\r\n".join([b"GET /?key=sk-4 HTTP/1.1", *lines, b"", b""]))
+    reader.read(b"\r\n".join([b"GET /?after=sk-4 HTTP/1.1", *lines, b"", b""]))
     remembered = repr([getattr(reader, name) for name in HeadReader.__slots__ if name != "limits"])
     assert "Host: h" in remembered
     assert "sk-" not in remembered
@@ -233,3 +244,93 @@ def test_h11_reads_every_chunked_body_that_we_accept_in_the_same_way(seed: int) 
         assert isinstance(event, h11.EndOfMessage), raw
         assert (theirs, reference.trailing_data[0]) == (body, chunks.rest), raw
     assert accepted > 100
+
+
+def read(*lines: bytes, target: bytes = b"/a") -> RequestHead:
+    head = [b"POST " + target + b" HTTP/1.1", b"Host: h", *lines, b"", b""]
+    return HeadReader(HeadLimits()).read(b"\r\n".join(head))
+
+
+@pytest.mark.parametrize(
+    ("lines", "passing"),
+    [
+        ([b"Connection: keep-alive", b"A: 1"], [b"host", b"connection", b"a"]),
+        ([b"Connection: a", b"A: 1", b"B: 2"], [b"host", b"connection", b"b"]),
+        ([b"A: 1", b"Connection: B ,a", b"B: 2"], [b"host", b"connection"]),
+        (
+            [b"Connection: close", b"Connection: a", b"A: 1"],
+            [b"host", b"connection", b"connection"],
+        ),
+    ],
+)
+def test_what_connection_names_goes_no_further(lines: list[bytes], passing: list[bytes]) -> None:
+    head = read(*lines)
+    assert passing == [name for name, _ in head.headers]
+    assert b"1" == head.fields[b"a"]  # It was meant for us.
+    assert passing == [name for name, _ in told("POST", "/a", b"", _pairs(lines)).headers]
+
+
+def _pairs(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
+    pairs = [line.partition(b": ") for line in [b"host: h", *lines]]
+    return [(name.lower(), value) for name, _, value in pairs]
+
+
+@pytest.mark.parametrize(
+    ("target", "lines", "refused"),
+    [
+        (b"/a?key=x", [], (401, "invalid_api_key")),
+        (b"/a?key=x", [b"Authorization: Bearer y"], (400, "key_in_url")),
+        (b"/a?b=1&API%2dKEY=x", [b"X-Api-Key: y"], (400, "key_in_url")),
+        (b"/a?b=1;token=x", [b"Api-Key: y"], (400, "key_in_url")),
+        (b"/a?b=sk-passy-1", [], (401, "invalid_api_key")),
+        (b"/a?b=sk%2Dpassy-1", [], (401, "invalid_api_key")),
+        (b"/a?keys=x&monkey=y&after=key", [], None),
+        (b"/a", [b"Content-Encoding: br"], (415, "encoding_not_supported")),
+        (b"/a", [b"Content-Encoding: Identity"], None),
+        (b"/a", [b"Content-Encoding:"], None),
+    ],
+)
+def test_what_no_server_of_ours_lets_in(
+    target: bytes, lines: list[bytes], refused: tuple[int, str] | None
+) -> None:
+    def verdict(act: Callable[[], object]) -> tuple[int, str] | None:
+        try:
+            act()
+        except Refused as refusal:
+            return refusal.status, refusal.code
+        return None
+
+    query = target.partition(b"?")[2]
+    assert refused == verdict(lambda: read(*lines, target=target))
+    assert refused == verdict(lambda: check_told(query, _pairs(lines)))
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b"GET /a/b?c HTTP/1.1\r\n", "/a/b"),
+        (b"\r\nGET /a", "/a"),
+        (b"GET http://h/a#b HTTP", "/a"),
+        (b"GET", ""),
+        (b"\x16\x03\x01", ""),
+        (b"", ""),
+    ],
+)
+def test_a_path_is_guessed_of_what_cannot_be_read(raw: bytes, path: str) -> None:
+    assert path == asked_for(raw)
+
+
+def test_who_the_client_is_is_concealed_in_whatever_head_follows() -> None:
+    lines = [b"POST / HTTP/1.1", b"Host: h", b"Authorization: Bearer sk-a", b"Content-Length: 5"]
+    raw = b"\r\n".join([*lines, b"X-Api-Key: sk-b", b"Cookie: c=d", b"X-Other: e", b"", b""])
+    head = HeadReader(HeadLimits()).read(raw)
+    alike = Alike.of(raw, head, HeadLimits().head)
+    assert alike is not None
+    for length in (b"5", b"123", b"123", b"0"):
+        found = alike.read(raw.replace(b"5\r\n", length + b"\r\n"))
+        assert found is not None
+        headers, fields = found[0].public or found[0].concealed()
+        expected = ((b"host", b"h"), (b"content-length", length), (b"x-other", b"e"))
+        assert expected == headers
+        assert dict(expected) == fields
+        assert {b"authorization", b"x-api-key", b"cookie"} <= found[0].fields.keys()

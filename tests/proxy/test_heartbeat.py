@@ -47,11 +47,11 @@ async def test_what_is_sent_puts_it_off(sweep: Sweep) -> None:
     beat = Heartbeat(12, client, sweep)
     for number in range(3):
         pass_time(beat, LOOKS - 1)
-        beat.last = b"data: %d\n\n" % number
+        beat.write(b"data: %d\n\n" % number)
         pass_time(beat, 1)
-    assert [] == client.sent
+    assert COMMENT not in client.sent
     pass_time(beat, LOOKS)
-    assert [COMMENT] == client.sent
+    assert COMMENT == client.sent[-1]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ async def test_nothing_is_put_into_the_middle_of_a_message(
 ) -> None:
     client = Recorded()
     beat = Heartbeat(12, client, sweep)
-    beat.last = last
+    beat.write(last)
     pass_time(beat, LOOKS + 1)
-    assert expected == client.sent
+    assert [last, *expected] == client.sent
 
 
 async def test_it_ends_with_the_stream_and_never_is_no_interval(sweep: Sweep) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from harness.node import installed
+from harness.node import run as said
 
 from passy_proxy.testing import Answer
 
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.node
 
-HERE = Path(__file__).parent / "node"
-PATIENCE = 60.0
 ALIASES = """
 models:
   failing: [openai/gpt-first, openai/gpt-second]
@@ -34,18 +29,7 @@ CITY = {"city": "hello to you"}
 @pytest.fixture(scope="module")
 def node() -> str:
     """Node.js, and the SDKs as the lock file names them."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        missing = "NODE TESTS DID NOT RUN: Node.js and npm are needed"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    lock, installed = HERE / "package-lock.json", HERE / "node_modules/.package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        install = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        ran = subprocess.run(install, cwd=HERE, capture_output=True, text=True, timeout=300)
-        assert 0 == ran.returncode, ran.stderr
-    return node
+    return installed()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +51,6 @@ def run(node: str, gateway: Gateway) -> Run:
     """What a script says when it has done something."""
     key = gateway.new_key()
     variables = {
-        "PATH": os.environ["PATH"],
         "OPENAI_BASE_URL": gateway.base_url,
         "OPENAI_API_KEY": key,
         "ANTHROPIC_BASE_URL": gateway.url,
@@ -75,15 +58,7 @@ def run(node: str, gateway: Gateway) -> Run:
     }
 
     def act(script: str, name: str) -> Any:
-        ran = subprocess.run(
-            [node, HERE / f"{script}.mjs", name],
-            env=variables,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert 0 == ran.returncode, ran.stderr
-        return json.loads(ran.stdout)
+        return said(node, script, name, **variables)
 
     return act
 

@@ -161,7 +161,7 @@ async def test_reloads_at_once_end_with_what_the_file_says(tmp_path: Path, clien
         async with serving(file, tmp_path) as site:
             reloads = []
             for attempts in range(1, 9):
-                file.write_text(config(upstream, str(attempts)))
+                replaced(file, config(upstream, str(attempts)))
                 reloads.append(asyncio.ensure_future(site.gateway.reload()))
                 await asyncio.sleep(0)
             assert all(await asyncio.gather(*reloads))

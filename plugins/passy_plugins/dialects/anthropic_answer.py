@@ -8,8 +8,8 @@ from time import time
 from typing import Any
 
 from passy_plugins.dialects.anthropic_request import JSON_TOOL
-from passy_plugins.dialects.openai_answer import PlainTap, count, error_message
-from passy_plugins.dialects.watch import USAGE, Watch, loads_object
+from passy_plugins.dialects.openai_answer import PlainTap, count, doubtful
+from passy_plugins.dialects.watch import USAGE, Watch, error_message, loads_object
 from passy_proxy import json
 from passy_proxy.records import Usage
 
@@ -124,14 +124,17 @@ class MessagesTap(Watch):
             self.text_bytes += sum(map(len, self.generated.findall(data)))
         return True
 
-    def read_end(self, start: bytes, end: bytes) -> None:
-        """No message that matters is that long."""
+    def read_end(self, start: bytes, end: bytes, usage: Any) -> None:
+        if b'"message_delta"' in start:
+            self._tell(usage)
+            self.usage = usage_of(self._told)
 
     def _tell(self, usage: object) -> None:
         """Counts are totals: a later one takes the place of an earlier one.
 
         The start of a message tells of its input only, so a stream that is cut has no usage.
         """
+        self.doubt = doubtful(usage) or self.doubt
         if isinstance(usage, dict):
             self._told |= {name: value for name, value in usage.items() if value is not None}
 
@@ -156,6 +159,7 @@ class MessageTap(MessagePlainTap):
 class ChatPlainTap(PlainTap):
     """A plain answer of Anthropic's, translated once it is whole."""
 
+    read_usage = staticmethod(usage_of)
     finish_reason = ""
 
     def __init__(self, clock: Callable[[], float] = time) -> None:
@@ -184,7 +188,7 @@ class ChatPlainTap(PlainTap):
             self.error = error_message(said.get("error")) or "the answer is no message"
             return b""
         self.model = str(said.get("model") or "")
-        self.usage = usage_of(said.get("usage"))
+        self._tell(said.get("usage"))
         message = self._message(said.get("content"))
         self.finish_reason = finish_of(said.get("stop_reason"), message.get("tool_calls"))
         choice = {

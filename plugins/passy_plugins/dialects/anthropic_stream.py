@@ -13,7 +13,7 @@ from passy_plugins.dialects.anthropic_answer import (
     usage_of,
 )
 from passy_plugins.dialects.anthropic_request import JSON_TOOL
-from passy_plugins.dialects.openai_answer import DONE
+from passy_plugins.dialects.openai_answer import DONE, doubtful
 from passy_plugins.dialects.watch import loads_object
 from passy_proxy import json
 from passy_proxy.records import Usage
@@ -34,6 +34,7 @@ class ChatStreamTap:
         "_told",
         "_usage_asked",
         "done",
+        "doubt",
         "error",
         "finish_reason",
         "model",
@@ -48,6 +49,7 @@ class ChatStreamTap:
         self.text_bytes = 0
         self.done = False
         self.error = ""
+        self.doubt = b""
         self._usage_asked = usage_asked
         self._clock = clock
         self._decoder = Decoder()
@@ -58,6 +60,8 @@ class ChatStreamTap:
         self._head = b""
         self._tail = (b',"usage":null' if usage_asked else b"") + b"}\n\n"
         self._begin({})
+
+    midway = False
 
     def whole(self, data: bytes) -> bytes:
         return self.feed(data) + self.finish()
@@ -186,6 +190,7 @@ class ChatStreamTap:
         yield DONE
 
     def _tell(self, usage: Shape) -> None:
+        self.doubt = doubtful(usage) or self.doubt
         self._told |= {name: value for name, value in usage.items() if value is not None}
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from itertools import compress
 from operator import itemgetter
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
+
+from passy_proxy.dialect import Untranslatable
+from passy_proxy.keys import PREFIX
+from passy_proxy.request_body import HOPS
 
 if TYPE_CHECKING:
     from passy_proxy.exchange import Request
@@ -19,6 +23,8 @@ _NAME = itemgetter(0)
 JSON = (b"content-type", b"application/json")
 IDENTITY = (b"accept-encoding", b"identity")
 """Usage can be read in answers that are not compressed, and only there."""
+
+FIRST_HOP = (HOPS, b"1")
 
 PRIVATE = frozenset(
     (
@@ -60,14 +66,21 @@ def headers_for(
     if upstream.headers or upstream.forward_headers:
         kept = _narrowed(upstream, kept)
     theirs = request.headers
+    passed = request.fields.get(HOPS)
     headers = [
         IDENTITY,
+        FIRST_HOP if passed is None else next_hop(passed),
         *upstream.headers,
         *compress(theirs, map(kept.__contains__, map(_NAME, theirs))),
     ]
     if credential is not None:
         headers.append((upstream.auth_header, upstream.auth_prefix + credential.secret.encode()))
     return headers
+
+
+def next_hop(passed: bytes) -> tuple[bytes, bytes]:
+    """One more gateway; what is no number was refused before, if anybody looked."""
+    return HOPS, b"%d" % (int(passed) + 1 if passed.isdigit() else 1)
 
 
 def _narrowed(upstream: Upstream, kept: frozenset[bytes]) -> frozenset[bytes]:
@@ -89,7 +102,10 @@ def path_below(request: Request, upstream: Upstream) -> bytes:
 
 
 def quoted(path: str) -> bytes:
-    """A path for the request line; what is quoted already stays as it is."""
+    """A path for the request line; what is quoted already stays as it is. Raises Untranslatable for
+    one that holds a client's key."""
+    if PREFIX in unquote(path):
+        raise Untranslatable("A key has no place in a URL.")
     return quote(path, PATH_SAFE).encode()
 
 

@@ -53,6 +53,10 @@ TEXT = frozenset(("chat", "completions"))
 
 REPLAY_SAFE = frozenset(("chat", "completions", "embeddings", "moderations", "models", "audio"))
 
+KEEPING = ("store", "background", "conversation")
+KEEPING_BYTES = tuple(f'"{member}"'.encode() for member in KEEPING)
+"""Members by which a Responses request asks that something be kept or done later."""
+
 KEPT = frozenset((b"accept", b"user-agent", b"openai-beta", b"idempotency-key"))
 KEPT_BELOW = KEPT | CONDITIONS | {b"content-type"}
 
@@ -219,10 +223,14 @@ def _replay_safe(request: Request) -> bool:
 
 def _kept_or_queued(request: Request) -> bool:
     """Whether a Responses request leaves something behind at the provider."""
-    if b'"store"' not in request.body and b'"background"' not in request.body:
+    body = request.body
+    if all(body.find(member) < 0 for member in KEEPING_BYTES):
         return False
-    said = request.json
-    return bool(said.get("store") or said.get("background")) if isinstance(said, dict) else True
+    try:
+        said = request.json
+    except Untranslatable:
+        return True
+    return any(map(said.get, KEEPING)) if isinstance(said, dict) else True
 
 
 def _is_envelope(error: object) -> bool:

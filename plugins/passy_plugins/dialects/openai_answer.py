@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from passy_plugins.dialects.watch import MODEL, USAGE, Watch, last_usage, loads_object
+from passy_plugins.dialects.passing import Passing
+from passy_plugins.dialects.watch import MODEL, USAGE, Watch, error_message, loads_object
 from passy_proxy.body import MOST, read_answer, read_counts, read_response_counts
 from passy_proxy.records import Usage
 
@@ -15,21 +17,53 @@ GATHERED = 1 << 20
 REMEMBERED = 16 * 1024
 
 NO_OBJECT = "the answer is not a JSON object"
+BOM = b"\xef\xbb\xbf"
 ANSWERS = frozenset(
     ("choices", "completion", "content", "data", "input_tokens", "output", "results")
 )
 """Members of which an answer has at least one, whatever it says of an error beside it."""
+
+LONGEST_DOUBT = 500
+
+INPUT = frozenset(("prompt_tokens", "input_tokens"))
+OUTPUT = frozenset(("completion_tokens", "output_tokens"))
 
 FINISH = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]+)"')
 
 
 def count(value: object) -> int | None:
     """A number of tokens: negative ones are 0, and what is no whole number is ``None``."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
     if type(value) is not int:
         return None
     if 0 <= value <= MOST:
         return value
     return 0 if value < 0 else MOST
+
+
+def doubtful(said: object) -> bytes:
+    """A ``usage`` in which something is no number of tokens, as text; empty for any other.
+
+    What it tells is used all the same, as far as it can be, but somebody should know.
+    """
+    if not _is_doubtful(said):
+        return b""
+    try:
+        return repr(said).encode("utf-8", "replace")[:LONGEST_DOUBT]
+    except ValueError:  # Python writes no number of more than some thousand digits.
+        return b"numbers without end"
+
+
+def _is_doubtful(said: object) -> bool:
+    if not isinstance(said, dict):
+        return said is not None
+    return any(
+        _is_doubtful(value)
+        if isinstance(value, dict)
+        else name.endswith("tokens") and value is not None and count(value) != value
+        for name, value in said.items()
+    )
 
 
 def usage_of(said: object) -> Usage | None:
@@ -40,9 +74,11 @@ def usage_of(said: object) -> Usage | None:
     entered = count(get("prompt_tokens", get("input_tokens")))
     written = count(get("completion_tokens", get("output_tokens")))
     if entered is None or written is None:
-        if entered is written:
-            return None
-        total = count(get("total_tokens")) or 0
+        total = count(get("total_tokens"))
+        missing = INPUT if entered is None else OUTPUT
+        if entered is written or (total is None and not missing.isdisjoint(said)):
+            return None  # What is absent is nothing, what is there and no number could be anything.
+        total = total or 0
         entered = max(total - (written or 0), 0) if entered is None else entered
         written = max(total - entered, 0) if written is None else written
     into = get("prompt_tokens_details", get("input_tokens_details"))
@@ -68,13 +104,6 @@ def part(details: object, name: str, most: int) -> int:
     return min(count(value) or 0, most) if value else 0
 
 
-def error_message(error: object) -> str:
-    """The words of an ``error``; empty for ``null``."""
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("code") or error.get("type") or "unnamed error"
-    return str(error) if error else ""
-
-
 class PlainTap:
     """Reads a plain JSON answer once it is whole, and passes it on as it is."""
 
@@ -90,10 +119,13 @@ class PlainTap:
     text_bytes = 0
     done = False
     error = ""
+    doubt = b""
+    midway = False
     _body = b""
     _pieces: list[bytes] | None = None
     _size = 0
     _start = b""
+    _passing: Passing | None = None
 
     @property
     def finish_reason(self) -> str:
@@ -114,8 +146,14 @@ class PlainTap:
             self._pieces = []
         self._pieces.append(data)
         self._size += len(data)
+        if self._passing is not None:
+            self._passing.feed(data)
+        elif self._size > GATHERED:
+            whole = b"".join(self._pieces)
+            self._start = whole[:REMEMBERED]
+            self._passing = Passing(1)
+            self._passing.feed(whole)
         if self._size > GATHERED:
-            self._start = self._start or b"".join(self._pieces)[:REMEMBERED]
             self._pieces = [b"".join(self._pieces[-2:])[-REMEMBERED:]]
         return data
 
@@ -125,20 +163,30 @@ class PlainTap:
         self.done = True
         body = b"".join(self._pieces or ())
         self._pieces = None
-        if self._size > GATHERED:
+        if self._passing is not None:
             self._body = body
-            self._read_ends(self._start, body)
+            self._read_passed(self._start, self._passing.finish())
+            if self.strict and not body.rstrip().endswith(b"}"):
+                self.error = NO_OBJECT
             return b""
         if (answer := read_answer(body)) is not None:
             self.model = answer.model or ""
-            self.usage = self.read_usage(answer.usage)
-        elif self.strict and not loads_object(body):
-            self.error = NO_OBJECT
-            return b""
+            self._tell(answer.usage)
+        else:
+            said = loads_object(body.removeprefix(BOM))
+            if self.strict and not said:
+                self.error = NO_OBJECT
+                return b""
+            self.model = model if isinstance(model := said.get("model"), str) else ""
+            self._tell(said.get("usage"))
         self._body = body
         if self.usage is None:
             self._without_usage(body)
         return b""
+
+    def _tell(self, usage: object) -> None:
+        self.usage = self.read_usage(usage)
+        self.doubt = doubtful(usage)
 
     def _without_usage(self, body: bytes) -> None:
         self.text_bytes = sum(map(len, self.generated.findall(body)))
@@ -147,9 +195,9 @@ class PlainTap:
             if self.strict and ANSWERS.isdisjoint(said):
                 self.error = error_message(said.get("error"))
 
-    def _read_ends(self, start: bytes, end: bytes) -> None:
-        """A long answer, of which the middle is gone: usage may stand at either end."""
-        self.usage = self.read_usage(last_usage(end)) or self.read_usage(last_usage(start))
+    def _read_passed(self, start: bytes, usage: object) -> None:
+        """A long answer, which is gone."""
+        self._tell(usage)
         if model := MODEL.search(start):
             self.model = model[1].decode("utf-8", "replace")
         if self.usage is None and self.generated.search(start + b'"'):
@@ -186,8 +234,9 @@ class StreamTap(Watch):
         ended = data.count(b"\n\n")
         return (
             data.count(b'"finish_reason":null') == ended
-            # A chunk with two choices makes up for a message that has none, such as [DONE].
-            and data.count(b'"choices":[{') == ended
+            # A chunk with two choices makes up for a message that has none, such as [DONE], or
+            # that gives another reason.
+            and data.count(b'"choices":[{') == ended == data.count(b'"finish_reason"')
             and data.count(b'"usage"') == data.count(b'"usage":null')
             and self.count_text(data, ended, b'"content":"')
         )
@@ -210,9 +259,7 @@ class StreamTap(Watch):
         said = loads_object(data)
         if error := said.get("error"):
             self.error = error_message(error)
-        usage = usage_of(said.get("usage"))
-        if usage is not None:
-            self.usage = usage
+        usage = self._tell(said.get("usage"))
         choices = said.get("choices")
         if choices == []:
             return usage is None or not self._hidden_usage
@@ -222,10 +269,19 @@ class StreamTap(Watch):
                     self.finish_reason = str(choice["finish_reason"])
         return True
 
-    def read_end(self, start: bytes, end: bytes) -> None:
-        usage = usage_of(last_usage(end))
+    def _tell(self, told: object) -> Usage | None:
+        self.doubt = doubtful(told) or self.doubt
+        usage = usage_of(told)
         if usage is not None:
             self.usage = usage
+        return usage
+
+    def is_cut(self, rest: bytes) -> bool:
+        """Of events that carry something else, nothing is known."""
+        return self._marked_end and super().is_cut(rest)
+
+    def read_end(self, start: bytes, end: bytes, usage: Any) -> None:
+        self._tell(usage)
         if finish := FINISH.search(end):
             self.finish_reason = finish[1].decode("utf-8", "replace")
 
@@ -244,6 +300,7 @@ class ResponsesTap(Watch):
     __slots__ = ()
 
     generated = re.compile(rb'"delta"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"')
+    usage_depth = 2
     last = re.compile(rb'"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|error)"')
 
     def ordinary(self, data: bytes) -> bool:
@@ -261,15 +318,19 @@ class ResponsesTap(Watch):
         if kind == "error":
             self.error = error_message(said.get("error") or said.get("message") or said)
         elif isinstance(kind, str) and isinstance(response := said.get("response"), dict):
-            self.usage = usage_of(response.get("usage")) or self.usage
+            self._tell(response.get("usage"))
             self.finish_reason = str(response.get("status") or kind.removeprefix("response."))
             self.error = error_message(response.get("error"))
             self.done = True
         return True
 
-    def read_end(self, start: bytes, end: bytes) -> None:
+    def _tell(self, told: object) -> None:
+        self.doubt = doubtful(told) or self.doubt
+        self.usage = usage_of(told) or self.usage
+
+    def read_end(self, start: bytes, end: bytes, usage: Any) -> None:
         last = self.last.search(start)
         if last is not None:
-            self.usage = usage_of(last_usage(end)) or self.usage
+            self._tell(usage)
             self.finish_reason = last[0].rpartition(b".")[2].strip(b'"').decode()
             self.done = True

@@ -7,7 +7,7 @@ is searched for the few words that matter, and only a message that has one of th
 
 Half a message is held back until the rest has come: a client can do nothing with it, and what ends
 a broken stream must not land in the middle of a line. A message beyond ``HELD`` bytes is passed on
-as it arrives; of its end, enough is remembered to find the usage.
+as it arrives, and its usage is read as it passes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from passy_plugins.dialects.passing import Passing
 from passy_proxy import json
 from passy_proxy.records import Usage
 from passy_proxy.sse import Decoder, Message
@@ -26,14 +27,18 @@ LAST = 4
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 BLANK = (b"\n\n", b"\n\r\n", b"\r\r")
 """What stands between two messages, whatever ends a line."""
-USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+USAGE = re.compile(rb'"usage"(?!\s*:\s*null)')
+"""Perhaps a usage; between its name and its value may stand what begins another data line."""
+NAMED_ERROR = re.compile(rb"(?:^|[\r\n])event: ?error[\r\n]")
+BEGINS_AS_ERROR = re.compile(
+    rb'(?:^|[\r\n])(?:event: ?error[\r\n]|data: ?\{\s*"error"\s*:\s*(?!null))'
+)
 MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]+)"')
 TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*')
 PADDING = b'"obfuscation":"'
 """OpenAI ends each chunk with a string of random length, so that sizes tell nothing."""
 PADDED = b'"}\n\n'
 NOTHING = b"\0"
-FLAT = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
 def messages(data: bytes) -> list[Message]:
@@ -51,16 +56,6 @@ def loads_object(data: bytes) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def last_usage(body: bytes) -> Any:
-    """The last object called ``usage`` in ``body``, which need not be whole, or ``None``."""
-    ends = [found.end() for found in USAGE.finditer(body)]
-    flat = FLAT.match(body, ends[-1]) if ends else None
-    try:
-        return json.loads(flat[0]) if flat else None
-    except ValueError:
-        return None
-
-
 class Watch:
     """The part of a stream's tap that is the same in every dialect."""
 
@@ -70,11 +65,14 @@ class Watch:
         "_carry",
         "_line",
         "_long",
+        "_long_bytes",
         "_opened",
         "_opening",
         "_padding",
+        "_passing",
         "_start",
         "done",
+        "doubt",
         "error",
         "finish_reason",
         "model",
@@ -87,6 +85,8 @@ class Watch:
         rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
     )
     """Finds what the model wrote; group 1 is the text, still escaped."""
+    usage_depth = 1
+    """How many brackets are open around the usage of a long message."""
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -95,10 +95,13 @@ class Watch:
         self.text_bytes = 0
         self.done = False
         self.error = ""
+        self.doubt = b""
         self._forget()
         self._carry = bytearray()
         self._long = False
+        self._long_bytes = 0
         self._start = b""
+        self._passing = NO_PASSING
 
     def ordinary(self, data: bytes) -> bool:
         """Whether ``data`` is whole messages with text and nothing else; if so, counts the text.
@@ -115,9 +118,18 @@ class Watch:
         """Take what matters from one message's data; false when the client must not see it."""
         raise NotImplementedError
 
-    def read_end(self, start: bytes, end: bytes) -> None:
-        """The same for a message too long to be held: its first and its last bytes."""
+    def read_end(self, start: bytes, end: bytes, usage: Any) -> None:
+        """The same for a message too long to be held: its first and its last bytes, its usage."""
         raise NotImplementedError
+
+    def is_cut(self, rest: bytes) -> bool:
+        """Whether a stream that ends with ``rest`` was cut within a message."""
+        return not all(_is_complete(message.data) for message in messages(rest))
+
+    @property
+    def midway(self) -> bool:
+        """The client has the beginning of a message and not its end."""
+        return self._long
 
     def ending(self) -> bytes:
         """What is to be added to an answer that ended without its end marker."""
@@ -153,7 +165,9 @@ class Watch:
             return data
         if self._carry or self._long:
             return self._continue(data)
-        if data.endswith(b"\n\n") and self.ordinary(data):
+        if self.done:
+            return data
+        if data.endswith(b"\n\n") and data.find(b"\r") < 0 and self.ordinary(data):
             if not self.model:
                 self._name(data)
             return data
@@ -174,29 +188,36 @@ class Watch:
     def finish(self) -> bytes:
         rest = bytes(self._carry)
         self._carry.clear()
+        blank = b"" if rest.endswith(ENDS) or not rest else b"\n\n"
         if self._long:
-            self._long = False
-            self.read_end(self._start, rest)
+            usage = self._passing.finish()
+            if not self._passing.closed():
+                return b""
+            self._end_long(rest, usage)
             rest = b""
+        elif rest and self.is_cut(rest):
+            # Half a message is nothing to a client that will be told so; one that has the end of
+            # its answer gets all that there is.
+            return rest if self.done else b""
         elif rest:
-            if not all(_is_complete(message.data) for message in messages(rest)):
-                return rest
             rest = self._whole(rest)
         if self.error:
             self.done = True
         if self.done:
             return rest
         end = self.ending()
-        return rest + (b"\n\n" if rest and not rest.endswith(ENDS) else b"") + end if end else rest
+        return rest + blank + end if end else rest
 
     def _whole(self, data: bytes) -> bytes:
         """``data`` is one or more complete messages."""
+        if self.done:
+            return data
         if not self.model:
             self._name(data)
-        if self.notable(data):
+        if self.notable(data) or NAMED_ERROR.search(data):
             # What matters comes at the end: what is before it may be as ordinary as ever.
             front = data[: _before_last(data)]
-            if front and self.ordinary(front):
+            if front and front.find(b"\r") < 0 and self.ordinary(front):
                 self._forget()  # What is like its last chunk need not begin where a message does.
                 return front + self._one_by_one(data[len(front) :])
             return self._one_by_one(data)
@@ -210,12 +231,19 @@ class Watch:
     def _one_by_one(self, data: bytes) -> bytes:
         kept: list[bytes] = []
         for message in messages(data):
-            if self.notable(message.raw):
-                if self.read(message.data):
-                    kept.append(message.raw)
+            raw = message.raw
+            if self.done:
+                pass  # The books are closed with the end mark.
+            elif self.notable(raw):
+                if not self.read(message.data):
+                    raw = raw[: len(raw) - len(raw.lstrip(b"\r\n"))]  # what belongs to no message
             else:
-                self._count(message.raw)
-                kept.append(message.raw)
+                self._count(raw)
+            if message.event == "error" and not (self.error or self.done):
+                self.error = error_message(loads_object(message.data)) or "unnamed error"
+            kept.append(raw)
+        if self.done:
+            self._forget()  # What comes now is passed on, and nothing of it counts.
         return data if sum(map(len, kept)) == len(data) else b"".join(kept)
 
     def _count(self, data: bytes) -> None:
@@ -263,7 +291,10 @@ class Watch:
         if len(carry) > HELD:
             out += carry
             self._long = True
+            self._long_bytes = len(carry)
             self._start = bytes(carry[:512])
+            self._passing = Passing(self.usage_depth)
+            self._passing.feed(bytes(carry))
             del carry[:-REMEMBERED]
         return out
 
@@ -275,13 +306,38 @@ class Watch:
         if boundary < 0:
             carry += data
             del carry[:-REMEMBERED]
+            self._passing.feed(data)
+            self._long_bytes += len(data)
             return data
         end = max(boundary - len(overlap), 0)
         carry += data[:end]
-        self.read_end(self._start, bytes(carry[-REMEMBERED:]))
+        self._passing.feed(data[:end])
+        self._long_bytes += end
+        self._end_long(bytes(carry[-REMEMBERED:]), self._passing.finish())
         carry.clear()
-        self._long = False
         return data[:end] + self.feed(data[end:]) if end < len(data) else data
+
+    def _end_long(self, end: bytes, usage: Any) -> None:
+        start, self._start = self._start, b""
+        self._long = False
+        self._passing = NO_PASSING
+        if self.done:
+            return
+        if self.generated.search(start + b'"'):
+            self.text_bytes += self._long_bytes  # nearly all of it is text, then
+        if BEGINS_AS_ERROR.search(start):
+            self.error = "an error too long to be read"
+        self.read_end(start, end, usage)
+
+
+NO_PASSING = Passing(0)
+
+
+def error_message(error: object) -> str:
+    """The words of an ``error``; empty for ``null``."""
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("code") or error.get("type") or "unnamed error"
+    return str(error) if error else ""
 
 
 def _before_last(data: bytes) -> int:

@@ -20,6 +20,7 @@ from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.records import (
+    BegunRow,
     Credential,
     CredentialRef,
     CustomProvider,
@@ -160,11 +161,24 @@ class Memory(Buckets, Store):
     async def credential(self, ref: CredentialRef) -> Credential | None:
         return self._credentials.get(ref)
 
-    def record(self, row: UsageRow) -> None:
+    full = False
+
+    def begin(self, row: BegunRow) -> None:
+        """Nothing of it would be left after the process."""
+
+    def record(self, row: UsageRow) -> bool:
+        """Kept until as many others have come."""
         records = self._records
         records.setdefault(row[0], row)
         if len(records) > self._keep:
             records.popitem(last=False)
+        return True
+
+    def price(self, id: str, nanos: int, price: str) -> None:
+        """Entered in the record, if it is still there."""
+        if (row := self._records.get(id)) is not None:
+            known = UsageRecord.of(row)._replace(cost_nanos=nanos, price=price)
+            self._records[id] = known.row()
 
     @property
     def records(self) -> list[UsageRecord]:

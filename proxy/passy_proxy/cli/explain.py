@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from passy_proxy.config.snapshot import Snapshot
     from passy_proxy.route import Route
 
-PHASES = ("on_request", "on_attempt", "on_response", "on_event", "on_complete")
+PHASES = ("on_request", "on_attempt", "on_response", "on_event", "on_end", "on_complete")
 
 
 @click.command()

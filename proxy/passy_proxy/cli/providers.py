@@ -79,6 +79,8 @@ def secret(variable: str | None) -> str:
         key = sys.stdin.readline()
     if not (key := key.strip()):
         fail("the key is empty; give it by --key-env or standard input", Exit.wrong_usage)
+    if not (key.isascii() and key.isprintable()):
+        fail("the key has characters that no header can carry", Exit.wrong_usage)
     return key
 
 

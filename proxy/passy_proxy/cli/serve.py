@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import os
+import faulthandler
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -16,16 +19,25 @@ from passy_proxy.config.model import Address, GatewayFile, address
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.place import LAST_GOOD, Place
 
+if TYPE_CHECKING:
+    from passy_proxy.vitals import Vitals
+
 BACKLOG = 2048
+GRACE = 15.0
+"""Seconds beyond all that the settings allow, before a worker that should have ended is killed."""
 
 
 @click.command()
 @place_options
 @click.option("--listen", help="host:port or :port. [HOST and PORT, else listen: in the file]")
-@click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes. [1]")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes, and one more that looks after them. [one process, which nobody looks after]",
+)
 @click.option("--check", is_flag=True, help="Only say what is wrong with the configuration.")
 def command(
-    config: Path | None, data: Path | None, listen: str | None, workers: int, check: bool
+    config: Path | None, data: Path | None, listen: str | None, workers: int | None, check: bool
 ) -> None:
     """Run the gateway until it is told to stop."""
     place, variables = placed(config, data)
@@ -40,30 +52,79 @@ def command(
         file = last_good(place, variables, exc)
     notice(file)
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
-    from passy_proxy.keyring import KeyringError
     from passy_proxy.resources import allow_descriptors
-    from passy_proxy.server import Served, Server, Workers, gateway_at, server_config
 
     allow_descriptors()
-    if workers == 1:
-        try:
-            gateway = gateway_at(place, file.settings.log, variables)
-        except KeyringError as exc:
-            fail(str(exc), Exit.invalid_config)
-        server = Server(server_config(Served(gateway), at, file), gateway)
-        server.run([listening(at, workers)])
-        if not server.started:
-            raise SystemExit(Exit.failed)
-        return
-    # Each worker finds its place in the environment it inherits.
-    os.environ["PASSY_DATA"] = str(place.data)
-    if place.path is not None:
-        os.environ["PASSY_CONFIG"] = str(place.path)
-    settings = server_config("passy_proxy.server:worker", at, file, factory=True, workers=workers)
-    supervisor = Workers(settings, sockets=[listening(at, workers)])
-    supervisor.run()
-    if supervisor.code:
-        raise SystemExit(supervisor.code)
+    if workers is None:
+        faulthandler.enable()
+        serve(place, variables, file, at, listening(at))
+    elif code := supervised(place, variables, file, at, workers):
+        raise SystemExit(code)
+
+
+class Post(NamedTuple):
+    """What a worker has from its supervisor."""
+
+    vitals: Vitals
+    line: socket.socket
+
+
+def serve(
+    place: Place,
+    variables: Mapping[str, str],
+    file: GatewayFile,
+    at: Address,
+    sock: socket.socket,
+    post: Post | None = None,
+) -> None:
+    """Be a gateway until the end; exits with one of `Exit` where it cannot start."""
+    from passy_proxy.keyring import KeyringError
+    from passy_proxy.server import Served, Server, gateway_at, server_config
+
+    edge = file.settings.edge
+    vitals, line = post or (None, None)
+    try:
+        gateway = gateway_at(place, file.settings.log, variables, vitals)
+    except KeyringError as exc:
+        fail(str(exc), Exit.invalid_config)
+    # A supervisor sees it for itself, and starts another.
+    dead = edge.loop_dead if post is None else 0.0
+    server = Server(server_config(Served(gateway), at, file), gateway, edge, dead=dead, line=line)
+    server.run([sock])
+    if not server.started:
+        raise SystemExit(Exit.failed)
+
+
+def supervised(
+    place: Place,
+    variables: Mapping[str, str],
+    file: GatewayFile,
+    at: Address,
+    count: int,
+) -> int:
+    """Look after ``count`` workers until the end; the exit code."""
+    import passy_proxy.server  # noqa: F401  # Workers begin with everything in memory.
+    from passy_proxy.config.build import build
+    from passy_proxy.log import configured
+    from passy_proxy.pulse import Slot, blamed
+    from passy_proxy.supervisor import Supervisor, Times
+    from passy_proxy.vitals import Vitals
+
+    parts = dry_parts(place, variables)
+    with contextlib.suppress(ConfigInvalid):
+        build(file, parts, "check")  # Once more, for the plugins that it imports.
+    slots = [Slot() for _ in range(count)]
+    sock = listening(at, count)
+    edge = file.settings.edge
+
+    def work(number: int, line: socket.socket) -> None:
+        faulthandler.enable(slots[number].dump)
+        serve(place, variables, file, at, sock, Post(Vitals(slots, number), line))
+
+    times = Times(edge.loop_dead, edge.lame_duck + edge.shutdown_timeout + GRACE)
+    log = configured(file.settings.log, variables)
+    blame = partial(blamed, registry=parts.registry)
+    return Supervisor(work, slots, sock, blame, log, times).run()
 
 
 def checked(place: Place, variables: Mapping[str, str]) -> GatewayFile:
@@ -75,7 +136,7 @@ def checked(place: Place, variables: Mapping[str, str]) -> GatewayFile:
     return file
 
 
-def listening(at: Address, workers: int) -> socket.socket:
+def listening(at: Address, workers: int = 0) -> socket.socket:
     """A socket that listens there, and a line that says so. Exits 1 where that cannot be."""
     try:
         sock = bound(at)
@@ -83,7 +144,7 @@ def listening(at: Address, workers: int) -> socket.socket:
         hint = "; try: passy serve --listen :0" if exc.errno == errno.EADDRINUSE else ""
         fail(f"cannot listen on {at}: {reason(exc)}{hint}")
     url = f"http://{Address(at.host, sock.getsockname()[1])}"
-    click.echo(f"passy: listening on {url}" + f", {workers} workers" * (workers > 1), err=True)
+    click.echo(f"passy: listening on {url}" + f", {workers} workers" * (workers > 0), err=True)
     return sock
 
 

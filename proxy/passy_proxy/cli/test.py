@@ -15,7 +15,9 @@ from passy_proxy.cli._checkout import checkout, tool
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.option("--fast", is_flag=True, help="Leave out what needs Node.js or a real model.")
 @click.option("--large", is_flag=True, help="Include the long runs.")
-@click.option("--fuzz", type=click.IntRange(min=1), metavar="N", help="Examples per fuzz test.")
+@click.option(
+    "--fuzz", type=click.IntRange(min=1), metavar="N", help="Fuzz each target for N seconds."
+)
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def command(fast: bool, large: bool, fuzz: int | None, pytest_args: tuple[str, ...]) -> NoReturn:
     """Run the test suite.
@@ -27,6 +29,7 @@ def command(fast: bool, large: bool, fuzz: int | None, pytest_args: tuple[str, .
     pytest = tool("pytest", install="./passy test")
     left_out = ["node", "model"] if fast else []
     left_out += [] if large else ["large"]
+    left_out += [] if fuzz else ["fuzz"]
     marked = ["-m", " and ".join(f"not {marker}" for marker in left_out)] if left_out else []
     wish = {} if fuzz is None else {"PASSY_FUZZ": str(fuzz)}
     os.chdir(root)

@@ -66,7 +66,8 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
         if not as_json:
             shown.draw(gateway, wanted)
 
-    server = Server(server_config(Served(gateway), at, file), gateway, ready)
+    # However long the loop is held up, it goes on: that may be a debugger.
+    server = Server(server_config(Served(gateway), at, file), gateway, file.settings.edge, ready)
     server.run([sock])
     if not server.started:
         raise SystemExit(Exit.failed)

@@ -10,8 +10,10 @@ import dataclasses
 from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as Map
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from passy_proxy.body import JsonLimits
 from passy_proxy.chain import BadFilter, Chain
 from passy_proxy.config.document import Mapping, Node, Text, plain
 from passy_proxy.config.model import (
@@ -25,10 +27,11 @@ from passy_proxy.config.model import (
     UpstreamEntry,
 )
 from passy_proxy.config.problem import ConfigInvalid, Problem, nearest
-from passy_proxy.config.settings import Settings, read
+from passy_proxy.config.settings import Settings, read, setting
 from passy_proxy.config.snapshot import Snapshot
 from passy_proxy.connections import Connections
 from passy_proxy.dialect import Dialect
+from passy_proxy.faults import LinkSettings
 from passy_proxy.filter import Filter, Terminal
 from passy_proxy.keyring import Keyring
 from passy_proxy.models import Choice, Model, Models
@@ -42,7 +45,10 @@ from passy_proxy.site import Site
 from passy_proxy.stores import Counters, Directory, Ledger, Store, Vault
 from passy_proxy.transport import DEFAULT_LIMITS, Limits, Timeouts, Transport
 from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
+from passy_proxy.transport.head import SECRET
 from passy_proxy.upstream import Upstream, Upstreams
+from passy_proxy.veil import SHORTEST
+from passy_proxy.vitals import Vitals
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -50,8 +56,10 @@ if TYPE_CHECKING:
 STORES = (Counters, Directory, Vault, Ledger)
 """A setting of one of these types is written as the name of a store."""
 
-GIVEN = (Keyring, Models, Upstreams, Prices, Connections)
+GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals)
 """Types of settings that nobody writes: the gateway hands over its own."""
+
+LINK = LinkSettings.model_fields.keys()
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "*")
 
@@ -131,6 +139,7 @@ class _Builder:
                 PriceBook(self.parts.site.data / "prices.json", self.parts.log),
             ),
             Connections: self.connections(),
+            Vitals: self.parts.site.vitals,
         }
         routes = [route for entry in file.routes if (route := self.route(entry))]
         for name, chain in file.chains.items():
@@ -248,12 +257,16 @@ class _Builder:
         stated = http.model_fields_set
         secret = http.credential.reveal()
         origin = parse_origin(http.url)
+        headers = [
+            (name.lower().encode(), value.reveal().encode()) for name, value in http.headers.items()
+        ]
         return Upstream(
             name=entry.name,
             transport=transport,
             dialect=dialect,
             credential=Credential(secret) if secret else None,
             url=http.url,
+            verified=http.verify,
             path=origin.base_path,
             paths={operation: path.encode() for operation, path in http.paths.items()},
             auth_header=http.auth_header.lower().encode()
@@ -262,9 +275,9 @@ class _Builder:
             auth_prefix=http.auth_prefix.encode()
             if "auth_prefix" in stated
             else dialect.auth_prefix,
-            headers=tuple(
-                (name.lower().encode(), value.reveal().encode())
-                for name, value in http.headers.items()
+            headers=tuple(headers),
+            secrets=tuple(
+                value for name, value in headers if SECRET(name) and len(value) >= SHORTEST
             ),
             api_version=http.api_version,
             forward_headers=frozenset(name.lower().encode() for name in http.forward_headers),
@@ -389,6 +402,8 @@ class _Builder:
             streamed_upload=streamed,
             body_limit=int(settings.body_limit),
             root=len(settings.root),
+            json_limits=JsonLimits(settings.json_depth, settings.json_keys, settings.json_digits),
+            parts=settings.multipart_parts,
             origin=entry.node.place,
             places=tuple(self.places[id(chain)]),
         )
@@ -448,6 +463,10 @@ class _Builder:
             return None
         settings = entry.settings.merged(override) if override is not entry.settings else override
         config_class = settings_of(kind)
+        if twice := sorted(own_settings(kind).model_fields.keys() & LINK):
+            message = f"{entry.name} has a setting {twice[0]!r} of its own, which every filter has"
+            self.complain(entry.node, message)
+            return None
         given = self.live(config_class, settings, entry.node)
         config = self.read(config_class, settings, given)
         if config is None or ABSENT in given.values():
@@ -524,13 +543,15 @@ class _Builder:
         if len(filters) < wanted or not filters:
             return None  # What is missing has been said; of the rest's order nothing can be.
         before = len(self.problems)
-        provided: dict[str, str] = {"body": "the core"}
+        provided: dict[str, str] = {"body": "the core", "credentials": "the core"}
         for position, (entry, filter) in enumerate(filters):
             last = position == len(filters) - 1
             if isinstance(filter, Terminal) is not last:
                 self.complain(entry.node, self.misplaced(entry, last))
             for need in sorted(filter.needs - provided.keys()):
                 self.complain(entry.node, self.unmet(entry, need, filters))
+            if filter.provides or last:
+                self.check_closed(entry, filter)
             provided |= dict.fromkeys(filter.provides, entry.name)
         if len(self.problems) > before:
             return None
@@ -543,6 +564,15 @@ class _Builder:
             [entry] = [entry for entry, filter in filters if filter is exc.filter][:1]
             self.complain(entry.node, str(exc))
             return None
+
+    def check_closed(self, entry: ChainEntry, filter: Filter) -> None:
+        """Complain of a filter that may fail unnoticed although others rest on it."""
+        if getattr(filter.config, "on_error", "closed") != "open":
+            return
+        what = ", ".join(sorted(filter.provides)) or "the answer"
+        at = entry.settings.entries.get("on_error", entry.node)
+        message = f"{entry.name} cannot be open: without it there is no {what}"
+        self.complain(at, message, "write on_error: closed")
 
     @staticmethod
     def misplaced(entry: ChainEntry, last: bool) -> str:
@@ -605,7 +635,30 @@ def plain_transport(
 
 
 def settings_of(kind: type[Any]) -> type[Settings]:
-    """The settings class of a filter (its ``config`` annotation), store or in-process upstream."""
+    """The settings class of a store or in-process upstream, or what can be set of a filter: its
+    ``config`` annotation, and what every filter has."""
+    own = own_settings(kind)
+    return linked(own, kind.on_error) if issubclass(kind, Filter) else own
+
+
+@cache
+def linked(own: type[Settings], on_error: str) -> type[Settings]:
+    """``own`` with the fields of `LinkSettings`, ``on_error`` as the filter has it."""
+    shared = LinkSettings.model_fields
+    fields: dict[str, Any] = {
+        "__module__": own.__module__,
+        "__qualname__": own.__qualname__,
+        "__doc__": own.__doc__,
+        "__annotations__": get_type_hints(LinkSettings, include_extras=True),
+        "on_error": setting(on_error, shared["on_error"].description or ""),
+        "hook_timeout": shared["hook_timeout"],
+    }
+    fields["__annotations__"] = {name: fields["__annotations__"][name] for name in shared}
+    return type(own.__name__, (own,), fields)
+
+
+def own_settings(kind: type[Any]) -> type[Settings]:
+    """The settings class that a plugin has written."""
     declared = getattr(kind, "Settings", None) or get_type_hints(kind).get("config")
     return declared if isinstance(declared, type) and issubclass(declared, Settings) else Settings
 

@@ -259,6 +259,10 @@ class Document:
     root: Node
 
 
+_LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+"""What ends a line in YAML. Python's own idea of it takes some control characters for ends."""
+
+
 def load(path: Path, variables: abc.Mapping[str, str]) -> Document:
     """Read a file; ConfigInvalid if it cannot be opened or read as YAML."""
     try:
@@ -278,7 +282,7 @@ def parse(content: bytes | str, path: str, variables: abc.Mapping[str, str]) -> 
     `path` is the name shown in complaints; `${file:…}` with a relative path starts from its folder.
     """
     text = _decoded(content, path)
-    source = Source(path, tuple(text.splitlines()))
+    source = Source(path, tuple(_LINE_END.split(text)))
     composer = _Composer(source, variables)
     _check_characters(source)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import abc
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from passy_proxy.config.settings import (
 from passy_proxy.units import Count, Duration, Size
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _UPSTREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -107,10 +109,22 @@ def _absolute_path(value: str) -> str:
     return value
 
 
+def _reachable(value: str) -> str:
+    try:
+        ip_network(value.strip("[]"), strict=False)
+    except ValueError:
+        if not _HOST.fullmatch(value) or value.replace(".", "").isdigit():
+            message = f"{quoted(value)} is no network, no address and no name of a host"
+            raise ValueError(message) from None
+    return value
+
+
+Reachable = Annotated[str, AfterValidator(_reachable)]
 ListenAddress = Annotated[
     Address, BeforeValidator(address), WithJsonSchema({"type": "string", "pattern": ":[0-9]+$"})
 ]
 HeaderName = Annotated[str, AfterValidator(_token)]
+HeaderText = Annotated[str, AfterValidator(_header_text)]
 HeaderSecret = Annotated[OptionalSecret, AfterValidator(_header_value)]
 BaseURL = Annotated[str, AfterValidator(_base_url)]
 ProxyURL = Annotated[OptionalSecret, AfterValidator(_proxy_url)]
@@ -146,12 +160,10 @@ class HttpUpstream(UpstreamSettings):
         "", "The provider's key. Given but empty: the upstream is reported and left out."
     )
     auth_header: HeaderName = setting("Authorization", "The header the key is sent in.")
-    auth_prefix: Annotated[str, AfterValidator(_header_text)] = setting(
-        "Bearer ", "What stands before the key, spaces included."
-    )
+    auth_prefix: HeaderText = setting("Bearer ", "What stands before the key, spaces included.")
     headers: dict[HeaderName, HeaderSecret] = setting({}, "More headers for every request.")
     forward_headers: tuple[HeaderName, ...] = setting((), "Headers of the client to pass on.")
-    api_version: str = setting("", "API version, where the dialect has one.")
+    api_version: HeaderText = setting("", "API version, where the dialect has one.")
     paths: dict[str, AbsolutePath] = setting(
         {}, "Operation → whole path on the provider's host, where it is not the dialect's own."
     )
@@ -163,7 +175,9 @@ class HttpUpstream(UpstreamSettings):
     http2: bool = setting(False, "Whether HTTP/2 may be used.")
     proxy: ProxyURL = setting("", "URL of an outbound proxy: http, https, socks5 or socks5h.")
     ca_file: str = setting("", "File of the CA certificates to trust instead of the system's.")
-    verify: bool = setting(True, "Whether the provider's certificate is checked.")
+    verify: bool = setting(
+        True, "Whether the provider's certificate is checked. Off is warned of at every start."
+    )
     transport: Literal["auto", "http1", "httpcore"] = setting(
         "auto", "auto is http1, or httpcore where HTTP/2 or a proxy asks for it."
     )
@@ -225,6 +239,18 @@ class RouteSettings(Settings):
     operation: str = setting("", "What the dialect calls this; known from the path without it.")
     body: Literal["read", "stream"] = setting("read", "stream: pass the body on as it arrives.")
     body_limit: Size = setting("32MiB", "Largest body accepted.")
+    json_depth: int = setting(128, "Deepest nesting of a JSON body.", ge=1, le=512)
+    json_keys: int = setting(
+        10_000,
+        "Most members of one object in a JSON body; it may have ten times as many objects, lists "
+        "and members in all.",
+        ge=1,
+        le=10_000_000,
+    )
+    json_digits: int = setting(
+        10_000, "Most digits of a number in a JSON body.", ge=1, le=100_000_000
+    )
+    multipart_parts: int = setting(100, "Most parts of a multipart body.", ge=1, le=1_000_000)
     root: str = setting("", "Beginning of the path that a pass-through leaves out: /v1.")
 
 
@@ -245,7 +271,40 @@ class EdgeSettings(Settings):
         "1KiB", "Least a client must take of an answer, a second, once it is write_timeout behind."
     )
     keep_alive: Duration = setting("75s", "How long an unused client connection is kept.")
-    shutdown_timeout: Duration = setting("30s", "At the end: how long running answers may take.")
+    lame_duck: Duration = setting(
+        "5s", "After SIGTERM: how long it goes on accepting while /readyz says 503."
+    )
+    shutdown_timeout: Duration = setting("60s", "After that: how long running answers may take.")
+    loop_lag: Duration = setting("100ms", "From which delay on a blocked event loop is reported.")
+    loop_dead: Duration = setting(
+        "10s", "From when on a worker whose loop is blocked is replaced; 0s is never."
+    )
+
+
+class ConnectionSettings(Settings):
+    """How upstreams are found and reached. A change needs a restart."""
+
+    dns_ttl: Duration = setting("30s", "How long the addresses of a name are used.", ge=0)
+    dns_stale: Duration = setting(
+        "5m", "How long they are used beyond that while the name cannot be resolved.", ge=0
+    )
+    dns_patience: Duration = setting(
+        "1s", "How long to wait for new addresses where there are old ones to be used.", gt=0
+    )
+    dns_lookups: int = setting(
+        32,
+        "Most names being resolved at once, for the operator's upstreams and tenants' each.",
+        ge=1,
+        le=1_000,
+    )
+    tenants_may_reach: tuple[Reachable, ...] = setting(
+        (),
+        "Networks, addresses and names that organisations' own upstreams may have besides public "
+        "ones; http and any port are allowed there. Metadata services never are.",
+    )
+    hops: int = setting(
+        8, "Most gateways a request may have passed, which ends a loop of them.", ge=1, le=100
+    )
 
 
 class OverloadSettings(Settings):
@@ -304,6 +363,7 @@ class GatewaySettings(Settings):
     prices: dict[str, PriceSettings] = setting({}, "upstream/model, * allowed → what it costs.")
     edge: EdgeSettings = setting({}, "Limits of the listening side.")
     overload: OverloadSettings = setting({}, "When to refuse more.")
+    connect: ConnectionSettings = setting({}, "How upstreams are found and reached.")
     log: LogSettings = setting({}, "What is logged, and how.")
 
 
@@ -503,6 +563,13 @@ class _Reader:
             at = node.entries["credential"]
             message = f"the upstream '{name}' is left out, since its credential is empty"
             self.problems.append(at.problem(message, _how_to_set(at), warning=True))
+        if not settings.verify and settings.url.startswith("https:"):
+            at = node.entries["verify"]
+            message = (
+                f"the certificate of {name} is not checked: anyone on the way can read its key"
+            )
+            hint = "name the CA it has in ca_file instead"
+            self.problems.append(at.problem(message, hint, warning=True))
         return UpstreamEntry(name, settings, empty(place), place, left_out=left_out, written=node)
 
     def models(self, section: Mapping) -> dict[str, ModelEntry]:

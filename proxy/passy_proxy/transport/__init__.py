@@ -58,7 +58,7 @@ class UpstreamRequest:
     ``body`` is the whole body, or an iterator of pieces with ``length`` known (content-length)
     or ``None`` (chunked). ``headers`` hold neither host nor framing nor hop-by-hop headers:
     the transport writes those itself. ``replay_safe`` says whether an answerless request on a
-    reused connection may be sent again.
+    reused connection may be sent again; ``lost`` is how that connection ended, once it has been.
     """
 
     method: str
@@ -68,6 +68,7 @@ class UpstreamRequest:
     length: int | None = None
     replay_safe: bool = False
     timeouts: Timeouts = field(default=DEFAULT_TIMEOUTS)
+    lost: TransportError | None = None
 
 
 class TransportError(Exception):

@@ -28,6 +28,8 @@ HEAD_BYTES = 65_536
 HEAD_COUNT = 200
 FRAMING_BYTES = 16_384
 """Bytes of chunk sizes, extensions and trailers between two pieces of body."""
+VERSION = b"HTTP/1."
+"""What an answer begins with."""
 _LONGEST_HINT = 300.0
 _WATCHED = (b"keep-alive", b"transfer-encoding")
 _KEPT = 512
@@ -120,12 +122,14 @@ class AnswerParser:
             self.reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._add((_lowered(name) or self._read_name(name), value.strip()))
+        self._add((_lowered(name) or self._read_name(name, value), value.strip()))
 
-    def _read_name(self, spelled: bytes) -> bytes:
+    def _read_name(self, spelled: bytes, value: bytes) -> bytes:
         name = spelled.lower()
         if name in _WATCHED:
             self._watched.append(len(self.headers))
+            if value.endswith(b"\t") and name == b"transfer-encoding" and not self.status:
+                raise Refused("a tab behind its transfer coding")  # httptools reads another name
         elif len(_names) < _KEPT and len(name) <= _KEPT_BYTES:
             _names[spelled] = name
         return name
@@ -186,6 +190,12 @@ def _check_size(headers: Headers) -> None:
         raise Refused("too many headers")
     if sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_BYTES:
         raise Refused("too large a head")
+
+
+def may_begin(data: bytes) -> bool:
+    """Whether an answer may begin like this: with some of what it has to, or line ends before."""
+    start = data.lstrip(b"\r\n")
+    return start.startswith(VERSION) or VERSION.startswith(start)
 
 
 def reason(error: Exception) -> str:

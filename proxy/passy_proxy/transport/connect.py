@@ -8,13 +8,15 @@ address that is dialled; TLS is verified against the name. No proxy variable is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import certifi
 
@@ -39,8 +41,21 @@ _Found = tuple[tuple[socket.AddressFamily, str], ...]
 Lookup = Callable[..., list[Any]]
 """What ``socket.getaddrinfo`` is: host, port, family, type -> rows."""
 
+_UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+_UNSENT_BYTES = 131_072
+"""The system takes no more than this beyond what the other side is ready for. So of an upload that
+is refused nearly all is still ours, and the loop reads the refusal before it writes again."""
 _TRIED = 8
 """No more addresses of one name than this are dialled."""
+
+
+class _Known(NamedTuple):
+    """What a name led to: the first places, whether a tenant may go there, and until when."""
+
+    found: _Found
+    admitted: bool
+    """Each address of the answer is allowed, also those beyond the first."""
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +71,27 @@ VERIFIED = Tls()
 
 @dataclass(frozen=True, slots=True)
 class ConnectSettings:
-    """``dns_ttl``: seconds an answer is kept; ``dns_entries``: how many names are kept."""
+    """``dns_ttl``: seconds an answer is kept; ``dns_entries``: how many names are kept.
+
+    An older answer is used for ``dns_stale`` seconds more when the name cannot be resolved again,
+    or not within ``dns_patience`` seconds. ``dns_lookups``: names that are asked for at once, those
+    of the operator's upstreams and those of tenants' each.
+    """
 
     dns_ttl: float = 30.0
     dns_entries: int = 1024
+    dns_stale: float = 300.0
+    dns_patience: float = 1.0
+    dns_lookups: int = 32
     allow: AllowList = field(default=NOTHING)
 
 
 class Connector:
     """Resolves, checks and dials; one per process, shared by all transports.
 
-    ``lookup`` is run in the loop's executor, once per name at a time however many ask.
+    ``lookup`` is run in a thread of its own, once per name at a time however many ask. Such a
+    thread may hang as long as a resolver does: there is a bound on their number, tenants' names
+    cannot use up the operator's share, and the process ends without waiting for them.
     """
 
     def __init__(
@@ -74,8 +99,10 @@ class Connector:
     ) -> None:
         self.settings = settings or ConnectSettings()
         self._lookup = lookup
-        self._known: dict[tuple[str, int], tuple[float, _Found]] = {}
-        self._pending: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}
+        self._known: dict[tuple[str, int], _Known] = {}
+        self._pending: dict[tuple[str, int], asyncio.Future[_Known]] = {}
+        self._asking = {False: 0, True: 0}
+        """How many look-ups run, for the operator's upstreams and for tenants'."""
         self._contexts: dict[tuple[Tls, tuple[str, ...]], ssl.SSLContext] = {}
 
     def tls_context(self, tls: Tls = VERIFIED, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
@@ -117,39 +144,82 @@ class Connector:
         """
         literal = numeric(origin.host)
         if literal is None:
-            found = await self._resolve(origin.host, origin.port)
+            known = await self._resolve(origin)
         else:
             family = socket.AF_INET6 if literal.version == 6 else socket.AF_INET
-            found = ((family, origin.host),)
-        allow = self.settings.allow
-        if origin.restricted and not all(allow.admits(origin.host, at) for _, at in found):
+            known = _Known(((family, origin.host),), True)
+        if origin.restricted and not (known.admitted and self._admits(origin.host, known.found)):
             raise TransportError(
                 "connect", f"{origin.host} leads to an address that is not allowed", phase="address"
             )
-        return found[:_TRIED]
+        return known.found
 
-    async def _resolve(self, host: str, port: int) -> _Found:
-        loop = asyncio.get_running_loop()
-        key = (host, port)
+    def _admits(self, host: str, found: _Found) -> bool:
+        allow = self.settings.allow
+        return all(allow.admits(host, address) for _, address in found)
+
+    async def _resolve(self, origin: Origin) -> _Known:
+        host, now = origin.host, asyncio.get_running_loop().time()
+        key = (host, origin.port)
         known = self._known.get(key)
-        if known is not None and loop.time() < known[0]:
-            return known[1]
-        pending = self._pending.get(key)
-        if pending is None:
-            ask = partial(self._lookup, host, port, 0, socket.SOCK_STREAM)
-            pending = self._pending[key] = loop.run_in_executor(None, ask)
-            pending.add_done_callback(partial(self._learn, key))
+        if known is not None and now < known.until:
+            return known
+        if known is not None and now >= known.until + self.settings.dns_stale:
+            known = None
         try:
-            rows = await asyncio.shield(pending)
-        except (OSError, UnicodeError) as error:
+            pending = self._pending.get(key) or self._ask(key, origin.restricted)
+            if known is None:
+                return await asyncio.shield(pending)
+            async with asyncio.timeout(self.settings.dns_patience):
+                return await asyncio.shield(pending)
+        except OSError as error:  # TimeoutError is among them
+            if known is not None:
+                return known
             message = f"{host} cannot be resolved"
             raise TransportError("connect", message, phase="dns") from error
-        found = _addresses(rows)
-        if not found:
-            raise TransportError("connect", f"{host} has no address", phase="dns")
-        return found
+        except TransportError:
+            if known is not None:
+                return known
+            raise
 
-    def _learn(self, key: tuple[str, int], answer: asyncio.Future[list[Any]]) -> None:
+    def _ask(self, key: tuple[str, int], restricted: bool) -> asyncio.Future[_Known]:
+        """Begin a look-up. Raises TransportError when too many run."""
+        if self._asking[restricted] >= self.settings.dns_lookups:
+            raise TransportError("connect", "too many names are being resolved", phase="dns")
+        loop = asyncio.get_running_loop()
+        pending: asyncio.Future[_Known] = loop.create_future()
+        pending.add_done_callback(partial(self._learn, key, restricted))
+        self._asking[restricted] += 1
+        self._pending[key] = pending
+        work = partial(self._look_up, key, loop, pending)
+        try:
+            threading.Thread(target=work, name="passy-dns", daemon=True).start()
+        except RuntimeError as error:  # there can be no more threads
+            pending.set_exception(OSError(str(error)))
+        return pending
+
+    def _look_up(
+        self, key: tuple[str, int], loop: asyncio.AbstractEventLoop, pending: asyncio.Future[_Known]
+    ) -> None:
+        """In a thread: ask, and check all addresses, of which there may be thousands."""
+        host, port = key
+        try:
+            found = _addresses(self._lookup(host, port, 0, socket.SOCK_STREAM))
+            if not found:
+                raise TransportError("connect", f"{host} has no address", phase="dns")
+            known = _Known(found[:_TRIED], self._admits(host, found))
+            tell = partial(pending.set_result, known)
+        except TransportError as error:
+            tell = partial(pending.set_exception, error)
+        except Exception as error:  # A resolver is other people's code, and so is what it is told.
+            tell = partial(pending.set_exception, OSError(str(error)))
+        with contextlib.suppress(RuntimeError):  # The loop may be closed by now.
+            loop.call_soon_threadsafe(tell)
+
+    def _learn(
+        self, key: tuple[str, int], restricted: bool, answer: asyncio.Future[_Known]
+    ) -> None:
+        self._asking[restricted] -= 1
         self._pending.pop(key, None)
         if answer.cancelled() or answer.exception() is not None:
             return
@@ -157,7 +227,7 @@ class Connector:
         while len(self._known) >= self.settings.dns_entries:
             del self._known[next(iter(self._known))]
         until = answer.get_loop().time() + self.settings.dns_ttl
-        self._known[key] = (until, _addresses(answer.result()))
+        self._known[key] = answer.result()._replace(until=until)
 
     async def _dial(self, origin: Origin, timeouts: Timeouts) -> socket.socket:
         """A connected socket, owned from here on by the transport that is made of it."""
@@ -190,6 +260,8 @@ async def _dialled(family: socket.AddressFamily, address: str, port: int) -> soc
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if _UNSENT is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, _UNSENT, _UNSENT_BYTES)
         await asyncio.get_running_loop().sock_connect(sock, (address, port))
     except BaseException:
         sock.close()

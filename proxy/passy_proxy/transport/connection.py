@@ -11,7 +11,6 @@ Deadlines are attributes which one sweep per loop looks at; no request starts a 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -24,13 +23,16 @@ from .answer import (
     FRAMING_BYTES,
     HEAD_BYTES,
     UNREAD_BYTES,
+    VERSION,
     AnswerParser,
     Leg,
     WholeLeg,
+    may_begin,
     reason,
 )
 from .head import JOINED_BYTES
 from .pool import Pool
+from .upload import SLICE_BYTES, left_behind, let_read, sliced
 
 _SILENCE = {
     "write": "took no more of the request",
@@ -38,6 +40,8 @@ _SILENCE = {
     "idle": "sent nothing more",
     "total": "did not finish the answer",
 }
+BURST_BYTES = 65_536
+"""A read of this size and more is followed by everybody else's turn."""
 _NONE = UpstreamRequest("", b"", [])
 _FAULTS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
@@ -126,16 +130,26 @@ class Connection(asyncio.Protocol):
             self.began = began
             self._arm(now, request.timeouts.first_byte)
         body = request.body
+        self._transport.write(message)
         if type(body) is not bytes:
             assert not isinstance(body, bytes)
-            self.deadline = self._due()
-            self._transport.write(message)
-            self.upload = self._loop.create_task(self._send_later(body, request.length))
-            return waiter
-        self._transport.write(message)
-        if len(body) > JOINED_BYTES:
-            self._transport.write(body)
+            self._begin_upload(body, request.length)
+        elif len(body) > JOINED_BYTES:
+            if (
+                len(body) > UNREAD_BYTES
+                and self._transport.get_extra_info("sslcontext") is not None
+            ):
+                # Encrypting all of it would hold up the loop, and nothing could be salvaged.
+                self._begin_upload(sliced(body), len(body))
+            else:
+                self._transport.write(body)
+                if self._transport.is_closing():  # reset between the two writes
+                    self._unwritten = True
         return waiter
+
+    def _begin_upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
+        self.deadline = self._due()
+        self.upload = self._loop.create_task(self._send_later(body, length))
 
     def give_up(self, waiter: asyncio.Future[Leg | WholeLeg | None]) -> None:
         """Nobody wants what ``waiter`` stands for any more."""
@@ -165,17 +179,14 @@ class Connection(asyncio.Protocol):
     async def _send_pieces(self, body: AsyncIterator[bytes], length: int | None) -> None:
         size = 0
         async for piece in body:
-            if self.gone:
-                return
             size += len(piece)
             if length is not None and size > length:
                 break
             if piece:
                 whole = piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece)
-                self._transport.write(whole)
-            await self._drain()
-        if self.gone:
-            return
+                await self._write(whole)
+            if self.gone:
+                return
         if length is None:
             self._transport.write(b"0\r\n\r\n")
         elif size != length:
@@ -185,13 +196,15 @@ class Connection(asyncio.Protocol):
         if not self._unwritten and self.waiter is not None:
             self._arm(self.sweep.now, self._request.timeouts.first_byte)
 
-    async def _drain(self) -> None:
-        while self._unwritten and not self.gone:
-            self._drained = self._loop.create_future()
-            await self._drained
-        # One turn of the loop, so that an answer which is waiting is read before the next write,
-        # whose failure would close the socket.
-        await asyncio.sleep(0)
+    async def _write(self, data: bytes) -> None:
+        for start in range(0, len(data), SLICE_BYTES):
+            await let_read(self._transport)
+            if self.gone:
+                return
+            self._transport.write(data[start : start + SLICE_BYTES])
+            while self._unwritten and not self.gone:
+                self._drained = self._loop.create_future()
+                await self._drained
 
     def hold(self) -> None:
         if not (self._paused or self.gone):
@@ -348,10 +361,21 @@ class Connection(asyncio.Protocol):
                 pieces.clear()
             if leg.unread > UNREAD_BYTES:
                 self.hold()
+            elif len(data) >= BURST_BYTES:
+                self._let_others()
         else:
             answer.pending += len(data)
             if answer.pending > FRAMING_BYTES:
                 self._refuse("has too much chunk framing")
+
+    def _let_others(self) -> None:
+        """Read on in the next turn of the loop, which would read a long answer in one go."""
+        self._transport.pause_reading()
+        self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not (self.gone or self._paused):
+            self._transport.resume_reading()
 
     def _begin(self, data: bytes) -> None:
         """Bytes of a head, perhaps with some of the body, perhaps all of it."""
@@ -360,6 +384,9 @@ class Connection(asyncio.Protocol):
             self.drop()
             return
         answer = self._answer
+        if not (data.startswith(VERSION) or answer.pending or may_begin(data)):
+            self._refuse("is no HTTP/1.1: another version or none")  # httptools knows more of them
+            return
         answer.pending += len(data)
         try:
             answer.feed(data)
@@ -423,42 +450,32 @@ class Connection(asyncio.Protocol):
         self.fail(TransportError("protocol", f"the upstream's answer {fault}", sent=True))
 
     def eof_received(self) -> None:
-        self._lost(None)
+        leg = self.leg
+        if leg is not None and self._until_eof:
+            leg.complete = True
+            leg.wake()
+            self.drop()
+        else:
+            self._lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and not self.gone:
-            self._salvage()
+            for data in left_behind(self._transport):
+                self.data_received(data)
+                if self.gone:
+                    break
         self._lost(exc)
 
     def _lost(self, exc: Exception | None) -> None:
         leg = self.leg
         if self.waiter is not None:
             # A write that failed means an incomplete request, which nobody can have served.
-            cut = self._unwritten or isinstance(exc, BrokenPipeError)
-            again = self._request.replay_safe and type(self._request.body) is bytes
-            again = self.used and (again or (cut and self.upload is None))
-            self.stale = again and not self._answer.pending
+            cut = self._unwritten or self.upload is not None or isinstance(exc, BrokenPipeError)
+            again = self.used and type(self._request.body) is bytes and not self._answer.pending
+            self.stale = again and (cut or self._request.replay_safe)
             message = "the upstream closed the connection without an answer"
-            self.fail(TransportError("broken", message, sent=True))
+            self.fail(TransportError("broken", message, sent=not (cut and self.stale)))
         elif leg is None:
             self.drop()
-        elif self._until_eof and exc is None:
-            leg.complete = True
-            leg.wake()
-            self.drop()
-        else:
+        else:  # Without an end of its own TLS was cut, by whoever could.
             self.fail(TransportError("broken", "the answer broke off", sent=True))
-
-    def _salvage(self) -> None:
-        """Read what had arrived: a failed write closes the transport without looking.
-
-        Only a plain connection's; over TLS the keys are out of reach.
-        """
-        if self._transport.get_extra_info("sslcontext") is not None:
-            return
-        descriptor = self._transport.get_extra_info("socket").fileno()
-        try:
-            while not self.gone and (data := os.read(descriptor, UNREAD_BYTES)):
-                self.data_received(data)
-        except OSError:
-            return

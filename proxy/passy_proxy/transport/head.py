@@ -10,17 +10,19 @@ from .connect import Origin
 
 _NAME = itemgetter(0)
 _VALUE = itemgetter(1)
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"/[!-~]*")
 _OURS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
-_BREAK = re.compile(rb"[\r\n\0]").search
-_SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session").search
+ODD = re.compile(rb"[^\t -~\x80-\xff]").search
+"""Finds a byte that no value of a header may have."""
+SECRET = re.compile(rb"auth|key|token|secret|cookie|passw|credential|session").search
+"""Whether a name, in lower case, sounds as if its value were a secret."""
 _KEPT_NAMES = 512
 _KEPT_FORMS = 128
 _KEPT_BYTES = 2048
 """What is remembered as valid, at most: names, forms of heads, and the bytes of one of these."""
-_BROKEN = "a header value holds a line break or NUL"
+_BROKEN = "a header value holds a line break or another control character"
 JOINED_BYTES = 65_536
 """Bodies up to this size are copied into one write with the head."""
 
@@ -50,7 +52,7 @@ class HeadWriter:
         if form is None:
             form = self._form(request)
         values = tuple(map(_VALUE, headers))
-        if _BREAK(b"".join(values)) is not None:
+        if ODD(b"".join(values)) is not None:
             raise TransportError("protocol", _BROKEN)
         if body and type(body) is bytes and len(body) <= JOINED_BYTES:
             return b"%bcontent-length: %d\r\n\r\n%b" % (form % values, len(body), body)
@@ -71,7 +73,7 @@ class HeadWriter:
 
     def target(self, method: str, target: bytes) -> bytes:
         """The target below the origin's base path. Raises like :meth:`head`."""
-        if not _TARGET.fullmatch(target) or not _TOKEN.fullmatch(method.encode()):
+        if not _TARGET.fullmatch(target) or not TOKEN.fullmatch(method.encode()):
             raise TransportError("protocol", "the request line is malformed")
         return self._origin.base_path + target
 
@@ -80,7 +82,7 @@ class HeadWriter:
         for name in map(_NAME, headers):
             if name not in self._names:
                 self._admit(name)
-        if _BREAK(b"".join(map(_VALUE, headers))) is not None:
+        if ODD(b"".join(map(_VALUE, headers))) is not None:
             raise TransportError("protocol", _BROKEN)
 
     def _form(self, request: UpstreamRequest) -> bytes:
@@ -92,14 +94,14 @@ class HeadWriter:
         form = b"%b HTTP/1.1\r\nhost: %b\r\n%b" % (
             line.replace(b"%", b"%%"), self._origin.host_header, b"".join(names),
         )  # fmt: skip
-        if len(form) <= _KEPT_BYTES and _SECRET(target.partition(b"?")[2].lower()) is None:
+        if len(form) <= _KEPT_BYTES and SECRET(target.partition(b"?")[2].lower()) is None:
             if len(self._forms) >= _KEPT_FORMS:
                 self._forms.clear()
             self._forms[method, target, *map(_NAME, headers)] = form
         return form
 
     def _admit(self, name: bytes) -> None:
-        if not _TOKEN.fullmatch(name):
+        if not TOKEN.fullmatch(name):
             raise TransportError("protocol", "a header name is not a token")
         if name.lower() in _OURS:
             raise TransportError("protocol", f"{name.decode()} is the transport's to write")

@@ -56,14 +56,16 @@ class Http1Transport:
                 raise connection.error
             if began is None:
                 began = connection.began
-            connection = await self._replacement(request.timeouts, began)
+            assert isinstance(connection.error, TransportError)
+            request.lost = connection.error
+            connection = await self._replacement(request.timeouts, began, request.lost.sent)
 
-    async def _replacement(self, timeouts: Timeouts, began: float) -> Connection:
-        """A new connection for a request of which the old one may have carried some bytes."""
+    async def _replacement(self, timeouts: Timeouts, began: float, sent: bool) -> Connection:
+        """A new connection for a request that the old one may have carried (``sent``)."""
         try:
             return await self._connection(timeouts, began, fresh=True)
         except TransportError as error:
-            error.sent = True
+            error.sent = sent
             raise
 
     async def _connection(

@@ -24,7 +24,7 @@ from passy_proxy.timers import NEVER, Sweep, sweep_of
 from . import DEFAULT_LIMITS, Limits, Sink, Timeouts, TransportError, UpstreamRequest, relayed
 from .answer import HEAD_COUNT, kept
 from .connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
-from .head import HeadWriter
+from .head import ODD, TOKEN, HeadWriter
 from .pool import Pool
 from .stream import Backend
 
@@ -203,6 +203,7 @@ class HttpcoreTransport:
         except TransportError as error:
             if not (used and _may_repeat(slot, request, error)):
                 raise
+            request.lost = error
         try:
             slot = await self._slot(request.timeouts, total, fresh=True)
             return await _Try(slot, request, total).run(url, self._headers(request))
@@ -404,6 +405,8 @@ class _Try:
             slot.owner.leave(slot, clean=False)
             if isinstance(error, TransportError):
                 error.sent = error.sent or self._sent
+            elif isinstance(error, ValueError):  # a status that is no number
+                raise _fault(error, slot, self._sent) from error
             elif isinstance(error, Exception) and not self._sent:  # a proxy that talks nonsense
                 raise _fault(error, slot, False) from error
             raise
@@ -430,6 +433,8 @@ class _Try:
         if name.endswith(".send_request_headers.started"):
             self._sent = True
             self._limit(None)
+            if name.startswith("http11.") and self._slot.backend.stream is not None:
+                self._slot.backend.stream.expect_head()
         elif name.endswith(".receive_response_headers.started"):
             self._limit(self._request.timeouts.first_byte)
 
@@ -470,7 +475,11 @@ def _fault(error: Exception, slot: _Slot | None, sent: bool) -> TransportError:
         return TransportError("connect", "no connection came about", phase="proxy")
     if isinstance(error, httpcore.NetworkError) or (stream is not None and stream.ended):
         return TransportError("broken", "the answer broke off", sent=True)
-    message = f"the upstream's answer is not valid HTTP: {error}"
+    message = "the upstream's answer is not valid HTTP"
+    # Behind a colon h11 quotes what it was sent, and of HTTP/2 the error may be what was sent.
+    reason = f"{error}".partition(":")[0]
+    if not isinstance(error, Http2Fault) and not reason.startswith("<"):
+        message = f"{message}: {reason}"
     return TransportError("protocol", message[:300], sent=sent)
 
 
@@ -486,8 +495,13 @@ def _head_fault(status: int, headers: list[tuple[bytes, bytes]]) -> str | None:
     names = [name for name, _ in headers]
     if status == 101:
         return "a switch of protocols nobody asked for"
+    if not 200 <= status <= 999:
+        return "a status that is none"
     if len(headers) > HEAD_COUNT:
         return "too many headers"
+    # Over HTTP/2 anything may be in them, and httpcore looks at none of it.
+    if not all(map(TOKEN.fullmatch, names)) or ODD(b"".join([value for _, value in headers])):
+        return "a header with bytes that none may have"
     if names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
         return "more than one framing header"
     return None

@@ -13,8 +13,13 @@ import httpcore
 
 from . import DEFAULT_TIMEOUTS, Timeouts, TransportError
 from .connect import Connector, Origin, Tls, tls_fault
+from .strict import HeadCheck
+from .upload import SLICE_BYTES, left_behind, let_read
 
 _UNREAD_BYTES = 65_536
+SMALL_BYTES = 16_384
+"""What is smaller is written without looking whether the other side has spoken."""
+_INTERIM = (b"HTTP/1.1 1", b"HTTP/1.0 1")
 _TICK = 0.1
 """Seconds between two looks at whether a blocked write makes progress."""
 
@@ -30,6 +35,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._fault: Exception | None = None
         self._full = False
         self._changed = asyncio.Event()
+        self._check: HeadCheck | None = None
         self.multiplexed = multiplexed
         """It carries HTTP/2: bytes that arrive while we write are no early answer."""
         self.received = 0
@@ -54,7 +60,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._chunks.append(data)
         self._unread += len(data)
         self.received += len(data)
-        if self._unread > _UNREAD_BYTES:
+        if self._unread > _UNREAD_BYTES and not self.closed:
             self._transport.pause_reading()
         self._news()
 
@@ -63,7 +69,13 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._news()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        salvage = exc is not None and not self.closed
+        if not self._over:  # TLS without an end of its own was cut, by whoever could.
+            exc = exc or ConnectionResetError()
         self._over = self.closed = True
+        if salvage:
+            for data in left_behind(self._transport):
+                self.data_received(data)
         self._fault = exc
         self._news()
 
@@ -73,6 +85,10 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
     def resume_writing(self) -> None:
         self._full = False
         self._changed.set()
+
+    def expect_head(self) -> None:
+        """What is read next is the head of an HTTP/1.1 answer."""
+        self._check = HeadCheck()
 
     def _news(self) -> None:
         self._changed.set()
@@ -97,13 +113,22 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         if self._unread > _UNREAD_BYTES >= self._unread - len(data) and not self.closed:
             self._transport.resume_reading()
         self._unread -= len(data)
+        if self._check is not None:
+            if fault := self._check.feed(data):
+                raise httpcore.RemoteProtocolError(fault)
+            if self._check.over:
+                self._check = None
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        if not buffer:
-            return
-        self._may_write()
-        self._transport.write(buffer)
+        for start in range(0, len(buffer), SLICE_BYTES):
+            if len(buffer) >= SMALL_BYTES:
+                await let_read(self._transport)
+            self._may_write()
+            self._transport.write(buffer[start : start + SLICE_BYTES])
+            await self._drain()
+
+    async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         backlog, since = -1, loop.time()
         limit = self._limits().write
@@ -124,9 +149,15 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         if self.closed or self._over:
             self.cut = True
             raise httpcore.WriteError("the connection was closed")
-        interim = (b"HTTP/1.1 1", b"HTTP/1.0 1")
-        if not self.multiplexed and self._chunks and not self._chunks[0].startswith(interim):
+        if self._chunks and not self.multiplexed and self._answered():
             raise httpcore.WriteError("the upstream has answered already")
+
+    def _answered(self) -> bool:
+        """Whether more than interim answers have come, of which the last may be cut."""
+        data = b"".join(self._chunks)
+        while data.startswith(_INTERIM):
+            _, _, data = data.partition(b"\r\n\r\n")
+        return bool(data)
 
     async def aclose(self) -> None:
         self.abort()
@@ -143,6 +174,11 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore.AsyncNetworkStream:
         loop = asyncio.get_running_loop()
+        if self._chunks or self._over:
+            # Read later, these bytes would pass for what came over TLS; anyone may have sent them.
+            self.abort()
+            message = f"TLS with {server_hostname}: the other side spoke before it began"
+            raise TransportError("connect", message, phase="tls")
         try:
             async with asyncio.timeout(self._limits().tls):
                 transport = await loop.start_tls(

@@ -289,6 +289,7 @@ def test_the_version_is_pinned_for_translations(asked: Asked) -> None:
     )
     assert {
         (b"accept-encoding", b"identity"),
+        (b"x-passy-hops", b"1"),
         (b"x-api-key", b"sk-ant"),
         (b"content-type", b"application/json"),
         (b"anthropic-version", b"2023-06-01"),

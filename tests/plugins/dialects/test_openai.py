@@ -87,6 +87,7 @@ def test_only_listed_headers_of_the_client_go_upstream(asked: Asked) -> None:
     assert {
         *kept,
         (b"accept-encoding", b"identity"),
+        (b"x-passy-hops", b"1"),
         (b"content-type", b"application/json"),
         (b"authorization", b"Bearer sk-upstream"),
     } == set(sent.headers)
@@ -98,7 +99,7 @@ def test_an_upstream_may_ask_for_more_headers_but_never_for_secrets(asked: Asked
     greedy = frozenset(name for name, _ in more)
     sent = OPENAI.request(asked(BODY, headers=more), target(forward_headers=greedy), None, "openai")
     names = [name for name, _ in sent.headers]
-    assert [b"accept-encoding", b"x-trace", b"content-type"] == names
+    assert [b"accept-encoding", b"x-passy-hops", b"x-trace", b"content-type"] == names
 
 
 def test_a_header_the_upstream_sets_wins_over_the_clients(asked: Asked) -> None:

@@ -334,7 +334,8 @@ async def test_the_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     await store.start()
     modes = {each.name: each.stat().st_mode & 0o777 for each in (tmp_path / "new").iterdir()}
     await store.stop()
-    assert {"passy.db": 0o600, "passy.db-wal": 0o600, "passy.db-shm": 0o600} == modes
+    database = {"passy.db": 0o600, "passy.db-wal": 0o600, "passy.db-shm": 0o600}
+    assert {**database, "journal": 0o700} == modes
     assert 0o700 == (tmp_path / "new").stat().st_mode & 0o777
 
 
@@ -362,6 +363,6 @@ async def test_what_the_store_logs_goes_to_the_gateways_log_masked(path: Path) -
     lines = io.StringIO()
     site = Site(path.parent, RING, configure("info", "json", lines))
     store = Sql(SqlSettings(url=Secret(url_of(path))), site)
-    store._spool._log.warning("usage_waits", error="for sk-passy-abcdefghijkl")
+    store._shipper._log.warning("usage_waits", error="for sk-passy-abcdefghijkl")
     assert '"store":"sql"' in lines.getvalue()
     assert "abcdefghijkl" not in lines.getvalue()

@@ -1,4 +1,4 @@
-"""The way of usage into the database: troubles, several writers, a killed one."""
+"""The way of usage from the journal into the database: troubles, several writers, a killed one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-import tracemalloc
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ import pytest
 import structlog
 
 from passy_plugins.stores.sql import Sql, SqlSettings, database, ledger
-from passy_plugins.stores.sql.ledger import Spool
+from passy_plugins.stores.sql.ledger import Shipper
 from passy_proxy.config.settings import Secret
-from passy_proxy.json import loads
+from passy_proxy.journal import Journal, JournalSettings
+from passy_proxy.json import dumps, loads
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import AttemptRecord, UsageRecord
 from passy_proxy.site import Site
@@ -44,8 +44,8 @@ from passy_proxy.site import Site
 RECORD = UsageRecord("", 1.5, *{NAMES}, 200, False, *{COUNTS}, False, 0, "", 1, 2,
     (AttemptRecord("echo", "echo", 200, "", 0, 1, False),))
 
-async def write(url, first, last):
-    store = Sql(SqlSettings(url=Secret(url)), Site(Path(), Keyring([{KEY!r}])))
+async def write(data, url, first, last):
+    store = Sql(SqlSettings(url=Secret(url)), Site(Path(data), Keyring([{KEY!r}])))
     await store.start()
     for number in range(int(first), int(last)):
         store.record(RECORD._replace(id=f"req_{{number:06}}").row())
@@ -64,7 +64,8 @@ def store_at(path: Path, **settings: Any) -> Sql:
 
 
 def writer(path: Path, first: int, last: int) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", WRITER, f"sqlite:///{path}", str(first), str(last)]
+    place = [str(path.parent), f"sqlite:///{path}"]
+    arguments = [sys.executable, "-c", WRITER, *place, str(first), str(last)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
@@ -105,10 +106,12 @@ async def test_what_a_killed_process_had_written_is_not_written_twice(path: Path
     written = _rows(path)
     store = store_at(path)
     await store.start()
-    for record in numbered(0, written + 500):  # as a journal would, from its beginning
+    for record in numbered(0, written + 500):  # all of them once more
         store.record(record.row())
     await store.stop()
-    assert [record.id for record in numbered(0, written + 500)] == ids(path)
+    found = ids(path)  # More than those: what it had in its journal is there too.
+    assert [record.id for record in numbered(0, len(found))] == found
+    assert len(found) >= written + 500
 
 
 def _rows(path: Path) -> int:
@@ -134,7 +137,7 @@ async def test_records_wait_while_the_database_is_locked(
         await until(lambda: logs)
         store.record(numbered(600, 601)[0].row())
         await asyncio.sleep(0.3)
-        assert (601, 0) == (store.waiting, store.lost)
+        assert store.waiting > 90_000
         other.execute("ROLLBACK")
         await until(lambda: store.waiting == 0)
         await store.stop()
@@ -142,99 +145,164 @@ async def test_records_wait_while_the_database_is_locked(
     assert ["usage_waits"] == [entry["event"] for entry in logs]
 
 
-async def test_a_record_that_cannot_be_written_is_lost_alone(path: Path) -> None:
+async def test_what_clients_and_upstreams_say_can_always_be_written(path: Path) -> None:
     store = store_at(path)
-    records = numbered(0, 300)
-    records[7] = records[7]._replace(input=2**70)
-    records[8] = records[8]._replace(input=2**63)  # JSON can say it, the database cannot keep it.
-    records[9] = records[9]._replace(model="\ud800")
+    records = numbered(0, 5)
+    records[1] = records[1]._replace(input=2**70)
+    records[2] = records[2]._replace(input=-(2**70))
+    records[3] = records[3]._replace(model="\ud800")
     failed = ATTEMPT._replace(failure="broken: \ud800")
-    records[10] = records[10]._replace(attempts=(failed,))
-    with structlog.testing.capture_logs() as logs:
-        await store.start()
-        for record in records:
-            store.record(record.row())
-        await store.stop()
-    assert 296 == len(ids(path))
-    assert 4 == store.lost
-    assert ["usage_refused", "usage_lost"] == [entry["event"] for entry in logs]
+    records[4] = records[4]._replace(attempts=(failed,))
+    await store.start()
+    for record in records:
+        assert store.record(record.row()) is True
+    await store.stop()
+    with closing(sqlite3.connect(path)) as books:
+        found = books.execute("SELECT input, model, attempts FROM usage ORDER BY id").fetchall()
+    assert [1, 2**63 - 1, 1 - 2**63, 1, 1] == [input for input, _, _ in found]
+    assert "?" == found[3][1]
+    assert "broken: ?" in found[4][2]
 
 
 class Away:
-    """A database that takes nothing until it is back."""
+    """A database that takes nothing until it is back, and some things never."""
 
     def __init__(self) -> None:
         self.here = False
         self.tries = 0
         self.written: list[bytes] = []
+        self.prices: list[bytes] = []
+        self.never = b"nothing is this"
 
-    async def write(self, batch: Sequence[bytes]) -> None:
+    async def write(self, records: Sequence[bytes], prices: Sequence[bytes]) -> None:
         self.tries += 1
         if not self.here:
             raise StoreUnavailable("away")
-        self.written += batch
+        if any(self.never in record for record in records):
+            raise ValueError("never")
+        self.written += records
+        self.prices += prices
+
+    @property
+    def ids(self) -> list[str]:
+        return [loads(record)[0] for record in self.written]
 
 
-async def test_what_does_not_fit_any_more_is_lost_and_counted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class Shipping:
+    """A journal with its shipper, before a database that is away."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.away = Away()
+        log = structlog.get_logger()
+        self.journal = Journal(folder, JournalSettings(**settings), log)
+        self.shipper = Shipper(self.journal, self.away.write, log)
+        self.journal.start()
+
+    def record(self, records: Sequence[UsageRecord]) -> None:
+        for record in records:
+            assert self.journal.close(record.id, dumps(record.row()))
+            self.shipper.more()
+
+    async def stop(self, seconds: float = 10.0) -> None:
+        await self.shipper.stop(seconds)
+        self.journal.stop()
+
+
+@pytest.fixture
+async def shipping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shipping]:
     monkeypatch.setattr(ledger, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(ledger, "FLUSH_SECONDS", 0.01)
-    away = Away()
+    monkeypatch.setattr(ledger, "LONGEST_PAUSE", 0.05)
+    shipping = Shipping(tmp_path / "journal", segment="64KiB")
+    yield shipping
+    await shipping.stop(0.1)
+
+
+async def test_nothing_is_lost_while_the_database_is_away(shipping: Shipping) -> None:
+    away, records = shipping.away, numbered(0, 1_000)
     with structlog.testing.capture_logs() as logs:
-        spool = Spool(away.write, structlog.get_logger(), capacity=100)
-        spool.start()
-        records = numbered(0, 130)
-        for record in records:
-            spool.record(record.row())
+        shipping.shipper.start()
+        shipping.record(records)
         await until(lambda: away.tries > 2)
-        assert (100, 30) == (len(spool), spool.lost)
+        assert len(list(shipping.journal.folder.glob("*-*.[0-9]*"))) > 2
         away.here = True
-        await spool.stop()
-    assert [record.id for record in records[:100]] == [loads(row)[0] for row in away.written]
-    assert ["usage_waits", "usage_lost"] == [entry["event"] for entry in logs]
-    assert 30 == logs[-1]["records"]
+        await shipping.stop()
+    assert [record.id for record in records] == away.ids
+    assert ["usage_waits"] == [entry["event"] for entry in logs]
+    assert [] == list(shipping.journal.folder.iterdir())
 
 
-async def test_a_stop_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    away = Away()
-    with structlog.testing.capture_logs():
-        spool = Spool(away.write, structlog.get_logger())
-        spool.start()
-        for record in numbered(0, 7):
-            spool.record(record.row())
-        await spool.stop(seconds=0.1)
-    assert (0, 7) == (len(spool), spool.lost)
+async def test_what_a_stop_cannot_ship_the_next_start_does(
+    shipping: Shipping, tmp_path: Path
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        shipping.shipper.start()
+        shipping.record(numbered(0, 7))
+        await shipping.stop(0.1)
+    assert "usage_waits_on_disk" == logs[-1]["event"]
+    following = Shipping(tmp_path / "journal")
+    following.away.here = True
+    with structlog.testing.capture_logs() as logs:
+        following.shipper.start()
+        await until(lambda: following.away.written)
+        await following.stop()
+    assert [record.id for record in numbered(0, 7)] == following.away.ids
+    assert [("journal_recovered", 7)] == [(entry["event"], entry["records"]) for entry in logs]
+    assert [] == list((tmp_path / "journal").iterdir())
 
 
-async def test_a_record_that_waits_takes_no_more_room_than_its_text() -> None:
-    away = Away()
-    spool = Spool(away.write, structlog.get_logger())
-    records = [record.row() for record in numbered(0, 400)]
-    tracemalloc.start()
-    try:
-        for record in records:
-            spool.record(record)
-        kept, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert kept / len(records) < 600
+async def test_what_the_database_never_takes_is_put_aside_alone(shipping: Shipping) -> None:
+    away = shipping.away
+    away.here, away.never = True, b"req_000004"
+    with structlog.testing.capture_logs() as logs:
+        shipping.shipper.start()
+        shipping.record(numbered(0, 9))
+        await shipping.stop()
+    assert [f"req_{number:06}" for number in range(9) if number != 4] == away.ids
+    refused = shipping.journal.folder / "damaged/refused.jsonl"
+    assert ["req_000004"] == [loads(line)[0] for line in refused.read_bytes().splitlines()]
+    assert ["usage_refused"] == [entry["event"] for entry in logs]
 
 
-async def test_records_are_written_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_records_are_written_in_batches(
+    shipping: Shipping, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ledger, "FLUSH_SECONDS", 3_600.0)
-    away = Away()
+    away = shipping.away
     away.here = True
-    spool = Spool(away.write, structlog.get_logger())
-    spool.start()
-    enough = ledger.ENOUGH
-    for record in numbered(0, enough - 1):
-        spool.record(record.row())
-    for _ in range(10):
-        await asyncio.sleep(0)
+    shipping.shipper.start()
+    shipping.record(numbered(0, 100))
+    await asyncio.sleep(0.05)
     assert 0 == away.tries
-    spool.record(numbered(enough - 1, enough)[0].row())
-    await until(lambda: away.tries)
-    assert enough == len(away.written)
-    await spool.stop()
-    assert 1 == away.tries
+    shipping.record(numbered(100, ledger.ENOUGH))
+    await until(lambda: away.written)
+    await shipping.stop()
+    assert ledger.ENOUGH == len(away.written)
+    assert away.tries <= 4  # One for each segment.
+
+
+async def test_a_price_follows_its_record(path: Path) -> None:
+    store = store_at(path)
+    await store.start()
+    unpriced, priced = numbered(0, 2)
+    for record in (unpriced._replace(cost_nanos=None), priced._replace(cost_nanos=7)):
+        store.record(record.row())
+        store.price(record.id, 42, "1 in, 2 out per 1M")
+    await store.stop()
+    with closing(sqlite3.connect(path)) as books:
+        found = books.execute("SELECT cost_nanos, price FROM usage ORDER BY id").fetchall()
+    assert [(42, "1 in, 2 out per 1M"), (7, "")] == found
+
+
+async def test_a_damaged_line_is_told_and_left_out(shipping: Shipping) -> None:
+    shipping.away.here = True
+    shipping.record(numbered(0, 3))
+    segment = next(shipping.journal.folder.glob("*-*.1"))
+    with segment.open("r+b") as file:
+        file.seek(segment.read_bytes().index(b"req_000001"))
+        file.write(b"R")
+    with structlog.testing.capture_logs() as logs:
+        shipping.shipper.start()
+        await shipping.stop()
+    assert ["req_000000", "req_000002"] == shipping.away.ids
+    assert ["journal_damaged"] == [entry["event"] for entry in logs]
+    assert (shipping.journal.folder / "damaged" / segment.name).exists()

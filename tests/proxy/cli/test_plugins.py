@@ -60,14 +60,16 @@ def test_each_setting_is_described_with_its_default(passy: Passy) -> None:
 def test_what_nobody_writes_is_not_shown_as_a_setting(passy: Passy) -> None:
     assert {"ttl", "directory"} <= told(passy("auth", "--json"))[0]["parts"][0]["settings"].keys()
     assert "keyring" not in passy("auth").stdout
-    assert ["vault"] == list(told(passy("models", "--json"))[0]["parts"][0]["settings"])
+    assert ["vault", "on_error", "hook_timeout"] == list(
+        told(passy("models", "--json"))[0]["parts"][0]["settings"]
+    )
     assert "no settings" in passy("openai").stdout
 
 
 def test_people_see_defaults_as_they_are_written(passy: Passy) -> None:
     text = passy("auth").stdout
-    assert "ttl        30s" in text
-    assert "directory  needed" in text
+    assert "ttl           30s" in text
+    assert "directory     needed" in text
     assert "per               [key] " in passy("rate_limit").stdout
 
 

@@ -10,7 +10,7 @@ import pytest
 import structlog
 import yaml
 
-from passy_proxy import Event, Exchange, Filter, Settings, Site, Store
+from passy_proxy import Event, Exchange, Filter, Settings, Site, Store, setting
 from passy_proxy.config.build import Parts, build, operation_of
 from passy_proxy.config.document import parse
 from passy_proxy.config.legacy import layers
@@ -61,6 +61,13 @@ class Explosive(Filter):
         raise RuntimeError("it went off")
 
 
+class Twofold(Filter):
+    class Settings(Settings):  # type: ignore[misc]
+        on_error: str = setting("", "Something else.")
+
+    name = "twofold"
+
+
 class LedgerOnly(Store):
     kind = "ledger_only"
 
@@ -79,7 +86,7 @@ class ExplosiveStore(Store):
 @pytest.fixture
 def parts(tmp_path: Path) -> Parts:
     registry = Registry()
-    registry.filters |= {kind.name: kind for kind in (Misspelt, Waiting, Explosive)}
+    registry.filters |= {kind.name: kind for kind in (Misspelt, Waiting, Explosive, Twofold)}
     registry.stores |= {kind.kind: kind for kind in (LedgerOnly, ExplosiveStore)}
     return Parts(registry, Shared(), Site(tmp_path, KEYRING), structlog.get_logger())
 
@@ -127,6 +134,11 @@ MISTAKES = [
     ("chain: default}", "chain: default, root: /v1/ch}", "/v1/ch}", "not the beginning of"),
     ("chat/completions", "chat/completion", "POST", "did you mean '/v1/chat/completions'?"),
     ("    - alias\n", "    - alias: {x: 366d}\n", "x: 366d", "unknown setting 'x'"),
+    ("    - alias\n", "    - alias: {on_eror: open}\n", "on_eror", "did you mean 'on_error'?"),
+    ("    - alias\n", "    - alias: {hook_timeout: -1s}\n", "-1s", ""),
+    ("directory: state}", "directory: state, on_error: open}", "open}", "there is no principal"),
+    ("- fallback\n", "- fallback: {on_error: open}\n", "open}", "fallback cannot be open"),
+    ("- alias\n", "- twofold\n    - alias\n", "twofold", "has a setting 'on_error' of its own"),
     ('credential: "a', 'timeouts: {total: 366d}, credential: "a', "366d", "more than 365 days"),
     (
         "chain: default}",

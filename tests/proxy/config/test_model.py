@@ -80,6 +80,10 @@ routes:
     operation: chat
     body: read
     body_limit: 1MiB
+    json_depth: 64
+    json_keys: 1000
+    json_digits: 40
+    multipart_parts: 10
     root: /v1
   - {match: GET /healthz, chain: [static: {status: 200}]}
 
@@ -94,6 +98,14 @@ prices:
     audio_output: 2
     per: 1M
 
+connect:
+  dns_ttl: 10s
+  dns_stale: 1m
+  dns_patience: 500ms
+  dns_lookups: 8
+  tenants_may_reach: [10.1.0.0/16, models.internal]
+  hops: 3
+
 edge:
   max_header_bytes: 16KiB
   max_headers: 50
@@ -104,7 +116,10 @@ edge:
   body_grace: 1s
   write_timeout: 1s
   keep_alive: 1s
+  lame_duck: 1s
   shutdown_timeout: 1s
+  loop_lag: 1s
+  loop_dead: 1s
 
 log: {level: debug, format: json}
 """

@@ -31,7 +31,9 @@ class Http2Wire(asyncio.Protocol):
 
     def __init__(self, upstream: Http2Upstream) -> None:
         self.upstream = upstream
-        config = h2.config.H2Configuration(client_side=False)
+        config = h2.config.H2Configuration(
+            client_side=False, validate_outbound_headers=False, normalize_outbound_headers=False
+        )
         self.h2 = h2.connection.H2Connection(config)
         self.bodies: dict[int, bytes] = {}
 
@@ -68,12 +70,13 @@ class Http2Upstream:
         self.queue: list[tuple[Http2Wire, int]] = []
         self.open = True
         self.served = 0
+        self.head: list[tuple[str, str]] = [(":status", "200"), ("content-type", "text/plain")]
 
     def answer(self) -> None:
         queue, self.queue = self.queue, []
         for wire, stream in queue:
             body = wire.bodies.pop(stream)
-            wire.h2.send_headers(stream, [(":status", "200"), ("content-type", "text/plain")])
+            wire.h2.send_headers(stream, self.head)
             wire.h2.send_data(stream, body, end_stream=True)
             self.served += 1
             wire.flush()
@@ -126,6 +129,35 @@ async def test_requests_share_one_http2_connection() -> None:
         assert len(upstream.wires) == 1
         stats = transport.stats()
         assert stats == {"open": 1, "idle": 1, "waiting": 0, "opened": 1, "reused": 50}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [(":status", "200"), ("x-a", "b\r\nset-cookie: EVIL")],
+        [(":status", "200"), ("x-a", "b\nEVIL")],
+        [(":status", "200"), ("x-a", "EVIL\0")],
+        [(":status", "200"), ("x-a\r\nset-cookie", "EVIL")],
+        [(":status", "200"), ("x a", "EVIL")],
+        [(":status", "200"), ("", "EVIL")],
+        [(":status", "EVIL")],
+        [(":status", "20")],
+        [(":status", "-200")],
+        [(":status", "2000")],
+        [(":status", "101"), ("upgrade", "EVIL")],
+    ],
+)
+async def test_an_http2_head_that_is_none_is_refused(head: list[tuple[str, str]]) -> None:
+    upstream = Http2Upstream()
+    upstream.head = head
+    async with upstream.serve() as transport:
+        with pytest.raises(TransportError) as raised:
+            await fetch(transport)
+        assert "EVIL" not in str(raised.value)
+        assert raised.value.kind == "protocol"
+        await until(lambda: transport.stats()["open"] == 0)
+        upstream.head = [(":status", "200")]
+        assert await fetch(transport, b"clean") == b"clean"
 
 
 async def test_those_who_wait_for_a_connection_get_a_stream_of_it() -> None:

@@ -8,24 +8,27 @@ portal.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import AfterValidator
 
 from passy_plugins.stores.sql import statements
 from passy_plugins.stores.sql.database import Sqlite, sqlite_path
-from passy_plugins.stores.sql.ledger import Spool
+from passy_plugins.stores.sql.ledger import Shipper
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.hookspecs import hookimpl
-from passy_proxy.json import loads
+from passy_proxy.journal import Journal, JournalSettings
+from passy_proxy.json import dumps, loads
 from passy_proxy.keyring import KeyringError
 from passy_proxy.records import (
+    BegunRow,
     Credential,
     CredentialRef,
     CustomProvider,
@@ -34,7 +37,7 @@ from passy_proxy.records import (
     UsageRow,
 )
 from passy_proxy.site import Site
-from passy_proxy.stores import Store, StoreUnavailable
+from passy_proxy.stores import Now, Store, StoreUnavailable
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
@@ -50,9 +53,7 @@ class SqlSettings(Settings):
     url: Annotated[Secret, AfterValidator(_known)] = setting(
         ..., "Where the database is: sqlite:///relative/file.db or sqlite:////absolute/file.db."
     )
-    waiting: int = setting(
-        100_000, "Usage records kept in memory while the database is away, at most.", ge=1
-    )
+    journal: JournalSettings = setting({}, "Where usage records wait for the database.")
 
 
 class Sql(Store):
@@ -68,7 +69,10 @@ class Sql(Store):
         self._reader = Sqlite(path, "read")
         self._writer = Sqlite(path, "write")
         log = site.log.bind(store=self.kind)
-        self._spool = Spool(self._writer.insert_usage, log, settings.waiting)
+        # By the place of the database: what waits for one must not end in another.
+        place = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
+        self._journal = Journal(site.data / "journal" / place, settings.journal, log)
+        self._shipper = Shipper(self._journal, self._writer.record, log)
 
     async def start(self) -> None:
         """Open the database, make or migrate its tables, begin to take records.
@@ -80,14 +84,19 @@ class Sql(Store):
             await make_ready(self._writer, self._url)
             await agree(self._writer, self._keyring)
             await self._reader.open()
+            try:
+                self._journal.start()
+            except OSError as error:
+                raise StoreUnavailable(f"{self._journal.folder}: {error}") from error
         except BaseException:
             await self.stop()  # Nobody will: it was never started.
             raise
-        self._spool.start()
+        self._shipper.start()
 
     async def stop(self) -> None:
-        """Write the records that wait, then close."""
-        await self._spool.stop()
+        """Ship the records that wait, then close."""
+        await self._shipper.stop()
+        self._journal.stop()
         await self._reader.close()
         await self._writer.close()
 
@@ -115,19 +124,40 @@ class Sql(Store):
             ) from None
         return Credential(secret, ref.organisation)
 
-    def record(self, row: UsageRow) -> None:
-        """Queued; in the database a moment later, once per id."""
-        self._spool.record(row)
+    @property
+    def full(self) -> bool:
+        """Whether the journal has no room for what begins now."""
+        return self._journal.full
+
+    def begin(self, row: BegunRow) -> None:
+        """In the journal, for whoever comes after us."""
+        try:
+            json = dumps(row)
+        except (TypeError, ValueError):
+            json = said(row)
+        if not self._journal.open(row[0], json):
+            self._journal.open(row[0], said(shortened(row)))
+
+    def record(self, row: UsageRow) -> Now[bool]:
+        """In the journal now, and in the database a moment later, once per id."""
+        try:
+            json = dumps(row)
+        except (TypeError, ValueError):
+            json = said(row)
+        journal = self._journal
+        kept = journal.close(row[0], json)
+        self._shipper.more()
+        return _when(journal.durable(), kept) if journal.power else kept
+
+    def price(self, id: str, nanos: int, price: str) -> None:
+        """In the journal, behind the record it belongs to."""
+        self._journal.price(said((nanos, price, id)))
+        self._shipper.more()
 
     @property
     def waiting(self) -> int:
-        """Records not yet known to be in the database."""
-        return len(self._spool)
-
-    @property
-    def lost(self) -> int:
-        """Records that were given up."""
-        return self._spool.lost
+        """Bytes of records that are not known to be in the database."""
+        return self._journal.waiting
 
     async def first_key(self) -> str | None:
         """A key for whoever starts out, if there is none in the database yet."""
@@ -158,6 +188,36 @@ class Sql(Store):
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
         return Admin.opened(settings.url.reveal(), site.keyring)
+
+
+async def _when(durable: Awaitable[None], kept: bool) -> bool:
+    await durable
+    return kept
+
+
+def said(row: tuple[Any, ...]) -> bytes:
+    """``row`` as JSON, whatever clients and upstreams wrote into it."""
+    return dumps(_sayable(row))
+
+
+def _sayable(value: Any) -> Any:
+    """Without halves of characters, and no number beyond what a column holds."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int):
+        return max(-MOST, min(value, MOST))
+    return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
+
+
+MOST = 2**63 - 1
+
+
+def shortened(row: BegunRow) -> BegunRow:
+    """``row`` with names of a bearable length and its last attempt alone: it is for a small
+    place."""
+    names = [name[:40] if isinstance(name, str) else name for name in row[:-1]]
+    upstream, model, started = row[-1][-1]
+    return (*names, [(upstream[:40], model[:40], started)])
 
 
 def _principal(row: Row) -> Principal:

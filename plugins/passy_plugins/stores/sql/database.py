@@ -16,7 +16,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from passy_plugins.stores.sql import statements
-from passy_proxy.json import loads
+from passy_proxy.json import dumps, loads
 from passy_proxy.stores import StoreUnavailable
 
 T = TypeVar("T")
@@ -80,14 +80,15 @@ class Sqlite:
         """All rows. Like everything here it raises `StoreUnavailable`."""
         return await self._run(lambda connection: connection.execute(statement, values).fetchall())
 
-    async def insert_usage(self, batch: Sequence[bytes]) -> None:
-        """All of ``batch`` or none, in one transaction; those already there are left alone.
+    async def record(self, records: Sequence[bytes], prices: Sequence[bytes]) -> None:
+        """All or none, in one transaction; records already there are left alone, and so are prices
+        already known.
 
-        Each is the JSON list of a row's columns. ValueError when one among them can never be
-        written.
+        Each is JSON: the list of a `UsageRow`'s values; a list of nanos, price and id. ValueError
+        when one among them can never be written.
         """
         try:
-            await self._run(lambda connection: _insert_usage(connection, batch))
+            await self._run(lambda connection: _record(connection, records, prices))
         except (*_WRONG, OverflowError) as error:
             raise ValueError(str(error)) from error
 
@@ -172,16 +173,22 @@ def _transaction(connection: sqlite3.Connection, work: Callable[[], None]) -> No
             connection.execute("ROLLBACK")
 
 
-def _insert_usage(connection: sqlite3.Connection, batch: Sequence[bytes]) -> None:
+def _record(
+    connection: sqlite3.Connection, records: Sequence[bytes], prices: Sequence[bytes]
+) -> None:
     def work() -> None:
         start = 0
         for size in ROWS_AT_ONCE:
-            while len(batch) - start >= size:
+            while len(records) - start >= size:
                 # SQLite could read the JSON itself, and takes four times as long for a row.
-                rows = loads(b"[%b]" % b",".join(batch[start : start + size]))
+                rows = loads(b"[%b]" % b",".join(records[start : start + size]))
+                for row in rows:
+                    row[-1] = dumps(row[-1]).decode()
                 values = list(chain.from_iterable(rows))
                 connection.execute(statements.record_usage(size), values)
                 start += size
+        for price in prices:
+            connection.execute(statements.PRICE, loads(price))
 
     _transaction(connection, work)
 

@@ -1,95 +1,87 @@
-"""Usage on its way into the database: a list, and one task that empties it in batches.
+"""Usage on its way from the journal into the database: one task that ships what is there, in
+batches.
 
-Recording appends to the list and nothing else. A record waits as the JSON text of its row, in one
-piece of memory: some hundred tuples and strings a millisecond, each kept for a moment, would make
-every request after them slower. The first record of a batch wakes the task, which waits until there
-are enough or a moment has passed, and writes everything there is. When nothing happens, nothing
-runs. A row is written under the id of its exchange, and the database leaves out a second one of the
-same id: writing again after a failure of unknown outcome is always safe.
+Who records writes to the journal and nothing else. The first record of a batch wakes the task,
+which waits until there are enough or a moment has passed, reads the journal in a thread and writes
+what it read in one transaction; then it saves how far it came. When nothing happens, nothing runs
+but a look, now and then, at journals whose owners are gone. A row is written under the id of its
+exchange, and the database leaves out a second one of the same id: shipping again after a failure of
+unknown outcome is always safe.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from passy_proxy.json import dumps
+from passy_proxy.journal import CHUNK, CLOSE, PRICE, Journal, Segment, body_of, save_cursor
+from passy_proxy.recovery import DAMAGED, Batch, Left, left_behind, put_aside
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.records import UsageRow
+    Write = Callable[[Sequence[bytes], Sequence[bytes]], Awaitable[None]]
 
-    Write = Callable[[Sequence[bytes]], Awaitable[None]]
+T = TypeVar("T")
 
 ENOUGH = 500
 """Records that are worth a write before its time has come. More would make a row no cheaper."""
-MOST = 5_000
-"""Records in one transaction: others write to the same database."""
 FLUSH_SECONDS = 0.25
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 5.0
+LOOK_SECONDS = 10.0
+"""Between two looks at what others left behind."""
 LOG_EVERY = 60.0
+REFUSED = "refused.jsonl"
+"""The file, among the damaged segments, for records that the database will never take."""
 
 
-class Spool:
-    """Holds records until ``write`` has taken them, in batches and in order. Lives on one event
-    loop.
+class Shipper:
+    """Moves records from ``journal`` to ``write``, in order. Lives on one event loop.
 
-    While ``write`` raises `StoreUnavailable` records wait, up to ``capacity``; what comes then is
-    lost. A record that ``write`` refuses with `ValueError`, or that no JSON can say, is lost alone.
-    Losses are counted and logged, troubles once a minute at most.
+    While ``write`` raises `StoreUnavailable` records wait in the journal. A record that it refuses
+    with `ValueError` is put aside alone. Troubles are logged once a minute at most.
 
-    ``write`` is given JSON lists: the columns of a row, its attempts as the JSON text of a list of
-    lists.
+    ``write`` is given JSON: lists of the values of a `UsageRow`, and lists of nanos, price and id.
     """
 
-    def __init__(self, write: Write, log: FilteringBoundLogger, capacity: int = 100_000) -> None:
+    def __init__(self, journal: Journal, write: Write, log: FilteringBoundLogger) -> None:
+        self.journal = journal
+        self.refused = 0
+        """Records that were put aside."""
         self._write = write
         self._log = log
-        self._capacity = capacity
-        self._waiting: list[bytes] = []
+        self._waiting = 0
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="passy-ship")
         self._stopping = False
         self._pause = FIRST_PAUSE
         self._silent_until = -inf
-        self.lost = 0
-        """Records given up."""
 
-    def __len__(self) -> int:
-        """How many records are not known to be written."""
-        return len(self._waiting)
-
-    def record(self, row: UsageRow) -> None:
-        waiting = self._waiting
-        count = len(waiting)
-        if count >= self._capacity:
-            self.lost += 1
-            return
-        try:
-            # A copy: what orjson returns holds on to the 4 KiB that it was written into.
-            waiting.append(b"%b" % dumps((*row[:-1], dumps(row[-1]).decode())))
-        except (ValueError, TypeError) as error:
-            self.lost += 1
-            self._tell("usage_refused", error)
-            return
-        if not count:
+    def more(self) -> None:
+        """Something was written to the journal."""
+        count = self._waiting = self._waiting + 1
+        if count == 1:
             self._some.set()
-        elif count == ENOUGH - 1:
+        elif count == ENOUGH:
             self._enough.set()
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="passy-ledger")
 
     async def stop(self, seconds: float = 10.0) -> None:
-        """Write what waits, for so long at most; what is left then is lost."""
+        """Ship what waits, for so long at most; the next start ships what is left then."""
+        if self._stopping:
+            return
         self._stopping = True
         self._some.set()
         self._enough.set()
@@ -98,61 +90,144 @@ class Spool:
             if not done:
                 self._task.cancel()
                 await asyncio.wait([self._task])
-        self.lost += len(self._waiting)
-        self._waiting.clear()
-        if self.lost:
-            self._log.error("usage_lost", records=self.lost)
+        await self._in_thread(lambda: None)  # What it began is over.
+        self._thread.shutdown(wait=False)
+        if self.journal.waiting:
+            self._log.warning("usage_waits_on_disk", bytes=self.journal.waiting)
 
     async def _run(self) -> None:
+        looked = -inf
         while True:
-            if self._waiting:
-                await self._linger(FLUSH_SECONDS)
-                await self._flush()
+            if time.monotonic() >= looked + LOOK_SECONDS:
+                looked = time.monotonic()
+                await self._take_over()
+            if (part := self.journal.unshipped()) is not None:
+                await self._linger()
+                await self._ship(*(self.journal.unshipped() or part))
             elif self._stopping:
                 return
             else:
                 self._some.clear()
-                await self._some.wait()
+                if not self._waiting:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await self._some.wait()
+                self._waiting = 0
 
-    async def _linger(self, seconds: float) -> None:
+    async def _linger(self) -> None:
         """Let records gather, unless there are enough or the end has come."""
-        if len(self._waiting) >= ENOUGH or self._stopping:
+        if self._waiting >= ENOUGH or self._stopping:
             return
         self._enough.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(FLUSH_SECONDS):
                 await self._enough.wait()
 
-    async def _flush(self) -> None:
-        batch = self._waiting[:MOST]
+    async def _ship(self, segment: Segment, start: int, end: int) -> None:
+        self._waiting = 0
+        batch, end = await self._in_thread(lambda: self._read(segment, start, end))
+        if not await self._written(batch):
+            return
+        journal = self.journal
+        journal.cursor = cursor = (segment.number, end)
+        finished = journal.finished()
+
+        def over() -> None:
+            with suppress(OSError):  # A full disk: what was shipped would be shipped again.
+                save_cursor(journal.folder, journal.name, cursor, journal.power)
+            for each in finished:
+                each.remove()
+
+        await self._in_thread(over)
+
+    async def _written(self, batch: Batch) -> bool:
+        """Whether all of ``batch`` is in the database, or put aside."""
+        if not batch.records and not batch.prices:
+            return True
         try:
-            await self._write(batch)
+            await self._write(batch.records, batch.prices)
         except StoreUnavailable as error:
             self._tell("usage_waits", error)
-            await asyncio.sleep(self._pause)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            return
+            await self._rest()
+            return False
         except ValueError as error:
-            batch = await self._one_by_one(batch, error)
+            self._tell("usage_refused", error)
+            if not await self._one_by_one(batch):
+                await self._rest()
+                return False
         self._pause = FIRST_PAUSE
-        del self._waiting[: len(batch)]
+        return True
 
-    async def _one_by_one(self, batch: list[bytes], error: ValueError) -> list[bytes]:
-        """Write a batch that holds a record which cannot be; returns those that are done with."""
-        for count, record in enumerate(batch):
+    async def _rest(self) -> None:
+        await asyncio.sleep(0 if self._stopping and self._pause == FIRST_PAUSE else self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    async def _one_by_one(self, batch: Batch) -> bool:
+        """Write a batch that holds something which cannot be. False when the database is away."""
+        each = [Batch([record], []) for record in batch.records]
+        each += [Batch([], [price]) for price in batch.prices]
+        for records, prices in each:
             try:
-                await self._write([record])
+                await self._write(records, prices)
             except StoreUnavailable:
-                return batch[:count]
-            except ValueError as refused:
-                error = refused
-                self.lost += 1
-        self._tell("usage_refused", error)
-        return batch
+                return False
+            except ValueError:
+                self.refused += 1
+                refused = (records or prices)[0]
+                await self._in_thread(lambda: self._put_aside(refused))  # noqa: B023
+        return True
+
+    def _put_aside(self, refused: bytes) -> None:
+        aside = self.journal.folder / DAMAGED
+        aside.mkdir(mode=0o700, exist_ok=True)
+        with (aside / REFUSED).open("ab") as file:
+            file.write(refused + b"\n")
+
+    def _read(self, segment: Segment, start: int, end: int) -> tuple[Batch, int]:
+        """Records of a part of a segment, and where they end."""
+        data = os.pread(segment.fd, min(end - start, CHUNK), start)
+        length = data.rfind(b"\n") + 1 or len(data)
+        batch, damaged = Batch([], []), False
+        for line in data[:length].splitlines():
+            try:
+                body = body_of(line)
+            except ValueError:
+                damaged = True
+                continue
+            if body[:1] == CLOSE:
+                batch.records.append(body[1:])
+            elif body[:1] == PRICE:
+                batch.prices.append(body[1:])
+        if damaged:
+            put_aside(segment.path, self._log)
+        return batch, start + length
+
+    async def _take_over(self) -> None:
+        """Ship what processes left behind that are gone."""
+        folder = self.journal.folder
+        for left in await self._in_thread(lambda: left_behind(folder)):
+            if await self._shipped(left):
+                await self._in_thread(left.discard)
+            else:
+                left.release()
+
+    async def _shipped(self, left: Left) -> bool:
+        batches = left.batches(self._log)
+        count = 0
+        while (batch := await self._in_thread(lambda: next(batches, None))) is not None:
+            while not await self._written(batch):
+                if self._stopping:
+                    return False
+            count += len(batch.records)
+        if count:
+            self._log.info("journal_recovered", journal=left.name, records=count)
+        return True
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _tell(self, event: str, error: Exception) -> None:
         now = time.monotonic()
         if now >= self._silent_until:
             self._silent_until = now + LOG_EVERY
-            waiting, lost = len(self._waiting), self.lost
-            self._log.warning(event, error=str(error), waiting=waiting, lost=lost)
+            self._log.warning(event, error=str(error), bytes=self.journal.waiting)

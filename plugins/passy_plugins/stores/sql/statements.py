@@ -59,6 +59,8 @@ WHERE organisation = ? AND upstream = ?
 MARK = "SELECT value FROM marks WHERE name = ?"
 SET_MARK = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 
+PRICE = "UPDATE usage SET cost_nanos = ?, price = ? WHERE id = ? AND cost_nanos IS NULL"
+
 _COLUMNS = ", ".join(UsageRecord._fields)
 _ROW = "(" + ", ".join("?" * len(UsageRecord._fields)) + ")"
 

@@ -1,0 +1,178 @@
+"""Terminal: the numbers of all workers, in the text form that Prometheus reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from hmac import compare_digest
+from itertools import accumulate
+
+from passy_plugins.metrics import (
+    ATTEMPTS,
+    BOUNDS,
+    COST_NANOS,
+    DURATIONS,
+    FIRST_SECONDS,
+    FIRST_TOKEN,
+    FIRSTS,
+    LABELS,
+    REQUESTS,
+    SECONDS,
+    TABLE,
+    TOKENS,
+)
+from passy_proxy import (
+    Attempt,
+    Dispatch,
+    Exchange,
+    OptionalSecret,
+    Reply,
+    Settings,
+    Terminal,
+    Vitals,
+    credentials,
+    hookimpl,
+    setting,
+)
+from passy_proxy.vitals import Table
+
+TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+SHORTEST = 16
+
+COUNTERS = {
+    "edge_refused": ("passy_edge_refused_total", "Requests refused before any filter.", "code"),
+    "filter_failures": ("passy_filter_failures_total", "Hooks that failed.", "filter"),
+    "loop_blocked": ("passy_loop_blocked_total", "Times an event loop was held up.", ""),
+    "loop_blocked_seconds": ("passy_loop_blocked_seconds_total", "And for how long in all.", ""),
+    "log_dropped": ("passy_log_lines_dropped_total", "Log lines that nobody took.", ""),
+    "reloads": ("passy_reloads_total", "Configurations taken, and refused.", "result"),
+    "worker_restarts": ("passy_worker_restarts_total", "Workers that were replaced.", "worker"),
+    "upstream_opened": ("passy_upstream_connections_opened_total", "Opened so far.", "upstream"),
+    "upstream_reused": ("passy_upstream_connections_reused_total", "Used again.", "upstream"),
+}
+GAUGES = {
+    "in_flight": ("passy_requests_in_flight", "Exchanges that run now.", ""),
+    "connections": ("passy_connections", "Open connections of clients.", ""),
+    "loop_lag": ("passy_loop_lag_seconds", "How late the latest beat of a loop was.", "worker"),
+    "configuration": ("passy_configuration_current", "Workers that run what the file says.", ""),
+    "draining": ("passy_draining", "Workers that are about to end.", ""),
+    "upstream_open": ("passy_upstream_connections", "Open connections to it.", "upstream"),
+    "upstream_idle": ("passy_upstream_connections_idle", "Those that are not in use.", "upstream"),
+    "upstream_waiting": ("passy_upstream_waiting", "Attempts without a connection.", "upstream"),
+}
+
+
+class Config(Settings):
+    token: OptionalSecret = setting(
+        "", "What the reader has to show, of 16 characters or more. Without one: see public."
+    )
+    public: bool = setting(False, "Answer anybody, where there is no token.")
+    vitals: Vitals = setting("vitals", "Where the process counts.")
+
+
+class MetricsPage(Terminal):
+    name = "metrics_page"
+    needs = frozenset({"credentials"})
+    config: Config
+
+    async def start(self) -> None:
+        token = self.config.token.reveal()
+        if 0 < len(token) < SHORTEST:
+            raise ValueError(f"the token is shorter than {SHORTEST} characters")
+        self._token = token.encode()
+        self._shown = credentials(self)
+
+    async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
+        if self._token:
+            scheme, _, shown = self._shown(ex.request).get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not compare_digest(shown.strip(), self._token):
+                return Reply(401, "invalid_metrics_token", "This needs the token for metrics.")
+        elif not self.config.public:
+            return Reply(403, "metrics_disabled", "Set PASSY_METRICS_TOKEN to ask for this.")
+        page = "".join(rendered(self.config.vitals)).encode()
+        return Reply(200, "metrics", body=page, content_type=TEXT)
+
+
+def rendered(vitals: Vitals) -> Iterator[str]:
+    """The page, in pieces."""
+    counted, present = vitals.gather()
+    yield from exchanges(counted.get(TABLE, {}))
+    for kind, families, tables in (("counter", COUNTERS, counted), ("gauge", GAUGES, present)):
+        for name, (metric, told, label) in families.items():
+            table = tables.get(name)
+            if table:
+                yield headed(metric, kind, told)
+                for key, row in sorted(table.items()):
+                    yield f"{metric}{labelled(zip((label,), key, strict=False))} {number(row[0])}\n"
+
+
+def exchanges(table: Table) -> Iterator[str]:
+    """The families that one table of exchanges makes."""
+    rows = sorted(table.items())
+    plain = (
+        ("passy_requests_total", "Exchanges, by how they ended.", REQUESTS, 1.0),
+        ("passy_attempts_total", "Tries at upstreams.", ATTEMPTS, 1.0),
+        ("passy_cost_usd_total", "What they cost, where that is known.", COST_NANOS, 1e-9),
+    )
+    for metric, told, column, unit in plain:
+        yield headed(metric, "counter", told)
+        for key, row in rows:
+            if row[column]:
+                sum_ = number(row[column] * unit)
+                yield f"{metric}{labelled(zip(LABELS, key, strict=True))} {sum_}\n"
+    # What OpenTelemetry calls gen_ai.client.token.usage; cached and cache_write are in input,
+    # reasoning is in output.
+    yield headed("passy_tokens_total", "counter", "Tokens, by kind.")
+    by_model: dict[tuple[str, ...], list[float]] = {}
+    for key, row in rows:
+        sums = by_model.setdefault(key[:2], [0] * len(TOKENS))
+        for place in range(len(TOKENS)):
+            sums[place] += row[FIRST_TOKEN + place]
+    for key, sums in by_model.items():
+        for kind, count in zip(TOKENS, sums, strict=True):
+            if count:
+                pairs = [*zip(LABELS, key, strict=False), ("kind", kind)]
+                yield f"passy_tokens_total{labelled(pairs)} {number(count)}\n"
+    yield from histogram(
+        "passy_request_duration_seconds", "From request to end.", rows, DURATIONS, SECONDS
+    )
+    yield from histogram(
+        "passy_first_byte_seconds", "From request to first byte.", rows, FIRSTS, FIRST_SECONDS
+    )
+
+
+def histogram(
+    metric: str, told: str, rows: Sequence[tuple[tuple[str, ...], list[float]]], at: int, total: int
+) -> Iterator[str]:
+    yield headed(metric, "histogram", told)
+    for key, row in rows:
+        buckets = list(accumulate(row[at : at + len(BOUNDS) + 1]))
+        if not buckets[-1]:
+            continue
+        pairs = list(zip(LABELS, key, strict=True))
+        for bound, count in zip((*map(number, BOUNDS), "+Inf"), buckets, strict=True):
+            yield f"{metric}_bucket{labelled([*pairs, ('le', bound)])} {number(count)}\n"
+        yield f"{metric}_sum{labelled(pairs)} {number(row[total])}\n"
+        yield f"{metric}_count{labelled(pairs)} {number(buckets[-1])}\n"
+
+
+def headed(metric: str, kind: str, told: str) -> str:
+    return f"# HELP {metric} {told}\n# TYPE {metric} {kind}\n"
+
+
+def labelled(pairs: Iterable[tuple[str, str]]) -> str:
+    """``{a="b"}``; nothing for no label."""
+    said = ",".join(f'{name}="{escaped(value)}"' for name, value in pairs if name)
+    return f"{{{said}}}" if said else ""
+
+
+def escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:.9g}"
+
+
+@hookimpl
+def passy_filters() -> Sequence[type[Terminal]]:
+    return [MetricsPage]

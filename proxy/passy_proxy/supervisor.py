@@ -1,0 +1,305 @@
+"""Several workers on one address, and the process that looks after them.
+
+All workers accept from one listening socket, which was there before they were. A connection that
+waits in its queue belongs to none of them, so the death of one loses none; with a socket for each
+(``SO_REUSEPORT``) those in its own queue would be reset. That they take fair shares is the business
+of `door.py`.
+
+The supervisor forks its workers from itself, with everything imported: a new one serves within a
+tenth of a second. For that it must stay what it is, a process without threads or an event loop.
+
+It tells its workers what to do through a pipe each, and not by signals, since those also reach the
+workers from elsewhere: a terminal sends Ctrl-C to all of them, systemd SIGTERM. So a signal asks a
+worker to stop, however often it comes; only the supervisor asks twice. The end of the pipe is the
+supervisor's death, which nobody survives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from passy_proxy.cli import Exit
+from passy_proxy.pulse import Slot
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+DRAIN: Final = b"d"
+INTERRUPT: Final = b"i"
+HURRY: Final = b"h"
+RELOAD: Final = b"r"
+
+TICK = 0.25
+"""Seconds between two looks at the workers."""
+QUICK = 10.0
+"""A worker that lives shorter died quickly: the next one waits, longer each time."""
+FIRST_WAIT = 0.1
+LONGEST_WAIT = 5.0
+ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+Work = Callable[[int, socket.socket], None]
+"""Serve as the worker of that number; commands come from the socket."""
+
+Blame = Callable[[list[str]], dict[str, Any]]
+"""Says whose code a stack is in."""
+
+
+class Worker:
+    """One slot and who is in it now."""
+
+    def __init__(self, number: int, slot: Slot) -> None:
+        self.number = number
+        self.slot = slot
+        self.pid = 0
+        """0 while there is nobody."""
+        self.due = 0.0
+        """When the next one is started."""
+        self.born = 0.0
+        self.line: socket.socket | None = None
+        self.quick = 0
+        """Quick deaths in a row."""
+        self.beats = 0
+        self.silent = 0.0
+        """Seconds without a beat."""
+
+    def tell(self, command: bytes) -> None:
+        if self.line is not None:
+            with contextlib.suppress(OSError):
+                self.line.send(command)
+
+
+class Times(NamedTuple):
+    """In seconds."""
+
+    dead: float
+    """Silence after which a worker is replaced; 0 is never."""
+    patience: float
+    """How long the end may take, before workers are killed."""
+
+
+class Supervisor:
+    """Starts workers, replaces those that die or hang, and ends them together."""
+
+    def __init__(
+        self,
+        work: Work,
+        slots: Sequence[Slot],
+        listening: socket.socket,
+        blame: Blame,
+        log: FilteringBoundLogger,
+        times: Times,
+    ) -> None:
+        self.workers = [Worker(number, slot) for number, slot in enumerate(slots)]
+        self._work = work
+        self._listening = listening
+        self._blame = blame
+        self._log = log
+        self._times = times
+        self._began = False
+        """Some worker has listened."""
+        self._code = Exit.ok
+        self._end: float | None = None
+        """When the last worker has to be gone."""
+        self._woken, self._wake = socket.socketpair()
+
+    def run(self) -> int:
+        """The exit code, once all workers have ended."""
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        for number in ASKED:
+            signal.signal(number, _noticed)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        gc.collect()
+        gc.freeze()
+        looked = monotonic()
+        while self._end is None or any(worker.pid for worker in self.workers):
+            self._start_who_is_due()
+            select.select([self._woken], [], [], TICK)
+            self._obey()
+            self._bury()
+            now = monotonic()
+            # Who stops us all for a while (a debugger, a container's pause) makes nobody silent.
+            self._listen(min(now - looked, 2 * TICK))
+            looked = now
+        return self._code
+
+    def _obey(self) -> None:
+        try:
+            numbers = self._woken.recv(4096)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self._tell_all(RELOAD)
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self._stop(interrupted=number == signal.SIGINT)
+
+    def _stop(self, *, interrupted: bool) -> None:
+        if interrupted:
+            self._code = Exit.interrupted
+        if self._end is not None:
+            self._tell_all(HURRY)
+            return
+        self._end = monotonic() + self._times.patience
+        # Ours must not be the last one: what waits in its queue then would be lost.
+        self._listening.close()
+        self._tell_all(INTERRUPT if interrupted else DRAIN)
+
+    def _tell_all(self, command: bytes) -> None:
+        for worker in self.workers:
+            worker.tell(command)
+
+    def _start_who_is_due(self) -> None:
+        now = monotonic()
+        for worker in self.workers:
+            if not worker.pid and self._end is None and worker.due <= now:
+                self._fork(worker)
+
+    def _fork(self, worker: Worker) -> None:
+        worker.slot.ready = False
+        worker.line, line = socket.socketpair()
+        worker.born, worker.silent = monotonic(), 0.0
+        # A signal between the fork and the child's own handlers must wait for those.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+        worker.pid = os.fork()
+        if worker.pid == 0:
+            self._be(worker, line)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
+        line.close()
+
+    def _be(self, worker: Worker, line: socket.socket) -> None:
+        """The life of a worker; never returns."""
+        code: int = Exit.failed
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in ASKED:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
+            # Of the others' lines none may stay open here, or they would not notice our death.
+            for other in self.workers:
+                if other.line is not None:
+                    other.line.close()
+            self._woken.close()
+            self._wake.close()
+            self._work(worker.number, line)
+            code = Exit.ok
+        except SystemExit as exc:
+            code = exc.code if isinstance(exc.code, int) else Exit.failed
+        except KeyboardInterrupt:
+            code = Exit.interrupted
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _bury(self) -> None:
+        """Those who died, and when they will be replaced."""
+        for worker in self.workers:
+            if not worker.pid:
+                continue
+            pid, status = os.waitpid(worker.pid, os.WNOHANG)
+            if not pid:
+                continue
+            worker.pid = 0
+            if worker.line is not None:
+                worker.line.close()
+            code = os.waitstatus_to_exitcode(status)
+            self._began = self._began or worker.slot.ready
+            if self._end is not None:
+                continue
+            if not self._began:
+                self._give_up(code)
+                continue
+            self._plan(worker, pid, code)
+
+    def _give_up(self, code: int) -> None:
+        """The first worker could not even start: no other could."""
+        self._code = Exit(code) if code in list(Exit) and code else Exit.failed
+        if code < 0:
+            self._log.error("worker_died", cause=_named(code))
+        self._end = monotonic() + self._times.patience
+        self._listening.close()
+        self._tell_all(DRAIN)
+        self._tell_all(HURRY)
+
+    def _plan(self, worker: Worker, pid: int, code: int) -> None:
+        now = monotonic()
+        lived = now - worker.born
+        worker.quick = worker.quick + 1 if lived < QUICK else 0
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (worker.quick - 2)) if worker.quick > 1 else 0.0
+        worker.due = now + wait
+        worker.slot.restarted()
+        stack = worker.slot.stack()
+        self._log.error(
+            "worker_died",
+            worker=worker.number,
+            pid=pid,
+            cause=_named(code),
+            lived=round(lived, 1),
+            restart_in=wait,
+            **(self._blame(stack) | {"stack": stack} if stack else {}),
+        )
+
+    def _listen(self, elapsed: float) -> None:
+        """For the beat of each worker."""
+        for worker in self.workers:
+            if not worker.pid or not worker.slot.ready:
+                continue
+            self._began = True
+            beats = worker.slot.beats
+            worker.silent = 0.0 if beats != worker.beats else worker.silent + elapsed
+            worker.beats = beats
+            if 0 < self._times.dead < worker.silent:
+                self._replace(worker)
+        if self._end is not None and monotonic() > self._end:
+            for worker in self.workers:
+                if worker.pid:
+                    self._log.error("worker_overdue", worker=worker.number, pid=worker.pid)
+                    _kill(worker.pid, signal.SIGKILL)
+
+    def _replace(self, worker: Worker) -> None:
+        worker.slot.stack()
+        _kill(worker.pid, signal.SIGALRM)  # It writes down where it is.
+        sleep(0.05)
+        stack = worker.slot.stack()
+        self._log.error(
+            "worker_dead",
+            worker=worker.number,
+            pid=worker.pid,
+            seconds=round(worker.silent, 1),
+            **self._blame(stack),
+            stack=stack,
+        )
+        worker.silent = 0.0
+        _kill(worker.pid, signal.SIGKILL)
+
+
+def _noticed(number: int, frame: object) -> None:
+    """The number is read from the pipe that wakes the loop."""
+
+
+def _named(code: int) -> str:
+    """``SIGSEGV``, or ``exit 1``."""
+    if code >= 0:
+        return f"exit {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,55 @@
+"""What both transports know about sending a large body to someone who may answer before its end.
+
+An early answer (401, 413) is followed by a reset, and a write that fails closes the socket without
+looking what had arrived. So a large body goes out in slices, what is waiting to be read is read
+before each, and what a failed write left behind is picked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import AsyncIterator, Iterator
+
+SLICE_BYTES = 65_536
+_TURNS = 3
+"""Turns of the loop in which it reads what had arrived."""
+
+
+async def sliced(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), SLICE_BYTES):
+        yield body[start : start + SLICE_BYTES]
+
+
+async def let_read(transport: asyncio.Transport) -> None:
+    """Give the loop the time to read what has arrived."""
+    await asyncio.sleep(0)
+    turns = 0
+    while turns < _TURNS and not transport.is_closing() and _readable(transport):
+        turns += 1
+        await asyncio.sleep(0)
+
+
+def left_behind(transport: asyncio.Transport) -> Iterator[bytes]:
+    """What had arrived on a connection that was lost by a failed write.
+
+    Only a plain connection's; over TLS the keys are out of reach.
+    """
+    if transport.get_extra_info("sslcontext") is not None:
+        return
+    try:
+        while data := os.read(transport.get_extra_info("socket").fileno(), SLICE_BYTES):
+            yield data
+    except OSError:
+        return
+
+
+def _readable(transport: asyncio.Transport) -> bool:
+    sock = transport.get_extra_info("socket")
+    descriptor = -1 if sock is None else sock.fileno()
+    if descriptor < 0:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
