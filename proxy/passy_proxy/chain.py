@@ -199,13 +199,13 @@ class Chain:
                 await self.excuse(ex, Reply(503, "draining", message, [(b"retry-after", b"1")]))
                 raise
         except ClientGone:
-            ex.conclude(CLIENT_GONE)
+            ex.conclude(left(ex))
         except Exception as exc:
             await self.fail(ex, exc)
         finally:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
-                ex.conclude(CLIENT_STALLED if downstream.stalled else CLIENT_GONE)
+                ex.conclude(left(ex))
                 if ex.task is not None and not ex.drains:
                     ex.task.uncancel()
             ex.task = None
@@ -336,7 +336,7 @@ class Chain:
         """
         ex.ended = True
         if ex.gone:  # which a filter may have swallowed
-            ex.outcome = CLIENT_GONE
+            ex.outcome = left(ex)
         if ex.attempts and (tap := ex.attempts[-1].tap) is not None:
             self.reckon(ex, ex.attempts[-1], tap)
         waits: list[tuple[int, Any]] | None = None
@@ -622,6 +622,11 @@ def shown(data: bytes, veil: Veil, splitter: Splitter | None, *, end: bool = Fal
     if splitter is None:
         return data
     return splitter.feed(data) + splitter.finish() if end else splitter.feed(data)
+
+
+def left(ex: Exchange) -> Outcome:
+    """How it ends when the client is gone: by itself, or because we had to cut it."""
+    return CLIENT_STALLED if ex.downstream.stalled else CLIENT_GONE
 
 
 class Splitter:
