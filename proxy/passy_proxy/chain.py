@@ -199,7 +199,7 @@ class Chain:
                 await self.excuse(ex, Reply(503, "draining", message, [(b"retry-after", b"1")]))
                 raise
         except ClientGone:
-            ex.conclude(CLIENT_GONE)
+            ex.conclude(left(ex))
         except Exception as exc:
             await self.fail(ex, exc)
         finally:
@@ -443,9 +443,12 @@ class Chain:
 
         ex.written_at = monotonic()
         data = shown(attempt.answer, veil, splitter)
+        attempt.answer = b""  # Nobody else needs it, and the stream may be a long one.
         if tap.done:
             await self.said(ex, tap)
-        if not write(data):
+        taken = write(data)
+        data = b""
+        if not taken:
             await self.drain(ex)
         while not await leg.relay(sink):
             if last:
@@ -604,11 +607,6 @@ class Chain:
                 return cancelled
 
 
-def left(ex: Exchange) -> Outcome:
-    """How an exchange ended whose client is not there any more."""
-    return CLIENT_STALLED if ex.downstream.stalled else CLIENT_GONE
-
-
 def ended(attempt: Attempt, tap: Tap) -> bytes:
     """What the tap still has when the answer is over. Raises TransportError when it was none: too
     long to be held until its end was known, and cut although its framing was not."""
@@ -624,6 +622,11 @@ def shown(data: bytes, veil: Veil, splitter: Splitter | None, *, end: bool = Fal
     if splitter is None:
         return data
     return splitter.feed(data) + splitter.finish() if end else splitter.feed(data)
+
+
+def left(ex: Exchange) -> Outcome:
+    """How it ends when the client is gone: by itself, or because we had to cut it."""
+    return CLIENT_STALLED if ex.downstream.stalled else CLIENT_GONE
 
 
 class Splitter:

@@ -68,6 +68,7 @@ _CLOSING: Final = 5  # nothing more is read, the last bytes are on their way
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
 _UNTAKEN: Final[int | None] = getattr(termios, "TIOCOUTQ", None)  # Linux: also of sockets
+_NOT_SENT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _INT = struct.Struct("i")
 _LEFT = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
 _EXTRA: Final = 32  # connections beyond the most there may be: for questions about health
@@ -82,9 +83,10 @@ class EdgeLimits:
     Bytes and seconds. A client must send its body at ``body_rate`` bytes a second, looked at after
     ``body_grace``. ``high_water`` is the most that is buffered for an application that does not
     read, of requests that wait for their turn, and for a client that does not read; such a client
-    is given more once ``low_water`` is left. It must take something every ``write_timeout``, and
-    ``write_rate`` bytes a second beyond that time. ``rest_bytes`` and ``rest_timeout`` say how much
-    of a body is thrown away after an early answer before the connection is given up.
+    is given more once it has taken all that, and about ``unsent_bytes`` more wait in the system. It
+    must take something every ``write_timeout``, and ``write_rate`` bytes a second beyond that time.
+    ``rest_bytes`` and ``rest_timeout`` say how much of a body is thrown away after an early answer
+    before the connection is given up.
     ``connections_per_ip`` 0 means any number.
     """
 
@@ -97,7 +99,7 @@ class EdgeLimits:
     write_timeout: float = 30.0
     write_rate: float = 1024.0
     high_water: int = 64 * 1024
-    low_water: int = 4 * 1024
+    unsent_bytes: int = 128 * 1024
     rest_bytes: int = 64 * 1024
     rest_timeout: float = 1.0
     connections_per_ip: int = 0
@@ -288,7 +290,9 @@ class Connection(asyncio.Protocol):
             "client": self.client,
             "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
         }
-        self.transport.set_write_buffer_limits(self.limits.high_water, self.limits.low_water)
+        # Down to nothing: of a piece that is half written all of it stays in memory.
+        self.transport.set_write_buffer_limits(self.limits.high_water, 0)
+        self._bound_queue()
         self.sweep = sweep_of(self.loop)
         self.sweep.add(self)
         self.deadline = self.sweep.now + self.limits.header_timeout
@@ -490,6 +494,16 @@ class Connection(asyncio.Protocol):
             return
         self.spare = True
         self.deadline = self.sweep.now + min(_EXTRA_TIMEOUT, self.limits.header_timeout)
+
+    def _bound_queue(self) -> None:
+        """Have the system hold little that it could not send yet.
+
+        Else it takes megabytes for a client that reads nothing, and it is long before that shows.
+        """
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and _NOT_SENT is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, _NOT_SENT, self.limits.unsent_bytes)
 
     def _hung_up(self) -> bool:
         """Whether the client has left, although nobody reads what it sends."""

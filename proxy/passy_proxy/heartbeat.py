@@ -8,6 +8,8 @@ from passy_proxy.downstream import Downstream
 from passy_proxy.timers import Sweep, sweep_of
 
 COMMENT = b": keep-alive\n\n"
+TAIL = 4
+"""Bytes that tell whether a message has ended."""
 LOOKS = 4
 """How often a stream is looked at in one interval."""
 
@@ -51,7 +53,7 @@ class Heartbeat:
         """Called by the sweep each quarter of an interval."""
         self.deadline = now + self._step
         if self.last is not self._seen:
-            self._seen = self.last
+            self._seen = self.last = self.last[-TAIL:]  # The rest may be large, and long sent.
             self._silent = 0
             return
         self._silent += 1

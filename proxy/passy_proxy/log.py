@@ -236,10 +236,15 @@ class LineWriter:
         """The one writer of a descriptor in this process, running: two would mix their lines, and
         a stuck one would be left behind by each reload."""
         writer = cls._all.get(descriptor)
-        if writer is None:
+        if writer is None or not writer.alive:  # A fork takes no thread along.
             writer = cls._all[descriptor] = cls(descriptor)
             writer.start()
         return writer
+
+    @property
+    def alive(self) -> bool:
+        """Its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="passy-log", daemon=True)
@@ -267,7 +272,7 @@ class LineWriter:
     def flush(self, timeout: float = LAST_WORDS) -> None:
         """Wait until what was put has been written, for at most ``timeout`` seconds."""
         end = monotonic() + timeout
-        if self._thread is None or not self._thread.is_alive():
+        if not self.alive:
             return
         for _ in range(2):  # It may be at the end of a round which had not seen the latest line.
             self._done.clear()

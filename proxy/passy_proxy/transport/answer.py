@@ -292,8 +292,7 @@ class Leg:
 
     def _take(self) -> bytes:
         pieces = self.pieces
-        if self.unread:
-            self._caught_up()
+        self.unread = 0  # The connection reads on when more is waited for.
         if len(pieces) == 1:
             return pieces.pop()
         data = b"".join(pieces)
@@ -364,11 +363,6 @@ class Leg:
                 _refuse_length(limit)
             pieces.append(data)
         return b"".join(pieces)
-
-    def _caught_up(self) -> None:
-        unread, self.unread = self.unread, 0
-        if unread > UNREAD_BYTES and self.line is not None:
-            self.line.resume()
 
     def fail(self, error: Exception) -> None:
         """The one who takes the pieces cannot."""

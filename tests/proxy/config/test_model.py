@@ -115,11 +115,20 @@ edge:
   body_rate: 1KiB
   body_grace: 1s
   write_timeout: 1s
+  write_rate: 2KiB
   keep_alive: 1s
   lame_duck: 1s
   shutdown_timeout: 1s
   loop_lag: 1s
   loop_dead: 1s
+
+overload:
+  max_requests: 100
+  max_connections: 1000
+  memory: 1GiB
+  memory_share: 0.5
+  descriptors: 0.8
+  loop_lag: 2s
 
 log: {level: debug, format: json}
 """
