@@ -107,7 +107,7 @@ REPLIES = {
     "request_body_timeout": "The body came more slowly than `edge.body_rate`.",
     "request_timeout": "The head took longer than `edge.header_timeout`.",
     "request_too_large": "The body exceeds the route's `body_limit`, or the edge's own 512 MiB.",
-    "server_is_overloaded": "More requests run than the server takes at once.",
+    "overloaded": "More than the process takes at once; see `overload:`. `retry-after` says when.",
     "static": "Not an error: the answer of a `static` filter.",
     "too_many_connections": "The address has `edge.max_connections_per_ip` connections already.",
     "too_many_parts": "A multipart upload has more parts than the route's `multipart_parts`.",
@@ -136,6 +136,7 @@ OUTCOMES = {
     "upstream_broken": "The provider broke off after the answer had begun.",
     "shutdown": "The gateway was stopped while the answer ran.",
     "client_gone": "The client hung up; the access log shows status 499.",
+    "write_timeout": "The client took too little of its answer for too long and was cut; also 499.",
     "internal_error": "A fault of the gateway's own.",
     "filter_failed": "A fault of a filter's that is `closed`.",
 }
@@ -377,6 +378,7 @@ SECTIONS = (
         model.ConnectionSettings,
         "`connect:`. Read at start; a reload does not change them.",
     ),
+    ("OverloadSettings", model.OverloadSettings, "`overload:`."),
     ("LogSettings", model.LogSettings, "`log:`. Read at start; a reload does not change them."),
     ("PriceSettings", model.PriceSettings, "One entry of `prices:`."),
 )

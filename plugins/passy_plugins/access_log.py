@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from passy_proxy import (
     LineWriter,
     Settings,
     hookimpl,
+    made,
     setting,
 )
 from passy_proxy.keys import hidden
@@ -56,13 +58,10 @@ class AccessLog(Filter):
         format = self.config.format
         pretty = format == "pretty" or (format == "auto" and sys.stdout.isatty())
         self._line = as_text if pretty else as_json
-        self._writer = LineWriter(sys.stdout.fileno())
-        self._writer.start()
+        self._writer = LineWriter.of(sys.stdout.fileno())
 
     async def stop(self) -> None:
-        self._writer.stop()
-        if self._writer.dropped:
-            self.log.warning("access_lines_dropped", count=self._writer.dropped)
+        await asyncio.to_thread(self._writer.flush)
 
     def on_complete(self, ex: Exchange) -> None:
         # Text at once: facts that wait to become text would keep parts of the exchange alive.
@@ -132,7 +131,7 @@ def as_json(ex: Exchange) -> bytes:
         hidden(head.model[:LONGEST_NAME]) or None,
         head.stream,
         attempts[-1].target.label if attempts else None,
-        count,
+        count if count < 2 else made(ex),
         "" if count == 1 and kind == "ok" else flags(ex),
         usage and usage.input,
         usage and usage.output,

@@ -70,6 +70,7 @@ class Trouble:
 
 class Breaker(Filter):
     name = "breaker"
+    on_error = "open"
     config: Config
 
     async def start(self) -> None:

@@ -45,6 +45,7 @@ from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
     CLIENT_GONE,
+    CLIENT_STALLED,
     FILTER_FAILED,
     INTERNAL_ERROR,
     OK,
@@ -204,7 +205,7 @@ class Chain:
         finally:
             if ex.gone:
                 # Here and not where the cancellation arrives: a filter may have swallowed it.
-                ex.conclude(CLIENT_GONE)
+                ex.conclude(left(ex))
                 if ex.task is not None and not ex.drains:
                     ex.task.uncancel()
             ex.task = None
@@ -335,7 +336,7 @@ class Chain:
         """
         ex.ended = True
         if ex.gone:  # which a filter may have swallowed
-            ex.outcome = CLIENT_GONE
+            ex.outcome = left(ex)
         if ex.attempts and (tap := ex.attempts[-1].tap) is not None:
             self.reckon(ex, ex.attempts[-1], tap)
         waits: list[tuple[int, Any]] | None = None
@@ -601,6 +602,11 @@ class Chain:
                 cancelled = exc
             else:
                 return cancelled
+
+
+def left(ex: Exchange) -> Outcome:
+    """How an exchange ended whose client is not there any more."""
+    return CLIENT_STALLED if ex.downstream.stalled else CLIENT_GONE
 
 
 def ended(attempt: Attempt, tap: Tap) -> bytes:

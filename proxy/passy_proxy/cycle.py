@@ -59,6 +59,7 @@ class Cycle:
         "finished",
         "gone",
         "head",
+        "held",
         "keep_alive",
         "size",
         "slow",
@@ -78,6 +79,7 @@ class Cycle:
         self.task: asyncio.Task[Any] | None = None
         self._crumbs = 0  # small pieces since some were joined
         self.size = self.buffered = len(body) if body else 0  # so far; not yet taken
+        self.held = 0  # of `buffered`, what the edge counts
         self._event: asyncio.Event | None = None  # set when something happened to the request
         self._hang_up: Callable[[], None] | None = None
         self.wants_all = False  # the application waits for the whole body
@@ -89,6 +91,11 @@ class Cycle:
         self.started = False
         self.finished = False
         self.gone = False
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it was we who ended the connection, because the client took too little."""
+        return self._connection.stalled
 
     def arrived(self, limit: int) -> bytes | None:
         """The whole body, if it is here in one piece and within ``limit``."""
@@ -334,6 +341,8 @@ class Cycle:
                 pieces[-_CRUMBS:] = [b"".join(pieces[-_CRUMBS:])]
         self.size += len(piece)
         self.buffered += len(piece)
+        self.held += len(piece)
+        self._connection.edge.held += len(piece)
         if self._event is not None:
             self._event.set()
 
@@ -392,6 +401,9 @@ class Cycle:
         pieces = self._pieces
         self._pieces = []
         self.buffered = 0
+        if self.held:
+            self._connection.edge.held -= self.held
+            self.held = 0
         return pieces
 
     def _write(self, head: bytes, data: bytes) -> None:

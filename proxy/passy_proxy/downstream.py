@@ -58,6 +58,11 @@ class Downstream(Protocol):
     """The client hung up."""
 
     @property
+    def stalled(self) -> bool:
+        """The client is gone because it took too little of its answer, and was cut for it."""
+        ...
+
+    @property
     def task(self) -> asyncio.Task[Any] | None:
         """The task that serves the request."""
         ...
@@ -164,6 +169,11 @@ class AsgiDownstream:
         self.started = False
         self.finished = False
         self.gone = False
+
+    @property
+    def stalled(self) -> bool:
+        """False: how slowly a client reads is the server's business."""
+        return False
 
     def arrived(self, limit: int) -> bytes | None:
         """``None``: a server that is not ours has to be asked."""

@@ -18,9 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import select
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -63,6 +67,12 @@ _REST: Final = 4  # answered; the rest of the body is thrown away
 _CLOSING: Final = 5  # nothing more is read, the last bytes are on their way
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
+_UNTAKEN: Final[int | None] = getattr(termios, "TIOCOUTQ", None)  # Linux: also of sockets
+_INT = struct.Struct("i")
+_LEFT = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
+_EXTRA: Final = 32  # connections beyond the most there may be: for questions about health
+_EXTRA_TIMEOUT: Final = 1.0  # seconds
+_LOOKS: Final = 4  # within the time in which a client has to take something
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +81,11 @@ class EdgeLimits:
 
     Bytes and seconds. A client must send its body at ``body_rate`` bytes a second, looked at after
     ``body_grace``. ``high_water`` is the most that is buffered for an application that does not
-    read, of requests that wait for their turn, and for a client that does not read. ``rest_bytes``
-    and ``rest_timeout`` say how much of a body is thrown away after an early answer before the
-    connection is given up. ``connections_per_ip`` 0 means any number.
+    read, of requests that wait for their turn, and for a client that does not read; such a client
+    is given more once ``low_water`` is left. It must take something every ``write_timeout``, and
+    ``write_rate`` bytes a second beyond that time. ``rest_bytes`` and ``rest_timeout`` say how much
+    of a body is thrown away after an early answer before the connection is given up.
+    ``connections_per_ip`` 0 means any number.
     """
 
     head: HeadLimits = field(default_factory=HeadLimits)
@@ -83,7 +95,9 @@ class EdgeLimits:
     body_grace: float = 10.0
     keep_alive: float = 75.0
     write_timeout: float = 30.0
+    write_rate: float = 1024.0
     high_water: int = 64 * 1024
+    low_water: int = 4 * 1024
     rest_bytes: int = 64 * 1024
     rest_timeout: float = 1.0
     connections_per_ip: int = 0
@@ -93,15 +107,26 @@ class EdgeLimits:
 
 
 class Edge:
-    """What the connections of one worker share. Give it to uvicorn as ``http=``."""
+    """What the connections of one worker share. Give it to uvicorn as ``http=``.
 
-    def __init__(self, limits: EdgeLimits | None = None) -> None:
+    The bounds ``most_…`` and ``shrinking`` are set by `overload.py`; see its Gate.
+    """
+
+    def __init__(
+        self, limits: EdgeLimits | None = None, spared: frozenset[str] = frozenset()
+    ) -> None:
+        """``spared``: paths of GET requests that are answered whatever the load."""
         self.limits = limits or EdgeLimits()
         self.heads = HeadReader(self.limits.head)
         self.draining = False
         """Say ``connection: close`` in every answer, so that clients go elsewhere."""
+        self.shrinking = False
+        self.spared = spared
+        self.most_requests = self.most_connections = self.most_held = sys.maxsize
+        self.held = 0
         self.refused: dict[str, int] = {}
         """How many requests got an answer from here instead of from the application, by code."""
+        self._connections: set[Connection] = set()
         self._peers: dict[str, int] = {}
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b"\r\n"
@@ -115,6 +140,7 @@ class Edge:
     ) -> Connection:
         if not config.loaded:
             config.load()
+        self._connections = cast("set[Connection]", server_state.connections)
         return Connection(self, config, server_state, app_state, _loop)
 
     def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
@@ -126,6 +152,20 @@ class Edge:
             self._default_headers = headers
             self._default_lines = b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
         return self._default_lines
+
+    @property
+    def open(self) -> int:
+        """Connections there are."""
+        return len(self._connections)
+
+    def close_idle(self) -> None:
+        """Close connections that have had their answer and wait for a request."""
+        for connection in [each for each in self._connections if each.phase == _IDLE]:
+            connection.close()
+
+    def count(self, code: str) -> None:
+        """One more was refused."""
+        self.refused[code] = self.refused.get(code, 0) + 1
 
     def enter(self, peer: str) -> bool:
         """Count a connection; or do not, and return False, if its address has enough."""
@@ -140,9 +180,9 @@ class Edge:
             self._peers[peer] = count
 
 
-def edge(limits: EdgeLimits | None = None) -> Edge:
+def edge(limits: EdgeLimits | None = None, spared: frozenset[str] = frozenset()) -> Edge:
     """What ``uvicorn.Config(http=...)`` takes."""
-    return Edge(limits)
+    return Edge(limits, spared)
 
 
 class Connection(asyncio.Protocol):
@@ -153,6 +193,7 @@ class Connection(asyncio.Protocol):
         "app",
         "app_state",
         "began",
+        "behind",
         "buffer",
         "chunks",
         "client",
@@ -166,6 +207,7 @@ class Connection(asyncio.Protocol):
         "left",
         "limits",
         "loop",
+        "moved",
         "paused_reading",
         "paused_writing",
         "phase",
@@ -173,6 +215,9 @@ class Connection(asyncio.Protocol):
         "scope",
         "server_state",
         "shutting_down",
+        "since",
+        "spare",
+        "stalled",
         "stay",
         "sweep",
         "task",
@@ -219,10 +264,15 @@ class Connection(asyncio.Protocol):
         self.left = 0  # bytes of the body still to come, unless chunked
         self.began = 0.0  # when the body, or the reading of it after a pause, began
         self.received = 0  # bytes since then
-        self.unsent = 0  # bytes the client had not taken at the last look
+        self.unsent = 0  # bytes the client has not taken, at the last look
+        self.behind = 0  # the same when it fell behind
+        self.since = 0.0  # when that was
+        self.moved = 0.0  # when it last took something
         self.paused_reading = False
         self.paused_writing = False
         self.shutting_down = False
+        self.stalled = False  # cut because it took too little of its answer
+        self.spare = False  # one too many: it may ask for health, and nothing else
         self.counted = False  # among those of its address
         self.stay = False  # another request may follow the body that is thrown away
         self.writable: asyncio.Event | None = None
@@ -238,13 +288,15 @@ class Connection(asyncio.Protocol):
             "client": self.client,
             "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
         }
-        self.transport.set_write_buffer_limits(high=self.limits.high_water)
+        self.transport.set_write_buffer_limits(self.limits.high_water, self.limits.low_water)
         self.sweep = sweep_of(self.loop)
         self.sweep.add(self)
         self.deadline = self.sweep.now + self.limits.header_timeout
         self.counted = self.edge.enter(self._peer)
         if not self.counted:
             self.refuse(Refused(503, "too_many_connections", "Your address has too many open."))
+        elif len(self.connections) > self.edge.most_connections:
+            self._be_spare()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
@@ -272,13 +324,14 @@ class Connection(asyncio.Protocol):
             self.buffer += data
             if len(self.buffer) > self.limits.high_water:
                 self._pause_reading()
+                if not self.paused_writing:
+                    self.deadline = self.sweep.now
         elif phase == _REST:
             self._skip(data)
 
     def pause_writing(self) -> None:
         self.paused_writing = True
-        self.unsent = self.transport.get_write_buffer_size()
-        self.deadline = self.sweep.now + self.limits.write_timeout
+        self._await_progress()
 
     def resume_writing(self) -> None:
         self.paused_writing = False
@@ -289,7 +342,7 @@ class Connection(asyncio.Protocol):
         elif self.phase == _REST:
             self.deadline = self.sweep.now + self.limits.rest_timeout
         elif self.phase == _BUSY:
-            self.deadline = NEVER
+            self.deadline = self.sweep.now if self.paused_reading else NEVER
             # asyncio's transports do not bear being closed in this call, so not at once
             self.loop.call_soon(self._go_on)
 
@@ -313,8 +366,13 @@ class Connection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """The deadline has passed; what that means depends on what was waited for."""
         phase = self.phase
-        if self.paused_writing or phase == _CLOSING:
+        if self.paused_reading and self._hung_up():
+            self._client_left()
+            self.cut()
+        elif self.paused_writing or phase == _CLOSING:
             self._check_progress(now)
+        elif self.paused_reading:
+            pass  # looked at again by the next sweep
         elif phase == _HEAD and self.buffer:
             self.refuse(Refused(408, "request_timeout", "The head of the request came too slowly."))
         elif phase == _BODY:
@@ -338,7 +396,10 @@ class Connection(asyncio.Protocol):
 
     def stays(self, cycle: Cycle) -> bool:
         """Whether the connection can serve another request after this answer."""
-        if self.edge.draining or self.shutting_down or cycle.expects_continue or cycle.slow:
+        edge = self.edge
+        if edge.draining or edge.shrinking or self.shutting_down:
+            return False
+        if cycle.expects_continue or cycle.slow:
             return False
         return cycle.complete or (self.chunks is None and self.left <= self.limits.rest_bytes)
 
@@ -358,8 +419,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close once the client has taken what was written."""
         self.phase = _CLOSING
-        self.unsent = self.transport.get_write_buffer_size()
-        self.deadline = self.sweep.now + self.limits.write_timeout
+        self._await_progress()
         self.transport.close()
 
     def cut(self) -> None:
@@ -380,16 +440,18 @@ class Connection(asyncio.Protocol):
             if cycle.started:
                 self.cut()
                 return
-        refused = self.edge.refused
-        refused[refusal.code] = refused.get(refusal.code, 0) + 1
         if not refusal.path:
             refusal.path = cycle.head.line.path if cycle is not None else asked_for(self.buffer)
-        answer = getattr(self.app, "refused", plainly)(refusal)
-        lines = self.edge.default_lines(self.server_state.default_headers)
-        self.transport.write(_message(answer, lines))
+        self._tell(refusal)
         self.chunks = None
         self.left = self.limits.rest_bytes + 1
         self._rest(stay=False)
+
+    def _tell(self, refusal: Refused, connection: bytes = b"close") -> None:
+        self.edge.count(refusal.code)
+        said = getattr(self.app, "refused", plainly)(refusal)
+        lines = self.edge.default_lines(self.server_state.default_headers)
+        self.transport.write(_message(said, b"connection: %b\r\n%b" % (connection, lines)))
 
     @property
     def announced(self) -> int:
@@ -398,7 +460,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def _peer(self) -> str:
-        return self.client[0] if self.client is not None else ""
+        if self.client is None:
+            return ""
+        address = self.client[0]
+        # Who has one IPv6 address has 2**64 of them.
+        return _network(address) if ":" in address else address
 
     def _asked(self) -> bool:
         """Whether a request has come that was not read yet: to close now would reset it."""
@@ -416,16 +482,61 @@ class Connection(asyncio.Protocol):
         if self.writable is not None:
             self.writable.set()
 
-    def _check_progress(self, now: float) -> None:
-        """Cut a client that has taken nothing since the last look."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent < self.unsent:
-            self.unsent = unsent
-            self.deadline = now + self.limits.write_timeout
-        else:
-            self.deadline = NEVER
-            self._client_left()
+    def _be_spare(self) -> None:
+        """There are too many: this one has a moment to ask for health, and is then gone."""
+        if len(self.connections) > self.edge.most_connections + _EXTRA:
+            self.edge.count("overloaded")
             self.cut()
+            return
+        self.spare = True
+        self.deadline = self.sweep.now + min(_EXTRA_TIMEOUT, self.limits.header_timeout)
+
+    def _hung_up(self) -> bool:
+        """Whether the client has left, although nobody reads what it sends."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.is_closing():
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), _LEFT)
+        return bool(poll.poll(0))
+
+    def _untaken(self) -> int:
+        """Bytes that wait here, and those that wait in the system for the client's taking.
+
+        The latter tell that it takes something long before the transport can see it.
+        """
+        size = self.transport.get_write_buffer_size()
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and _UNTAKEN is not None:
+            with contextlib.suppress(OSError):
+                (queued,) = _INT.unpack(fcntl.ioctl(sock.fileno(), _UNTAKEN, bytes(_INT.size)))
+                return size + int(queued)
+        return size
+
+    def _await_progress(self) -> None:
+        """From here on the client has to take."""
+        self.since = self.moved = now = self.sweep.now
+        self.behind = self.unsent = self._untaken()
+        self.deadline = now + self.limits.write_timeout / _LOOKS
+
+    def _check_progress(self, now: float) -> None:
+        """Cut a client that takes nothing, or too little over a longer time."""
+        limits = self.limits
+        unsent = self._untaken()
+        if unsent < self.unsent:
+            self.moved = now
+        self.unsent = unsent
+        due = self.moved + limits.write_timeout
+        if limits.write_rate:
+            taken = max(0, self.behind - unsent)
+            due = min(due, self.since + limits.write_timeout + taken / limits.write_rate)
+        if now < due:
+            self.deadline = min(due, now + limits.write_timeout / _LOOKS)
+            return
+        self.deadline = NEVER
+        self.stalled = True
+        self._client_left()
+        self.cut()
 
     def _go_on(self) -> None:
         """The client has read; a request may have waited for that."""
@@ -505,9 +616,11 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """Run the application on a request. Raises Refused."""
-        config = self.config
-        if config.limit_concurrency is not None and len(self.tasks) >= config.limit_concurrency:
-            raise Refused(503, "server_is_overloaded", "Too many requests are being served.")
+        if len(self.tasks) >= self.edge.most_requests or self.spare:
+            line = head.line
+            if line.method != "GET" or line.path not in self.edge.spared:
+                self._shed(head, rest)
+                return
         length = head.length
         if length > self.limits.body_bytes:
             raise Refused(413, "request_too_large", f"The limit is {self.limits.body_bytes} bytes.")
@@ -537,6 +650,28 @@ class Connection(asyncio.Protocol):
             else:
                 self.tasks.add(self.loop.create_task(self._serve(cycle)))
 
+    def _shed(self, head: RequestHead, rest: bytes) -> None:
+        """Refuse a request for want of room. Who has sent all of it, and no more, may try again on
+        this connection: a new one would cost both sides more."""
+        refusal = Refused(503, "overloaded", "The gateway is overloaded. Try again in a moment.")
+        edge = self.edge
+        if (
+            len(rest) != head.length
+            or self.buffer
+            or self.paused_writing
+            or not head.keep_alive
+            or head.line.method == "HEAD"
+            or edge.shrinking
+            or edge.draining
+            or self.shutting_down
+            or self.spare
+        ):
+            raise refusal
+        refusal.path = head.line.path
+        self.phase = _IDLE
+        self.deadline = self.sweep.now + self.limits.keep_alive
+        self._tell(refusal, b"keep-alive")
+
     async def _serve(self, cycle: Cycle | None) -> None:
         """Run the application on a request, and then on those that follow.
 
@@ -561,6 +696,9 @@ class Connection(asyncio.Protocol):
                 _log.exception("the application failed")
             finally:
                 self.tasks.discard(task)
+                if cycle.held:
+                    self.edge.held -= cycle.held
+                    cycle.held = 0
                 if not (cycle.finished or cycle.gone):
                     cycle.give_up()
             cycle = None  # its body need not wait for the next one
@@ -634,9 +772,13 @@ class Connection(asyncio.Protocol):
 
     def _hold_back(self, cycle: Cycle) -> None:
         """Stop reading while the application has enough to do."""
-        if cycle.buffered > self.limits.high_water and not cycle.wants_all:
-            self._pause_reading()
-            self.deadline = NEVER
+        if cycle.buffered > self.limits.high_water:
+            edge = self.edge
+            if not cycle.wants_all:
+                self._pause_reading()
+                self.deadline = self.sweep.now  # looked at by each sweep: it may leave meanwhile
+            elif edge.held > edge.most_held:
+                self.refuse(Refused(503, "overloaded", "There is no room for the body now."))
 
     def _body_ended(self, cycle: Cycle, rest: bytes) -> None:
         self.phase = _BUSY
@@ -702,11 +844,17 @@ def _address(name: object) -> tuple[str, int] | None:
 def _message(said: Said, default_lines: bytes) -> bytes:
     """The whole answer to a request that is refused."""
     status, body, lines = said
-    return b"%b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b%b%b" % (
+    return b"%b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b%b" % (
         STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status,
         len(body),
         lines,
-        b"connection: close\r\n",
         default_lines,
         body,
     )
+
+
+def _network(address: str) -> str:
+    """The /64 of an IPv6 address; the address itself if it maps one of IPv4."""
+    packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    mapped = packed.startswith(bytes(10) + b"\xff\xff")
+    return address if mapped else packed[:8].hex()

@@ -70,6 +70,7 @@ PENDING = Outcome("pending")
 OK = Outcome("ok")
 UPSTREAM_BROKEN = Outcome("upstream_broken")
 CLIENT_GONE = Outcome("client_gone")
+CLIENT_STALLED = Outcome("client_gone", "write_timeout")
 INTERNAL_ERROR = Outcome("internal_error", "internal_error")
 FILTER_FAILED = Outcome("internal_error", "filter_failed")
 SHUTDOWN = Outcome("shutdown")
@@ -122,7 +123,7 @@ class Request:
         self.limit = 0
         """Largest body accepted, in bytes."""
         self.parts = 0
-        """Most parts of a multipart upload."""
+        """Most parts of a multipart upload; 0 is any number."""
         self.streamed_upload = False
         self._json: Any = None
 
@@ -150,7 +151,7 @@ class Request:
         """The body as it arrives, for uploads that are passed on as a stream. Raises BadUpload."""
         pieces = self.downstream.pieces(self.limit)
         kind = self.fields.get(b"content-type", b"")
-        return counted(pieces, kind, self.parts) if is_multipart(kind) else pieces
+        return counted(pieces, kind, self.parts) if self.parts and is_multipart(kind) else pieces
 
 
 def credentials(filter: Filter) -> Callable[[Request], Mapping[bytes, bytes]]:

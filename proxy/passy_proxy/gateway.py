@@ -22,6 +22,7 @@ from passy_proxy.config.problem import ConfigInvalid, Problem
 from passy_proxy.config.snapshot import Snapshot, StartFailed
 from passy_proxy.faults import Faults
 from passy_proxy.log import dropped
+from passy_proxy.overload import Overload
 from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from passy_proxy.config.model import ConnectionSettings, GatewayFile, GatewaySettings
+    from passy_proxy.overload import Gate
 
 STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
+LIVE = ("/livez", "/healthz", "/health")
+READY = "/readyz"
 POLL = 1.0
 """Seconds between two looks at the configuration file."""
 SETTLED = 0.1
@@ -74,6 +78,9 @@ class Gateway:
         self._begun: GatewaySettings
         """What the process was started with."""
         self.draining = False
+        self.gate: Gate | None = None
+        """The edge before it, if it is ours: what the load may ask of it is set there."""
+        self.overload: Overload | None = None
         self.problem: str = ""
         """Why the configuration on disk is not the one that runs; empty when it is."""
         self._reloads = {"taken": 0, "refused": 0}
@@ -95,6 +102,11 @@ class Gateway:
         self.parts.connector.settings = connecting(self._begun.connect)
         self.log.info("plugins_loaded", distributions=self.parts.registry.provenance())
         self._be_counted()
+        if self.gate is not None:
+            self.overload = Overload(
+                self.gate, lambda: self.snapshot.file.settings.overload, self.log
+            )
+            self.overload.start()
         if self.path is not None:
             self.tasks.start(self._watch())
         with contextlib.suppress(RuntimeError, ValueError):  # Not the main thread: no signals here.
@@ -105,6 +117,8 @@ class Gateway:
         """Stop watching, let what runs end, stop everything."""
         with contextlib.suppress(RuntimeError, ValueError):
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        if self.overload is not None:
+            self.overload.stop()
         await self.tasks.stop()
         await asyncio.gather(*(one.retire(STOP) for one in (*self._leaving, self.snapshot)))
 
@@ -175,10 +189,15 @@ class Gateway:
 
     def health(self, path: str) -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
-        if path in ("/livez", "/healthz", "/health"):
+        if path in LIVE:
             return 200, b'{"status":"ok"}'
-        if path == "/readyz":
-            checks = {"configuration": self.problem or "ok", "draining": self.draining}
+        if path == READY:
+            checks = {
+                "configuration": self.problem or "ok",
+                "draining": self.draining,
+                "overload": self.overload.told if self.overload is not None else "ok",
+                "log_lines_dropped": dropped(),
+            }
             status = "draining" if self.draining else "ok"
             return 503 if self.draining else 200, json.dumps({"status": status, "checks": checks})
         if path == "/":

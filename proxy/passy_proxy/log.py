@@ -1,8 +1,13 @@
-"""Logging: structlog for what happens now and then, a batch writer for what happens all the
-time."""
+"""Logging: structlog for what happens now and then, a batch writer for what happens all the time.
+
+Nothing here waits for who reads the log. Each descriptor has one thread that writes to it; when
+that is stuck (a pipe nobody reads, a disk that hangs), lines wait within bounds, and beyond those
+they are dropped, counted, and told of once the log moves again.
+"""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import select
@@ -10,7 +15,7 @@ import sys
 import threading
 from collections.abc import Mapping, MutableMapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
 
 import structlog
 
@@ -22,17 +27,32 @@ if TYPE_CHECKING:
 
     from passy_proxy.config.model import LogSettings
 
+_log = logging.getLogger("passy.log")
+
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BATCH = 256
 """Lines in one write, and what is written before its time has come: what waits for long is cold."""
 PENDING = 20_000
 """Lines that may wait; beyond that they are dropped and counted, since a log never holds up
 traffic."""
+PENDING_BYTES = 16 << 20
+"""Bytes that may wait, beside the first batch."""
+LAST_WORDS = 2.0
+"""Seconds that a process which ends gives its logs."""
+REPEATS = 5
+"""How often one and the same message of a library is written in ``REPEAT_SPAN``."""
+REPEAT_SPAN = 10.0
 
 
 def configure(level: str, format: str, stream: TextIO | None = None) -> FilteringBoundLogger:
-    """The process's logger: JSON lines, or the pretty form (``auto``: on a terminal)."""
-    stream = stream or _unblocking(sys.stderr)
+    """The process's logger: JSON lines, or the pretty form (``auto``: on a terminal).
+
+    To standard error, where what libraries log goes too; or to ``stream``.
+    """
+    if stream is None:
+        log = configure(level, format, _unblocking(sys.stderr))
+        _take_in(log)
+        return log
     pretty = format == "pretty" or (format == "auto" and stream.isatty())
     final: Any = (
         # Plain tracebacks: the rich ones show local variables, and those hold keys.
@@ -48,7 +68,6 @@ def configure(level: str, format: str, stream: TextIO | None = None) -> Filterin
         structlog.processors.format_exc_info,
         _mask,
     ]
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return structlog.wrap_logger(  # type: ignore[no-any-return]
         structlog.PrintLogger(stream),
         processors=[*processors, final],
@@ -75,6 +94,47 @@ def _mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping
         if isinstance(value, str):
             event[name] = redacted(value)
     return event
+
+
+class Records(logging.Handler):
+    """Passes on what libraries log; of one and the same message, only so many in a time."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        super().__init__()
+        self._log = log
+        self._seen: dict[tuple[str, str], list[float]] = {}  # since when, and how often
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = monotonic()
+        key = (record.name, str(record.msg)[:200])
+        since, count = seen = self._seen.setdefault(key, [now, 0.0])
+        more: dict[str, Any] = {}
+        if now - since >= REPEAT_SPAN:
+            if count > REPEATS:
+                more["not_shown"] = int(count) - REPEATS
+            seen[:] = [now, 0.0]
+        seen[1] += 1
+        if seen[1] > REPEATS:
+            return
+        if len(self._seen) > 1000:
+            self._seen.clear()
+        try:
+            said = record.getMessage()
+            self._log.log(
+                record.levelno, said, logger=record.name, exc_info=record.exc_info, **more
+            )
+        except Exception:  # As every handler: what cannot be said must not harm who says it.
+            self.handleError(record)
+
+
+def _take_in(log: FilteringBoundLogger) -> None:
+    """Have what libraries log, and Python's warnings, go the way of our own."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, Records)]:
+        root.removeHandler(handler)
+    root.addHandler(Records(log))
 
 
 class Alarms:
@@ -157,14 +217,29 @@ class LineWriter:
     """Writes lines from a thread of its own, in batches: a full pipe never holds up the event loop,
     which only appends to a list."""
 
+    _all: ClassVar[dict[int, LineWriter]] = {}
+
     def __init__(self, descriptor: int, interval: float = 0.2) -> None:
         self._descriptor = descriptor
         self._interval = interval
         self._lines: list[bytes] = []
+        self._behind = 0  # bytes that wait beside the first batch, about
         self._due = threading.Event()
+        self._done = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.dropped = 0
+        self._told = 0  # of those dropped
+
+    @classmethod
+    def of(cls, descriptor: int) -> LineWriter:
+        """The one writer of a descriptor in this process, running: two would mix their lines, and
+        a stuck one would be left behind by each reload."""
+        writer = cls._all.get(descriptor)
+        if writer is None:
+            writer = cls._all[descriptor] = cls(descriptor)
+            writer.start()
+        return writer
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="passy-log", daemon=True)
@@ -174,7 +249,10 @@ class LineWriter:
         """Queue a line, without the end of it."""
         lines = self._lines
         count = len(lines)
-        if count < PENDING:
+        if count < BATCH:
+            lines.append(line)
+        elif count < PENDING and self._behind < PENDING_BYTES:
+            self._behind += len(line)
             lines.append(line)
             if count == BATCH:
                 self._due.set()
@@ -186,8 +264,18 @@ class LineWriter:
         self.dropped += count
         _drop(count)
 
-    def stop(self, timeout: float = 2.0) -> None:
-        """Write what waits, for at most ``timeout`` seconds."""
+    def flush(self, timeout: float = LAST_WORDS) -> None:
+        """Wait until what was put has been written, for at most ``timeout`` seconds."""
+        end = monotonic() + timeout
+        if self._thread is None or not self._thread.is_alive():
+            return
+        for _ in range(2):  # It may be at the end of a round which had not seen the latest line.
+            self._done.clear()
+            self._due.set()
+            self._done.wait(max(0.0, end - monotonic()))
+
+    def stop(self, timeout: float = LAST_WORDS) -> None:
+        """Write what waits, for at most ``timeout`` seconds, and end."""
         self._stopping = True
         self._due.set()
         if self._thread is not None:
@@ -198,17 +286,44 @@ class LineWriter:
             self._due.wait(self._interval)
             self._due.clear()
             self._flush()
+            self._done.set()
         self._flush()
 
     def _flush(self) -> None:
         # The loop may append at any moment, but not within the taking or the deletion of a slice.
         while lines := self._lines[:BATCH]:
             del self._lines[: len(lines)]
+            # A number that is not exact is enough for a bound; it is right again when none wait.
+            self._behind = max(0, self._behind - sum(map(len, lines))) if self._lines else 0
             try:
                 self._write(b"\n".join([*lines, b""]))
             except OSError:
                 self.drop(len(lines))
+                continue
+            if self.dropped > self._told:
+                self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        count, self._told = self.dropped - self._told, self.dropped
+        _log.warning("%d lines for descriptor %d were dropped", count, self._descriptor)
 
     def _write(self, data: bytes) -> None:
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except (
+                BlockingIOError
+            ):  # Somebody it is shared with does not like to wait; here is time.
+                room = select.poll()
+                room.register(self._descriptor, select.POLLOUT)
+                room.poll()
+
+
+def flush(timeout: float = LAST_WORDS) -> None:
+    """Wait until all logs are written, for at most ``timeout`` seconds."""
+    end = monotonic() + timeout
+    for writer in list(LineWriter._all.values()):
+        writer.flush(max(0.0, end - monotonic()))
+
+
+atexit.register(flush)

@@ -39,8 +39,8 @@ INTERVAL = 0.05
 REWIND = 1.0
 """Seconds between two renewals of the promise to end a dead process: they cost a thread each."""
 QUIET = 5.0
-"""Seconds between two lines about a loop that is held up for less than `LONG`."""
-LONG = 1.0
+"""Seconds between two lines that blame the same for less than `LONG`."""
+LONG = 0.5
 FRAMES = 30
 """Innermost frames of a stack that are logged."""
 
@@ -146,7 +146,8 @@ class Pulse:
         self._dead = dead
         self._tasks = Tasks(log)
         self._rewound = 0.0
-        self._said = -QUIET
+        self._said: dict[str | None, float] = {}
+        """When each plugin, or nobody, was last blamed."""
         self._unsaid = 0
 
     def start(self) -> None:
@@ -184,17 +185,16 @@ class Pulse:
         self.blocked += 1
         self.blocked_seconds += late
         stack = self.slot.stack()
-        if late < LONG and now - self._said < QUIET:
+        blame = blamed(stack, self._registry)
+        # Each of those to blame has a silence of its own: a busy machine must not cover them.
+        said = self._said.get(blame["plugin"])
+        if late < LONG and said is not None and now - said < QUIET:
             self._unsaid += 1
             return
         self._log.warning(
-            "loop_blocked",
-            seconds=round(late, 3),
-            **blamed(stack, self._registry),
-            stack=stack,
-            unsaid=self._unsaid,
+            "loop_blocked", seconds=round(late, 3), **blame, stack=stack, unsaid=self._unsaid
         )
-        self._said, self._unsaid = now, 0
+        self._said[blame["plugin"]], self._unsaid = now, 0
 
 
 def blamed(stack: list[str], registry: Registry) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from passy_proxy.door import Door
 from passy_proxy.edge import Edge, EdgeLimits
 from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
-from passy_proxy.gateway import Gateway
+from passy_proxy.gateway import LIVE, READY, Gateway
 from passy_proxy.keyring import Keyring, KeyringError
-from passy_proxy.log import configured
+from passy_proxy.log import configured, flush
 from passy_proxy.place import Place
 from passy_proxy.pulse import Pulse, Slot
 from passy_proxy.site import Site
@@ -67,6 +67,8 @@ class Served(App):
         except Exception as exc:
             self.failure = exc
             raise
+        finally:  # Not all processes get to run what is to be run at exit.
+            flush()
 
 
 class Lifespan(LifespanOn):
@@ -91,6 +93,8 @@ class Serving(uvicorn.Config):
     def load(self) -> None:
         super().load()
         self.lifespan_class = Lifespan
+        if isinstance(self.loaded_app, App) and isinstance(self.http, Edge):
+            self.loaded_app.gateway.gate = self.http
 
 
 def code_of(failure: BaseException | None) -> Exit:
@@ -332,6 +336,8 @@ def protocol(edge: EdgeSettings, largest_body: int = 0) -> Edge:
             body_grace=edge.body_grace,
             keep_alive=edge.keep_alive,
             write_timeout=edge.write_timeout,
+            write_rate=edge.write_rate,
             connections_per_ip=edge.max_connections_per_ip,
-        )
+        ),
+        spared=frozenset((*LIVE, READY)),
     )

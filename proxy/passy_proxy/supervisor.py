@@ -43,6 +43,8 @@ TICK = 0.25
 """Seconds between two looks at the workers."""
 QUICK = 10.0
 """A worker that lives shorter died quickly: the next one waits, longer each time."""
+LAST_SIGN = 0.5
+"""Seconds for a dead worker to write down its stack; one that was stopped cannot."""
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 5.0
 ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -271,10 +273,14 @@ class Supervisor:
                     _kill(worker.pid, signal.SIGKILL)
 
     def _replace(self, worker: Worker) -> None:
-        worker.slot.stack()
-        _kill(worker.pid, signal.SIGALRM)  # It writes down where it is.
-        sleep(0.05)
-        stack = worker.slot.stack()
+        stack = worker.slot.stack()  # From when it began to be late.
+        _kill(worker.pid, signal.SIGALRM)  # It writes down where it is now.
+        end = monotonic() + LAST_SIGN
+        while monotonic() < end:
+            sleep(0.02)
+            if now := worker.slot.stack():
+                stack = now
+                break
         self._log.error(
             "worker_dead",
             worker=worker.number,

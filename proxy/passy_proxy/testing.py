@@ -382,6 +382,10 @@ class Recorded:
             self._hang_up = hang_up
 
     @property
+    def stalled(self) -> bool:
+        return False
+
+    @property
     def task(self) -> asyncio.Task[Any] | None:
         return asyncio.current_task()
 

@@ -46,8 +46,8 @@ class UnpackingTap:
 
     def __init__(self, tap: Tap) -> None:
         self._tap = tap
-        self._unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        self._begun = False
+        self._unpacking: zlib._Decompress | None = None
+        self._first = b""
         self._packed = self._plain = 0
 
     @classmethod
@@ -62,6 +62,11 @@ class UnpackingTap:
 
     def feed(self, data: bytes) -> bytes:
         self._packed += len(data)
+        if self._unpacking is None:
+            data = self._first = self._first + data
+            if len(data) < 2:
+                return b""
+            self._unpacking, self._first = zlib.decompressobj(bits_of(data)), b""
         return b"".join([self._tap.feed(piece) for piece in self._unpacked(data) if piece])
 
     def finish(self) -> bytes:
@@ -70,9 +75,14 @@ class UnpackingTap:
     def _unpacked(self, data: bytes) -> list[bytes]:
         pieces = []
         while data:
+            assert self._unpacking is not None
             if self._unpacking.eof:  # another member
                 self._unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)
-            piece = self._inflate(data)
+            try:
+                piece = self._unpacking.decompress(data, STEP)
+            except zlib.error as error:
+                message = "the compressed answer cannot be unpacked"
+                raise TransportError("protocol", message, sent=True) from error
             self._plain += len(piece)
             if self._plain > SLACK + MOST_RATIO * self._packed:
                 message = f"the compressed answer grows by more than {MOST_RATIO} times"
@@ -81,18 +91,11 @@ class UnpackingTap:
             data = self._unpacking.unconsumed_tail or self._unpacking.unused_data
         return pieces
 
-    def _inflate(self, data: bytes) -> bytes:
-        try:
-            piece = self._unpacking.decompress(data, STEP)
-        except zlib.error as error:
-            if self._begun:
-                message = "the compressed answer cannot be unpacked"
-                raise TransportError("protocol", message, sent=True) from error
-            self._begun = True  # deflate without its envelope, as some send it
-            self._unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
-            return self._inflate(data)
-        self._begun = True
-        return piece
+
+def bits_of(data: bytes) -> int:
+    """What zlib has to be told of data that begins so: some send deflate without its envelope."""
+    enveloped = data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
+    return zlib.MAX_WBITS | 32 if enveloped or data[:2] == b"\x1f\x8b" else -zlib.MAX_WBITS
 
 
 class OpaqueTap:

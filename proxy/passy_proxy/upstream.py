@@ -35,7 +35,7 @@ class Upstream:
     auth_prefix: bytes = b"Bearer "
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     """Sent with every request; some are secrets."""
-    secrets: tuple[bytes, ...] = ()
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)
     """Those of their values that nobody else may see."""
     api_version: str = ""
     """The version of its API to ask for, where the dialect has one."""

@@ -1,7 +1,7 @@
 """The decoder of event streams, and every tap: how bytes are split never changes what they say, and
 who changes nothing passes the very bytes on.
 
-How much text there was, the ground of an estimate, is compared only where every event is JSON; of a
+How much text there was and of which model is compared only where every event is JSON; of a
 tap that changes something, what it gives is compared as a client reads it. Line ends at the very
 end may be half a message, and left out.
 """
@@ -135,5 +135,5 @@ def tapped(tap: Tap, pieces: list[bytes], counted: bool) -> tuple[Any, ...] | st
         given = b"".join([*(tap.feed(piece) for piece in pieces), tap.finish()])
     except MalformedStream as error:
         return str(error)
-    text = tap.text_bytes if counted else 0
-    return given, tap.usage, tap.model, tap.done, tap.error, text, tap.finish_reason
+    model, text = (tap.model, tap.text_bytes) if counted else ("", 0)
+    return given, tap.usage, model, tap.done, tap.error, text, tap.finish_reason

@@ -26,6 +26,7 @@ class Relay:
         address = urlsplit(url)
         self._there = (address.hostname, address.port)
         self._said: list[bytearray] = []
+        self._counts: dict[int, tuple[int, int]] = {}  # bytes and answers of each connection
         self._tasks: set[asyncio.Task[None] | None] = set()  # else nobody would hold them
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -52,7 +53,12 @@ class Relay:
 
     def answered(self) -> int:
         """So far, on all connections."""
-        return sum(len(Told(bytes(said), "fin", 0.0).answers()) for said in self._said)
+        for number, said in enumerate(self._said):
+            size = len(said)
+            if self._counts.get(number, (0, 0))[0] != size:
+                answers = Told(bytes(said[:size]), "fin", 0.0).answers()
+                self._counts[number] = (size, len(answers))
+        return sum(count for _, count in self._counts.values())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         said = bytearray()
@@ -108,8 +114,8 @@ http {{
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
-  client_header_timeout 5s;
-  client_body_timeout 5s;
+  client_header_timeout 2s;
+  client_body_timeout 2s;
   client_max_body_size 0;
   large_client_header_buffers 8 64k;
   ignore_invalid_headers off;
@@ -139,10 +145,10 @@ defaults
   mode http
   log global
   option accept-invalid-http-request
-  timeout client 5s
+  timeout client 2s
   timeout server 10s
   timeout connect 5s
-  timeout http-request 5s
+  timeout http-request 2s
   retries 0
 frontend front
   bind 127.0.0.1:{listen}

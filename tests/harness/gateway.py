@@ -97,6 +97,11 @@ class Gateway:
         self.variables = {**kept, "HOME": str(folder), **variables}
         self.url = ""
         self.process: subprocess.Popen[bytes]
+        self.before: Callable[[], object] | None = None
+        """Called in the new process before it becomes the gateway."""
+        self.stdout: int | None = None
+        self.stderr: int | None = None
+        """Descriptors to use instead of the files ``out`` and ``err``."""
 
     @property
     def base_url(self) -> str:
@@ -148,8 +153,9 @@ class Gateway:
                 [*serve, "--listen", listen, *self.arguments],
                 cwd=self.folder,
                 env=self.variables,
-                stdout=out,
-                stderr=err,
+                stdout=out if self.stdout is None else self.stdout,
+                stderr=err if self.stderr is None else self.stderr,
+                preexec_fn=self.before,
             )
         end = time.monotonic() + PATIENCE
         while self.process.poll() is None:
@@ -261,7 +267,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Runs gateways: a configuration, more arguments, and environment variables as keywords.
 
     Each must end with 0 when it is told to, and without having been at fault, unless it is
-    ``faulty``.
+    ``faulty``. ``before``, ``stdout`` and ``stderr`` are attributes of a Gateway.
     """
     with ExitStack() as stack:
 
@@ -270,10 +276,14 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
             *arguments: str,
             start: bool = True,
             faulty: bool = False,
+            before: Callable[[], object] | None = None,
+            stdout: int | None = None,
+            stderr: int | None = None,
             **variables: str,
         ) -> Gateway:
             folder = tmp_path_factory.mktemp("gateway")
             gateway = Gateway(folder, configuration, variables, arguments)
+            gateway.before, gateway.stdout, gateway.stderr = before, stdout, stderr
             if start:
                 gateway.start()
                 stack.callback(stop, gateway, faulty)

@@ -1,42 +1,19 @@
-"""How long a gateway keeps somebody waiting who asks for nothing but a sign of life."""
+"""How long a gateway keeps somebody waiting: never longer than its loop is busy with others.
+
+Measured as CPU of the loop's thread, since on a machine that others use the clock tells of them.
+"""
 
 from __future__ import annotations
 
-import http.client
-import threading
-import time
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.gateway import Gateway
 
 
-class Pulse:
-    """Asks ``/livez`` again and again on one connection while it is entered; `longest` is in
-    seconds."""
-
-    def __init__(self, url: str, gap: float = 0.002) -> None:
-        self._host = urlsplit(url).netloc
-        self._gap = gap
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.waits: list[float] = []
-
-    def __enter__(self) -> Pulse:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def longest(self) -> float:
-        return max(self.waits)
-
-    def _run(self) -> None:
-        connection = http.client.HTTPConnection(self._host, timeout=30)
-        while not self._stop.is_set():
-            begun = time.monotonic()
-            connection.request("GET", "/livez")
-            connection.getresponse().read()
-            self.waits.append(time.monotonic() - begun)
-            self._stop.wait(self._gap)
-        connection.close()
+def busy(gateway: Gateway) -> float:
+    """Seconds of CPU that its loop has used so far."""
+    main = Path(f"/proc/{gateway.process.pid}")
+    assert "" == (main / f"task/{main.name}/children").read_text(), "it has workers of its own"
+    return int((main / "schedstat").read_text().split()[0]) / 1e9

@@ -7,6 +7,7 @@ its end (or its head has, after ``early``):
     {send: "HTTP/1.1 …"}    bytes (see `harness.catalogue.raw`)
     {drip: "…", gap: 0.05}  the same, one at a time
     {chunk: "…"}            bytes as one chunk of a chunked body
+    {stamp: "… %s …"}       the same; ``%s`` becomes the moment it is sent (time.monotonic)
     {wait: 0.2}             seconds; in a script of Python's also a threading.Event, until which
                             a chunk is sent every 5 seconds if it is given as ``saying``
     hold                    until the other side leaves
@@ -53,6 +54,8 @@ class Hit:
     body: bytes = b""
     whole: threading.Event = field(default_factory=threading.Event)
     """Set when the body has all come."""
+    sent: int = 0
+    """Steps whose bytes have left the process."""
     closed: float | None = None
     """When its connection was gone, on the clock of ``at``."""
 
@@ -153,6 +156,7 @@ class RawUpstream:
                 for step in steps:
                     if not await self._step(step, wire, reader, writer, hit):
                         return
+                    hit.sent += 1
                 await self._body(wire, reader, hit)
                 left = wire.trailing_data[0]
         except h11.RemoteProtocolError as error:
@@ -239,6 +243,10 @@ class RawUpstream:
             data = raw(step["chunk"])
             writer.write(b"%x\r\n%b\r\n" % (len(data), data))
             await writer.drain()
+        elif "stamp" in step:
+            data = (step["stamp"] % repr(time.monotonic())).encode()
+            writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+            await writer.drain()
         elif "drip" in step:
             for byte in raw(step["drip"]):
                 writer.write(bytes([byte]))
@@ -274,14 +282,16 @@ def black_hole() -> Iterator[str]:
 def slamming() -> Iterator[str]:
     """A base URL at which every connection is accepted and closed at once."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        ended = threading.Event()
 
         def accept() -> None:
-            with suppress(OSError):
-                while True:
+            while not ended.is_set():
+                with suppress(OSError):  # One who has left already is no end of it.
                     listener.accept()[0].close()
 
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        ended.set()
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()

@@ -24,6 +24,7 @@ from typing import Any
 
 from harness.catalogue import entries
 from harness.gateway import Gateway
+from harness.people import People
 
 PUBLIC = ("93.184.215.14", "2606:2800:21f:cb07::1")
 """The public addresses that the catalogue allows."""
@@ -154,9 +155,9 @@ def main(folder: Path) -> None:
     variables = {name: proxy for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy")}
     gateway = Gateway(folder, CONFIGURATION, variables)
     gateway.start()
-    made = gateway.passy("organisations", "create", "acme", "--json")
-    organisation = json.loads(made.stdout)["id"]
-    key = gateway.new_key("--name", "k", "--organisation", organisation)
+    people = People(gateway)
+    organisation = people.organisation("acme")
+    key = people.key(organisation)
     enter(gateway, organisation, cases)
     told: dict[str, list[Any]] = {}
     for case in cases:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import structlog
 
 from passy_proxy import Exchange, Principal
 from passy_proxy.testing import Answer, Bench, Filter, Recorded, ScriptedUpstream
@@ -22,7 +21,13 @@ upstreams:
   one: {{dialect: openai, url: "{url}/v1", credential: sk-canary-upstream}}
   shut: {{dialect: openai, url: "http://127.0.0.1:1/v1"}}
 models: {{m: {{targets: [one/m], fallback_on: []}}, second: [shut/x, one/m]}}
-chains: {{default: [access_log: {{format: {format}}}, given, alias, fallback: {{retries: 0}}]}}
+chains:
+  default:
+    - access_log: {{format: {format}}}
+    - given
+    - alias
+    - breaker
+    - fallback: {{retries: 0}}
 routes: [{{match: POST /v1/chat/completions}}]
 """
 PRINCIPAL = Principal("key_a", "Ada", "acme")
@@ -122,6 +127,16 @@ async def test_flags_tell_what_went_otherwise(
     assert (status, outcome, flags) == (line["status"], line["outcome"], line["flags"])
 
 
+async def test_a_target_that_was_passed_over_is_flagged_and_no_attempt(
+    log: Log, upstream: ScriptedUpstream
+) -> None:
+    upstream.chat()
+    text = await log.text(*[{"model": "second"}] * 6)
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    told = [(line["attempts"], line["flags"]) for line in lines]
+    assert [(2, "UC,FB")] * 5 + [(1, "UO,FB")] == told
+
+
 async def test_a_client_that_left_is_a_499(
     log: Log, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +176,10 @@ async def test_a_name_of_any_length_and_kind_stays_one_short_line(log: Log) -> N
 
 
 async def test_a_line_that_cannot_be_said_silences_no_other(
-    log: Log, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+    log: Log,
+    upstream: ScriptedUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     upstream.chat()
     keys = ["key_a", "key_\ud800", "key_b"]
@@ -171,10 +189,9 @@ async def test_a_line_that_cannot_be_said_silences_no_other(
         await ex.route.chain.run(ex)
 
     monkeypatch.setattr(log, "run", run)
-    with structlog.testing.capture_logs() as logs:
-        text = await log.text(*[{"model": "m"}] * 3)
+    text = await log.text(*[{"model": "m"}] * 3)
     assert ["key_a", "key_b"] == [json.loads(line)["key"] for line in text.splitlines()]
-    assert [1] == [entry["count"] for entry in logs if entry["event"] == "access_lines_dropped"]
+    assert [1] == [int(said.split()[0]) for said in caplog.messages if "dropped" in said]
 
 
 async def test_people_get_a_line_in_colour_that_no_client_can_spoil(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness.catalogue import cases, raw
 from harness.client import send
+from harness.people import People
 
 from passy_proxy import Principal, keys
 from passy_proxy.testing import KEYRING, Bench, Recorded
@@ -80,7 +81,7 @@ def gateway(serve: Serve) -> Gateway:
 
 @pytest.fixture(scope="module")
 def shown(gateway: Gateway) -> dict[str, str]:
-    good, expired, disabled = (gateway.new_key("--name", name) for name in ("g", "e", "d"))
+    good, expired, disabled = (People(gateway).key(None, name) for name in ("g", "e", "d"))
     with closing(sqlite3.connect(gateway.folder / ".passy/passy.db")) as books, books:
         books.execute("UPDATE keys SET expires = 1000 WHERE name = 'e'")
         books.execute("UPDATE keys SET disabled = 1 WHERE name = 'd'")

@@ -101,8 +101,8 @@ def request(case: dict[str, Any], key: str) -> bytes:
     return whole
 
 
-def hear(url: str, case: dict[str, Any], key: str, quiet: float = 5.0) -> Told:
-    return send(url, request(case, key), quiet=quiet, patience=8.0)
+def hear(url: str, case: dict[str, Any], key: str, quiet: float = 10.0) -> Told:
+    return send(url, request(case, key), quiet=quiet, patience=20.0)
 
 
 def check_refusal(answer: Answer, code: str) -> None:
@@ -140,7 +140,7 @@ def check(case: dict[str, Any], site: Site) -> None:
     assert [*case["status"], *([200] if kept else [])] == [one.status for one in answers]
     assert all(one.whole for one in answers)
     assert "open" != told.end
-    assert told.seconds < 5
+    assert told.seconds < 15
     hits = upstream.hits[before:]
     due = case.get("hits", ["/v1/files"] if kept else [])
     assert [*due, *([PROBE] if kept else [])] == [hit.target for hit in hits]
@@ -232,13 +232,13 @@ def test_S6_a_proxy_in_front_counts_as_many_requests_as_the_gateway(
             some = known[number : number + 1] if at_once == 1 else known
             hits, passed, answered = len(upstream.hits), len(proxy.forwarded()), relay.answered()
             with ThreadPoolExecutor(at_once) as pool:
-                list(pool.map(lambda case: hear(proxy.url, case, key, quiet=2.5), some))
+                list(pool.map(lambda case: hear(proxy.url, case, key, quiet=15.0), some))
             settle(proxy, key, upstream, f"/v1/files/settled-{number}")
             seen = proxy.forwarded()[passed:]
             names = ", ".join(case["name"] for case in some[:3])
             assert len(seen) == relay.answered() - answered, (names, seen)
             # Nothing was asked of a provider that the proxy did not pass on.
-            paths = [unquote(line.split(" ")[1]) for line in seen if line.count(" ") >= 2]
+            paths = [unquote(line.split()[1]) for line in seen if len(line.split()) > 1]
             for hit in upstream.hits[hits:]:
                 assert [] != [path for path in paths if path.endswith(unquote(hit.target))], names
             for word in ("probe", "smuggled", "second"):

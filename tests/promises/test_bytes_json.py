@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness.catalogue import cases, entries, raw
-from harness.lag import Pulse
+from harness.lag import busy
 from harness.upstream import Hit, RawUpstream, Step
 
 from passy_proxy.testing import completion
@@ -138,21 +137,21 @@ def test_C7_a_hostile_body_of_a_message_is_refused_in_anthropics_envelope(
 
 
 @pytest.mark.parametrize(
-    ("rounds", "most"), [(1, 0.4), pytest.param(5, 0.05, marks=pytest.mark.large)]
+    ("rounds", "most"),
+    [(2, 0.2), pytest.param(7, 0.05, marks=pytest.mark.large)],
+    ids=["F", "large"],
 )
 def test_S9_nobody_waits_for_a_hostile_body(
     rounds: int, most: float, gateway: Gateway, key: str
 ) -> None:
-    bodies = {case["name"]: raw(case["body"]) for case in entries("json-hostile")}
     waits = {}
-    for name, body in bodies.items():
-        best = float("inf")  # Others have the machine, too: it is the least that tells.
+    for case in entries("json-hostile"):
+        body, spent = raw(case["body"]), []
         for _ in range(rounds):
-            with Pulse(gateway.url) as pulse:
-                ask(gateway, key, "/v1/chat/completions", body)
-                time.sleep(0.003)
-            best = min(best, pulse.longest)
-        waits[name] = best
+            before = busy(gateway)
+            ask(gateway, key, "/v1/chat/completions", body)
+            spent.append(busy(gateway) - before)
+        waits[case["name"]] = min(spent)
     worst = max(waits, key=lambda name: waits[name])
     print(f"longest wait: {waits[worst] * 1000:.1f} ms ({worst})")
     assert waits[worst] < most, worst

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import openai
 import pytest
+from harness.people import People
 from harness.upstream import Hit, RawUpstream, Step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -78,7 +79,7 @@ def gateway(upstream: RawUpstream, serve: Serve) -> Gateway:
 
 @pytest.fixture(scope="module")
 def key(gateway: Gateway) -> str:
-    return gateway.new_key("--name", "client")
+    return People(gateway).key()
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def memory(gateway: Gateway) -> dict[str, int]:
 BODIES["both"] = [*BODIES["answers"], *BODIES["failures"]]
 
 SIZES = [
-    pytest.param(("both", 1_500, 6_000), id="small"),
+    pytest.param(("both", 1_200, 4_800), id="small"),
     pytest.param(("answers", 40_000, 200_000), id="large", marks=pytest.mark.large),
     pytest.param(("failures", 40_000, 200_000), id="large-failures", marks=pytest.mark.large),
 ]

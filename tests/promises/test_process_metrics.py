@@ -85,6 +85,7 @@ def ask(connection: http.client.HTTPConnection, model: str, stream: bool = False
 
 
 def test_O7_all_workers_are_counted_once_and_a_count_never_falls(gateway: Gateway) -> None:
+    until(lambda: True if 2 == page(gateway).get("passy_configuration_current") else None)
     before = page(gateway)
     kept = [http.client.HTTPConnection(gateway.url[7:], timeout=30) for _ in range(16)]
     for connection in kept:

@@ -169,36 +169,46 @@ def test_O1_a_storm_of_reloads_is_noticed_by_no_client(
         assert after < before * 1.05 + (0 if reloads > 100 else 8192)
 
 
-def test_O1_a_large_configuration_is_read_while_streams_go_on(serve: Serve, figure: Note) -> None:
+NOWHERE = "http://127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def reloading(serve: Serve) -> Gateway:
+    """Its upstream is never asked."""
+    return serve(good(NOWHERE, 0))
+
+
+def test_O1_a_large_configuration_is_read_while_streams_go_on(
+    reloading: Gateway, figure: Note
+) -> None:
     """Nobody waits for the second that a megabyte takes."""
-    with RawUpstream([{"send": "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"}]) as upstream:
-        gateway = serve(good(upstream.url, 1))
-        gaps: list[float] = []
-        over = threading.Event()
+    gateway = reloading
+    gaps: list[float] = []
+    over = threading.Event()
 
-        def ask() -> None:
-            with closing(http.client.HTTPConnection(gateway.url[7:], timeout=60)) as connection:
-                while not over.is_set():
-                    began = time.monotonic()
-                    connection.request("GET", "/livez")
-                    connection.getresponse().read()
-                    gaps.append(time.monotonic() - began)
+    def ask() -> None:
+        with closing(http.client.HTTPConnection(gateway.url[7:], timeout=60)) as connection:
+            while not over.is_set():
+                began = time.monotonic()
+                connection.request("GET", "/livez")
+                connection.getresponse().read()
+                gaps.append(time.monotonic() - began)
 
-        thread = threading.Thread(target=ask)
-        thread.start()
-        began = time.monotonic()
-        try:
-            # So large, and refused at its very end.
-            text = good(upstream.url, 2, models=40_000).replace("[static", "[sttic")
-            assert len(text) > 900_000
-            reloaded(gateway, text, "refused")
-        finally:
-            over.set()
-            thread.join(60)
-        took = time.monotonic() - began
-        figure("1 MB configuration: seconds in all, longest wait", f"{took:.2f}, {max(gaps):.2f}")
-        assert max(gaps) < 0.3 + 0.75 * took  # Read on the loop, it would be all of it.
-        assert 200 == gateway.ask("/readyz").status
+    thread = threading.Thread(target=ask)
+    thread.start()
+    began = time.monotonic()
+    try:
+        # So large, and refused at its very end.
+        text = good(NOWHERE, 2, models=40_000).replace("[static", "[sttic")
+        assert len(text) > 900_000
+        reloaded(gateway, text, "refused")
+    finally:
+        over.set()
+        thread.join(60)
+    took = time.monotonic() - began
+    figure("1 MB configuration: seconds in all, longest wait", f"{took:.2f}, {max(gaps):.2f}")
+    assert max(gaps) < 0.3 + 0.75 * took  # Read on the loop, it would be all of it.
+    assert 200 == gateway.ask("/readyz").status
 
 
 def test_O1_the_last_known_good_is_used_at_a_restart(serve: Serve) -> None:
@@ -221,19 +231,19 @@ def test_O1_the_last_known_good_is_used_at_a_restart(serve: Serve) -> None:
         assert 0 == gateway.stop()
 
 
-def test_O1_a_file_that_is_being_written_is_not_taken_by_halves(serve: Serve) -> None:
-    with RawUpstream() as upstream:
-        gateway = serve(good(upstream.url, 1))
-        text = good(upstream.url, 2)
-        half = text[: text.index("  - {match: GET /number")]
-        for _ in range(3):  # A second between two looks, so one may fall between these.
-            for written in ("", half, text):
-                gateway.file.write_text(written)
-                end = time.monotonic() + 0.04
-                while time.monotonic() < end:
-                    assert gateway.ask("/number").body in (b"1", b"2")
-            time.sleep(0.5)
-        assert b"2" == until(lambda: b"2" if gateway.ask("/number").body == b"2" else None)
+def test_O1_a_file_that_is_being_written_is_not_taken_by_halves(reloading: Gateway) -> None:
+    gateway = reloading
+    reloaded(gateway, good(NOWHERE, 1), "taken")
+    text = good(NOWHERE, 2)
+    half = text[: text.index("  - {match: GET /number")]
+    for _ in range(2):  # A second between two looks, so one may fall between these.
+        for written in ("", half, text):
+            gateway.file.write_text(written)
+            end = time.monotonic() + 0.04
+            while time.monotonic() < end:
+                assert gateway.ask("/number").body in (b"1", b"2")
+        time.sleep(0.5)
+    assert b"2" == until(lambda: b"2" if gateway.ask("/number").body == b"2" else None)
 
 
 def reloaded_by_all(gateway: Gateway, text: str, event: str) -> None:
@@ -242,15 +252,18 @@ def reloaded_by_all(gateway: Gateway, text: str, event: str) -> None:
     until(lambda: True if gateway.complaints().count(f'"{event}"') >= 2 else None)
 
 
-def test_O1_a_pipe_in_place_of_the_file_is_refused(serve: Serve) -> None:
+def test_O1_a_pipe_in_place_of_the_file_is_refused(reloading: Gateway) -> None:
     """To open it would be to wait for ever."""
-    with RawUpstream() as upstream:
-        gateway = serve(good(upstream.url, 1))
-        gateway.file.unlink()
-        os.mkfifo(gateway.file)
-        gateway.process.send_signal(signal.SIGHUP)
-        until(lambda: True if counts(gateway)["refused"] else None)
-        assert b"1" == gateway.ask("/number").body
+    gateway = reloading
+    reloaded(gateway, good(NOWHERE, 1), "taken")
+    before = counts(gateway)["refused"]
+    gateway.file.unlink()
+    os.mkfifo(gateway.file)
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: True if counts(gateway)["refused"] > before else None)
+    assert b"1" == gateway.ask("/number").body
+    gateway.file.unlink()
+    gateway.file.write_text(good(NOWHERE, 1))
 
 
 ROGUE = """

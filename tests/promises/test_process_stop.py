@@ -100,9 +100,11 @@ def started(serve: Serve, upstream: RawUpstream) -> Iterator[Started]:
 
 
 WORKERS = pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+ALONE = pytest.mark.parametrize("workers", [()], ids=["alone"])
+SUPERVISED = pytest.mark.parametrize("workers", [("--workers", "2")], ids=["workers"])
 
 
-@WORKERS
+@ALONE
 async def test_O2_a_lame_duck_serves_all_who_come_and_asks_them_to_leave(
     workers: tuple[str, ...], started: Started, client: Client
 ) -> None:
@@ -132,7 +134,7 @@ async def test_O2_a_lame_duck_serves_all_who_come_and_asks_them_to_leave(
         gateway.ask("/livez")
 
 
-@WORKERS
+@ALONE
 async def test_O2_streams_end_within_the_limit_and_the_listener_is_closed_meanwhile(
     workers: tuple[str, ...], started: Started, client: Client
 ) -> None:
@@ -191,7 +193,7 @@ def asked_in_vain(sdk: openai.OpenAI) -> tuple[int, str | None]:
     return 200, None
 
 
-@WORKERS
+@SUPERVISED
 async def test_O2_a_second_sigterm_shortens_each_step(
     workers: tuple[str, ...], started: Started, client: Client
 ) -> None:
@@ -210,7 +212,7 @@ async def test_O2_a_second_sigterm_shortens_each_step(
     assert time.monotonic() - began < 15
 
 
-@WORKERS
+@SUPERVISED
 async def test_O2_ctrl_c_is_quick_and_still_lets_answers_end(
     workers: tuple[str, ...], started: Started, client: Client
 ) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness.catalogue import cases, entries
 from harness.gateway import until
+from harness.people import People
 from harness.upstream import RawUpstream
 from harness.wall import PUBLIC
 
@@ -185,23 +186,18 @@ def reaching(redirecting: RawUpstream, serve: Serve) -> Gateway:
 @pytest.fixture(scope="module")
 def acme(reaching: Gateway, redirecting: RawUpstream) -> str:
     """A key of an organisation with two upstreams: one redirects, the other one is the gateway."""
-    made = reaching.passy("organisations", "create", "acme", "--json")
-    organisation = json.loads(made.stdout)["id"]
-    key = reaching.new_key("--name", "k", "--organisation", organisation)
-    reaching.variables["OWN_KEY"] = key
+    people = People(reaching)
+    organisation = people.organisation("acme")
+    key = people.key(organisation)
     for name, url in (("own", redirecting.url), ("loop", reaching.url)):
-        added = reaching.passy(
-            "providers", "add", "--organisation", organisation, "--name", name,
-            "--base-url", f"{url}/v1", "--models", name, "--key-env", "OWN_KEY",
-        )  # fmt: skip
-        assert 0 == added.returncode, added.stderr
+        people.provider(organisation, name, f"{url}/v1", key)
     return key
 
 
 @pytest.fixture(scope="module")
 def other(reaching: Gateway) -> str:
     """A key of nobody's organisation."""
-    return reaching.new_key("--name", "other")
+    return People(reaching).key()
 
 
 def test_S5_redirects_are_not_followed(

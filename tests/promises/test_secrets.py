@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from harness.canary import Canaries
 from harness.client import send
+from harness.people import People
 from harness.upstream import Hit, RawUpstream, Step
 
 if TYPE_CHECKING:
@@ -186,21 +187,14 @@ def gateway(upstream: RawUpstream, serve: Serve, secrets: Canaries) -> Gateway:
 @pytest.fixture(scope="module")
 def clients(gateway: Gateway, upstream: RawUpstream, secrets: Canaries) -> list[str]:
     """Keys of a stranger and of an organisation that brought a key and an upstream of its own."""
-    made = gateway.passy("organisations", "create", "acme", "--json")
-    organisation = json.loads(made.stdout)["id"]
-    gateway.variables["BROUGHT"] = secrets.word("the key that acme brought", "brought-")
-    for options in (
-        ["--for", "second"],
-        ["--name", "own", "--base-url", f"{upstream.url}/v1", "--models", "own"],
-    ):
-        added = gateway.passy(
-            "providers", "add", "--organisation", organisation, *options, "--key-env", "BROUGHT"
-        )
-        assert 0 == added.returncode, added.stderr
-        secrets.search(added.stdout.encode() + added.stderr.encode(), "providers add")
+    people = People(gateway)
+    acme = people.organisation("acme")
+    brought = secrets.word("the key that acme brought", "brought-")
+    people.brings(acme, "second", brought)
+    people.provider(acme, "own", f"{upstream.url}/v1", brought)
     return [
-        secrets.known("the stranger's key", gateway.new_key("--name", "stranger")),
-        secrets.known("acme's key", gateway.new_key("--name", "a", "--organisation", organisation)),
+        secrets.known("the stranger's key", people.key()),
+        secrets.known("acme's key", people.key(acme)),
     ]
 
 

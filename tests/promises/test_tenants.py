@@ -12,6 +12,7 @@ from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 
 import pytest
+from harness.people import People
 from harness.upstream import Hit, RawUpstream, Step
 
 from passy_proxy.answer import ACCOUNT
@@ -73,9 +74,8 @@ def gateway(upstream: RawUpstream, serve: Serve) -> Gateway:
 def keys(gateway: Gateway) -> dict[str, str]:
     found = {}
     for name in WORDS:
-        made = gateway.passy("organisations", "create", name, "--json")
-        organisation = json.loads(made.stdout)["id"]
-        found[name] = gateway.new_key("--name", name, "--organisation", organisation)
+        people = People(gateway)
+        found[name] = people.key(people.organisation(name))
     return found
 
 

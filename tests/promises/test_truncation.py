@@ -146,43 +146,52 @@ def gateway(serve: Serve) -> Iterator[Gateway]:
         yield serve(CONFIGURATION.format(url=upstream.url, limits=limits))
 
 
-def met(gateway: Gateway, job: Job) -> str:
-    """What the SDK for Python raised, or ``nothing``."""
-    sdk, name, mode, model = job
-    headers = {"User-Agent": f"{name};{mode};python"}
-    more: dict[str, Any] = {"api_key": "sk-none", "max_retries": 0, "default_headers": headers}
-    asked: Any = {
-        "model": model,
-        "messages": HELLO,
-        "stream": mode == "stream",
-    }
-    made: Any
-    try:
-        if sdk == "openai":
-            made = openai.OpenAI(base_url=gateway.base_url, **more)
-            with made:
-                answer = made.chat.completions.create(**asked)
+class Sdks:
+    """The SDKs for Python, which do not try again."""
+
+    def __init__(self, gateway: Gateway, stack: ExitStack) -> None:
+        more: dict[str, Any] = {"api_key": "sk-none", "max_retries": 0}
+        self.openai = stack.enter_context(openai.OpenAI(base_url=gateway.base_url, **more))
+        self.anthropic = stack.enter_context(anthropic.Anthropic(base_url=gateway.url, **more))
+
+    def met(self, job: Job) -> str:
+        """What was raised, or ``nothing``."""
+        sdk, name, mode, model = job
+        asked: Any = {
+            "model": model,
+            "messages": HELLO,
+            "stream": mode == "stream",
+            "extra_headers": {"User-Agent": f"{name};{mode};python"},
+        }
+        answer: Any
+        try:
+            if sdk == "openai":
+                answer = self.openai.chat.completions.create(**asked)
                 _ = [*answer] if asked["stream"] else answer.choices[0]
-        else:
-            made = anthropic.Anthropic(base_url=gateway.url, **more)
-            with made:
-                answer = made.messages.create(max_tokens=9, **asked)
+            else:
+                answer = self.anthropic.messages.create(max_tokens=9, **asked)
                 _ = [*answer] if asked["stream"] else answer.content
-    except Exception as error:
-        return type(error).__name__
-    return "nothing"
+        except Exception as error:
+            return type(error).__name__
+        return "nothing"
 
 
-def test_U8_the_sdks_for_python_raise(gateway: Gateway) -> None:
+@pytest.fixture(scope="module")
+def sdks(gateway: Gateway) -> Iterator[Sdks]:
+    with ExitStack() as stack:
+        yield Sdks(gateway, stack)
+
+
+def test_U8_the_sdks_for_python_raise(sdks: Sdks) -> None:
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda job: met(gateway, job), JOBS))
+        results = list(pool.map(sdks.met, JOBS))
     assert [] == silent(results)
 
 
 @pytest.mark.large
-def test_U8_the_sdks_for_python_raise_each_of_fifty_times(gateway: Gateway, figure: Note) -> None:
+def test_U8_the_sdks_for_python_raise_each_of_fifty_times(sdks: Sdks, figure: Note) -> None:
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda job: met(gateway, job), JOBS * 50))
+        results = list(pool.map(sdks.met, JOBS * 50))
     figure("cut answers", len(results))
     figure("taken for whole", len(silent(results)))
     assert [] == silent(results)

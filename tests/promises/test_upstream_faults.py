@@ -88,13 +88,16 @@ class Played:
     """``plain`` or ``stream``."""
     alias: str
     """``alone`` or ``both``: whether somebody else could answer."""
+    mark: str
+    """What its requests are known by, upstream too."""
     told: Told
-    asked: list[int]
+    asked: list[int] = field(default_factory=list)
     """How often each of the two upstreams was."""
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def answer(self) -> Answer:
+        assert self.told.data, f"{self}: nothing, {self.told.end} after {self.told.seconds:.1f} s"
         return self.told.answer("POST")
 
     @property
@@ -127,8 +130,9 @@ class Stage:
             "slamming": stack.enter_context(slamming()),
         }
         # Only where time is to run out there is little of it.
-        little = "timeouts: {connect: 500ms, first_byte: 700ms, idle: 700ms}"
-        enough = "timeouts: {connect: 500ms}"
+        # And no connection is used twice: what is different then is the table of replays' matter.
+        little = "keep_alive: 0s, timeouts: {connect: 500ms, first_byte: 700ms, idle: 700ms}"
+        enough = "keep_alive: 0s, timeouts: {connect: 500ms}"
         upstreams = [
             f'  {n}: {{dialect: openai, url: "{url}/v1", {little if n == "hasty" else enough}}}'
             for n, url in urls.items()
@@ -162,13 +166,19 @@ class Stage:
                 f"content-type: application/json\r\nuser-agent: {mark}\r\n"
                 f"content-length: {len(asked)}\r\n\r\n{asked}"
             ).encode(),
-            quiet=10.0,
+            quiet=20.0,
+            patience=40.0,
         )
-        hits = [
-            sum(hit.header("user-agent") == mark for hit in upstream.hits)
+        return Played(case, mode, alias, mark, told)
+
+    def enter_hits(self, plays: Sequence[Played]) -> None:
+        """What the ledgers of the upstreams say of each."""
+        ledgers = [
+            Counter(hit.header("user-agent") for hit in upstream.hits)
             for upstream in (self.first, self.second)
         ]
-        return Played(case, mode, alias, told, hits)
+        for play in plays:
+            play.asked = [ledger[play.mark] for ledger in ledgers]
 
     def enter_records(self, plays: Sequence[Played]) -> None:
         """What the books say of each, once they say it."""
@@ -209,6 +219,7 @@ def plays_of(stage: Stage, times: int, workers: int) -> list[Played]:
     ]
     with ThreadPoolExecutor(workers) as pool:
         plays = list(pool.map(lambda job: stage.play(*job), jobs))
+    stage.enter_hits(plays)
     stage.enter_records(plays)
     return plays
 
@@ -331,7 +342,7 @@ def test_U1_each_fifty_times_beside_twenty_streams(stage: Stage, figure: Note) -
     for listener in listeners:
         listener.start()
     try:
-        plays = plays_of(stage, 50, 24)
+        plays = plays_of(stage, 50, 16)
     finally:
         stop.set()
         for listener in listeners:

@@ -15,6 +15,7 @@ import pytest
 from harness.catalogue import cases, entries, raw
 from harness.client import Answer, send
 from harness.gateway import until
+from harness.people import People
 from harness.splits import WAYS, pairs, split
 from harness.upstream import Hit, RawUpstream, Step
 
@@ -160,7 +161,7 @@ def gateway(upstream: RawUpstream, serve: Serve) -> Gateway:
 
 @pytest.fixture(scope="module")
 def key(gateway: Gateway) -> str:
-    return gateway.new_key("--name", "client")
+    return People(gateway).key()
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +327,7 @@ def test_M6_what_is_compressed_unasked(serve: Serve) -> None:
 
     with RawUpstream(script=steps) as upstream:
         gateway = serve(GATEWAY % {"url": upstream.url})
-        shown = {"x_api_key": gateway.new_key("--name", "client")}
+        shown = {"x_api_key": People(gateway).key()}
         for name, body in answers.items():
             told = gateway.ask("/v1/embeddings", {"model": "gpt-e"}, user_agent=name, **shown)
             assert (200, body) == (told.status, told.body)

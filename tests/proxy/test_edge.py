@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Downstream
-from passy_proxy.edge import EXTENSION, Connection, Edge, EdgeLimits, edge
+from passy_proxy.edge import EXTENSION, Connection, Edge, EdgeLimits, _network, edge
 from passy_proxy.framing import RequestHead
 
 pytestmark = pytest.mark.anyio
@@ -1073,7 +1073,7 @@ async def test_connections_of_one_address_are_capped() -> None:
         assert 401 == (await site.ask(GET)).status
 
 
-async def test_uvicorns_limit_of_concurrent_requests_holds() -> None:
+async def test_the_limit_of_concurrent_requests_holds() -> None:
     go = asyncio.Event()
 
     async def play(downstream: Downstream, script: Script) -> None:
@@ -1082,12 +1082,14 @@ async def test_uvicorns_limit_of_concurrent_requests_holds() -> None:
         await early(downstream, script)
 
     script = Script(play)
-    async with serving(script, limit_concurrency=1) as site:
+    async with serving(script) as site:
+        assert site.edge is not None
+        site.edge.most_requests = 1
         client = await site.client()
         client.send(GET)
         assert "running" == await script.told()
         answer = await site.ask(GET)
-        assert (503, "server_is_overloaded") == (answer.status, answer.code)
+        assert (503, "overloaded") == (answer.status, answer.code)
         go.set()
         assert 401 == (await client.answer()).status
 
@@ -1192,3 +1194,106 @@ def self_signed(folder: Path) -> Path:
         + certificate.public_bytes(pem)
     )
     return path
+
+
+async def refusing(site: Site) -> None:
+    assert site.edge is not None
+    site.edge.most_requests = 0
+
+
+async def test_a_refusal_for_want_of_room_keeps_the_connection_of_who_sent_all() -> None:
+    async with serving(Script(early)) as site:
+        await refusing(site)
+        client = await site.client()
+        for _ in range(3):
+            client.send(post(b"body"))
+            answer = await client.answer()
+            assert (503, "overloaded") == (answer.status, answer.code)
+            assert ("1", "keep-alive") == (
+                answer.headers["retry-after"],
+                answer.headers["connection"],
+            )
+        assert site.edge is not None
+        site.edge.most_requests = 10
+        client.send(GET)
+        assert 401 == (await client.answer()).status
+        assert {"overloaded": 3} == site.edge.refused
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(b"body")[:-1],
+        b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.0\r\nhost: x\r\n\r\n",
+        GET + GET,
+        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+    ids=["part", "HEAD", "1.0", "pipelined", "chunked"],
+)
+async def test_it_ends_the_connection_of_others(request_: bytes) -> None:
+    async with serving(Script(early)) as site:
+        await refusing(site)
+        client = await site.client()
+        client.send(request_)
+        told = await client.rest()
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert b"connection: close\r\n" in told
+
+
+async def test_health_is_told_whatever_the_load() -> None:
+    async with serving(Script(early)) as site:
+        await refusing(site)
+        assert site.edge is not None
+        site.edge.spared = frozenset(("/livez",))
+        assert 401 == (await site.ask(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")).status
+        posted = await site.ask(post(b"x", path=b"/livez"))
+        assert 503 == posted.status
+        site.edge.most_requests, site.edge.most_connections = 10, 1
+        first = await site.client()
+        first.send(GET)
+        await first.answer()
+        # One connection too many: it has a moment to ask for health.
+        assert 401 == (await site.ask(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")).status
+        assert (503, "overloaded") == ((answer := await site.ask(GET)).status, answer.code)
+        began = asyncio.get_running_loop().time()
+        assert b"" == await (await site.client()).rest()
+        assert asyncio.get_running_loop().time() - began < 8
+
+
+async def test_far_too_many_connections_are_cut_and_idle_ones_closed() -> None:
+    async with serving(Script(early)) as site:
+        assert site.edge is not None
+        kept = await site.client()
+        kept.send(GET)
+        await kept.answer()
+        site.edge.most_connections = 0
+        clients = [await site.client() for _ in range(40)]
+        await until(lambda: site.edge is not None and site.edge.open <= 33)
+        for client in clients:
+            client.writer.close()
+        site.edge.close_idle()
+        assert b"" == await kept.rest()
+
+
+async def test_a_body_there_is_no_room_for_is_refused_and_what_it_held_is_free() -> None:
+    async def play(downstream: Downstream, script: Script) -> None:
+        await downstream.body(1 << 30)
+        await early(downstream, script)
+
+    async with serving(Script(play)) as site:
+        edge_ = site.edge
+        assert edge_ is not None
+        edge_.most_held = 300_000
+        answer = await site.ask(post(b"x" * 2_000_000))
+        assert (503, "overloaded") == (answer.status, answer.code)
+        await until(lambda: edge_.held == 0)
+        assert 401 == (await site.ask(post(b"x" * 200_000))).status
+        assert 0 == edge_.held
+
+
+def test_who_has_one_address_of_ipv6_has_them_all() -> None:
+    assert _network("2001:db8::1") == _network("2001:db8::ffff:2")
+    assert _network("2001:db8::1") != _network("2001:db8:0:1::1")
+    assert "::ffff:1.2.3.4" == _network("::ffff:1.2.3.4")
+    assert _network("fe80::1%eth0") == _network("fe80::2")

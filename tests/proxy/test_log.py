@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import threading
 
 import pytest
 
-from passy_proxy.log import BATCH, PENDING, LineWriter, configure
+from passy_proxy.log import (
+    BATCH,
+    PENDING,
+    PENDING_BYTES,
+    REPEAT_SPAN,
+    REPEATS,
+    LineWriter,
+    Records,
+    configure,
+    flush,
+)
 
 KEY = "sk-proj-0123456789abcdefghij"
 
@@ -101,3 +112,45 @@ def test_what_nobody_takes_is_dropped_and_counted() -> None:
     writer.start()
     writer.stop()
     assert PENDING + 3 == writer.dropped
+
+
+def test_long_lines_that_wait_are_bounded_by_their_bytes() -> None:
+    writer = LineWriter(-1)
+    line = b"x" * (1 << 20)
+    for _ in range(BATCH + 20):
+        writer.put(line)
+    assert 20 - (PENDING_BYTES >> 20) == writer.dropped
+
+
+def test_a_descriptor_has_one_writer_that_is_flushed() -> None:
+    end, start = os.pipe()
+    writer = LineWriter.of(start)
+    assert writer is LineWriter.of(start)
+    for number in range(50):
+        writer.put(b"%d" % number)
+        flush()
+        assert b"%d\n" % number == os.read(end, 100)
+    del LineWriter._all[start]
+    writer.stop()
+    os.close(start)
+    os.close(end)
+
+
+def test_one_message_of_a_library_is_not_written_without_end() -> None:
+    stream = io.StringIO()
+    passing_on = Records(configure("info", "json", stream))
+    library = logging.Logger("library")
+    library.addHandler(passing_on)
+    for number in range(1_000):
+        library.error("accept failed %d", number)
+    library.error("another")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert REPEATS + 1 == len(lines)
+    assert ("accept failed 0", "error", "library") == (
+        lines[0]["event"],
+        lines[0]["level"],
+        lines[0]["logger"],
+    )
+    next(iter(passing_on._seen.values()))[0] -= REPEAT_SPAN
+    library.error("accept failed %d", 1_000)
+    assert 1_000 - REPEATS == json.loads(stream.getvalue().splitlines()[-1])["not_shown"]

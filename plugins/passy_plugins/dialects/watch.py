@@ -33,7 +33,7 @@ NAMED_ERROR = re.compile(rb"(?:^|[\r\n])event: ?error[\r\n]")
 BEGINS_AS_ERROR = re.compile(
     rb'(?:^|[\r\n])(?:event: ?error[\r\n]|data: ?\{\s*"error"\s*:\s*(?!null))'
 )
-MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]+)"')
+MODEL = re.compile(rb'"model"\s*:\s*"([^"\\\x00-\x1f]+)"')
 TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*')
 PADDING = b'"obfuscation":"'
 """OpenAI ends each chunk with a string of random length, so that sizes tell nothing."""

@@ -52,6 +52,9 @@ def command(
         file = last_good(place, variables, exc)
     notice(file)
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
+    from passy_proxy.resources import allow_descriptors
+
+    allow_descriptors()
     if workers is None:
         faulthandler.enable()
         serve(place, variables, file, at, listening(at))

@@ -12,6 +12,7 @@ from collections.abc import Mapping as Map
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from weakref import WeakKeyDictionary
 
 from passy_proxy.body import JsonLimits
 from passy_proxy.chain import BadFilter, Chain
@@ -659,6 +660,16 @@ def linked(own: type[Settings], on_error: str) -> type[Settings]:
 
 def own_settings(kind: type[Any]) -> type[Settings]:
     """The settings class that a plugin has written."""
+    known = _OWN.get(kind)
+    if known is None:
+        known = _OWN[kind] = _declared(kind)
+    return known
+
+
+_OWN: WeakKeyDictionary[type, type[Settings]] = WeakKeyDictionary()
+
+
+def _declared(kind: type[Any]) -> type[Settings]:
     declared = getattr(kind, "Settings", None) or get_type_hints(kind).get("config")
     return declared if isinstance(declared, type) and issubclass(declared, Settings) else Settings
 

@@ -260,11 +260,16 @@ class EdgeSettings(Settings):
     max_header_bytes: Size = setting("32KiB", "Largest request head.")
     max_headers: int = setting(100, "Most header lines of a request.", ge=1, le=10_000)
     max_url_bytes: Size = setting("8KiB", "Longest request target.")
-    max_connections_per_ip: int = setting(0, "Most of them from one address; 0 is no limit.", ge=0)
+    max_connections_per_ip: int = setting(
+        10_000, "Most connections from one address (IPv6: from one /64); 0 is no limit.", ge=0
+    )
     header_timeout: Duration = setting("10s", "Longest a client may take to send a head.")
     body_rate: Size = setting("1KiB", "Least a client must send of a body, a second.", ge=1)
     body_grace: Duration = setting("10s", "Time before that is looked at.")
     write_timeout: Duration = setting("30s", "Longest a client may take none of an answer.")
+    write_rate: Size = setting(
+        "1KiB", "Least a client must take of an answer, a second, once it is write_timeout behind."
+    )
     keep_alive: Duration = setting("75s", "How long an unused client connection is kept.")
     lame_duck: Duration = setting(
         "5s", "After SIGTERM: how long it goes on accepting while /readyz says 503."
@@ -302,6 +307,29 @@ class ConnectionSettings(Settings):
     )
 
 
+class OverloadSettings(Settings):
+    """When a process refuses more, so that what it has begun comes to its end.
+
+    Of memory, file descriptors and loop lag: from nine tenths of what is written here, answers end
+    their connections; beyond it new requests get a 503, and health is still told.
+    """
+
+    max_requests: int = setting(4096, "Most requests at once in a process; 0 is no limit.", ge=0)
+    max_connections: int = setting(
+        0, "Most client connections of a process; 0 is as many as its file descriptors allow.", ge=0
+    )
+    memory: Size = setting(
+        0, "Most memory of a process; 0 is memory_share of the cgroup's, or of the machine's."
+    )
+    memory_share: float = setting(0.95, "Share of the memory there is.", gt=0, le=1)
+    descriptors: float = setting(
+        0.9, "Share of the file descriptors a process may open (ulimit -n).", gt=0, le=1
+    )
+    loop_lag: Duration = setting(
+        "1s", "How late the event loop may be, twice in a row; 0 is any time."
+    )
+
+
 class LogSettings(Settings):
     level: Literal["debug", "info", "warning", "error"] = setting("info", "Least that is logged.")
     format: Literal["auto", "json", "pretty"] = setting(
@@ -319,7 +347,7 @@ class PriceSettings(Settings):
     reasoning: float | None = setting(None, "Price of tokens thought, not shown.", ge=0)
     audio_input: float | None = setting(None, "Price of audio tokens read.", ge=0)
     audio_output: float | None = setting(None, "Price of audio tokens written.", ge=0)
-    per: Count = setting("1M", "How many tokens the prices are for.")
+    per: Count = setting("1M", "How many tokens the prices are for.", ge=1)
 
 
 class GatewaySettings(Settings):
@@ -335,6 +363,7 @@ class GatewaySettings(Settings):
     prices: dict[str, PriceSettings] = setting({}, "upstream/model, * allowed → what it costs.")
     edge: EdgeSettings = setting({}, "Limits of the listening side.")
     connect: ConnectionSettings = setting({}, "How upstreams are found and reached.")
+    overload: OverloadSettings = setting({}, "When to refuse more.")
     log: LogSettings = setting({}, "What is logged, and how.")
 
 

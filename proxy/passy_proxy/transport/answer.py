@@ -22,7 +22,7 @@ with suppress(ImportError):  # httpcore.py, which does without, shares the limit
 
 Headers = list[tuple[bytes, bytes]]
 
-UNREAD_BYTES = 262_144
+UNREAD_BYTES = 65_536
 """More than this waiting to be read pauses the connection."""
 HEAD_BYTES = 65_536
 HEAD_COUNT = 200
@@ -242,8 +242,11 @@ class WholeLeg:
 class Line(Protocol):
     """What a leg asks of its connection."""
 
+    def hold(self) -> None:
+        """Read no more for now."""
+
     def resume(self) -> None:
-        """The unread bytes were taken."""
+        """Read on; nothing if it was not held."""
 
     def fail(self, error: Exception) -> None:
         """End the answer with ``error`` and drop the connection."""
@@ -281,6 +284,8 @@ class Leg:
                 return b""
             if self.error is not None:
                 raise self.error
+            if self.line is not None:
+                self.line.resume()
             self.waiter = waiter = get_running_loop().create_future()
             await waiter
         return self._take()
@@ -304,11 +309,15 @@ class Leg:
                     self.fail(error)
                     raise
                 if not (taken or self.complete):
+                    if self.line is not None:
+                        self.line.hold()
                     return False
             if self.error is not None:
                 raise self.error
             if self.complete:
                 return True
+            if self.line is not None:
+                self.line.resume()
             self.waiter = waiter = get_running_loop().create_future()
             self.sink = sink
             try:
@@ -328,12 +337,16 @@ class Leg:
             except Exception as error:
                 self.fail(error)
                 return
-            self.sink = None  # What follows is kept, and held back as from any slow reader.
+            self.sink = None
+            if self.line is not None:
+                self.line.hold()  # A single read may bring as much as all that is bounded here.
             self.wake()
             return
         mine = self.pieces
         if mine:  # the reader is behind
             self.unread = (self.unread or sum(map(len, mine))) + len(data)
+        elif len(data) > UNREAD_BYTES:
+            self.unread = len(data)
         mine.append(data)
         waiter = self.waiter
         if waiter is not None:

@@ -206,6 +206,12 @@ class Connection(asyncio.Protocol):
                 self._drained = self._loop.create_future()
                 await self._drained
 
+    def hold(self) -> None:
+        if not (self._paused or self.gone):
+            self._paused = True
+            self._transport.pause_reading()
+            self.deadline = self._due()
+
     def resume(self) -> None:
         if self._paused:
             self._paused = False
@@ -354,9 +360,7 @@ class Connection(asyncio.Protocol):
                 leg.arrive(b"".join(pieces))
                 pieces.clear()
             if leg.unread > UNREAD_BYTES:
-                self._paused = True
-                self._transport.pause_reading()
-                self.deadline = self._due()
+                self.hold()
             elif len(data) >= BURST_BYTES:
                 self._let_others()
         else:
@@ -397,6 +401,8 @@ class Connection(asyncio.Protocol):
             if answer.pieces:
                 leg.arrive(b"".join(answer.pieces))
                 answer.pieces.clear()
+                if leg.unread > UNREAD_BYTES:
+                    self.hold()
         elif answer.pending > HEAD_BYTES:
             self._refuse("has too large a head")
 

@@ -16,7 +16,7 @@ from .connect import Connector, Origin, Tls, tls_fault
 from .strict import HeadCheck
 from .upload import SLICE_BYTES, left_behind, let_read
 
-_UNREAD_BYTES = 262_144
+_UNREAD_BYTES = 65_536
 SMALL_BYTES = 16_384
 """What is smaller is written without looking whether the other side has spoken."""
 _INTERIM = (b"HTTP/1.1 1", b"HTTP/1.0 1")

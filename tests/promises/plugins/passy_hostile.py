@@ -25,7 +25,6 @@ BROKEN = b"1\r\nx-evil: 1"
 class Config(Settings):
     hook: str = setting(..., "The hook that goes wrong.")
     fault: str = setting(..., "How it does.")
-    word: str = setting("", "What the onlooker calls its exchange.")
 
 
 def throw(*_: object) -> None:
@@ -140,19 +139,23 @@ class Hostile(Filter):
 
 
 class Onlooker(Filter):
-    """Tells on standard error which of its ends it has seen."""
+    """Tells on standard error which ends it has seen, of the exchange that ``x-case`` names."""
 
     name = "onlooker"
     config: Config
 
     def on_attempt_end(self, ex: Exchange, attempt: Any) -> None:
-        print(f"seen {self.config.word} on_attempt_end", file=sys.stderr, flush=True)
+        self.tell(ex, "on_attempt_end")
 
     def on_end(self, ex: Exchange) -> None:
-        print(f"seen {self.config.word} on_end", file=sys.stderr, flush=True)
+        self.tell(ex, "on_end")
 
     def on_complete(self, ex: Exchange) -> None:
-        print(f"seen {self.config.word} on_complete {ex.outcome}", file=sys.stderr, flush=True)
+        self.tell(ex, f"on_complete {ex.outcome}")
+
+    def tell(self, ex: Exchange, what: str) -> None:
+        word = (ex.request.header(b"x-case") or b"").decode()
+        print(f"seen {word} {what}", file=sys.stderr, flush=True)
 
 
 def hook_of(name: str) -> Callable[..., Any]:
