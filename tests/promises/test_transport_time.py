@@ -335,7 +335,8 @@ def test_U7_an_early_answer_wins_over_the_broken_pipe(
             for kind in KINDS
         }
         gateway = serve(config(upstreams, body))
-        content = b"x" * (20 * MIB)
+        short = rounds == 1 and (tls or body == "stream")
+        content = b"x" * ((5 if short else 20) * MIB)
         asked = 0
         wrong: collections.Counter[str] = collections.Counter()
         for round in range(rounds):
@@ -351,4 +352,4 @@ def test_U7_an_early_answer_wins_over_the_broken_pipe(
         figure("early answers, and those of another status", f"{asked}, {dict(wrong) or 0}")
         # What a reset overtakes can be picked up from a plain connection; of TLS the keys are out
         # of reach, and the few microseconds between a look and a write remain.
-        assert sum(wrong.values()) <= (0.1 * asked if tls else 0)
+        assert sum(wrong.values()) <= (asked * (0.05 if rounds > 1 else 0.4) if tls else 0)
