@@ -228,11 +228,10 @@ class Fallback(Terminal):
             return False
         if failure.kind == "connect":
             return not failure.sent
-        if spent(attempt):
+        if failure.kind != "status" or spent(attempt):  # of others there may be no request to ask
             return False
         return (
-            failure.kind == "status"
-            and failure.status >= 500
+            failure.status >= 500
             and failure.status not in BUSY
             and "5xx" in self.config.retry_on
             and attempt.request.replay_safe
