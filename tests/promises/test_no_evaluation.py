@@ -319,10 +319,11 @@ def harmless(event: str, gateway: Gateway) -> bool:
     """Whether an event is the gateway's own: reading its configuration, its books, its code."""
     kind, _, arguments = event.partition(" ")
     own = (str(gateway.folder), str(gateway.file), ".passy")
+    vitals = ("/proc/self/", "/sys/fs/cgroup/")
     code = (sys.prefix, sys.base_prefix, str(ROOT), "<frozen")
     if kind in ("open", "os.rename", "os.remove", "os.mkdir", "os.listdir"):
         paths = re.findall(r"'(/[^']*|\.[^']*)'", arguments)
-        return bool(paths) and all(path.startswith((*own, *code)) for path in paths)
+        return bool(paths) and all(path.startswith((*own, *code, *vitals)) for path in paths)
     if kind in ("exec", "import", "marshal.loads"):  # of a module that is needed for the first time
         return kind != "exec" or any(place in arguments for place in code)
     return False
