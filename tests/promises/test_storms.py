@@ -62,6 +62,8 @@ class Heard:
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
+    overhead: list[float] = field(default_factory=list)
+    """Milliseconds of them that the gateway says were its own."""
     last: str = ""
     """The head of the last answer."""
 
@@ -112,6 +114,8 @@ class Client:
             await reader.readexactly(int(head.partition("content-length: ")[2].partition("\r")[0]))
             self._heard.seconds.append(time.monotonic() - began)
             self._heard.statuses[int(head[9:12])] += 1
+            if own := head.partition("x-passy-overhead-ms: ")[2]:
+                self._heard.overhead.append(float(own.partition("\r")[0]))
             self._heard.last = head
 
 
@@ -280,6 +284,8 @@ def test_D8_a_slow_upstream_does_not_hurt_the_others(
     alone, beside = asyncio.run(measure(0)), asyncio.run(measure(clients))
     figure("p99 of the others, ms", alone.p99)
     figure(f"beside {clients} clients, ms", beside.p99)
+    for name, heard in (("alone", alone), ("beside them", beside)):
+        figure(f"p99 of the gateway's own part {name}, ms", quantiles(heard.overhead, n=100)[98])
     assert {200} == alone.statuses.keys() == beside.statuses.keys()
     # A machine that is busy with other things shows it alone, too.
     assert beside.p99 - alone.p99 < max(most, alone.p99)
