@@ -61,12 +61,10 @@ REPLIES = {
     ),
     "expectation_not_supported": "An `Expect` header other than `100-continue`.",
     "headers_too_large": "The request head exceeds `edge.max_header_bytes`.",
-    "filter_failed": (
-        "A filter failed that is `closed` (see [every filter](filters.md#every-filter)): it "
-        "raised, took too long (503), or left something that cannot be sent. The message names it."
-    ),
     "internal_error": (
-        "A fault of the gateway's own. The message holds the request's id, the log the rest."
+        "A fault of the gateway's own, or of a filter that is `closed` "
+        "(see [every filter](filters.md#every-filter)); 503 when that took too long. The message "
+        "holds the request's id, the log the rest."
     ),
     "loop_detected": "The request has passed `connect.hops` gateways already.",
     "invalid_api_key": (

@@ -54,7 +54,7 @@ from passy_proxy.exchange import (
     Exchange,
     Outcome,
 )
-from passy_proxy.faults import Faults, FilterFailed
+from passy_proxy.faults import Excuse, Faults, FilterFailed
 from passy_proxy.filter import ExchangeHooks, Filter, Terminal
 from passy_proxy.heartbeat import Heartbeat
 from passy_proxy.log import Alarms
@@ -267,7 +267,7 @@ class Chain:
         if isinstance(answer, Reply):
             answer, head, body = self.told(ex, answer)
             ex.reply = answer
-            failed = answer.code == FILTER_FAILED.code
+            failed = isinstance(answer, Excuse)
             outcome = FILTER_FAILED if failed else Outcome.replied(answer.code)
         elif answer.whole:
             assert answer.tap is not None

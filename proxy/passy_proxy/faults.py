@@ -107,13 +107,13 @@ class Faults:
             raise ClientGone from exc
         link = self.links[depth - 1]
         self.tell(ex, link, hook, exc)
-        return refusal(link.name, ex.id, late=isinstance(exc, OutOfTime)) if link.closed else None
+        return refusal(ex.id, late=isinstance(exc, OutOfTime)) if link.closed else None
 
     def refused(self, ex: Exchange, depth: int, exc: Exception) -> Reply:
         """The answer in place of a filter's own that cannot be sent: it gave one, open or not."""
         link = self.links[depth - 1]
         self.tell(ex, link, "reply", exc)
-        return refusal(link.name, ex.id)
+        return refusal(ex.id)
 
     def ended(self, ex: Exchange, depth: int, hook: str, exc: BaseException) -> Reply | None:
         """The same for a hook at an end, which keeps the end from nobody: to be called for each.
@@ -124,7 +124,7 @@ class Faults:
             raise exc
         link = self.links[depth - 1]
         self.tell(ex, link, hook, exc)
-        return refusal(link.name, ex.id, late=isinstance(exc, OutOfTime)) if link.closed else None
+        return refusal(ex.id, late=isinstance(exc, OutOfTime)) if link.closed else None
 
     def tell(self, ex: Exchange, link: Link, hook: str, exc: BaseException) -> None:
         """Count a failure; log it, unless the same has just been logged."""
@@ -162,13 +162,18 @@ class Faults:
             raise TypeError(f"a hook returned {type(awaited).__name__}, which nobody asked for")
 
 
-def refusal(name: str, id: str, *, late: bool = False) -> Reply:
-    """The answer in place of what a closed filter would have said."""
+class Excuse(Reply):
+    """The answer in place of what a closed filter would have said. Which one it was and what went
+    wrong stands in the log: a client hears no more than the id of its request."""
+
+
+def refusal(id: str, *, late: bool = False) -> Excuse:
+    """What a client is told of a filter that failed, or that was too ``late``."""
     if late:
-        message = f"The filter {name} took too long. Try again, or quote {id} when you report it."
-        return Reply(503, "filter_failed", message, [(b"retry-after", b"1")])
-    message = f"The filter {name} failed. Quote {id} when you report it."
-    return Reply(500, "filter_failed", message)
+        message = f"The gateway took too long. Try again, or quote {id} when you report it."
+        return Excuse(503, "internal_error", message, [(b"retry-after", b"1")])
+    message = f"The gateway made a mistake. Quote {id} when you report it."
+    return Excuse(500, "internal_error", message)
 
 
 def _cancelling() -> bool:

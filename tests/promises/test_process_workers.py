@@ -156,7 +156,7 @@ async def test_O4_no_memory_for_one_request_is_that_requests_fault(
     gateway = pair
     stream = await client.ask(gateway.url + CHAT, STREAM)
     asked = await client.ask(gateway.url + CHAT, STREAM, x_trouble="memory")
-    assert (500, "filter_failed") == (asked.status, (await asked.json())["error"]["code"])
+    assert (500, "internal_error") == (asked.status, (await asked.json())["error"]["code"])
     died = len(logged(gateway, "worker_died"))
     assert await whole(stream)
     assert died == len(logged(gateway, "worker_died"))
