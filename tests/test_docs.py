@@ -370,3 +370,32 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     kinds = ("guides", "reference", "explanation")
     for page in (page for kind in kinds for page in (ROOT / "docs" / kind).glob("*.md")):
         assert page in linked
+
+
+# Guarantees
+
+
+PROMISE = re.compile(r"\bdef (test_([A-Z]\d+)_\w+)")
+
+
+def tests_of_promises() -> dict[str, set[str]]:
+    """Promise → the tests that have its id in their names."""
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        for name, _ in PROMISE.findall(file.read_text(encoding="utf-8")):
+            for id in re.findall(r"_([A-Z]\d+)(?=_)", name):
+                found.setdefault(id, set()).add(name)
+    return found
+
+
+def test_every_guarantee_has_the_tests_it_names_and_every_promise_tried_is_one() -> None:
+    page = (ROOT / "docs/explanation/guarantees.md").read_text(encoding="utf-8")
+    tests = tests_of_promises()
+    written = set().union(*tests.values())
+    rows = [line.split("|") for line in page.splitlines() if re.match(r"\| [A-Z]\d", line)]
+    told = {id for row in rows for id in row[1].replace(" ", "").split(",")}
+    assert set(tests) == told
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row[3])
+        assert named, row
+        assert set() == set(named) - written, row
