@@ -375,8 +375,7 @@ class Dispatch:
             attempt.head_at = monotonic()
             if (built := attempt.built) is not None and built.lost is not None:
                 self.enter_lost(ex, attempt, built.lost)
-        if ex.seal is not None:
-            leg = ex.seal.leg(leg)
+        leg = leg if ex.seal is None else ex.seal.leg(leg)
         if attempt.opened(leg):
             attempt.take(await leg.read())
         return attempt

@@ -299,9 +299,7 @@ class Chain:
         ex.outcome = outcome
         ex.status = head.status
         ex.written_at = monotonic()
-        if ex.seal is not None:
-            ex.seal.client.update(body)
-        if (waited := self.end(ex)) is not None:
+        if (waited := self.end(ex, body)) is not None:
             await waited
         ex.head = head  # Not before: nobody may edit what has been looked at.
         ex.downstream.whole(head.status, head.headers, body, head.lines)
@@ -329,13 +327,15 @@ class Chain:
         if result is not None and result is not head:
             raise TypeError(f"on_response returned {type(result).__name__}; it edits the head")
 
-    def end(self, ex: Exchange) -> Awaitable[None] | None:
-        """``on_end`` of every entered filter, last one first. The outcome is known; the last bytes
-        for the client may follow when what this returns has been awaited.
+    def end(self, ex: Exchange, last: bytes) -> Awaitable[None] | None:
+        """``on_end`` of every entered filter, last one first. The outcome is known; the ``last``
+        bytes for the client may follow when what this returns has been awaited.
 
         Raises FilterFailed, once all have been told.
         """
         ex.ended = True
+        if ex.seal is not None:
+            ex.seal.client.update(last)
         if ex.gone:  # which a filter may have swallowed
             ex.outcome = CLIENT_GONE
         if ex.attempts and (tap := ex.attempts[-1].tap) is not None:
@@ -376,13 +376,13 @@ class Chain:
         if refused is not None:
             raise FilterFailed(refused)
 
-    async def end_unsaid(self, ex: Exchange) -> None:
-        """``on_end`` of an exchange that nothing more is sent for."""
+    async def end_unsaid(self, ex: Exchange, last: bytes = b"") -> None:
+        """``on_end`` of an exchange that is past being refused; ``last`` may still be sent."""
         try:
-            if (waited := self.end(ex)) is not None:
+            if (waited := self.end(ex, last)) is not None:
                 await waited
         except FilterFailed:
-            pass  # It was told already, and the exchange is past being refused.
+            pass  # It was told already.
 
     async def stream(self, ex: Exchange, attempt: Attempt, head: Head) -> None:
         """Relay pieces as they come off the upstream's socket."""
@@ -410,15 +410,13 @@ class Chain:
                 ex.usage = tap.usage
 
     async def said(self, ex: Exchange, tap: Tap, last: bytes) -> None:
-        """The upstream's answer is at its end: the outcome is known before that is passed on, and
-        so is what the books say of the ``last`` piece."""
+        """The upstream's answer is at its end: the outcome is known before its ``last`` piece is
+        passed on."""
         if ex.ended:
             return
-        if ex.seal is not None:
-            ex.seal.client.update(last)
         ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
         ex.usage = tap.usage
-        if (waited := self.end(ex)) is not None:
+        if (waited := self.end(ex, last)) is not None:
             await waited
 
     async def pump(self, ex: Exchange, attempt: Attempt, write: Callable[[bytes], bool]) -> None:
@@ -485,9 +483,7 @@ class Chain:
             assert attempt.tap is not None
             ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
             ex.usage = attempt.tap.usage
-            if ex.seal is not None:
-                ex.seal.client.update(said)
-            if (waited := self.end(ex)) is not None:
+            if (waited := self.end(ex, said)) is not None:
                 await waited
         if attempt.streamed:
             ex.downstream.finish(said)
@@ -497,6 +493,8 @@ class Chain:
     def through(self, ex: Exchange, events: Sequence[Event]) -> list[Event]:
         """``on_event`` of every entered filter, last one first, over ``events``."""
         current = list(events)
+        if ex.seal is not None:
+            ex.seal.enter(events)
         for depth, hook in self.on_event:
             if depth > ex.depth:
                 continue
@@ -552,9 +550,7 @@ class Chain:
         elif ex.attempts and ex.attempts[-1].streamed:
             body = ex.route.dialect.broken(reply.message, reply.code, ex.id)
         if not ex.ended:
-            if ex.seal is not None:
-                ex.seal.client.update(body)
-            await self.end_unsaid(ex)
+            await self.end_unsaid(ex, body)
         if head is not None:
             ex.head = head
             downstream.whole(head.status, head.headers, body, head.lines)

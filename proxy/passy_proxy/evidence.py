@@ -21,6 +21,8 @@ from passy_proxy.downstream import Downstream
 from passy_proxy.transport import Leg, Sink
 
 if TYPE_CHECKING:
+    from hashlib import _Hash as HASH
+
     from passy_proxy.event import Event
     from passy_proxy.exchange import Exchange
 
@@ -43,11 +45,13 @@ class Proof(NamedTuple):
 class Seal:
     """Watches the bytes of one exchange."""
 
-    __slots__ = ("_modified_by", "client")
+    __slots__ = ("_entered", "_modified_by", "client")
 
     def __init__(self) -> None:
         self.client = sha256()
         """Of what the client was sent, and of what is about to be."""
+        self._entered: HASH | None = None
+        """Of what went into the filters, where there are some that look at events."""
         self._modified_by: list[str] = []
 
     def leg(self, leg: Leg) -> Leg:
@@ -57,6 +61,12 @@ class Seal:
     def over(self, downstream: Downstream) -> Downstream:
         """``downstream``, for writing pieces."""
         return cast(Downstream, SealedDownstream(downstream, self))
+
+    def enter(self, events: Sequence[Event]) -> None:
+        """These go into the filters."""
+        if self._entered is None:
+            self._entered = sha256()
+        self._entered.update(b"".join([event.raw for event in events]))
 
     def compare(self, name: str, before: Sequence[bytes], after: Sequence[Event]) -> None:
         """What filter ``name`` made of some events."""
@@ -68,16 +78,15 @@ class Seal:
     def proof(self, ex: Exchange) -> Proof:
         """For the record of ``ex``."""
         upstream, client = "", self.client.hexdigest()
-        names = self._modified_by
-        translated = False
+        entered = "" if self._entered is None else self._entered.hexdigest()
+        names = tuple(self._modified_by)
         if ex.attempts and ex.reply is None:
-            last = ex.attempts[-1]
-            translated = last.dialect.name != ex.route.dialect.name
-            if isinstance(last.leg, SealedLeg):
-                upstream = last.leg.digest.hexdigest()
-        if upstream != client and (translated or not names):
-            names = [*names, GATEWAY]
-        return Proof(upstream, client, tuple(names))
+            leg = ex.attempts[-1].leg
+            if isinstance(leg, SealedLeg):
+                upstream = leg.digest.hexdigest()
+        if (names and upstream != entered) or (not names and upstream != client):
+            names = (*names, GATEWAY)
+        return Proof(upstream, client, names)
 
 
 class SealedLeg:

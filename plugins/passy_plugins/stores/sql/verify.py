@@ -76,7 +76,8 @@ class _Look:
             previous = number
         whole = [number for number, head in heads.items() if head is not None]
         last = heads[max(whole)] if whole else None
-        self._rows(last or NO_HEAD, bool(heads or ends))
+        unknown = last is None and any(each.kind == "unknown" for each in verdict.findings)
+        self._rows(last or NO_HEAD, bool(heads or ends) and not unknown)
         for chain, seq, id in self._connection.execute(statements.ROWLESS):
             verdict.found("removed", id, *_place(chain, seq), "its record is gone")
         if last is not None:
