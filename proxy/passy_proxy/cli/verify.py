@@ -6,12 +6,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import click
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
+from passy_proxy.cli._terms import fail
 from passy_proxy.cli.keys import on_books, run
 from passy_proxy.evidence import Verdict
 
@@ -19,12 +20,15 @@ MOST_SHOWN = 100
 """Findings for people."""
 
 
+Tell = Callable[[int, int], None]
+"""Is told how many rows were looked at, and how many there are."""
+
+
+@runtime_checkable
 class Verifying(Protocol):
     """An open store that can look through its books."""
 
-    def verify(
-        self, tell: Callable[[int, int], None] | None = None, noted: str = ""
-    ) -> Awaitable[Verdict]: ...
+    def verify(self, tell: Tell | None = None, noted: str = "") -> Awaitable[Verdict]: ...
 
 
 @click.command()
@@ -38,7 +42,7 @@ def command(
     It works while gateways are running. Exits 1 when it finds something.
     """
     if as_json:
-        verdict = run(lambda store: store.verify(noted=noted), config, data, url)
+        verdict: Verdict = run(lambda store: looked(store, None, noted), config, data, url)
         click.echo(json.dumps({"ok": verdict.ok, **_as_dict(verdict)}))
     else:
         verdict = _watched(config, data, url, noted)
@@ -55,13 +59,17 @@ def _watched(config: Path | None, data: Path | None, url: str | None, noted: str
         bar.length = size
         bar.update(seen - bar.pos)
 
-    def look(store: Verifying) -> Awaitable[Verdict]:
-        return store.verify(tell, noted)
-
     with bar:
-        verdict: Verdict = run(look, config, data, url)
+        verdict: Verdict = run(lambda store: looked(store, tell, noted), config, data, url)
         bar.finish()
     return verdict
+
+
+def looked(store: object, tell: Tell | None, noted: str) -> Awaitable[Verdict]:
+    """What ``store`` says of its books. Exits 69 where it cannot."""
+    if not isinstance(store, Verifying):
+        fail("this store keeps no evidence", Exit.unavailable)
+    return store.verify(tell, noted)
 
 
 def _as_dict(verdict: Verdict) -> dict[str, object]:
