@@ -30,6 +30,11 @@ GATEWAY = "gateway"
 """Among the names of filters: the gateway itself, which translates, redacts and asks for usage."""
 
 
+BODYLESS = (204, 304)
+"""Their answers have no body, whatever we have for one; nor have those to HEAD."""
+NOTHING = sha256().hexdigest()
+
+
 class Proof(NamedTuple):
     """What a record says of the bytes."""
 
@@ -78,6 +83,8 @@ class Seal:
     def proof(self, ex: Exchange) -> Proof:
         """For the record of ``ex``."""
         upstream, client = "", self.client.hexdigest()
+        if ex.request.method == "HEAD" or ex.status in BODYLESS:
+            client = NOTHING
         entered = "" if self._entered is None else self._entered.hexdigest()
         names = tuple(self._modified_by)
         if ex.attempts and ex.reply is None:

@@ -4,10 +4,13 @@ of the books is found."""
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -349,6 +352,60 @@ def test_F6_who_goes_on_writing_does_not_make_good_what_was_done(
     assert {record.id for record in numbered(30, 60)} <= found
 
 
+WRITER = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+import asyncio
+from pathlib import Path
+from promises.test_evidence import numbered, proof_of, store_at
+
+
+async def live():
+    store = store_at(Path(sys.argv[1]))
+    await store.start()
+    first = int(sys.argv[2])
+    for number, record in enumerate(numbered(first, first + 100_000), start=first):
+        store.begin((record.id, 0, "", "", "", "", 0, 1, [("echo", "echo", 0)]))
+        if number % 50 == 49:
+            await asyncio.sleep(0.01)
+            print(number, flush=True)
+        store.record(record.row(), proof_of(number) if number % 7 else None)
+        if number % 10 == 0:
+            store.price(record.id, 1_000 + number, "found later")
+
+asyncio.run(live())
+"""
+
+
+def test_F6_no_kill_leaves_anything_to_be_found(tmp_path: Path) -> None:
+    path = tmp_path / "passy.db"
+    dice = random.Random(6)
+    write(path, 0, 10)
+    for turn in range(3):
+        lives = []
+        for side in range(2):
+            first = 1_000_000 * (2 * turn + side + 1)
+            command = [sys.executable, "-c", WRITER, str(path), str(first)]
+            lives.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        for life in lives:
+            with life:
+                assert life.stdout is not None
+                for _ in range(dice.randrange(4, 20)):
+                    assert life.stdout.readline()
+                assert verify(path, RING).ok
+                life.kill()
+        assert [] == said(verify(path, RING))
+    write(path, 10, 20)  # It takes over what was left behind.
+    verdict = verify(path, RING)
+    assert [] == said(verdict)
+    with closing(sqlite3.connect(path)) as database:
+        ((count,),) = database.execute("SELECT count(*) FROM usage")
+        ((cut,),) = database.execute("SELECT count(*) FROM usage WHERE outcome = 'interrupted'")
+    assert (count, 0) == (verdict.proved + verdict.bare, verdict.before)
+    assert count > 6 * 4 * 49
+    assert cut >= 1
+
+
 def test_F6_an_entry_in_the_way_costs_no_record(tmp_path: Path) -> None:
     path = tmp_path / "passy.db"
     write(path, 0, 10)
@@ -446,8 +503,13 @@ chains:
     - whisper
     - alias
     - fallback: {{retries: 0, first_event: 5s, heartbeat: 400ms}}
+  passing:
+    - usage: {{ledger: books, evidence: {evidence}}}
+    - shout
+    - direct: {{upstream: gpt}}
 routes:
-  - {{match: POST /v1/chat/completions}}
+  - {{match: POST /v1/chat/completions, chain: default}}
+  - {{match: "* /v1/*", chain: passing}}
 """
 HELLO = [{"role": "user", "content": "hello"}]
 COMPLETION = json.dumps(
@@ -500,9 +562,12 @@ class Told:
 
     def __call__(self, hit: Hit) -> Iterator[Step]:
         yield "read"
+        if hit.method != "POST":
+            yield from self.passed(hit)
+            return
         asked = json.loads(hit.body)
         case = hit.header("user-agent") or ""
-        if asked.get("stream"):
+        if asked.get("stream") and case != "packed-stream":
             yield from self.stream(case)
             return
         body = MESSAGE if hit.target.startswith("/v1/messages") else COMPLETION
@@ -513,12 +578,27 @@ class Told:
             body = body.replace("world", "sk-of-the-operator")
         elif case == "huge":
             body = body.replace("world", "world" * (600 << 10))
-        self.bodies[case] = body.encode()
-        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
-        yield {"send": f"{head}content-length: {len(body)}\r\n\r\n{body}"}
+        data, kind = body.encode(), "application/json"
+        if case == "packed-stream":
+            data, kind = "".join(EVENTS).encode(), "text/event-stream"
+        if case.startswith("packed"):
+            data, kind = gzip.compress(data), f"{kind}\r\ncontent-encoding: gzip"
+        self.bodies[case] = data
+        head = f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\n"
+        yield {"send": f"{head}content-length: {len(data)}\r\n\r\n" + data.decode("latin-1")}
+
+    def passed(self, hit: Hit) -> Iterator[Step]:
+        if hit.target.endswith("/nothing"):
+            yield {"send": "HTTP/1.1 204 No Content\r\n\r\n"}
+            return
+        body = bytes(range(256)).decode("latin-1") * 100
+        yield {"send": f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n"}
+        if hit.method != "HEAD":
+            yield {"send": body}
 
     def stream(self, case: str) -> Iterator[Step]:
-        head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+        kind = "application/json" if case == "mislabelled" else "text/event-stream"
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n"
         yield {"send": f"{head}transfer-encoding: chunked\r\n\r\n"}
         events = EVENTS[:2] if case == "cut" else EVENTS
         self.bodies[case] = "".join(events).encode()
@@ -549,6 +629,14 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "",
         [],
     ),
+    "mislabelled": (
+        {"model": "gpt", "stream": True, "stream_options": {"include_usage": True}},
+        "",
+        [],
+    ),
+    "packed": ({"model": "gpt"}, "", ["gateway"]),
+    "packed-and-shouted": ({"model": "gpt"}, "x-shout: 1\r\n", ["shout", "gateway"]),
+    "packed-stream": ({"model": "gpt", "stream": True}, "", ["gateway"]),
     "hidden": ({"model": "gpt", "stream": True}, "", ["gateway"]),
     "slow": (
         {"model": "gpt", "stream": True, "stream_options": {"include_usage": True}},
@@ -611,6 +699,13 @@ def test_F6_the_digests_are_those_of_what_both_sides_saw(serve: Serve, plugin: s
             assert ("" if upstreams is None else hexed(upstreams)) == entry["upstream"], case
             assert names == json.loads(entry["modified_by"]), case
             assert "proved" == entry["kind"]
+        for method, path in (("GET", "file"), ("HEAD", "file"), ("GET", "nothing")):
+            asked = f"{method} /v1/{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            passed = send(gateway.url, asked.encode()).answer(method)
+            id = passed.headers["x-request-id"]
+            entry = until(lambda: evidence(gateway).get(id))  # noqa: B023
+            assert entry["client"] == entry["upstream"] == hexed(passed.body), (method, path)
+            assert (25_600 if path == "file" and method == "GET" else 0) == len(passed.body)
         assert seen["slow"].body.count(b": keep-alive") >= 1
         assert b"HELLO" in seen["shouted"].body
         # It is killed within a stream, and what follows takes its books over.
