@@ -378,7 +378,7 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 PROMISE = re.compile(r"\bdef (test_([A-Z]\d+)_\w+)")
 
 
-def tests_of_promises() -> dict[str, set[str]]:
+def promises_tried() -> dict[str, set[str]]:
     """Promise → the tests that have its id in their names."""
     found: dict[str, set[str]] = {}
     for file in (ROOT / "tests").rglob("test_*.py"):
@@ -390,7 +390,7 @@ def tests_of_promises() -> dict[str, set[str]]:
 
 def test_every_guarantee_has_the_tests_it_names_and_every_promise_tried_is_one() -> None:
     page = (ROOT / "docs/explanation/guarantees.md").read_text(encoding="utf-8")
-    tests = tests_of_promises()
+    tests = promises_tried()
     written = set().union(*tests.values())
     rows = [line.split("|") for line in page.splitlines() if re.match(r"\| [A-Z]\d", line)]
     told = {id for row in rows for id in row[1].replace(" ", "").split(",")}

@@ -29,7 +29,9 @@ from passy_proxy import (
     setting,
 )
 from passy_proxy.estimate import METERED, estimated, prompt_estimate
+from passy_proxy.evidence import Seal
 from passy_proxy.prices import Price
+from passy_proxy.stores import Now
 
 
 class Config(Settings):
@@ -51,6 +53,11 @@ class Config(Settings):
         "When the journal's disk is full, so that no record can be kept: refuse new requests, or"
         " serve them unmetered, which is counted and logged.",
     )
+    evidence: bool = setting(
+        False,
+        "Enter digests of what the provider said and of what the client was sent with each record,"
+        " and who changed it, so that `passy verify` finds every later change of the books.",
+    )
 
 
 class Metering(Filter):
@@ -65,6 +72,7 @@ class Metering(Filter):
         self._drains = self.config.when_client_leaves == "drain"
         self._guesses = self.config.unanswered == "prompt"
         self._serve = self.config.when_full == "serve"
+        self._seals = self.config.evidence
         self.unmetered = 0
         """Exchanges that left no record."""
         self._price = self.config.prices.of
@@ -83,6 +91,8 @@ class Metering(Filter):
         if self._ledger.full and not self._serve:
             message = "No usage could be recorded now, so nothing is served. Try again later."
             return Reply(503, "metering_unavailable", message, [(b"retry-after", b"5")])
+        if self._seals:
+            ex.seal = Seal()
         return None
 
     def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
@@ -128,12 +138,16 @@ class Metering(Filter):
                 self._price_later(ex.id, ex.at, ex.request.head.model, attempts[-1].target, usage)
             else:
                 cost = ex.stash[COST] = (price.cost(usage), price.text)
-        kept = self._record(row(ex, cost or UNPRICED))
+        entered = row(ex, cost or UNPRICED)
+        kept = self._record(entered) if ex.seal is None else self._seal(ex.seal, ex, entered)
         if isinstance(kept, Awaitable):
             return self._count(kept)
         if not kept:
             self.unmetered += 1
         return None
+
+    def _seal(self, seal: Seal, ex: Exchange, entered: UsageRow) -> Now[bool]:
+        return self._record(entered, seal.proof(ex))
 
     async def _count(self, kept: Awaitable[bool]) -> None:
         if not await kept:

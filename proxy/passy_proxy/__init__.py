@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from passy_proxy.event import Failure as Failure
     from passy_proxy.event import Head as Head
     from passy_proxy.event import Reply as Reply
+    from passy_proxy.evidence import Proof as Proof
     from passy_proxy.exchange import Exchange as Exchange
     from passy_proxy.exchange import Outcome as Outcome
     from passy_proxy.exchange import Request as Request
@@ -87,6 +88,7 @@ _HOMES = {
     "dialect": "Dialect Tap",
     "estimate": "prompt_estimate",
     "event": "Event Failure Head Reply",
+    "evidence": "Proof",
     "exchange": "Exchange Outcome Request credentials",
     "filter": "Filter Terminal",
     "hookspecs": "hookimpl",

@@ -386,6 +386,7 @@ class Dispatch:
             attempt.head_at = monotonic()
             if (built := attempt.built) is not None and built.lost is not None:
                 self.enter_lost(ex, attempt, built.lost)
+        leg = leg if ex.seal is None else ex.seal.leg(leg)
         if attempt.opened(leg):
             attempt.take(await leg.read())
         return attempt

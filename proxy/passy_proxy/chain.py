@@ -300,7 +300,7 @@ class Chain:
         ex.outcome = outcome
         ex.status = head.status
         ex.written_at = monotonic()
-        if (waited := self.end(ex)) is not None:
+        if (waited := self.end(ex, body)) is not None:
             await waited
         ex.head = head  # Not before: nobody may edit what has been looked at.
         ex.downstream.whole(head.status, head.headers, body, head.lines)
@@ -328,13 +328,15 @@ class Chain:
         if result is not None and result is not head:
             raise TypeError(f"on_response returned {type(result).__name__}; it edits the head")
 
-    def end(self, ex: Exchange) -> Awaitable[None] | None:
-        """``on_end`` of every entered filter, last one first. The outcome is known; the last bytes
-        for the client may follow when what this returns has been awaited.
+    def end(self, ex: Exchange, last: bytes) -> Awaitable[None] | None:
+        """``on_end`` of every entered filter, last one first. The outcome is known; the ``last``
+        bytes for the client may follow when what this returns has been awaited.
 
         Raises FilterFailed, once all have been told.
         """
         ex.ended = True
+        if ex.seal is not None:
+            ex.seal.client.update(last)
         if ex.gone:  # which a filter may have swallowed
             ex.outcome = left(ex)
         if ex.attempts and (tap := ex.attempts[-1].tap) is not None:
@@ -375,24 +377,25 @@ class Chain:
         if refused is not None:
             raise FilterFailed(refused)
 
-    async def end_unsaid(self, ex: Exchange) -> None:
-        """``on_end`` of an exchange that nothing more is sent for."""
+    async def end_unsaid(self, ex: Exchange, last: bytes = b"") -> None:
+        """``on_end`` of an exchange that is past being refused; ``last`` may still be sent."""
         try:
-            if (waited := self.end(ex)) is not None:
+            if (waited := self.end(ex, last)) is not None:
                 await waited
         except FilterFailed:
-            pass  # It was told already, and the exchange is past being refused.
+            pass  # It was told already.
 
     async def stream(self, ex: Exchange, attempt: Attempt, head: Head) -> None:
         """Relay pieces as they come off the upstream's socket."""
         tap, downstream = attempt.tap, ex.downstream
         assert tap is not None
+        pieces = downstream if ex.seal is None else ex.seal.over(downstream)
         ex.status = head.status
         downstream.start(head.status, head.headers, head.lines)
         ex.head = head
-        beat = Heartbeat.of(self.heartbeat, downstream) if attempt.streamed else None
+        beat = Heartbeat.of(self.heartbeat, pieces) if attempt.streamed else None
         try:
-            await self.pump(ex, attempt, beat)
+            await self.pump(ex, attempt, pieces.write if beat is None else beat.write)
             if not ex.ended:
                 raise TransportError("broken", "the stream ended before its end marker", sent=True)
         except (TransportError, MalformedStream) as exc:
@@ -407,23 +410,23 @@ class Chain:
             if not ex.ended:
                 ex.usage = tap.usage
 
-    async def said(self, ex: Exchange, tap: Tap) -> None:
-        """The upstream's answer is at its end: the outcome is known before that is passed on."""
+    async def said(self, ex: Exchange, tap: Tap, last: bytes) -> None:
+        """The upstream's answer is at its end: the outcome is known before its ``last`` piece is
+        passed on."""
         if ex.ended:
             return
         ex.outcome = Outcome("ok", "stream_error") if tap.error else OK
         ex.usage = tap.usage
-        if (waited := self.end(ex)) is not None:
+        if (waited := self.end(ex, last)) is not None:
             await waited
 
-    async def pump(self, ex: Exchange, attempt: Attempt, beat: Heartbeat | None) -> None:
+    async def pump(self, ex: Exchange, attempt: Attempt, write: Callable[[bytes], bool]) -> None:
         """Pass the answer on, piece by piece, until the upstream's end; the client's end goes out
         with the last piece. What holds the end mark is released after ``on_end``."""
         leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
         assert leg is not None
         assert tap is not None
         feed = tap.feed
-        write = downstream.write if beat is None else beat.write
         splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
         veil = Veil(attempt.secrets)
         secret = veil.only
@@ -445,20 +448,20 @@ class Chain:
         data = shown(attempt.answer, veil, splitter)
         attempt.answer = b""  # Nobody else needs it, and the stream may be a long one.
         if tap.done:
-            await self.said(ex, tap)
+            await self.said(ex, tap, data)
         taken = write(data)
         data = b""
         if not taken:
             await self.drain(ex)
         while not await leg.relay(sink):
             if last:
-                await self.said(ex, tap)
+                await self.said(ex, tap, last[0])
                 write(last.pop())
             await self.drain(ex)
         data = shown(ended(attempt, tap), veil, splitter, end=True)
         data = b"".join((*last, data))
         if tap.done or not attempt.streamed:
-            await self.said(ex, tap)
+            await self.said(ex, tap, data)
             downstream.finish(data)
         elif data and not write(data):
             await self.drain(ex)
@@ -474,27 +477,33 @@ class Chain:
 
     async def break_off(self, ex: Exchange, attempt: Attempt, reason: str) -> None:
         """The upstream broke after the commit: say so in the stream, or cut what cannot be said."""
-        if not ex.ended:
-            assert attempt.tap is not None
-            ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
-            ex.usage = attempt.tap.usage
-            if (waited := self.end(ex)) is not None:
-                await waited
+        said = b""
         if attempt.streamed:
             message = f"{attempt.target.label} broke off its answer: {reason}"
             said = ex.route.dialect.broken(message, "upstream_broken", ex.id)
             # Half of a long message is with the client already: what follows is another one.
-            ex.downstream.finish(b"\n\n" + said if getattr(attempt.tap, "midway", False) else said)
+            said = b"\n\n" + said if getattr(attempt.tap, "midway", False) else said
+        if not ex.ended:
+            assert attempt.tap is not None
+            ex.outcome = Outcome(UPSTREAM_BROKEN.kind, "upstream_broken")
+            ex.usage = attempt.tap.usage
+            if (waited := self.end(ex, said)) is not None:
+                await waited
+        if attempt.streamed:
+            ex.downstream.finish(said)
         else:
             ex.downstream.abort()
 
     def through(self, ex: Exchange, events: Sequence[Event]) -> list[Event]:
         """``on_event`` of every entered filter, last one first, over ``events``."""
         current = list(events)
+        if ex.seal is not None:
+            ex.seal.enter(events)
         for depth, hook in self.on_event:
             if depth > ex.depth:
                 continue
             following: list[Event] = []
+            before = None if ex.seal is None else [event.raw for event in current]
             for event in current:
                 raw = event.raw
                 try:
@@ -514,6 +523,9 @@ class Chain:
                         raise FilterFailed(reply) from exc
                     event.raw = raw
                     following.append(event)
+            if before is not None:
+                assert ex.seal is not None
+                ex.seal.compare(self.filters[depth - 1].name, before, following)
             current = following
         return current
 
@@ -535,16 +547,19 @@ class Chain:
         for attempt in ex.attempts:
             attempt.close()
         downstream = ex.downstream
+        head, body = None, b""
         if not downstream.started:
             ex.reply, ex.status, ex.written_at = reply, reply.status, monotonic()
-        if not ex.ended:
-            await self.end_unsaid(ex)
-        if not downstream.started:
             head, body = replied_head(ex, reply)
+        elif ex.attempts and ex.attempts[-1].streamed:
+            body = ex.route.dialect.broken(reply.message, reply.code, ex.id)
+        if not ex.ended:
+            await self.end_unsaid(ex, body)
+        if head is not None:
             ex.head = head
             downstream.whole(head.status, head.headers, body, head.lines)
-        elif ex.attempts and ex.attempts[-1].streamed:
-            downstream.finish(ex.route.dialect.broken(reply.message, reply.code, ex.id))
+        elif body:
+            downstream.finish(body)
         else:
             downstream.abort()
 

@@ -22,6 +22,7 @@ from passy_proxy.stash import Stash
 if TYPE_CHECKING:
     from passy_proxy.attempt import Attempt
     from passy_proxy.config.snapshot import Snapshot
+    from passy_proxy.evidence import Seal
     from passy_proxy.filter import Filter
     from passy_proxy.framing import RequestHead
     from passy_proxy.route import Route
@@ -182,6 +183,7 @@ class Exchange:
         "reply",
         "request",
         "route",
+        "seal",
         "snapshot",
         "started",
         "stash",
@@ -224,6 +226,8 @@ class Exchange:
         """The head sent to the client, once it was."""
         self.status = 0
         self.stash = Stash()
+        self.seal: Seal | None = None
+        """Watches the bytes of both sides, where the books shall know them."""
         self.depth = 0
         """How many filters were entered."""
         self.ended = False

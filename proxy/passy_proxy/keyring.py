@@ -32,7 +32,7 @@ class KeyringError(ValueError):
 class Keyring:
     """Derives the pepper, seals and opens. Its text form names key ids only."""
 
-    __slots__ = ("_keys", "first", "pepper")
+    __slots__ = ("_attesting", "_keys", "first", "pepper")
 
     def __init__(self, texts: Sequence[str], source: str = "PASSY_SECRET_KEYS") -> None:
         """``texts`` in the order of the ring; ``source`` is what a complaint calls them."""
@@ -40,6 +40,7 @@ class Keyring:
             raise KeyringError(f"{source} holds no key; give a random text of 32 bytes or more")
         ring = [_checked(text, f"key {n} of {source}") for n, text in enumerate(texts, 1)]
         self._keys = {_id(key): _derived(key, "passy/seal/v1") for key in reversed(ring)}
+        self._attesting = {_id(key): _derived(key, "passy/evidence/v1") for key in ring}
         self.first = _id(ring[0])
         """The id of the key that seals."""
         self.pepper = _derived(ring[-1], "passy/pepper/v1")
@@ -96,6 +97,20 @@ class Keyring:
             return AESGCM(key).decrypt(_unb64(nonce), _unb64(body), _bound(owner)).decode()
         except (InvalidTag, ValueError):
             raise KeyringError("a sealed value is damaged or belongs elsewhere") from None
+
+    def attest(self, data: bytes) -> str:
+        """A text that only who has the key can make of ``data``: ``<key id>:<HMAC-SHA-256>``."""
+        return f"{self.first}:{hmac.digest(self._attesting[self.first], data, 'sha256').hex()}"
+
+    def attested(self, data: bytes, text: str) -> bool:
+        """Whether `attest` made ``text`` of ``data``; `KeyringError` when the key is not ours."""
+        key_id, _, made = text.partition(":")
+        key = self._attesting.get(key_id)
+        if key is None:
+            raise KeyringError(f"sealed with key {key_id[:8]!a}, which is not among those given")
+        return hmac.compare_digest(
+            hmac.digest(key, data, "sha256").hex().encode(), made.encode(errors="replace")
+        )
 
     def mark(self) -> str:
         """A text that is equal for rings of equal pepper and gives nothing of it away."""

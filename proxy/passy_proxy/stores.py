@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from passy_proxy.evidence import Proof
 from passy_proxy.records import (
     BegunRow,
     Credential,
@@ -112,11 +113,12 @@ class Ledger(Protocol):
         will have."""
         ...
 
-    def record(self, row: UsageRow) -> Now[bool]:
+    def record(self, row: UsageRow, proof: Proof | None = None) -> Now[bool]:
         """The exchange is over; true when its record is kept, whatever happens to this process.
         Once per id: a second record of one changes nothing.
 
-        `UsageRecord.of` says what is in ``row``.
+        `UsageRecord.of` says what is in ``row``. ``proof`` is kept with it, in such a way that
+        later changes of either are found, where the store can do that.
         """
         ...
 

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_vali
 from passy_plugins.stores.buckets import Buckets
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
+from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.records import (
     BegunRow,
@@ -134,6 +135,8 @@ class Memory(Buckets, Store):
         for name, organisation in settings.organisations.items():
             self._add(name, organisation)
         self._records: OrderedDict[str, UsageRow] = OrderedDict()
+        self.proofs: dict[str, Proof] = {}
+        """By the ids of the records that have one. Nobody could edit them but this process."""
         self._keep = settings.keep
 
     def _add(self, name: str, settings: OrganisationSettings) -> None:
@@ -166,12 +169,15 @@ class Memory(Buckets, Store):
     def begin(self, row: BegunRow) -> None:
         """Nothing of it would be left after the process."""
 
-    def record(self, row: UsageRow) -> bool:
+    def record(self, row: UsageRow, proof: Proof | None = None) -> bool:
         """Kept until as many others have come."""
-        records = self._records
-        records.setdefault(row[0], row)
+        records, id = self._records, row[0]
+        if proof is not None and id not in records:
+            self.proofs[id] = proof
+        records.setdefault(id, row)
         if len(records) > self._keep:
-            records.popitem(last=False)
+            oldest, _ = records.popitem(last=False)
+            self.proofs.pop(oldest, None)
         return True
 
     def price(self, id: str, nanos: int, price: str) -> None:

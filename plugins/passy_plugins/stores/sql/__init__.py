@@ -23,6 +23,7 @@ from passy_plugins.stores.sql.ledger import Shipper
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
+from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.journal import Journal, JournalSettings
 from passy_proxy.json import dumps, loads
@@ -72,7 +73,7 @@ class Sql(Store):
         # By the place of the database: what waits for one must not end in another.
         place = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
         self._journal = Journal(site.data / "journal" / place, settings.journal, log)
-        self._shipper = Shipper(self._journal, self._writer.record, log)
+        self._shipper = Shipper(self._journal, self._written, log)
 
     async def start(self) -> None:
         """Open the database, make or migrate its tables, begin to take records.
@@ -138,8 +139,11 @@ class Sql(Store):
         if not self._journal.open(row[0], json):
             self._journal.open(row[0], said(shortened(row)))
 
-    def record(self, row: UsageRow) -> Now[bool]:
-        """In the journal now, and in the database a moment later, once per id."""
+    def record(self, row: UsageRow, proof: Proof | None = None) -> Now[bool]:
+        """In the journal now, and in the database a moment later, once per id. There it is entered
+        in the chain of evidence, once there is one: the first ``proof`` begins it."""
+        if proof is not None:
+            row = (*row, proof)
         try:
             json = dumps(row)
         except (TypeError, ValueError):
@@ -158,6 +162,9 @@ class Sql(Store):
     def waiting(self) -> int:
         """Bytes of records that are not known to be in the database."""
         return self._journal.waiting
+
+    async def _written(self, records: Sequence[bytes], prices: Sequence[bytes]) -> None:
+        await self._writer.record(records, prices, self._keyring)
 
     async def first_key(self) -> str | None:
         """A key for whoever starts out, if there is none in the database yet."""

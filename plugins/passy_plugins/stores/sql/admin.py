@@ -6,11 +6,14 @@ parameter.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Executable, Row, func, insert, select, text, update
@@ -27,7 +30,9 @@ from passy_plugins.stores.sql.schema import (
     usage,
 )
 from passy_plugins.stores.sql.statements import rate_of, rate_text
+from passy_plugins.stores.sql.verify import Tell, verify
 from passy_proxy import keys as client_keys
+from passy_proxy.evidence import Verdict
 from passy_proxy.issue import IssuedKey, NewKey, Organisation
 from passy_proxy.issue import NewProvider as NewProvider
 from passy_proxy.json import dumps, loads
@@ -48,8 +53,9 @@ if TYPE_CHECKING:
 class Admin:
     """Writes to the database of ``url``. See `opened`."""
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
+    def __init__(self, engine: AsyncEngine, keyring: Keyring, path: Path) -> None:
         self._engine = engine
+        self._path = path
         self._keyring = keyring
 
     @classmethod
@@ -67,7 +73,7 @@ class Admin:
             await database.close()
         engine = engine_for(url)
         try:
-            yield cls(engine, keyring)
+            yield cls(engine, keyring, sqlite_path(url))
         finally:
             await engine.dispose()
 
@@ -190,6 +196,13 @@ class Admin:
         mine = (usage.c.key_id == key_id, _BY_KEY)
         rows = await self._read(select(usage).where(*mine).order_by(usage.c.at.desc()).limit(most))
         return [_usage(row) for row in rows]
+
+    async def verify(self, tell: Tell | None = None, noted: str = "") -> Verdict:
+        """What was done to the books; see `passy_plugins.stores.sql.verify`."""
+        try:
+            return await asyncio.to_thread(verify, self._path, self._keyring, tell, noted)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{self._path}: {error}") from error
 
     async def _read(self, statement: Executable) -> Sequence[Row[Any]]:
         async with self._connected() as connection:

@@ -7,16 +7,19 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from passy_plugins.stores.sql import statements
+from passy_plugins.stores.sql.evidence import BARE, PROVED, Chain, tolerant
 from passy_proxy.json import dumps, loads
+from passy_proxy.keyring import Keyring
+from passy_proxy.records import UsageRecord
 from passy_proxy.stores import StoreUnavailable
 
 T = TypeVar("T")
@@ -31,6 +34,8 @@ ROWS_AT_ONCE = (125, 25, 5, 1)
 
 A few fixed sizes, so that each is compiled once.
 """
+
+COLUMNS = len(UsageRecord._fields)
 
 _WRONG = (
     sqlite3.IntegrityError,
@@ -80,15 +85,18 @@ class Sqlite:
         """All rows. Like everything here it raises `StoreUnavailable`."""
         return await self._run(lambda connection: connection.execute(statement, values).fetchall())
 
-    async def record(self, records: Sequence[bytes], prices: Sequence[bytes]) -> None:
+    async def record(
+        self, records: Sequence[bytes], prices: Sequence[bytes], keyring: Keyring
+    ) -> None:
         """All or none, in one transaction; records already there are left alone, and so are prices
         already known.
 
-        Each is JSON: the list of a `UsageRow`'s values; a list of nanos, price and id. ValueError
-        when one among them can never be written.
+        Each is JSON: the list of a `UsageRow`'s values, with the `Proof` behind them where there is
+        one; a list of nanos, price and id. ``keyring`` is for their evidence. ValueError when one
+        among them can never be written.
         """
         try:
-            await self._run(lambda connection: _record(connection, records, prices))
+            await self._run(lambda connection: _record(connection, records, prices, keyring))
         except (*_WRONG, OverflowError) as error:
             raise ValueError(str(error)) from error
 
@@ -174,23 +182,53 @@ def _transaction(connection: sqlite3.Connection, work: Callable[[], None]) -> No
 
 
 def _record(
-    connection: sqlite3.Connection, records: Sequence[bytes], prices: Sequence[bytes]
+    connection: sqlite3.Connection,
+    records: Sequence[bytes],
+    prices: Sequence[bytes],
+    keyring: Keyring,
 ) -> None:
     def work() -> None:
         start = 0
+        evidence = Chain.last(connection, keyring)
         for size in ROWS_AT_ONCE:
             while len(records) - start >= size:
                 # SQLite could read the JSON itself, and takes four times as long for a row.
                 rows = loads(b"[%b]" % b",".join(records[start : start + size]))
+                proofs: dict[Any, Sequence[Any]] = {}
                 for row in rows:
+                    if len(row) > COLUMNS:
+                        proof = row.pop()
+                        proofs.setdefault(row[0], proof)
                     row[-1] = dumps(row[-1]).decode()
                 values = list(chain.from_iterable(rows))
-                connection.execute(statements.record_usage(size), values)
+                if proofs and evidence is None:
+                    evidence = Chain.begun(connection, keyring)
+                if evidence is None:
+                    connection.execute(statements.record_usage(size), values)
+                else:
+                    told = connection.execute(statements.record_usage(size, True), values)
+                    _enter(evidence, told.fetchall(), proofs)
                 start += size
         for price in prices:
-            connection.execute(statements.PRICE, loads(price))
+            nanos, text, id = loads(price)
+            if evidence is None:
+                connection.execute(statements.PRICE, (nanos, text, id))
+            else:
+                evidence.price(id, (nanos, text, id))
+        if evidence is not None:
+            evidence.close()
 
+    connection.text_factory = tolerant
     _transaction(connection, work)
+
+
+def _enter(evidence: Chain, rows: Sequence[Row], proofs: Mapping[Any, Sequence[Any]]) -> None:
+    for row in rows:
+        proof = proofs.get(row[0])
+        if proof is None:
+            evidence.enter(BARE, row)
+        else:
+            evidence.enter(PROVED, row, proof)
 
 
 def _create(connection: sqlite3.Connection, script: str) -> None:

@@ -105,4 +105,21 @@ CREATE TABLE marks (
     PRIMARY KEY (name)
 );
 
-INSERT INTO alembic_version (version_num) VALUES ('0001') RETURNING version_num
+INSERT INTO alembic_version (version_num) VALUES ('0001') RETURNING version_num;
+
+CREATE TABLE evidence (
+    chain BIGINT NOT NULL,
+    seq BIGINT NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    record TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    client TEXT NOT NULL,
+    modified_by TEXT NOT NULL,
+    link TEXT NOT NULL,
+    PRIMARY KEY (chain, seq)
+);
+
+CREATE INDEX ix_evidence_id ON evidence (id);
+
+UPDATE alembic_version SET version_num='0002' WHERE alembic_version.version_num = '0001'

@@ -122,6 +122,21 @@ for column in ("key_id", "organisation"):
         postgresql_where=named,
     )
 
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("chain", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("upstream", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("modified_by", Text, nullable=False),
+    Column("link", Text, nullable=False),
+)
+"""See ``evidence.py``."""
+
 marks = Table(
     "marks",
     metadata,

@@ -13,7 +13,7 @@ from functools import cache
 from passy_proxy.records import UsageRecord
 from passy_proxy.units import Rate
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every revision there has been, oldest first. The database is brought to the last one on start."""
 
 REVISION = "SELECT version_num FROM alembic_version"
@@ -65,11 +65,49 @@ _COLUMNS = ", ".join(UsageRecord._fields)
 _ROW = "(" + ", ".join("?" * len(UsageRecord._fields)) + ")"
 
 
+ROW = f"SELECT {_COLUMNS} FROM usage WHERE id = ?"
+
+HEADS = "SELECT name, value FROM marks WHERE name >= 'evidence:' AND name < 'evidence;'"
+MOVE_MARK = (
+    "INSERT INTO marks (name, value) VALUES (?, ?)"
+    " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
+LAST_CHAIN = "SELECT max(chain) FROM evidence"
+WITHOUT_EVIDENCE = """
+SELECT count(*), max(at) FROM usage
+WHERE NOT EXISTS (SELECT 1 FROM evidence WHERE evidence.id = usage.id)
+"""
+LAST_ENTRY = "SELECT record FROM evidence WHERE id = ? ORDER BY chain DESC, seq DESC LIMIT 1"
+ENTER = """
+INSERT INTO evidence (chain, seq, id, kind, record, upstream, client, modified_by, link)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (chain, seq) DO NOTHING
+"""
+"""What stands in its place has no right to; but usage is not given up for that."""
+
+ENTRIES = """
+SELECT chain, seq, id, kind, record, upstream, client, modified_by, link
+FROM evidence ORDER BY chain, seq
+"""
+ROWS = f"""
+SELECT {", ".join(f"usage.{name}" for name in UsageRecord._fields)},
+       evidence.chain, evidence.seq, evidence.kind, evidence.record
+FROM usage LEFT JOIN evidence ON evidence.id = usage.id
+"""
+ROWLESS = """
+SELECT chain, seq, id FROM evidence
+WHERE kind <> 'priced' AND NOT EXISTS (SELECT 1 FROM usage WHERE usage.id = evidence.id)
+"""
+SIZE = "SELECT (SELECT count(*) FROM evidence) + (SELECT count(*) FROM usage)"
+NOTED = "SELECT 1 FROM evidence WHERE chain = ? AND seq = ? AND link = ?"
+
+
 @cache
-def record_usage(rows: int) -> str:
-    """Insert ``rows`` usage rows at once; one whose id is there already is left as it was."""
+def record_usage(rows: int, told: bool = False) -> str:
+    """Insert ``rows`` usage rows at once; one whose id is there already is left as it was. Gives
+    those that were not, as they are stored, if they are to be ``told``."""
     values = ", ".join([_ROW] * rows)
-    return f"INSERT INTO usage ({_COLUMNS}) VALUES {values} ON CONFLICT (id) DO NOTHING"
+    returning = f" RETURNING {_COLUMNS}" if told else ""
+    return f"INSERT INTO usage ({_COLUMNS}) VALUES {values} ON CONFLICT (id) DO NOTHING{returning}"
 
 
 def rate_text(rate: Rate | None) -> str | None:
