@@ -21,9 +21,17 @@ def figure(request: pytest.FixtureRequest) -> Note:
 
     def note(what: str, value: object) -> None:
         shown = f"{value:,.3g}" if isinstance(value, float) else str(value)
-        _noted.append((request.node.name, what, shown))
+        request.node.user_properties.append(("figure", (what, shown)))
 
     return note
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    # By way of the report, since the test may have run in another process.
+    if report.when == "call":
+        name = report.nodeid.rpartition("::")[2]
+        rows = [value for kind, value in report.user_properties if kind == "figure"]
+        _noted.extend((name, what, shown) for what, shown in rows)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,6 +11,8 @@ import click
 from passy_proxy.cli._checkout import checkout, tool
 
 
+MOST_CORES = 4
+
 # `-h` stays pytest's: were it ours, `-khost` would be read as `-k -h …`.
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.option("--fast", is_flag=True, help="Leave out what needs Node.js or a real model.")
@@ -31,6 +33,9 @@ def command(fast: bool, large: bool, fuzz: int | None, pytest_args: tuple[str, .
     left_out += [] if large else ["large"]
     left_out += [] if fuzz else ["fuzz"]
     marked = ["-m", " and ".join(f"not {marker}" for marker in left_out)] if left_out else []
+    if not (large or fuzz or pytest_args):
+        # The whole suite, file by file on all cores: it mostly waits for processes and sockets.
+        marked += ["-n", str(min(os.cpu_count() or 1, MOST_CORES)), "--dist", "loadfile"]
     wish = {} if fuzz is None else {"PASSY_FUZZ": str(fuzz)}
     os.chdir(root)
     sys.stdout.flush()
