@@ -351,7 +351,7 @@ class Chain:
                         waits = [*(waits or ()), (depth, done)]
                 except BaseException as exc:
                     if (reply := self.faults.ended(ex, depth, "on_end", exc)) is not None:
-                        refused, ex.outcome = reply, FILTER_FAILED  # the others shall know
+                        refused = refuse(ex, reply)
         if waits is not None:
             return self.in_turn(ex, waits, refused)
         if refused is not None:
@@ -620,6 +620,14 @@ class Chain:
                 cancelled = exc
             else:
                 return cancelled
+
+
+def refuse(ex: Exchange, reply: Reply) -> Reply:
+    """A filter's ``on_end`` keeps back the last bytes; the others shall know."""
+    ex.outcome = FILTER_FAILED
+    if ex.seal is not None:
+        ex.seal.refused = True
+    return reply
 
 
 def ended(attempt: Attempt, tap: Tap) -> bytes:

@@ -42,6 +42,8 @@ class Proof(NamedTuple):
     """SHA-256, in hex digits, of the body of the attempt that was committed to; empty where there
     was none."""
     client: str
+    """The same of what the client was sent; empty where a filter refused the answer in its
+    `on_end`."""
     modified_by: tuple[str, ...]
     """Filters whose `on_event` changed a byte, in the order in which they first did, and `GATEWAY`
     where it did."""
@@ -50,7 +52,7 @@ class Proof(NamedTuple):
 class Seal:
     """Watches the bytes of one exchange."""
 
-    __slots__ = ("_entered", "_modified_by", "client")
+    __slots__ = ("_entered", "_modified_by", "client", "refused")
 
     def __init__(self) -> None:
         self.client = sha256()
@@ -58,6 +60,9 @@ class Seal:
         self._entered: HASH | None = None
         """Of what went into the filters, where there are some that look at events."""
         self._modified_by: list[str] = []
+        self.refused = False
+        """The last bytes were kept back by a filter after all; what is said in their place is not
+        known yet."""
 
     def leg(self, leg: Leg) -> Leg:
         """``leg``, watched."""
@@ -93,7 +98,7 @@ class Seal:
                 upstream = leg.digest.hexdigest()
         if (names and upstream != entered) or (not names and upstream != client):
             names = (*names, GATEWAY)
-        return Proof(upstream, client, names)
+        return Proof(upstream, "" if self.refused else client, names)
 
 
 class SealedLeg:

@@ -13,6 +13,7 @@ from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_plugins.stores.sql import Sql, SqlSettings
 from passy_plugins.stores.sql.admin import Admin
 from passy_proxy.config.settings import Secret
+from passy_proxy.evidence import Proof
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import AttemptRecord, UsageRecord
 from passy_proxy.site import Site
@@ -77,6 +78,13 @@ class LedgerContract:
     async def test_a_record_comes_back_as_it_was_given(self, store: Any, kept: Any) -> None:
         await store.start()
         store.record(RECORD.row())
+        store.record(REFUSED.row())
+        await store.stop()
+        assert [RECORD, REFUSED] == sorted(await kept())
+
+    async def test_a_proof_changes_nothing_of_the_record(self, store: Any, kept: Any) -> None:
+        await store.start()
+        store.record(RECORD.row(), Proof("aa", "bb", ("filter", "gateway")))
         store.record(REFUSED.row())
         await store.stop()
         assert [RECORD, REFUSED] == sorted(await kept())

@@ -118,3 +118,16 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("abc")
     with pytest.raises(KeyringError, match="3 bytes"):
         Keyring.load(tmp_path, None)
+
+
+def test_only_the_same_key_attests_the_same_bytes() -> None:
+    old, new = "an old key of these tests: 0123456789", "a new key of these tests: 9876543210"
+    ring, text = Keyring([new, old]), Keyring([old]).attest(b"what was")
+    assert ring.attested(b"what was", text)
+    assert not ring.attested(b"what is", text)
+    assert not ring.attested(b"what was", text[:-1])
+    assert not ring.attested(b"what was", text + "\udcff")
+    assert ring.attest(b"what was") != text
+    for unknown in ("", "x", "\udcff:00", text):
+        with pytest.raises(KeyringError, match="which is not among those given"):
+            Keyring([new]).attested(b"what was", unknown)

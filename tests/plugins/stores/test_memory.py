@@ -11,6 +11,7 @@ from passy_proxy import keys
 from passy_proxy.config.document import Mapping, parse
 from passy_proxy.config.problem import Problem
 from passy_proxy.config.settings import read
+from passy_proxy.evidence import Proof
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import CredentialRef
 from passy_proxy.site import Site
@@ -83,3 +84,14 @@ def test_a_date_is_utc_unless_it_says_otherwise() -> None:
 
 def test_it_needs_no_settings() -> None:
     assert [] == Memory(MemorySettings(), Site(Path(), RING)).records
+
+
+def test_it_keeps_proofs_as_long_as_their_records() -> None:
+    store = Memory(MemorySettings(keep=2), Site(Path(), RING))
+    proof = Proof("aa", "bb", ("gateway",))
+    store.record(("1",), proof)
+    store.record(("1",), Proof("cc", "dd", ()))
+    store.record(("2",))
+    assert {"1": proof} == store.proofs
+    store.record(("3",), proof)
+    assert {"3": proof} == store.proofs

@@ -143,7 +143,7 @@ class Sql(Store):
         """In the journal now, and in the database a moment later, once per id. There it is entered
         in the chain of evidence, once there is one: the first ``proof`` begins it."""
         if proof is not None:
-            row = (*row, proof)
+            row = (*row, tuple(proof))
         try:
             json = dumps(row)
         except (TypeError, ValueError):

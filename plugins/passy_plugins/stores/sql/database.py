@@ -29,12 +29,6 @@ Row = tuple[Value, ...]
 BUSY_SECONDS = 5.0
 """How long one process waits for another's write to this file to end."""
 
-ROWS_AT_ONCE = (125, 25, 5, 1)
-"""Usage rows in one INSERT: each statement gives up the interpreter lock and has to win it back.
-
-A few fixed sizes, so that each is compiled once.
-"""
-
 COLUMNS = len(UsageRecord._fields)
 
 _WRONG = (
@@ -190,7 +184,7 @@ def _record(
     def work() -> None:
         start = 0
         evidence = Chain.last(connection, keyring)
-        for size in ROWS_AT_ONCE:
+        for size in statements.ROWS_AT_ONCE:
             while len(records) - start >= size:
                 # SQLite could read the JSON itself, and takes four times as long for a row.
                 rows = loads(b"[%b]" % b",".join(records[start : start + size]))

@@ -21,6 +21,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import chain
 from json import JSONEncoder
 from typing import Any, NamedTuple
 
@@ -94,6 +95,8 @@ class Chain:
         self._keyring = keyring
         self._number = number
         self._head = head
+        self._entries: list[tuple[Any, ...]] = []
+        """Not written yet."""
 
     @classmethod
     def last(cls, connection: sqlite3.Connection, keyring: Keyring) -> Chain | None:
@@ -129,12 +132,13 @@ class Chain:
         changed = canonical(modified_by).decode()
         entry = (head.seq + 1, row[0], kind, digest(row), upstream, client, changed)
         link = self._keyring.attest(canonical([head.link, self._number, *entry]))
-        self._connection.execute(statements.ENTER, (self._number, *entry, link))
+        self._entries.append((self._number, *entry, link))
         self._head = head._replace(seq=head.seq + 1, link=link)
 
     def price(self, id: str, work: Sequence[Any]) -> None:
         """Change the price in a row, and enter what it is now; unless somebody has edited it
         before: that is not to be made good."""
+        self._write()
         execute = self._connection.execute
         row = execute(statements.ROW, (id,)).fetchone()
         last = execute(statements.LAST_ENTRY, (id,)).fetchone()
@@ -142,10 +146,20 @@ class Chain:
             self.enter(PRICED, execute(statements.ROW, (id,)).fetchone())
 
     def close(self) -> None:
-        """Set the mark of the end."""
+        """Write what was entered, and the mark of the end."""
+        self._write()
         name = f"{MARK}{self._number}"
         value = head_text(self._head, self._number, self._keyring)
         self._connection.execute(statements.MOVE_MARK, (name, value))
+
+    def _write(self) -> None:
+        entries, start = self._entries, 0
+        for size in statements.ROWS_AT_ONCE:
+            while len(entries) - start >= size:
+                values = list(chain.from_iterable(entries[start : start + size]))
+                self._connection.execute(statements.enter(size), values)
+                start += size
+        entries.clear()
 
 
 def number_of(name: Any) -> int:

@@ -78,16 +78,8 @@ SELECT count(*), max(at) FROM usage
 WHERE NOT EXISTS (SELECT 1 FROM evidence WHERE evidence.id = usage.id)
 """
 LAST_ENTRY = "SELECT record FROM evidence WHERE id = ? ORDER BY chain DESC, seq DESC LIMIT 1"
-ENTER = """
-INSERT INTO evidence (chain, seq, id, kind, record, upstream, client, modified_by, link)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (chain, seq) DO NOTHING
-"""
-"""What stands in its place has no right to; but usage is not given up for that."""
-
-ENTRIES = """
-SELECT chain, seq, id, kind, record, upstream, client, modified_by, link
-FROM evidence ORDER BY chain, seq
-"""
+_ENTRY = "chain, seq, id, kind, record, upstream, client, modified_by, link"
+ENTRIES = f"SELECT {_ENTRY} FROM evidence ORDER BY chain, seq"
 ROWS = f"""
 SELECT {", ".join(f"usage.{name}" for name in UsageRecord._fields)},
        evidence.chain, evidence.seq, evidence.kind, evidence.record
@@ -101,6 +93,13 @@ SIZE = "SELECT (SELECT count(*) FROM evidence) + (SELECT count(*) FROM usage)"
 NOTED = "SELECT 1 FROM evidence WHERE chain = ? AND seq = ? AND link = ?"
 
 
+ROWS_AT_ONCE = (125, 25, 5, 1)
+"""Rows in one INSERT: each statement gives up the interpreter lock and has to win it back.
+
+A few fixed sizes, so that each is compiled once.
+"""
+
+
 @cache
 def record_usage(rows: int, told: bool = False) -> str:
     """Insert ``rows`` usage rows at once; one whose id is there already is left as it was. Gives
@@ -108,6 +107,14 @@ def record_usage(rows: int, told: bool = False) -> str:
     values = ", ".join([_ROW] * rows)
     returning = f" RETURNING {_COLUMNS}" if told else ""
     return f"INSERT INTO usage ({_COLUMNS}) VALUES {values} ON CONFLICT (id) DO NOTHING{returning}"
+
+
+@cache
+def enter(rows: int) -> str:
+    """Insert ``rows`` entries of evidence at once. What stands in the place of one has no right to;
+    but usage is not given up for that."""
+    values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
+    return f"INSERT INTO evidence ({_ENTRY}) VALUES {values} ON CONFLICT (chain, seq) DO NOTHING"
 
 
 def rate_text(rate: Rate | None) -> str | None:
