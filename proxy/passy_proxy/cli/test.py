@@ -10,8 +10,8 @@ import click
 
 from passy_proxy.cli._checkout import checkout, tool
 
-
 MOST_CORES = 4
+
 
 # `-h` stays pytest's: were it ours, `-khost` would be read as `-k -h …`.
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
