@@ -1,6 +1,7 @@
 """Counting: how many exchanges, how long, how many tokens, what they cost; for `metrics_page`.
 
-An exchange adds to one row of numbers, found by what it asked for and how it ended. Labels are
+An exchange adds to one row of numbers, found by what it asked for and how it ended: as few as can
+be, since the page works out the rest. Labels are
 names of the configuration: a model is the alias it was found by (``gpt-*``), and what no alias
 covers is `other`; an organisation's own upstream is `custom`.
 """
@@ -21,8 +22,8 @@ BOUNDS = tuple(0.01 * 2**power for power in range(14))
 """Seconds, as OpenTelemetry advises for `gen_ai` durations: 10 ms to 82 s."""
 TOKENS = ("input", "output", "cached", "cache_write", "reasoning")
 
-REQUESTS, SECONDS, FIRST_SECONDS, COST_NANOS, ATTEMPTS = range(5)
-FIRST_TOKEN = 5
+SECONDS, FIRST_SECONDS, COST_NANOS, MORE_ATTEMPTS = range(4)
+FIRST_TOKEN = 4
 DURATIONS = FIRST_TOKEN + len(TOKENS)
 FIRSTS = DURATIONS + len(BOUNDS) + 1
 WIDTH = FIRSTS + len(BOUNDS) + 1
@@ -56,23 +57,23 @@ class Metrics(Filter):
         row = self._rows.get(way)
         if row is None:
             row = self._row(*way)
-        row[REQUESTS] += 1
-        row[ATTEMPTS] += len(attempts)
         seconds = monotonic() - began
         row[SECONDS] += seconds
         row[DURATIONS + bisect_left(BOUNDS, seconds)] += 1
-        if ex.written_at:
+        if len(attempts) > 1:
+            row[MORE_ATTEMPTS] += len(attempts) - 1
+        if ex.request.head.stream and ex.written_at:
             seconds = ex.written_at - began
             row[FIRST_SECONDS] += seconds
             row[FIRSTS + bisect_left(BOUNDS, seconds)] += 1
         usage = ex.usage
         if usage is not None:
-            row[5] += usage.input
-            row[6] += usage.output
+            row[FIRST_TOKEN] += usage.input
+            row[FIRST_TOKEN + 1] += usage.output
             if usage.cached or usage.cache_write or usage.reasoning:
-                row[7] += usage.cached
-                row[8] += usage.cache_write
-                row[9] += usage.reasoning
+                row[FIRST_TOKEN + 2] += usage.cached
+                row[FIRST_TOKEN + 3] += usage.cache_write
+                row[FIRST_TOKEN + 4] += usage.reasoning
             cost = ex.stash.get(COST)
             if cost is not None:
                 row[COST_NANOS] += cost[0]

@@ -7,7 +7,6 @@ from hmac import compare_digest
 from itertools import accumulate
 
 from passy_plugins.metrics import (
-    ATTEMPTS,
     BOUNDS,
     COST_NANOS,
     DURATIONS,
@@ -15,7 +14,7 @@ from passy_plugins.metrics import (
     FIRST_TOKEN,
     FIRSTS,
     LABELS,
-    REQUESTS,
+    MORE_ATTEMPTS,
     SECONDS,
     TABLE,
     TOKENS,
@@ -109,16 +108,15 @@ def exchanges(table: Table) -> Iterator[str]:
     """The families that one table of exchanges makes."""
     rows = sorted(table.items())
     plain = (
-        ("passy_requests_total", "Exchanges, by how they ended.", REQUESTS, 1.0),
-        ("passy_attempts_total", "Tries at upstreams.", ATTEMPTS, 1.0),
-        ("passy_cost_usd_total", "What they cost, where that is known.", COST_NANOS, 1e-9),
+        ("passy_requests_total", "Exchanges, by how they ended.", ended),
+        ("passy_attempts_total", "Tries at upstreams.", tried),
+        ("passy_cost_usd_total", "What they cost, where that is known.", cost),
     )
-    for metric, told, column, unit in plain:
+    for metric, told, worked_out in plain:
         yield headed(metric, "counter", told)
         for key, row in rows:
-            if row[column]:
-                sum_ = number(row[column] * unit)
-                yield f"{metric}{labelled(zip(LABELS, key, strict=True))} {sum_}\n"
+            if value := worked_out(key, row):
+                yield f"{metric}{labelled(zip(LABELS, key, strict=True))} {number(value)}\n"
     # What OpenTelemetry calls gen_ai.client.token.usage; cached and cache_write are in input,
     # reasoning is in output.
     yield headed("passy_tokens_total", "counter", "Tokens, by kind.")
@@ -136,8 +134,25 @@ def exchanges(table: Table) -> Iterator[str]:
         "passy_request_duration_seconds", "From request to end.", rows, DURATIONS, SECONDS
     )
     yield from histogram(
-        "passy_first_byte_seconds", "From request to first byte.", rows, FIRSTS, FIRST_SECONDS
+        "passy_first_byte_seconds",
+        "From request to first byte, of streams.",
+        rows,
+        FIRSTS,
+        FIRST_SECONDS,
     )
+
+
+def ended(key: tuple[str, ...], row: list[float]) -> float:
+    return sum(row[DURATIONS : DURATIONS + len(BOUNDS) + 1])
+
+
+def tried(key: tuple[str, ...], row: list[float]) -> float:
+    _, upstream, _, _ = key
+    return row[MORE_ATTEMPTS] + (ended(key, row) if upstream != "none" else 0)
+
+
+def cost(key: tuple[str, ...], row: list[float]) -> float:
+    return row[COST_NANOS] * 1e-9
 
 
 def histogram(

@@ -41,6 +41,7 @@ class Attempt:
 
     __slots__ = (
         "_client",
+        "_secrets",
         "_spoken",
         "answer",
         "built",
@@ -72,6 +73,7 @@ class Attempt:
         """Parameters the translation could not carry."""
         self.built: UpstreamRequest | None = None
         """``request``, once somebody has asked for it."""
+        self._secrets: tuple[bytes, ...] | None = None
         self.leg: Leg | None = None
         self.fields: Mapping[bytes, bytes] = NO_FIELDS
         """The answer's headers by name; of repeated ones the last."""
@@ -285,11 +287,12 @@ class Attempt:
     @property
     def secrets(self) -> Sequence[bytes]:
         """What was shown to the upstream and is nobody else's, as far as it may be repeated."""
-        shown = self.target.upstream.secrets
         credential = self.credential
         if credential is None or len(credential.secret) < SHORTEST:
-            return shown
-        return (credential.secret.encode(), *shown)
+            return self.target.upstream.secrets
+        if self._secrets is None:
+            self._secrets = (credential.secret.encode(), *self.target.upstream.secrets)
+        return self._secrets
 
     def veiled(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """``headers`` without the secrets, should the upstream have repeated one."""
