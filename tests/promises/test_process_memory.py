@@ -18,6 +18,7 @@ import pytest
 from harness.figures import Note
 from harness.gateway import Gateway, Serve
 
+from passy_plugins.stores.sql import Sql
 from passy_proxy.testing import ScriptedUpstream, chat_events, completion, serving
 
 CHAT = "/v1/chat/completions"
@@ -200,6 +201,10 @@ async def test_O5_what_is_allocated_per_request_is_freed(tmp_path: Path) -> None
                     assert size is not None
                     await reader.readexactly(int(size[1]))
                 upstream.requests.clear()
+                books = site.gateway.snapshot.stores["books"]
+                assert isinstance(books, Sql)
+                while books.waiting:  # noqa: ASYNC110  # Records on their way are no leak.
+                    await asyncio.sleep(0.01)
 
             await ask(200)
             tracemalloc.start(5)

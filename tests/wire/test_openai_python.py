@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-from passy_proxy.testing import Answer, chat_events, completion
+from passy_proxy.testing import SSE, Answer, chat_events, completion
 
 if TYPE_CHECKING:
     from harness.gateway import Gateway, Hire, Provider, Serve, Shipped
@@ -26,7 +26,6 @@ models:
   pair: [openai/gpt-first, openai/gpt-second]
   hasty: {targets: [openai/gpt-real], timeout: 1s, fallback_on: []}
 """
-SSE = (("content-type", "text/event-stream"),)
 BINARY = bytes(range(256)) * 4096
 WEATHER: Any = {
     "type": "function",
@@ -542,7 +541,8 @@ def test_a_responses_stream_that_breaks_off_raises(client: OpenAI, provider: Pro
 def test_a_client_that_stops_reading_stops_the_provider(
     client: OpenAI, provider: Provider, gateway: Gateway
 ) -> None:
-    provider.stream("one", hold=asyncio.Event())
+    first, *rest = chat_events(["one"])
+    provider.then(Answer(headers=SSE, pieces=[first, asyncio.Event(), *rest]))
     raw = client.chat.completions.with_raw_response.create(
         model="fancy", messages=HELLO, stream=True
     )
