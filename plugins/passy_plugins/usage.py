@@ -28,7 +28,7 @@ from passy_proxy import (
     hookimpl,
     setting,
 )
-from passy_proxy.estimate import METERED, estimated, prompt_estimate
+from passy_proxy.estimate import METERED, estimated
 from passy_proxy.evidence import Seal
 from passy_proxy.prices import Price
 from passy_proxy.stores import Now
@@ -108,8 +108,10 @@ class Metering(Filter):
                 ex.route.match,
                 head.model,
                 1 if head.stream else 0,
-                prompt_estimate(request.body) if request.operation in METERED else 0,
-                [begun(ex, each) for each in ex.attempts],
+                len(request.body) if request.operation in METERED else 0,
+                [begun(ex, each) for each in ex.attempts]
+                if len(ex.attempts) > 1
+                else [begun(ex, attempt)],
             )
         )
 

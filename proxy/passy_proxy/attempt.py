@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from operator import itemgetter
 from time import monotonic
 from types import MappingProxyType
@@ -396,7 +396,8 @@ class Dispatch:
 
     async def end_last(self, ex: Exchange) -> None:
         """The end of an attempt that another one follows. Raises ClientGone."""
-        await self.end(ex, ex.attempts[-1])
+        if (waited := self.end(ex, ex.attempts[-1])) is not None:
+            await waited
         if ex.gone:  # Somebody has swallowed the cancellation, or it goes on to hear the price.
             raise ClientGone
 
@@ -430,8 +431,9 @@ class Dispatch:
         first.failure = Failure(lost.kind, str(lost), sent=lost.sent)
         ex.attempts.insert(-1, first)
 
-    async def end(self, ex: Exchange, attempt: Attempt) -> None:
-        """``on_attempt_end``, once per attempt and filter; its connection is given back.
+    def end(self, ex: Exchange, attempt: Attempt) -> Awaitable[None] | None:
+        """``on_attempt_end``, once per attempt and filter; its connection is given back. When one
+        of them has to wait, the rest is done by who awaits what this returns.
 
         A filter that fails keeps it from nobody. When one is cancelled, the next call goes on
         behind it.
@@ -443,7 +445,20 @@ class Dispatch:
             attempt.told += 1
             try:
                 done = hook(ex, attempt)
-                if done is not None and done is not attempt:
-                    await self.faults.waited_at_end(depth, done)
             except BaseException as exc:
                 self.faults.ended(ex, depth, "on_attempt_end", exc)
+            else:
+                if done is not None and done is not attempt:
+                    return self.end_waiting(ex, attempt, depth, done)
+        return None
+
+    async def end_waiting(
+        self, ex: Exchange, attempt: Attempt, depth: int, awaited: object
+    ) -> None:
+        """``on_attempt_end`` of a filter that has to wait, and of those behind it."""
+        try:
+            await self.faults.waited_at_end(depth, awaited)
+        except BaseException as exc:
+            self.faults.ended(ex, depth, "on_attempt_end", exc)
+        if (rest := self.end(ex, attempt)) is not None:
+            await rest

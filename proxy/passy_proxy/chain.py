@@ -571,10 +571,13 @@ class Chain:
         cancelled = None
         if ex.attempts:
             last = ex.attempts[-1]
-            if self.dispatch.after:
-                cancelled = await self.end_last(ex, last)
-            elif not last.whole:
-                last.close()
+            try:
+                waited = self.dispatch.end(ex, last)
+            except asyncio.CancelledError as exc:
+                cancelled = await self.end_rest(ex, last, None) or exc
+            else:
+                if waited is not None:
+                    cancelled = await self.end_rest(ex, last, waited)
         for depth, hook in self.on_complete:
             if depth > ex.depth:
                 continue
@@ -610,16 +613,22 @@ class Chain:
                 kept_back=kept_back,
             )
 
-    async def end_last(self, ex: Exchange, attempt: Attempt) -> asyncio.CancelledError | None:
-        """The end of the last attempt, for each filter; a cancellation is handed back."""
+    async def end_rest(
+        self, ex: Exchange, attempt: Attempt, waited: Awaitable[None] | None
+    ) -> asyncio.CancelledError | None:
+        """The end of the last attempt for filters that are still to hear of it; a cancellation is
+        handed back."""
         cancelled = None
         while True:
             try:
-                await self.dispatch.end(ex, attempt)
+                if waited is not None:
+                    await waited
+                waited = self.dispatch.end(ex, attempt)
             except asyncio.CancelledError as exc:
-                cancelled = exc
+                cancelled, waited = exc, None
             else:
-                return cancelled
+                if waited is None:
+                    return cancelled
 
 
 def refuse(ex: Exchange, reply: Reply) -> Reply:

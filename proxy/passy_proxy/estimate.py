@@ -13,7 +13,12 @@ BYTES_PER_TOKEN = 4
 
 def prompt_estimate(body: bytes) -> int:
     """Input tokens of a request, from the size of its body."""
-    return len(body) // BYTES_PER_TOKEN + 1
+    return prompt_tokens(len(body))
+
+
+def prompt_tokens(size: int) -> int:
+    """The same for a body of ``size`` bytes."""
+    return size // BYTES_PER_TOKEN + 1
 
 
 def estimated(body: bytes, text_bytes: int) -> Usage:

@@ -166,20 +166,6 @@ BegunRow = tuple[Any, ...]
 """An attempt that begins, as a journal keeps it should nothing follow.
 
 Of the exchange ``id``, ``at`` in milliseconds, ``key_id``, ``organisation``, ``route``, ``model``
-and ``streamed`` (0 or 1) as in `UsageRecord`; the estimated tokens of the prompt; and of each
-attempt so far its ``upstream``, ``model`` and ``started_ms``.
+and ``streamed`` (0 or 1) as in `UsageRecord`; the bytes of the body where it costs tokens; and of
+each attempt so far its ``upstream``, ``model`` and ``started_ms``.
 """
-
-
-def interrupted(begun: Sequence[Any]) -> UsageRow:
-    """The record of an exchange that nothing more is known of: a `BegunRow`'s.
-
-    The upstream was asked, perhaps: what is recorded is a marked guess of the prompt.
-    """
-    id, at, key, organisation, route, asked, streamed, prompt, tried = begun
-    *failed, (upstream, model, started) = tried
-    attempts = [(*each[:2], 0, "failed", each[2], 0, True) for each in failed]
-    attempts.append((upstream, model, 0, "interrupted", started, 0, True))
-    names = (id, at, key, organisation, route, asked, upstream, model, "interrupted")
-    tokens = (prompt, 0, 0, 0, 0, 0, 0)
-    return (*names, 0, streamed, *tokens, 1, None, "", 0, 0, attempts)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from passy_proxy.estimate import prompt_tokens
 from passy_proxy.journal import (
     CLOSE,
     SLOT,
@@ -24,7 +25,7 @@ from passy_proxy.journal import (
     remove_marks,
 )
 from passy_proxy.json import dumps, loads
-from passy_proxy.records import interrupted
+from passy_proxy.records import UsageRow
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -84,6 +85,20 @@ def left_behind(folder: Path) -> list[Left]:
             continue  # it lives
         found.append(Left(folder, name, lock))
     return found
+
+
+def interrupted(begun: Sequence[Any]) -> UsageRow:
+    """The record of an exchange that nothing more is known of: a `BegunRow`'s.
+
+    The upstream was asked, perhaps: what is recorded is a marked guess of the prompt.
+    """
+    id, at, key, organisation, route, asked, streamed, size, tried = begun
+    *failed, (upstream, model, started) = tried
+    attempts = [(*each[:2], 0, "failed", each[2], 0, True) for each in failed]
+    attempts.append((upstream, model, 0, "interrupted", started, 0, True))
+    names = (id, at, key, organisation, route, asked, upstream, model, "interrupted")
+    tokens = (prompt_tokens(size) if size else 0, 0, 0, 0, 0, 0, 0)
+    return (*names, 0, streamed, *tokens, 1, None, "", 0, 0, attempts)
 
 
 def put_aside(path: Path, log: FilteringBoundLogger) -> None:
