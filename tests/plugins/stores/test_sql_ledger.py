@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from passy_proxy.journal import Journal, JournalSettings
 from passy_proxy.json import dumps, loads
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import AttemptRecord, UsageRecord
+from passy_proxy.recovery import left_behind
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
 
@@ -306,3 +308,65 @@ async def test_a_damaged_line_is_told_and_left_out(shipping: Shipping) -> None:
     assert ["req_000000", "req_000002"] == shipping.away.ids
     assert ["journal_damaged"] == [entry["event"] for entry in logs]
     assert (shipping.journal.folder / "damaged" / segment.name).exists()
+
+
+async def test_a_lack_of_descriptors_ends_no_shipping(
+    shipping: Shipping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+
+    def none_left(folder: Path) -> list[Any]:
+        looks.append(folder)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(ledger, "left_behind", none_left)
+    monkeypatch.setattr(ledger, "LOOK_SECONDS", 0.1)
+    shipping.away.here = True
+    with structlog.testing.capture_logs() as logs:
+        shipping.shipper.start()
+        await until(lambda: len(looks) > 1)
+        shipping.record(numbered(0, 3))
+        await until(lambda: shipping.away.written)
+    assert [record.id for record in numbered(0, 3)] == shipping.away.ids
+    assert ["usage_waits"] == [entry["event"] for entry in logs]
+
+
+async def test_a_full_disk_where_the_refused_are_put_ends_no_shipping(
+    shipping: Shipping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, put_aside, full = shipping.away, shipping.shipper._put_aside, [True, True]
+
+    def put(refused: bytes) -> None:
+        if full:
+            full.pop()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put_aside(refused)
+
+    monkeypatch.setattr(shipping.shipper, "_put_aside", put)
+    away.here, away.never = True, b"req_000004"
+    shipping.shipper.start()
+    shipping.record(numbered(0, 9))
+    await shipping.stop()
+    assert {f"req_{number:06}" for number in range(9) if number != 4} == set(away.ids)
+    refused = shipping.journal.folder / "damaged/refused.jsonl"
+    assert ["req_000004"] == [loads(line)[0] for line in refused.read_bytes().splitlines()]
+
+
+async def test_journals_that_are_not_taken_over_are_left_to_others(
+    shipping: Shipping, tmp_path: Path
+) -> None:
+    shipping.record(numbered(0, 1))
+    await shipping.stop(0.1)
+    following = Shipping(tmp_path / "journal")
+    hangs = asyncio.Event()
+
+    async def write(records: Sequence[bytes], prices: Sequence[bytes]) -> None:
+        hangs.set()
+        await asyncio.Event().wait()
+
+    following.shipper._write = write
+    following.shipper.start()
+    await hangs.wait()
+    await following.stop(0.01)
+    [left] = left_behind(tmp_path / "journal")
+    left.release()
