@@ -370,3 +370,16 @@ async def test_journals_that_are_not_taken_over_are_left_to_others(
     await following.stop(0.01)
     [left] = left_behind(tmp_path / "journal")
     left.release()
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("power", 2)])
+async def test_what_survives_the_power_in_the_journal_does_so_in_the_database(
+    path: Path, durability: str, synchronous: int
+) -> None:
+    # With 1, SQLite's NORMAL, a power failure takes back what was written since a checkpoint: out
+    # of a journal that has forgotten it.
+    store = store_at(path, journal={"durability": durability})
+    await store.start()
+    assert [(synchronous,)] == await store._writer.fetch("PRAGMA synchronous")
+    assert [(1,)] == await store._reader.fetch("PRAGMA synchronous")
+    await store.stop()

@@ -68,7 +68,8 @@ class Sql(Store):
         self._keyring = site.keyring
         path = sqlite_path(self._url)
         self._reader = Sqlite(path, "read")
-        self._writer = Sqlite(path, "write")
+        # What was shipped leaves the journal: it must not be less safe in the database.
+        self._writer = Sqlite(path, "write", lasting=settings.journal.durability == "power")
         log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
         place = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
