@@ -262,6 +262,8 @@ class Journal:
 
     def _room(self, size: int) -> Segment | None:
         """A segment with room for ``size`` bytes: the next one, or else what was kept back."""
+        if size > self._size:  # The next one would stay empty, and so would all that follow.
+            return None
         if not self.full or time.monotonic() >= self._retry_at:
             self._rotate()
         segment = self._segment

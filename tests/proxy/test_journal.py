@@ -368,3 +368,13 @@ def test_one_that_cannot_be_opened_keeps_nobody_from_the_others(
         left_behind(folder)
     left.release()
     left.release()
+
+
+def test_records_that_fit_nowhere_use_no_segments_up(journal: Make) -> None:
+    alive = journal(segment="64KiB", limit="128KiB")
+    for number in range(3):
+        assert not end(alive, str(number), 1 << 16)
+    assert (3, False) == (alive.failed, alive.full)
+    assert end(alive, "one")
+    alive.cursor = (1, alive._segments[1].end)
+    alive.stop()

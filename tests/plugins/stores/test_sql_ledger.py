@@ -18,6 +18,7 @@ import structlog
 from passy_plugins.stores.sql import Sql, SqlSettings, database, ledger
 from passy_plugins.stores.sql.ledger import Shipper
 from passy_proxy.config.settings import Secret
+from passy_proxy.evidence import Proof
 from passy_proxy.journal import Journal, JournalSettings
 from passy_proxy.json import dumps, loads
 from passy_proxy.keyring import Keyring
@@ -164,6 +165,40 @@ async def test_what_clients_and_upstreams_say_can_always_be_written(path: Path) 
     assert [1, 2**63 - 1, 1 - 2**63, 1, 1] == [input for input, _, _ in found]
     assert "?" == found[3][1]
     assert "broken: ?" in found[4][2]
+
+
+@pytest.mark.parametrize("character", ["x", "\x01", "\N{SLIGHTLY SMILING FACE}"])
+async def test_megabytes_that_clients_and_upstreams_say_are_recorded_in_short(
+    path: Path, character: str
+) -> None:
+    said = character * (3 << 20)
+    failed = ATTEMPT._replace(failure=f"stream: {said}", model=said)
+    records = [
+        RECORD._replace(id=f"req_{number}", model=said, attempts=(failed,) * number)
+        for number in (1, 2, 10)
+    ]
+    store = store_at(path, journal={"segment": "64KiB"})
+    await store.start()
+    for record in records:
+        proof = Proof("11" * 32, "22" * 32, ("gateway",))
+        assert store.record(record.row(), proof) is True
+    await store.stop()
+    with closing(sqlite3.connect(path)) as books:
+        found = books.execute("SELECT model, input, output, attempts FROM usage").fetchall()
+    assert [(character * 200, 1, 2)] * 3 == [row[:3] for row in found]
+    assert [1, 2, 10] == [len(loads(row[3].encode())) for row in found]
+
+
+@pytest.mark.parametrize("character", ["x", '"', "\x01", "\N{SLIGHTLY SMILING FACE}"])
+async def test_an_attempt_of_any_model_is_noted(path: Path, character: str) -> None:
+    store = store_at(path)
+    await store.start()
+    model, id = character * 600, "req_" + "0" * 32
+    names = ("k" * 40, "o" * 40, "/v1/chat/completions", model, 1, 12)
+    store.begin((id, 1_795_430_994_913, *names, [("upstream", model, 30_001)]))
+    assert 1 == store._journal.running
+    assert store.record(RECORD._replace(id=id).row())
+    await store.stop()
 
 
 class Away:
