@@ -193,6 +193,9 @@ class Journal:
                 file.close()
         self._segments.clear()
         self._segment = self._slots = None
+        # Who ends later still writes its record, into a segment of its own, and has no slot here.
+        self._running.clear()
+        self._free.clear()
         if self._lock >= 0:
             if done:
                 remove_marks(self.folder, self.name)

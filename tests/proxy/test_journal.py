@@ -378,3 +378,13 @@ def test_records_that_fit_nowhere_use_no_segments_up(journal: Make) -> None:
     assert end(alive, "one")
     alive.cursor = (1, alive._segments[1].end)
     alive.stop()
+
+
+def test_who_ends_after_the_stop_is_recorded_once(journal: Make, folder: Path) -> None:
+    stopped = journal()
+    assert begin(stopped, "late")
+    assert begin(stopped, "never")
+    stopped.stop()
+    assert end(stopped, "late")
+    rows, _ = found(folder)
+    assert ["late", "never"] == [row[0] for row in rows]
