@@ -418,3 +418,24 @@ async def test_what_survives_the_power_in_the_journal_does_so_in_the_database(
     assert [(synchronous,)] == await store._writer.fetch("PRAGMA synchronous")
     assert [(1,)] == await store._reader.fetch("PRAGMA synchronous")
     await store.stop()
+
+
+async def test_a_journal_that_cannot_be_read_keeps_nobody_from_the_others(
+    shipping: Shipping, tmp_path: Path
+) -> None:
+    other = Shipping(tmp_path / "journal")
+    for number, dead in enumerate((shipping, other)):
+        dead.record(numbered(number, number + 1))
+        await dead.stop(0.1)
+    damaged = shipping.journal.folder / f"{shipping.journal.name}.1"
+    damaged.unlink()
+    damaged.mkdir()
+    following = Shipping(tmp_path / "journal")
+    following.away.here = True
+    with structlog.testing.capture_logs() as logs:
+        following.shipper.start()
+        await until(lambda: following.away.written)
+        await following.stop()
+    assert ["req_000001"] == following.away.ids
+    assert {"usage_waits", "journal_recovered"} == {entry["event"] for entry in logs}
+    damaged.rmdir()

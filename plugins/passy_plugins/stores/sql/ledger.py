@@ -217,8 +217,11 @@ class Shipper:
         found = await self._in_thread(lambda: left_behind(folder))
         try:
             for left in found:
-                if await self._shipped(left):
-                    await self._in_thread(left.discard)
+                try:
+                    if await self._shipped(left):
+                        await self._in_thread(left.discard)
+                except Exception as error:  # One that cannot be read: the others can.
+                    self._tell("usage_waits", error)
         finally:  # Else nobody could take them as long as this process lives.
             for left in found:
                 left.release()
