@@ -203,7 +203,7 @@ class Fallback(Terminal):
             wait = seconds_to_wait(attempt)
             if wait is None or wait > self.config.retry_after or made(ex) >= self._most:
                 break
-            if not self._budget.allows():
+            if spent(attempt) or not self._budget.allows():
                 break
             await asyncio.sleep(wait)
             attempt = await self.ask(ex, dispatch, attempt.target)

@@ -132,7 +132,7 @@ class Metering(Filter):
             return None
         cost = ex.stash.get(COST)
         usage = ex.usage
-        if usage is None and self._guesses and ex.gone and attempts:
+        if usage is None and self._guesses and ex.gone and any(map(reached, attempts)):
             usage = ex.usage = estimated(ex.request.body, 0)
         if cost is None and usage is not None and attempts:
             price = self._price(attempts[-1].target, ex.request.head.model, ex.at)
@@ -170,6 +170,11 @@ class Metering(Filter):
 def unrecorded(reply: Reply) -> bool:
     """Nobody we know was answered, and strangers cannot grow the books; or there is no room."""
     return reply.status == 401 or reply.code == "metering_unavailable"
+
+
+def reached(attempt: Attempt) -> bool:
+    """Whether its upstream may have read the prompt."""
+    return attempt.failure is None or attempt.failure.sent
 
 
 def begun(ex: Exchange, attempt: Attempt) -> tuple[str, str, int]:

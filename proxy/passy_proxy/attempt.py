@@ -414,7 +414,12 @@ class Dispatch:
         """What a hook's exception means for the attempt. Raises FilterFailed."""
         if isinstance(exc, Untranslatable):  # It asked for ``attempt.request``.
             return Failure("untranslatable", str(exc))
-        reply = self.faults.failed(ex, depth, "on_attempt", exc)
+        try:
+            reply = self.faults.failed(ex, depth, "on_attempt", exc)
+        except BaseException:  # The client has left, or the process ends: nothing was sent.
+            attempt.failure = Failure("refused", "the exchange ended before it was sent")
+            attempt.head_at = monotonic()
+            raise
         if reply is None:
             return None
         attempt.failure = Failure("refused", reply.message)

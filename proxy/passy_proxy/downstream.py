@@ -195,7 +195,7 @@ class AsgiDownstream:
         while not self._read:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self._leave()
+                await self._left()
                 raise ClientGone
             piece: bytes = message.get("body", b"")
             size += len(piece)
@@ -253,7 +253,7 @@ class AsgiDownstream:
             while self._unsent:
                 await self._send(self._unsent.pop(0))
         except OSError:  # what ASGI 2.4 lets a server raise for a client that left
-            self._leave()
+            await self._left()
         if self.gone:
             raise ClientGone
 
@@ -284,6 +284,13 @@ class AsgiDownstream:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._leave()
+
+    async def _left(self) -> None:
+        """The client has left, as a task finds out that may be the exchange's own. Then it is about
+        to be cancelled, and here: not in what the end of the exchange waits for."""
+        self._leave()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
 
     def _leave(self) -> None:
         if self.gone or self.finished:

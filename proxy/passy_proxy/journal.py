@@ -193,6 +193,9 @@ class Journal:
                 file.close()
         self._segments.clear()
         self._segment = self._slots = None
+        # Who ends later still writes its record, into a segment of its own, and has no slot here.
+        self._running.clear()
+        self._free.clear()
         if self._lock >= 0:
             if done:
                 remove_marks(self.folder, self.name)
@@ -262,6 +265,8 @@ class Journal:
 
     def _room(self, size: int) -> Segment | None:
         """A segment with room for ``size`` bytes: the next one, or else what was kept back."""
+        if size > self._size:  # The next one would stay empty, and so would all that follow.
+            return None
         if not self.full or time.monotonic() >= self._retry_at:
             self._rotate()
         segment = self._segment

@@ -117,7 +117,7 @@ class UsageRecord(NamedTuple):
     organisation: str
     route: str
     model: str
-    """As asked."""
+    """As asked; the beginning alone of one that is no name."""
     upstream: str
     upstream_model: str
     outcome: str

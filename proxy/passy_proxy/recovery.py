@@ -75,15 +75,22 @@ def read(data: bytes) -> Read:
 
 
 def left_behind(folder: Path) -> list[Left]:
-    """The journals in ``folder`` whose owners are gone, locked for us."""
+    """The journals in ``folder`` whose owners are gone, locked for us. OSError when there may be
+    some, but none that could be locked."""
     names = {path.name.partition(".")[0] for path in folder.glob("*-*-*.*")}
     found = []
+    trouble = None
     for name in sorted(names):
         try:
             lock = locked(folder / f"{name}.lock")
         except BlockingIOError:
             continue  # it lives
+        except OSError as error:  # Not ours to open, or no descriptor is left.
+            trouble = error
+            continue
         found.append(Left(folder, name, lock))
+    if trouble is not None and not found:
+        raise trouble
     return found
 
 
@@ -173,5 +180,7 @@ class Left:
         self.release()
 
     def release(self) -> None:
-        """Leave it to others, as it is."""
-        os.close(self.lock)
+        """Leave it to others, as it is; unless that was done."""
+        lock, self.lock = self.lock, -1
+        if lock >= 0:
+            os.close(lock)

@@ -629,6 +629,20 @@ async def test_a_short_retry_after_is_waited_for(
     assert (200 if hits == 2 else status, hits) == (ex.status, len(made.one.requests))
 
 
+async def test_an_upload_that_was_passed_on_is_not_sent_again() -> None:
+    text = """
+    upstreams: {{one: {{dialect: openai, url: "{url}/v1"}}}}
+    models: {{"*": [one/whisper]}}
+    chains: {{default: [alias, fallback: {{retry_after: 1s}}]}}
+    routes: [{{match: POST /v1/audio/transcriptions, body: stream}}]
+    """
+    async with ScriptedUpstream() as one, Bench(text.format(url=one.url)) as bench:
+        one.json({}, 429, retry_after="0").json({})
+        ex = bench.exchange(b"a song", path="/v1/audio/transcriptions")
+        await ex.route.chain.run(ex)
+    assert (429, 1) == (ex.status, len(one.requests))
+
+
 async def test_another_target_is_asked_before_anybody_waits(pair: Make) -> None:
     made = await pair("retry_after: 10s", "rate_limit")
     made.one.json({}, 429, retry_after="5")

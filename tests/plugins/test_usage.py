@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from passy_plugins.stores.memory import Memory
-from passy_proxy import Exchange, UsageRecord
+from passy_proxy import Attempt, Exchange, Filter, UsageRecord
 from passy_proxy.testing import Bench, Recorded, ScriptedUpstream
 
 pytestmark = pytest.mark.anyio
@@ -195,6 +195,47 @@ async def test_a_stop_leaves_no_record_behind(
     await gateway.bench.snapshot.stop()
     [record] = books.records
     assert (ex.id, 9, None) == (record.id, record.input, record.cost_nanos)
+
+
+class Waiting(Filter):
+    """Waits before anything is sent, as who looks up a credential does."""
+
+    name = "waiting"
+
+    async def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
+        await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("when_client_leaves", ["stop", "drain"])
+async def test_who_leaves_before_anything_was_sent_owes_nothing(
+    when_client_leaves: str,
+) -> None:
+    settings = f"ledger: books, unanswered: prompt, when_client_leaves: {when_client_leaves}"
+    text = CONFIGURATION.replace("ledger: books", settings).replace("alias,", "alias, waiting,")
+    text = text.replace("waiting,", "waiting: {{hook_timeout: 200ms}},")
+    async with (
+        ScriptedUpstream() as upstream,
+        Bench(text.format(url=upstream.url, prices=WRITTEN), filters=[Waiting]) as bench,
+    ):
+        ex = bench.exchange({"model": "m", "messages": [{"role": "user", "content": "x" * 400}]})
+        running = asyncio.create_task(ex.route.chain.run(ex))
+        downstream = ex.downstream
+        assert isinstance(downstream, Recorded)
+        await until(lambda: bool(ex.attempts))
+        downstream.leave()
+        await running
+        books = Metered(bench, upstream).books
+    [record] = books
+    [attempt] = record.attempts
+    assert ("client_gone", 0, 0, False) == (
+        record.outcome,
+        record.input,
+        record.output,
+        record.estimated,
+    )
+    assert not attempt.maybe_billed
+    assert 0 <= attempt.head_ms <= record.duration_ms
+    assert [] == upstream.requests
 
 
 async def until(reached: Callable[[], bool]) -> None:

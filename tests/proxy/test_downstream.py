@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import uvicorn
 
+from passy_proxy import Exchange, Filter
 from passy_proxy.downstream import AsgiDownstream, BodyTooLarge, ClientGone, Downstream
+from passy_proxy.exchange import CLIENT_GONE
+from passy_proxy.testing import Bench
 
 pytestmark = pytest.mark.anyio
 
@@ -157,6 +160,47 @@ async def test_a_server_that_raises_for_a_client_that_left_is_understood() -> No
     downstream.finish()
     await downstream.settle()
     assert [] == server.sent
+
+
+class Settling(Filter):
+    """Has to wait at the end of an exchange, as who gives a place back in a store elsewhere."""
+
+    name = "settling"
+    done: ClassVar[list[str]] = []
+
+    async def on_end(self, ex: Exchange) -> None:
+        await asyncio.sleep(0)
+        self.done.append("end")
+
+    async def on_complete(self, ex: Exchange) -> None:
+        await asyncio.sleep(0)
+        self.done.append("complete")
+
+
+@pytest.mark.parametrize("uploading", [True, False])
+async def test_the_end_of_who_finds_its_client_gone_is_not_cancelled(uploading: bool) -> None:
+    said = b'[{"role": "user", "content": "Hello!"}]'
+    body = b'{"model": "echo", "stream": true, "messages": %b}' % said
+    server = Server(DISCONNECT if uploading else piece(body))
+    server.gone = True
+    text = """
+    upstreams: {echo: {kind: echo}}
+    chains: {default: [settling, alias, fallback]}
+    routes: [{match: POST /v1/chat/completions}]
+    """
+    Settling.done.clear()
+
+    async def serve() -> Exchange:
+        ex = bench.exchange()
+        downstream = ex.downstream = ex.request.downstream = server.downstream()
+        assert downstream.task is asyncio.current_task()
+        await ex.route.chain.run(ex)
+        return ex
+
+    async with Bench(text, filters=[Settling]) as bench:
+        ex = await asyncio.create_task(serve())
+    assert CLIENT_GONE == ex.outcome
+    assert ["end", "complete"] == Settling.done
 
 
 async def test_an_aborted_answer_is_left_incomplete() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
+from passy_proxy import recovery
 from passy_proxy.journal import (
     CLOSE,
     SLOT,
@@ -22,6 +23,7 @@ from passy_proxy.journal import (
     JournalSettings,
     line,
     load_cursor,
+    locked,
     save_cursor,
 )
 from passy_proxy.json import dumps, loads
@@ -344,3 +346,45 @@ def test_names_of_journals_tell_what_is_left(folder: Path, journal: Make) -> Non
     (folder / "damaged").mkdir()
     (folder / "README").write_text("not ours")
     assert [dead.name] == [left.name for left in left_behind(folder) if isinstance(left, Left)]
+
+
+def test_one_that_cannot_be_opened_keeps_nobody_from_the_others(
+    folder: Path, journal: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign, dead = journal(), journal()
+    for each in (foreign, dead):
+        end(each, "one")
+        die(each)
+
+    def mine(path: Path) -> int:
+        if path.name.startswith(foreign.name):
+            raise PermissionError(path)
+        return locked(path)
+
+    monkeypatch.setattr(recovery, "locked", mine)
+    [left] = left_behind(folder)
+    assert dead.name == left.name
+    with pytest.raises(PermissionError):  # There may be some.
+        left_behind(folder)
+    left.release()
+    left.release()
+
+
+def test_records_that_fit_nowhere_use_no_segments_up(journal: Make) -> None:
+    alive = journal(segment="64KiB", limit="128KiB")
+    for number in range(3):
+        assert not end(alive, str(number), 1 << 16)
+    assert (3, False) == (alive.failed, alive.full)
+    assert end(alive, "one")
+    alive.cursor = (1, alive._segments[1].end)
+    alive.stop()
+
+
+def test_who_ends_after_the_stop_is_recorded_once(journal: Make, folder: Path) -> None:
+    stopped = journal()
+    assert begin(stopped, "late")
+    assert begin(stopped, "never")
+    stopped.stop()
+    assert end(stopped, "late")
+    rows, _ = found(folder)
+    assert ["late", "never"] == [row[0] for row in rows]

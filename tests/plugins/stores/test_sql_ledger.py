@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import structlog
 from passy_plugins.stores.sql import Sql, SqlSettings, database, ledger
 from passy_plugins.stores.sql.ledger import Shipper
 from passy_proxy.config.settings import Secret
+from passy_proxy.evidence import Proof
 from passy_proxy.journal import Journal, JournalSettings
 from passy_proxy.json import dumps, loads
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import AttemptRecord, UsageRecord
+from passy_proxy.recovery import left_behind
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
 
@@ -162,6 +165,40 @@ async def test_what_clients_and_upstreams_say_can_always_be_written(path: Path) 
     assert [1, 2**63 - 1, 1 - 2**63, 1, 1] == [input for input, _, _ in found]
     assert "?" == found[3][1]
     assert "broken: ?" in found[4][2]
+
+
+@pytest.mark.parametrize("character", ["x", "\x01", "\N{SLIGHTLY SMILING FACE}"])
+async def test_megabytes_that_clients_and_upstreams_say_are_recorded_in_short(
+    path: Path, character: str
+) -> None:
+    said = character * (3 << 20)
+    failed = ATTEMPT._replace(failure=f"stream: {said}", model=said)
+    records = [
+        RECORD._replace(id=f"req_{number}", model=said, attempts=(failed,) * number)
+        for number in (1, 2, 10)
+    ]
+    store = store_at(path, journal={"segment": "64KiB"})
+    await store.start()
+    for record in records:
+        proof = Proof("11" * 32, "22" * 32, ("gateway",))
+        assert store.record(record.row(), proof) is True
+    await store.stop()
+    with closing(sqlite3.connect(path)) as books:
+        found = books.execute("SELECT model, input, output, attempts FROM usage").fetchall()
+    assert [(character * 200, 1, 2)] * 3 == [row[:3] for row in found]
+    assert [1, 2, 10] == [len(loads(row[3].encode())) for row in found]
+
+
+@pytest.mark.parametrize("character", ["x", '"', "\x01", "\N{SLIGHTLY SMILING FACE}"])
+async def test_an_attempt_of_any_model_is_noted(path: Path, character: str) -> None:
+    store = store_at(path)
+    await store.start()
+    model, id = character * 600, "req_" + "0" * 32
+    names = ("k" * 40, "o" * 40, "/v1/chat/completions", model, 1, 12)
+    store.begin((id, 1_795_430_994_913, *names, [("upstream", model, 30_001)]))
+    assert 1 == store._journal.running
+    assert store.record(RECORD._replace(id=id).row())
+    await store.stop()
 
 
 class Away:
@@ -306,3 +343,99 @@ async def test_a_damaged_line_is_told_and_left_out(shipping: Shipping) -> None:
     assert ["req_000000", "req_000002"] == shipping.away.ids
     assert ["journal_damaged"] == [entry["event"] for entry in logs]
     assert (shipping.journal.folder / "damaged" / segment.name).exists()
+
+
+async def test_a_lack_of_descriptors_ends_no_shipping(
+    shipping: Shipping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+
+    def none_left(folder: Path) -> list[Any]:
+        looks.append(folder)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(ledger, "left_behind", none_left)
+    monkeypatch.setattr(ledger, "LOOK_SECONDS", 0.1)
+    shipping.away.here = True
+    with structlog.testing.capture_logs() as logs:
+        shipping.shipper.start()
+        await until(lambda: len(looks) > 1)
+        shipping.record(numbered(0, 3))
+        await until(lambda: shipping.away.written)
+    assert [record.id for record in numbered(0, 3)] == shipping.away.ids
+    assert ["usage_waits"] == [entry["event"] for entry in logs]
+
+
+async def test_a_full_disk_where_the_refused_are_put_ends_no_shipping(
+    shipping: Shipping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, put_aside, full = shipping.away, shipping.shipper._put_aside, [True, True]
+
+    def put(refused: bytes) -> None:
+        if full:
+            full.pop()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put_aside(refused)
+
+    monkeypatch.setattr(shipping.shipper, "_put_aside", put)
+    away.here, away.never = True, b"req_000004"
+    shipping.shipper.start()
+    shipping.record(numbered(0, 9))
+    await shipping.stop()
+    assert {f"req_{number:06}" for number in range(9) if number != 4} == set(away.ids)
+    refused = shipping.journal.folder / "damaged/refused.jsonl"
+    assert ["req_000004"] == [loads(line)[0] for line in refused.read_bytes().splitlines()]
+
+
+async def test_journals_that_are_not_taken_over_are_left_to_others(
+    shipping: Shipping, tmp_path: Path
+) -> None:
+    shipping.record(numbered(0, 1))
+    await shipping.stop(0.1)
+    following = Shipping(tmp_path / "journal")
+    hangs = asyncio.Event()
+
+    async def write(records: Sequence[bytes], prices: Sequence[bytes]) -> None:
+        hangs.set()
+        await asyncio.Event().wait()
+
+    following.shipper._write = write
+    following.shipper.start()
+    await hangs.wait()
+    await following.stop(0.01)
+    [left] = left_behind(tmp_path / "journal")
+    left.release()
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("power", 2)])
+async def test_what_survives_the_power_in_the_journal_does_so_in_the_database(
+    path: Path, durability: str, synchronous: int
+) -> None:
+    # With 1, SQLite's NORMAL, a power failure takes back what was written since a checkpoint: out
+    # of a journal that has forgotten it.
+    store = store_at(path, journal={"durability": durability})
+    await store.start()
+    assert [(synchronous,)] == await store._writer.fetch("PRAGMA synchronous")
+    assert [(1,)] == await store._reader.fetch("PRAGMA synchronous")
+    await store.stop()
+
+
+async def test_a_journal_that_cannot_be_read_keeps_nobody_from_the_others(
+    shipping: Shipping, tmp_path: Path
+) -> None:
+    other = Shipping(tmp_path / "journal")
+    for number, dead in enumerate((shipping, other)):
+        dead.record(numbered(number, number + 1))
+        await dead.stop(0.1)
+    damaged = shipping.journal.folder / f"{shipping.journal.name}.1"
+    damaged.unlink()
+    damaged.mkdir()
+    following = Shipping(tmp_path / "journal")
+    following.away.here = True
+    with structlog.testing.capture_logs() as logs:
+        following.shipper.start()
+        await until(lambda: following.away.written)
+        await following.stop()
+    assert ["req_000001"] == following.away.ids
+    assert {"usage_waits", "journal_recovered"} == {entry["event"] for entry in logs}
+    damaged.rmdir()

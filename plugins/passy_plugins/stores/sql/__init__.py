@@ -68,7 +68,8 @@ class Sql(Store):
         self._keyring = site.keyring
         path = sqlite_path(self._url)
         self._reader = Sqlite(path, "read")
-        self._writer = Sqlite(path, "write")
+        # What was shipped leaves the journal: it must not be less safe in the database.
+        self._writer = Sqlite(path, "write", lasting=settings.journal.durability == "power")
         log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
         place = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
@@ -148,6 +149,8 @@ class Sql(Store):
             json = dumps(row)
         except (TypeError, ValueError):
             json = said(row)
+        if len(json) > LONGEST_RECORD:
+            json = said(clipped(row))
         journal = self._journal
         kept = journal.close(row[0], json)
         self._shipper.more()
@@ -218,13 +221,32 @@ def _sayable(value: Any) -> Any:
 
 MOST = 2**63 - 1
 
+LONGEST_RECORD = 1 << 14
+"""Bytes of a record as it is; the usual one has some hundreds."""
+LONGEST_NAME = 200
+"""Characters of each text in a longer one."""
+
+
+def clipped(value: Any) -> Any:
+    """A row with texts of a bearable length. Names are clients' words and reasons are upstreams':
+    a megabyte of them would fit into no segment, or be read from none."""
+    if isinstance(value, str):
+        return value[:LONGEST_NAME]
+    return tuple(map(clipped, value)) if isinstance(value, tuple | list) else value
+
 
 def shortened(row: BegunRow) -> BegunRow:
     """``row`` with names of a bearable length and its last attempt alone: it is for a small
     place."""
-    names = [name[:40] if isinstance(name, str) else name for name in row[:-1]]
+    names = [_short(name) if isinstance(name, str) else name for name in row[:-1]]
     upstream, model, started = row[-1][-1]
-    return (*names, [(upstream[:40], model[:40], started)])
+    return (*names, [(_short(upstream), _short(model), started)])
+
+
+def _short(name: str) -> str:
+    """40 characters, or fewer of those that take up to six bytes each."""
+    name = name[:40]
+    return name if name.isascii() and name.isprintable() else name[:14]
 
 
 def _principal(row: Row) -> Principal:

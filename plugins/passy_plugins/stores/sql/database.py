@@ -58,8 +58,10 @@ def sqlite_path(url: str) -> Path:
 class Sqlite:
     """One connection to one file, in a thread of its own: a slow disk delays only who asked."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, *, lasting: bool = False) -> None:
+        """``lasting``: what is written survives a power failure from then on."""
         self.path = path
+        self._lasting = lasting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"passy-sql-{name}")
         self._live: sqlite3.Connection | None = None
         self._closed = False
@@ -104,7 +106,7 @@ class Sqlite:
 
         def here() -> T:
             if self._live is None:
-                self._live = _connect(self.path)
+                self._live = _connect(self.path, self._lasting)
             return work(self._live)
 
         try:
@@ -120,14 +122,14 @@ class Sqlite:
             self._live = None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, lasting: bool = False) -> sqlite3.Connection:
     if not path.exists():
         _create_private(path)
     connection = sqlite3.connect(
         path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
-        _prepare(connection)
+        _prepare(connection, lasting)
     except BaseException:
         connection.close()
         raise
@@ -150,8 +152,9 @@ def _create_private(path: Path) -> None:
         os.unlink(draft)
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Readers beside one writer, and no flush to the disk but at checkpoints."""
+def _prepare(connection: sqlite3.Connection, lasting: bool) -> None:
+    """Readers beside one writer, and no flush to the disk but at checkpoints; or with each
+    transaction."""
     last = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -161,7 +164,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
             if time.monotonic() > last:
                 raise
             time.sleep(0.02)
-    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
     connection.execute("PRAGMA wal_autocheckpoint = 4000")
 
 

@@ -98,21 +98,30 @@ class Shipper:
     async def _run(self) -> None:
         looked = -inf
         while True:
-            if time.monotonic() >= looked + LOOK_SECONDS:
-                looked = time.monotonic()
-                await self._take_over()
-            if (part := self.journal.unshipped()) is not None:
-                await self._linger()
-                await self._ship(*(self.journal.unshipped() or part))
-            elif self._stopping:
-                return
-            else:
-                self._some.clear()
-                if not self._waiting:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(LOOK_SECONDS):
-                            await self._some.wait()
-                self._waiting = 0
+            try:
+                if time.monotonic() >= looked + LOOK_SECONDS:
+                    looked = time.monotonic()
+                    await self._take_over()
+                if (part := self.journal.unshipped()) is not None:
+                    await self._linger()
+                    await self._ship(*(self.journal.unshipped() or part))
+                elif self._stopping:
+                    return
+                else:
+                    await self._idle()
+            except Exception as error:
+                # No descriptor is left, or a disk is full: who ends here ships nothing ever after.
+                self._tell("usage_waits", error)
+                await self._rest()
+
+    async def _idle(self) -> None:
+        """Wait for something to ship, or for the next look at what others left."""
+        self._some.clear()
+        if not self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._some.wait()
+        self._waiting = 0
 
     async def _linger(self) -> None:
         """Let records gather, unless there are enough or the end has come."""
@@ -205,10 +214,16 @@ class Shipper:
     async def _take_over(self) -> None:
         """Ship what processes left behind that are gone."""
         folder = self.journal.folder
-        for left in await self._in_thread(lambda: left_behind(folder)):
-            if await self._shipped(left):
-                await self._in_thread(left.discard)
-            else:
+        found = await self._in_thread(lambda: left_behind(folder))
+        try:
+            for left in found:
+                try:
+                    if await self._shipped(left):
+                        await self._in_thread(left.discard)
+                except Exception as error:  # One that cannot be read: the others can.
+                    self._tell("usage_waits", error)
+        finally:  # Else nobody could take them as long as this process lives.
+            for left in found:
                 left.release()
 
     async def _shipped(self, left: Left) -> bool:
