@@ -654,15 +654,17 @@ class Connection(asyncio.Protocol):
                 self._await_body()
             if rest:
                 self._read_body(rest)
-        if self.cycle is not None:  # else its first chunk was refused
-            turn = self.turn
-            if turn is not None and not turn.done():
-                assert self.task is not None
-                self.turn = None
-                self.tasks.add(self.task)
-                turn.set_result(cycle)
-            else:
-                self.tasks.add(self.loop.create_task(self._serve(cycle)))
+        if self.cycle is None:  # what came with the head was refused, so nobody will serve it
+            self.edge.held -= cycle.held
+            return
+        turn = self.turn
+        if turn is not None and not turn.done():
+            assert self.task is not None
+            self.turn = None
+            self.tasks.add(self.task)
+            turn.set_result(cycle)
+        else:
+            self.tasks.add(self.loop.create_task(self._serve(cycle)))
 
     def _shed(self, head: RequestHead, rest: bytes) -> None:
         """Refuse a request for want of room. Who has sent all of it, and no more, may try again on

@@ -1292,6 +1292,17 @@ async def test_a_body_there_is_no_room_for_is_refused_and_what_it_held_is_free()
         assert 0 == edge_.held
 
 
+async def test_what_a_body_held_is_free_also_if_it_was_refused_with_its_head() -> None:
+    async with serving(Script(early)) as site:
+        assert site.edge is not None
+        for bad, status in ((b"ffffffffff\r\n", 413), (b"x\r\n", 400)):
+            request = chunked(b"x" * 50_000).removesuffix(b"0\r\n\r\n") + bad
+            client = await site.client()
+            client.send(request)
+            assert status == (await client.answer()).status
+            assert 0 == site.edge.held
+
+
 def test_who_has_one_address_of_ipv6_has_them_all() -> None:
     assert _network("2001:db8::1") == _network("2001:db8::ffff:2")
     assert _network("2001:db8::1") != _network("2001:db8:0:1::1")
