@@ -756,6 +756,36 @@ async def test_a_client_that_does_not_read_holds_up_the_application_and_is_cut()
             await client.answer()
 
 
+async def test_a_client_that_does_not_read_is_cut_although_the_rest_of_its_body_comes() -> None:
+    script = Script(endless)
+    async with serving(script, EdgeLimits(write_timeout=0.4)) as site:
+        client = await site.client()
+        client.writer.transport.pause_reading()
+        client.send(post(b"xx")[:-1])
+        assert int(await script.told()) < 32 << 20
+        client.send(b"x")
+        while "client gone" != await script.told():
+            pass
+
+
+async def test_no_request_begins_before_the_client_has_taken_the_answer_before() -> None:
+    async def play(downstream: Downstream, script: Script) -> None:
+        script.tell("begun")
+        downstream.start(200, [(b"content-length", b"%d" % (32 << 20))])
+        downstream.finish(bytes(32 << 20))
+
+    script = Script(play)
+    async with serving(script, EdgeLimits(write_timeout=0.4)) as site:
+        for first in (post(b"xx")[:-1], post(b"xx")):
+            client = await site.client()
+            client.writer.transport.pause_reading()
+            client.send(first)
+            assert "begun" == await script.told()
+            client.send((b"x" if first[-2:] != b"xx" else b"") + GET)
+            await until(lambda: site.edge is not None and site.edge.open == 0)
+            assert script.happened.empty()
+
+
 async def test_a_slow_client_that_reads_on_is_not_cut() -> None:
     size = 24 << 20
 
