@@ -1,4 +1,4 @@
-"""What a supervisor outlives. What it does for workers is tried on real ones, among the promises."""
+"""What a supervisor outlives. How it looks after real workers is tried among the promises."""
 
 from __future__ import annotations
 
