@@ -417,7 +417,7 @@ class Connection(asyncio.Protocol):
             self._rest(cycle.keep_alive)
         elif not cycle.keep_alive:
             self.close()
-        elif not self.paused_writing:
+        else:
             self._next()
 
     def close(self) -> None:
@@ -554,11 +554,14 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """The client has read; a request may have waited for that."""
-        if self.phase == _BUSY and self.cycle is None and not self.paused_writing:
+        if self.phase == _BUSY and self.cycle is None:
             self._next()
 
     def _next(self) -> None:
         """Ready for another request, which may already be here."""
+        if self.paused_writing:  # First the client has to take what it was answered.
+            self.phase = _BUSY
+            return
         limits = self.limits
         self.phase = _IDLE
         if self.shutting_down:
@@ -654,15 +657,17 @@ class Connection(asyncio.Protocol):
                 self._await_body()
             if rest:
                 self._read_body(rest)
-        if self.cycle is not None:  # else its first chunk was refused
-            turn = self.turn
-            if turn is not None and not turn.done():
-                assert self.task is not None
-                self.turn = None
-                self.tasks.add(self.task)
-                turn.set_result(cycle)
-            else:
-                self.tasks.add(self.loop.create_task(self._serve(cycle)))
+        if self.cycle is None:  # what came with the head was refused, so nobody will serve it
+            self.edge.held -= cycle.held
+            return
+        turn = self.turn
+        if turn is not None and not turn.done():
+            assert self.task is not None
+            self.turn = None
+            self.tasks.add(self.task)
+            turn.set_result(cycle)
+        else:
+            self.tasks.add(self.loop.create_task(self._serve(cycle)))
 
     def _shed(self, head: RequestHead, rest: bytes) -> None:
         """Refuse a request for want of room. Who has sent all of it, and no more, may try again on
@@ -682,9 +687,8 @@ class Connection(asyncio.Protocol):
         ):
             raise refusal
         refusal.path = head.line.path
-        self.phase = _IDLE
-        self.deadline = self.sweep.now + self.limits.keep_alive
         self._tell(refusal, b"keep-alive")
+        self._next()
 
     async def _serve(self, cycle: Cycle | None) -> None:
         """Run the application on a request, and then on those that follow.
@@ -796,7 +800,8 @@ class Connection(asyncio.Protocol):
 
     def _body_ended(self, cycle: Cycle, rest: bytes) -> None:
         self.phase = _BUSY
-        self.deadline = NEVER
+        if not self.paused_writing:
+            self.deadline = NEVER
         cycle.end_body()
         if rest:
             self.buffer += rest

@@ -47,6 +47,8 @@ LAST_SIGN = 0.5
 """Seconds for a dead worker to write down its stack; one that was stopped cannot."""
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 5.0
+DOUBLED = 6
+"""How often `FIRST_WAIT` is doubled, at most: a worker may die quickly for days."""
 ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 Work = Callable[[int, socket.socket], None]
@@ -168,16 +170,23 @@ class Supervisor:
                 self._fork(worker)
 
     def _fork(self, worker: Worker) -> None:
-        worker.slot.ready = False
-        worker.line, line = socket.socketpair()
         worker.born, worker.silent = monotonic(), 0.0
         # A signal between the fork and the child's own handlers must wait for those.
         signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
-        worker.pid = os.fork()
-        if worker.pid == 0:
-            self._be(worker, line)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
-        line.close()
+        try:
+            worker.line, line = socket.socketpair()
+            with line:
+                worker.pid = os.fork()
+                if worker.pid == 0:
+                    self._be(worker, line)
+        except OSError as exc:  # There is no room for another process now: the others serve on.
+            if worker.line is not None:
+                worker.line.close()
+                worker.line = None
+            worker.due = monotonic() + LONGEST_WAIT
+            self._log.error("worker_not_started", worker=worker.number, cause=str(exc))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
 
     def _be(self, worker: Worker, line: socket.socket) -> None:
         """The life of a worker; never returns."""
@@ -220,6 +229,7 @@ class Supervisor:
                 worker.line.close()
             code = os.waitstatus_to_exitcode(status)
             self._began = self._began or worker.slot.ready
+            worker.slot.ready = False
             if self._end is not None:
                 continue
             if not self._began:
@@ -241,7 +251,8 @@ class Supervisor:
         now = monotonic()
         lived = now - worker.born
         worker.quick = worker.quick + 1 if lived < QUICK else 0
-        wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (worker.quick - 2)) if worker.quick > 1 else 0.0
+        times = min(worker.quick - 2, DOUBLED)
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2**times) if worker.quick > 1 else 0.0
         worker.due = now + wait
         worker.slot.restarted()
         stack = worker.slot.stack()

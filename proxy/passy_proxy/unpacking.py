@@ -11,6 +11,8 @@ from passy_proxy.transport import TransportError
 INFLATED = (b"gzip", b"x-gzip", b"deflate")
 MOST_INFLATED = 32 << 20
 """Bytes of an answer unpacked in one piece, at most."""
+MOST_MEMBERS = 256
+"""Each costs a copy of all that follows it, and one may be two bytes long."""
 MOST_RATIO = 100
 SLACK = 1 << 16
 """A stream may have grown by this much before its ratio is looked at."""
@@ -22,9 +24,10 @@ def inflated(body: bytes) -> bytes:
     """``body`` unpacked; empty when it is cut, no gzip or deflate, or beyond the bounds above."""
     most = min(len(body) * MOST_RATIO, MOST_INFLATED)
     for bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
-        members, left = [], body
+        members: list[bytes] = []
+        left = body
         try:
-            while left and most > 0:
+            while left and most > 0 and len(members) < MOST_MEMBERS:
                 unpacking = zlib.decompressobj(bits)
                 members.append(unpacking.decompress(left, most))
                 if not unpacking.eof:

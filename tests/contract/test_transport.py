@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -33,6 +34,7 @@ from passy_proxy.transport import (
 from passy_proxy.transport.connect import VERIFIED, Connector, Tls, parse_origin
 from passy_proxy.transport.http1 import Http1Transport
 from passy_proxy.transport.httpcore import HttpcoreTransport
+from passy_proxy.transport.pool import Pool
 
 pytestmark = pytest.mark.anyio
 
@@ -842,6 +844,39 @@ async def test_an_idle_connection_expires(build: Build) -> None:
         await leg.read_all(10)
         leg.close()
         await settled(transport, open=1, idle=1)
+        await all_gone(upstream)
+        await settled(transport, open=0, idle=0)
+
+
+async def test_a_connection_handed_to_one_who_has_just_left_expires_as_well(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = Upstream()
+    give = Pool.give
+    go = asyncio.Event()
+
+    async def patient(wire: Wire) -> None:
+        await go.wait()
+        await answer(wire)
+
+    async with upstream.serve(patient) as url:
+        transport = build(url, Limits(max_connections=1, keepalive=0.3))
+        first = asyncio.ensure_future(transport.open(post()))
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(transport.open(post()))
+        await settled(transport, waiting=1)
+
+        def handed(pool: Pool[Any], item: Any) -> bool:
+            idle = give(pool, item)
+            waiting.cancel()
+            return idle
+
+        monkeypatch.setattr(Pool, "give", handed)
+        go.set()
+        await (await first).read_all(10)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await settled(transport, open=1, idle=1, waiting=0)
         await all_gone(upstream)
         await settled(transport, open=0, idle=0)
 

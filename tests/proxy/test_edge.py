@@ -756,6 +756,36 @@ async def test_a_client_that_does_not_read_holds_up_the_application_and_is_cut()
             await client.answer()
 
 
+async def test_a_client_that_does_not_read_is_cut_although_the_rest_of_its_body_comes() -> None:
+    script = Script(endless)
+    async with serving(script, EdgeLimits(write_timeout=0.4)) as site:
+        client = await site.client()
+        client.writer.transport.pause_reading()
+        client.send(post(b"xx")[:-1])
+        assert int(await script.told()) < 32 << 20
+        client.send(b"x")
+        while "client gone" != await script.told():
+            pass
+
+
+async def test_no_request_begins_before_the_client_has_taken_the_answer_before() -> None:
+    async def play(downstream: Downstream, script: Script) -> None:
+        script.tell("begun")
+        downstream.start(200, [(b"content-length", b"%d" % (32 << 20))])
+        downstream.finish(bytes(32 << 20))
+
+    script = Script(play)
+    async with serving(script, EdgeLimits(write_timeout=0.4)) as site:
+        for first in (post(b"xx")[:-1], post(b"xx")):
+            client = await site.client()
+            client.writer.transport.pause_reading()
+            client.send(first)
+            assert "begun" == await script.told()
+            client.send((b"x" if first[-2:] != b"xx" else b"") + GET)
+            await until(lambda: site.edge is not None and site.edge.open == 0)
+            assert script.happened.empty()
+
+
 async def test_a_slow_client_that_reads_on_is_not_cut() -> None:
     size = 24 << 20
 
@@ -1290,6 +1320,17 @@ async def test_a_body_there_is_no_room_for_is_refused_and_what_it_held_is_free()
         await until(lambda: edge_.held == 0)
         assert 401 == (await site.ask(post(b"x" * 200_000))).status
         assert 0 == edge_.held
+
+
+async def test_what_a_body_held_is_free_also_if_it_was_refused_with_its_head() -> None:
+    async with serving(Script(early)) as site:
+        assert site.edge is not None
+        for bad, status in ((b"ffffffffff\r\n", 413), (b"x\r\n", 400)):
+            request = chunked(b"x" * 50_000).removesuffix(b"0\r\n\r\n") + bad
+            client = await site.client()
+            client.send(request)
+            assert status == (await client.answer()).status
+            assert 0 == site.edge.held
 
 
 def test_who_has_one_address_of_ipv6_has_them_all() -> None:

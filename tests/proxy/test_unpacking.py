@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import time
 import zlib
 from typing import cast
 
@@ -44,6 +45,14 @@ def test_what_cannot_be_unpacked_is_said() -> None:
     assert b"" == inflated(b"no gzip at all")
     assert b"" == inflated(gzip.compress(TEXT)[:-9])
     assert b"" == inflated(b"")
+
+
+def test_members_without_end_are_not_followed() -> None:
+    assert b"x" * 200 == inflated(gzip.compress(b"x") * 200)
+    began = time.process_time()
+    assert b"" == inflated(gzip.compress(b"") * 50_000)
+    assert b"" == inflated(b"\x03\0" * 500_000)
+    assert time.process_time() - began < 1
 
 
 def test_what_grows_beyond_measure_is_refused() -> None:

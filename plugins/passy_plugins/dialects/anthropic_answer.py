@@ -9,7 +9,7 @@ from typing import Any
 
 from passy_plugins.dialects.anthropic_request import JSON_TOOL
 from passy_plugins.dialects.openai_answer import PlainTap, count, doubtful
-from passy_plugins.dialects.watch import USAGE, Watch, error_message, loads_object
+from passy_plugins.dialects.watch import USAGE, Watch, error_message, loads_object, text_of
 from passy_proxy import json
 from passy_proxy.records import Usage
 
@@ -58,8 +58,8 @@ def chat_usage(usage: Usage) -> Shape:
 def chat_error(error: object, status: int = 0) -> Shape:
     """OpenAI's error object for Anthropic's."""
     error = error if isinstance(error, dict) else {}
-    kind = str(error.get("type") or ("api_error" if status >= 500 else "invalid_request_error"))
-    message = str(error.get("message") or f"The upstream answered {status or 'with an error'}.")
+    kind = text_of(error.get("type") or ("api_error" if status >= 500 else "invalid_request_error"))
+    message = text_of(error.get("message") or f"The upstream answered {status or 'with an error'}.")
     said, code = ERRORS.get(kind, (kind, None))
     if kind == "invalid_request_error" and "prompt is too long" in message:
         code = "context_length_exceeded"
@@ -115,7 +115,7 @@ class MessagesTap(Watch):
             self.usage = usage_of(self._told)
             delta = said.get("delta")
             if isinstance(delta, dict) and delta.get("stop_reason"):
-                self.finish_reason = str(delta["stop_reason"])
+                self.finish_reason = text_of(delta["stop_reason"])
         elif kind == "message_stop":
             self.done = True
         elif kind == "error":
@@ -187,7 +187,7 @@ class ChatPlainTap(PlainTap):
         if said.get("type") != "message" or not isinstance(said.get("content"), list):
             self.error = error_message(said.get("error")) or "the answer is no message"
             return b""
-        self.model = str(said.get("model") or "")
+        self.model = text_of(said.get("model") or "")
         self._tell(said.get("usage"))
         message = self._message(said.get("content"))
         self.finish_reason = finish_of(said.get("stop_reason"), message.get("tool_calls"))
@@ -238,5 +238,5 @@ class ChatPlainTap(PlainTap):
 
 def finish_of(reason: object, calls: object) -> str:
     """OpenAI's finish reason; a tool that was only a way to ask for JSON was not called."""
-    finish = FINISH.get(str(reason), "stop")
+    finish = FINISH.get(text_of(reason), "stop")
     return "stop" if finish == "tool_calls" and not calls else finish

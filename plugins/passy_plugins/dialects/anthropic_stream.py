@@ -14,7 +14,7 @@ from passy_plugins.dialects.anthropic_answer import (
 )
 from passy_plugins.dialects.anthropic_request import JSON_TOOL
 from passy_plugins.dialects.openai_answer import DONE, doubtful
-from passy_plugins.dialects.watch import loads_object
+from passy_plugins.dialects.watch import loads_object, text_of
 from passy_proxy import json
 from passy_proxy.records import Usage
 from passy_proxy.sse import Decoder, MalformedStream, Message
@@ -113,7 +113,7 @@ class ChatStreamTap:
         return b"data: " + json.dumps({"error": error}) + b"\n\n"
 
     def _begin(self, message: Shape) -> None:
-        self.model = str(message.get("model") or "")
+        self.model = text_of(message.get("model") or "")
         self._tell(_object(message, "usage"))
         head = {
             "id": message.get("id"),

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from passy_plugins.dialects.passing import Passing
-from passy_plugins.dialects.watch import MODEL, USAGE, Watch, error_message, loads_object
+from passy_plugins.dialects.watch import MODEL, USAGE, Watch, error_message, loads_object, text_of
 from passy_proxy.body import MOST, read_answer, read_counts, read_response_counts
 from passy_proxy.records import Usage
 
@@ -47,12 +47,14 @@ def doubtful(said: object) -> bytes:
 
     What it tells is used all the same, as far as it can be, but somebody should know.
     """
-    if not _is_doubtful(said):
-        return b""
     try:
+        if not _is_doubtful(said):
+            return b""
         return repr(said).encode("utf-8", "replace")[:LONGEST_DOUBT]
     except ValueError:  # Python writes no number of more than some thousand digits.
         return b"numbers without end"
+    except RecursionError:  # JSON may be nested more deeply than we can follow.
+        return b"nested without end"
 
 
 def _is_doubtful(said: object) -> bool:
@@ -266,7 +268,7 @@ class StreamTap(Watch):
         if isinstance(choices, list):
             for choice in choices:
                 if isinstance(choice, dict) and choice.get("finish_reason"):
-                    self.finish_reason = str(choice["finish_reason"])
+                    self.finish_reason = text_of(choice["finish_reason"])
         return True
 
     def _tell(self, told: object) -> Usage | None:
@@ -319,7 +321,7 @@ class ResponsesTap(Watch):
             self.error = error_message(said.get("error") or said.get("message") or said)
         elif isinstance(kind, str) and isinstance(response := said.get("response"), dict):
             self._tell(response.get("usage"))
-            self.finish_reason = str(response.get("status") or kind.removeprefix("response."))
+            self.finish_reason = text_of(response.get("status") or kind.removeprefix("response."))
             self.error = error_message(response.get("error"))
             self.done = True
         return True

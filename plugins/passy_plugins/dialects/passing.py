@@ -7,7 +7,7 @@ from typing import Any
 
 from passy_proxy import json
 
-USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 FLAT = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 LONGEST = 8 * 1024
@@ -61,8 +61,10 @@ class Passing:
             if self._depth == self._wanted and not self._inside:
                 self._read(flat[0])
         cut = max(len(kept) - LONGEST, at)
-        while kept[at:cut].endswith(b"\\"):
-            cut -= 1
+        front = kept[at:cut]
+        # An escape stays whole; of a run of backslashes, which may be all there is, each other one
+        # begins one.
+        cut -= (len(front) - len(front.rstrip(b"\\"))) & 1
         self._pass(kept[at:cut])
         del self._kept[:cut]
         self._new = 0

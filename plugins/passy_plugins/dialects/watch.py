@@ -346,7 +346,15 @@ def error_message(error: object) -> str:
     """The words of an ``error``; empty for ``null``."""
     if isinstance(error, dict):
         error = error.get("message") or error.get("code") or error.get("type") or "unnamed error"
-    return str(error) if error else ""
+    return text_of(error) if error else ""
+
+
+def text_of(said: object) -> str:
+    """What was ``said`` where a text is due, and may be anything, as a text."""
+    try:
+        return str(said)
+    except RecursionError:  # JSON may be nested more deeply than Python follows.
+        return "nested without end"
 
 
 def _before_last(data: bytes) -> int:

@@ -262,8 +262,12 @@ class Connection(asyncio.Protocol):
         self._request = _NONE  # Nothing of an exchange is kept while idle.
         answer.headers = []
         answer.last = b""
-        self.deadline = self.sweep.now + answer.keepalive
-        if not pool.give(self):
+        self.rest()
+
+    def rest(self) -> None:
+        """Be idle for a while, or somebody else's at once."""
+        self.deadline = self.sweep.now + self._answer.keepalive
+        if not self._pool.give(self):
             self.deadline = NEVER
 
     # Deadlines.

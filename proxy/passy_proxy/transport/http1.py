@@ -29,7 +29,7 @@ class Http1Transport:
         self._limits = limits
         self._tls = tls
         self._writer = HeadWriter(origin)
-        self._pool: Pool[Connection] = Pool(limits.max_connections)
+        self._pool: Pool[Connection] = Pool(limits.max_connections, _returned)
 
     async def open(self, request: UpstreamRequest) -> Leg | WholeLeg:
         message = self._writer.message(request)
@@ -130,3 +130,9 @@ class Http1Transport:
 
     def stats(self) -> dict[str, int]:
         return self._pool.stats()
+
+
+def _returned(connection: Connection) -> None:
+    """Somebody was handed ``connection`` but has given up."""
+    if not connection.gone:
+        connection.rest()

@@ -319,7 +319,13 @@ class HttpcoreTransport:
         if slot.shared:
             self.leave(slot, clean=True)
         elif not slot.gone:
-            self._pool.give(slot)
+            self._rest(slot)
+
+    def _rest(self, slot: _Slot) -> None:
+        """``slot`` is idle for a while, or somebody else's at once."""
+        slot.deadline = asyncio.get_running_loop().time() + slot.keepalive
+        if not self._pool.give(slot):
+            slot.deadline = NEVER
 
     def leave(self, slot: _Slot, clean: bool) -> None:
         """A request on ``slot`` has ended; cleanly, if the connection may carry another."""
@@ -332,12 +338,11 @@ class HttpcoreTransport:
                 self._shared.remove(slot)
         if slot.busy == 0 and slot.spent:
             self.discard(slot)
-        elif slot.busy == 0:
+        elif slot.shared and slot.busy == 0:
             slot.deadline = asyncio.get_running_loop().time() + slot.keepalive
-            if not slot.shared:
-                stream.unasked = lambda: self.discard(slot)  # type: ignore[union-attr]
-                if not self._pool.give(slot):
-                    slot.deadline = NEVER
+        elif slot.busy == 0:
+            stream.unasked = lambda: self.discard(slot)  # type: ignore[union-attr]
+            self._rest(slot)
         if slot.shared and not slot.spent:
             self._offer(slot)
 

@@ -577,3 +577,21 @@ def test_an_end_is_seen_beside_a_chunk_with_two_choices(asked: Asked, ending: by
     _, tap = fed(OPENAI.tap(asked(STREAM), True, "openai"), [two + ending])
     assert tap.done
     assert ("" if ending is DONE else "it broke") == tap.error
+
+
+@pytest.mark.parametrize("depth", [300, 900, 1015])
+def test_what_is_nested_without_end_is_only_doubtful(asked: Asked, depth: int) -> None:
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    counts = b'{"prompt_tokens":9,"completion_tokens":3,"x":' + deep + b"}"
+    end = b'data: {"choices":[{"delta":{},"finish_reason":%b}],"usage":%b}\n\n' % (deep, counts)
+    out, tap = fed(OPENAI.tap(asked(WITH_USAGE), True, "openai"), [text(b"hi"), end, DONE])
+    assert text(b"hi") + end + DONE == out
+    assert tap.finish_reason
+    assert Usage(9, 3) == tap.usage
+    plain = b'{"choices":[],"usage":%b}' % counts
+    read = AnswerTap()
+    assert plain == read.whole(plain)
+    assert Usage(9, 3) == read.usage
+    refused = AnswerTap()
+    refused.whole(b'{"error":{"message":%b}}' % deep)
+    assert refused.error

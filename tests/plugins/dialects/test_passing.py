@@ -27,6 +27,7 @@ BODIES = {
     "between": {"a": FILL, "usage": USAGE, "b": FILL},
     "beside others": {"a": [{"usage": {"x": 1}}], "usage": USAGE, "b": {"usage": {"x": 2}}},
     "in a text": {"a": DECOY, "usage": USAGE, "b": "{" + DECOY, "c": '\\"' + DECOY},
+    "nothing but backslashes": {"a": "\\" * 3 * LONGEST, "usage": USAGE, "b": "\\" * 5 * LONGEST},
     "brackets in texts": {"a": "}}]]{[\\" * LONGEST, "usage": USAGE, "b": "{[" * LONGEST},
 }
 
@@ -44,6 +45,18 @@ def test_what_only_looks_like_one_is_none() -> None:
         assert found(json.dumps(body).encode(), 10) is None
     assert found(b'{"usage":{"a":1', 3) is None
     assert found(random.Random(3).randbytes(99_999), 1000) is None
+
+
+@pytest.mark.parametrize("text", [b"y", b"\\", b'\\"', b"\\\\{"])
+def test_text_of_any_kind_is_let_go(text: bytes) -> None:
+    passing = Passing(1)
+    passing.feed(b'{"b":"')
+    for _ in range(50):
+        passing.feed(text * 10_000)
+        assert len(passing._kept) <= LONGEST + 1
+    passing.feed(b'","usage":{"a":2}}')
+    assert {"a": 2} == passing.finish()
+    assert passing.closed()
 
 
 def test_the_last_one_counts_and_memory_is_bounded() -> None:
