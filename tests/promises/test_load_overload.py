@@ -222,13 +222,18 @@ def test_O6_large_bodies_do_not_take_more_memory_than_there_is(
 ) -> None:
     """A limit of its own, since not every machine lets a test make a cgroup."""
     gateway = serve(CONFIGURATION.format(url=upstream.url, overload="{memory: 200MiB}"))
-    told = asyncio.run(pour(gateway.url, big(12 << 20), 24))
-    used = resident(gateway.process.pid)
-    print(f"O6: {told}; {used >> 20} MiB at the end, at most {peak(gateway) >> 20}")
-    assert peak(gateway) < 230 << 20
-    assert {"200", "503 overloaded", "cut"} >= set(told)
+    told: dict[str, int] = {}
+    for _ in range(10):
+        # When all come on at the same pace, all may be refused at the same moment.
+        told = asyncio.run(pour(gateway.url, big(12 << 20), 24))
+        used = resident(gateway.process.pid)
+        print(f"O6: {told}; {used >> 20} MiB at the end, at most {peak(gateway) >> 20}")
+        assert peak(gateway) < 230 << 20
+        assert {"200", "503 overloaded", "cut"} >= set(told)
+        assert told.get("503 overloaded", 0) + told.get("cut", 0)
+        if "200" in told:
+            break
     assert told["200"]
-    assert told.get("503 overloaded", 0) + told.get("cut", 0)
     asyncio.run(answered_again(gateway))
 
 
