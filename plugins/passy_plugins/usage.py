@@ -31,7 +31,6 @@ from passy_proxy import (
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.evidence import Seal
 from passy_proxy.prices import Price
-from passy_proxy.stores import Now
 
 
 class Config(Settings):
@@ -140,16 +139,13 @@ class Metering(Filter):
                 self._price_later(ex.id, ex.at, ex.request.head.model, attempts[-1].target, usage)
             else:
                 cost = ex.stash[COST] = (price.cost(usage), price.text)
-        entered = row(ex, cost or UNPRICED)
-        kept = self._record(entered) if ex.seal is None else self._seal(ex.seal, ex, entered)
+        proof = None if ex.seal is None else ex.seal.proof(ex)
+        kept = self._record(row(ex, cost or UNPRICED), proof)
         if isinstance(kept, Awaitable):
             return self._count(kept)
         if not kept:
             self.unmetered += 1
         return None
-
-    def _seal(self, seal: Seal, ex: Exchange, entered: UsageRow) -> Now[bool]:
-        return self._record(entered, seal.proof(ex))
 
     async def _count(self, kept: Awaitable[bool]) -> None:
         if not await kept:

@@ -369,7 +369,7 @@ class Chain:
             except BaseException as exc:
                 try:
                     if (reply := self.faults.ended(ex, depth, "on_end", exc)) is not None:
-                        refused, ex.outcome = reply, FILTER_FAILED
+                        refused = refuse(ex, reply)
                 except asyncio.CancelledError as own:
                     cancelled = own
         if cancelled is not None:
