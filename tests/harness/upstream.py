@@ -22,6 +22,7 @@ After the last step the connection stays open for the next request, which begins
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 import threading
@@ -35,6 +36,7 @@ from typing import Any
 import h11
 
 from harness.catalogue import raw
+from passy_proxy.testing import completion
 
 Step = str | dict[str, Any]
 LONGEST = 60.0
@@ -254,6 +256,30 @@ class RawUpstream:
                 await asyncio.sleep(step.get("gap", 0.0))
         else:
             raise AssertionError(f"no such step: {step}")
+
+
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "real",
+    "content": [{"type": "text", "text": "Hello!"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 9, "output_tokens": 1},
+}
+
+
+def whole(body: str) -> list[Step]:
+    """A plain answer of JSON."""
+    head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
+    return [{"send": f"{head}{len(body)}\r\n\r\n{body}"}]
+
+
+def plainly(hit: Hit) -> list[Step]:
+    """A script: a chat completion for whoever asks, and a message where messages are asked for."""
+    asked = hit.target.startswith("/v1/messages")
+    return whole(json.dumps(MESSAGE if asked else completion()))
 
 
 @contextmanager

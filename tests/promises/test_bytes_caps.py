@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from harness.client import Answer, Told, send
 from harness.lag import busy
-from harness.upstream import Hit, RawUpstream, Step
+from harness.upstream import Hit, RawUpstream, Step, whole
 
 from passy_proxy.testing import completion
 
@@ -37,12 +37,10 @@ routes:
 
 
 def script(hit: Hit) -> list[Step]:
-    body = json.dumps(completion())
-    head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
     if "files" in hit.target:
         hit.body = b""  # There is no room for all of them.
-        return [{"send": f"{head}2\r\n\r\n{{}}"}]
-    return [{"send": f"{head}{len(body)}\r\n\r\n{body}"}]
+        return whole("{}")
+    return whole(json.dumps(completion()))
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness.catalogue import cases, entries, raw
 from harness.lag import busy
-from harness.upstream import Hit, RawUpstream, Step
-
-from passy_proxy.testing import completion
+from harness.upstream import RawUpstream, plainly
 
 if TYPE_CHECKING:
     from harness.gateway import Asked, Gateway, Serve
@@ -34,27 +31,11 @@ routes:
   - {match: POST /v1/chat/completions, chain: default}
   - {match: POST /v1/messages, dialect: anthropic, chain: default}
 """
-MESSAGE = {
-    "id": "msg_1",
-    "type": "message",
-    "role": "assistant",
-    "model": "real",
-    "content": [{"type": "text", "text": "Hello!"}],
-    "stop_reason": "end_turn",
-    "stop_sequence": None,
-    "usage": {"input_tokens": 9, "output_tokens": 1},
-}
-
-
-def script(hit: Hit) -> list[Step]:
-    body = json.dumps(MESSAGE if hit.target.startswith("/v1/messages") else completion())
-    head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
-    return [{"send": f"{head}{len(body)}\r\n\r\n{body}"}]
 
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[RawUpstream]:
-    with RawUpstream(script=script) as upstream:
+    with RawUpstream(script=plainly) as upstream:
         yield upstream
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness.catalogue import cases, entries, raw
 from harness.client import Answer, send
-from harness.upstream import Hit, RawUpstream, Step
+from harness.upstream import RawUpstream, plainly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,6 @@ from passy_proxy.answer import named
 from passy_proxy.cli.keys import run
 from passy_proxy.framing import HeadLimits, HeadReader, Refused
 from passy_proxy.issue import NewKey, NewProvider
-from passy_proxy.testing import completion
 from passy_proxy.transport import TransportError, UpstreamRequest
 from passy_proxy.transport.connect import parse_origin
 from passy_proxy.transport.head import HeadWriter
@@ -54,16 +53,6 @@ routes:
   - {match: GET /v1/models, chain: list}
 """
 LEGAL = re.compile(rb"[\t -~\x80-\xff]*")
-MESSAGE = {
-    "id": "msg_1",
-    "type": "message",
-    "role": "assistant",
-    "model": "real",
-    "content": [{"type": "text", "text": "Hello!"}],
-    "stop_reason": "end_turn",
-    "stop_sequence": None,
-    "usage": {"input_tokens": 9, "output_tokens": 1},
-}
 NAUGHTY = "naughty-strings"
 
 
@@ -89,15 +78,9 @@ ALIASES = {
 }
 
 
-def script(hit: Hit) -> list[Step]:
-    body = json.dumps(MESSAGE if hit.target.startswith("/v1/messages") else completion())
-    head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
-    return [{"send": f"{head}{len(body)}\r\n\r\n{body}"}]
-
-
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[RawUpstream]:
-    with RawUpstream(script=script) as upstream:
+    with RawUpstream(script=plainly) as upstream:
         yield upstream
 
 

@@ -16,16 +16,9 @@ from harness.client import Answer, send
 from harness.gateway import Gateway, Serve, until
 from harness.upstream import RawUpstream
 
+from passy_proxy.chain import HOOKS
+
 PLUGINS = Path(__file__).with_name("plugins")
-HOOKS = (
-    "on_request",
-    "on_attempt",
-    "on_attempt_end",
-    "on_response",
-    "on_event",
-    "on_end",
-    "on_complete",
-)
 FAULTS = ("raise", "exit", "stray", "hog", "wrong", "hang", "swallow", "late")
 EDITS = ("line_break", "pseudo", "text", "length", "none", "replaced")
 WAITS = ("hang", "swallow")

@@ -9,16 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from passy_proxy import Exchange, Filter, Reply, Settings, hookimpl, setting
+from passy_proxy.chain import HOOKS
 
-HOOKS = (
-    "on_request",
-    "on_attempt",
-    "on_attempt_end",
-    "on_response",
-    "on_event",
-    "on_end",
-    "on_complete",
-)
 BROKEN = b"1\r\nx-evil: 1"
 
 
