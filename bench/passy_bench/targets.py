@@ -12,8 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata, util
@@ -282,13 +282,13 @@ def _revision(root: Path) -> str:
 
 def _commit(site: Site, commit: str) -> Path:
     """The files of a commit, unpacked; the checkout itself is left alone."""
-    command = ["git", "-C", str(CHECKOUT), "archive", "--format=tar", f"{commit}^{{commit}}"]
+    command = ["git", "-C", str(CHECKOUT), "archive", "--format=zip", f"{commit}^{{commit}}"]
     packed = subprocess.run(command, capture_output=True, timeout=60, check=False)
     if packed.returncode:
         raise BenchError("neither a folder nor a commit of this checkout")
     root = site.room(re.sub(r"[^\w.-]", "-", commit))
-    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
-        archive.extractall(root, filter="data")
+    with zipfile.ZipFile(io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(root)
     return root
 
 

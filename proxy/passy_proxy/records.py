@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from passy_proxy.units import Rate
 
@@ -19,6 +19,32 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """How much may be spent in each ``period`` (UTC; weeks begin on Monday), or ever."""
+
+    id: str
+    unit: Literal["usd", "tokens"]
+    amount: int
+    """Billionths of a US dollar, or tokens."""
+    period: Literal["day", "week", "month", "total"]
+    hard: bool = True
+    """Whether it refuses when it is used up, or only tells."""
+    alerts: tuple[int, ...] = ()
+    """Percentages at which somebody is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What a key hangs below: its limits, budgets and models hold beside the key's own."""
+
+    kind: Literal["organisation", "team", "user"]
+    id: str
+    limits: Limits = Limits()
+    models: tuple[str, ...] | None = None
+    budgets: tuple[Budget, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """Who is asking. ``models`` are exact names or patterns with ``*``; ``None`` allows all."""
 
@@ -30,8 +56,24 @@ class Principal:
     expires: float | None = None
     """Unix seconds."""
     disabled: bool = False
+    """The key, or a level above it."""
     is_test: bool = False
     is_trial: bool = False
+    team: str | None = None
+    user: str | None = None
+    tags: str = ""
+    """Of the key, separated by commas, as the books keep them."""
+    budgets: tuple[Budget, ...] = ()
+    """Of the key itself."""
+    above: tuple[Level, ...] = ()
+    """From the organisation down, without the key."""
+    networks: tuple[str, ...] | None = None
+    """Address ranges it may be used from; ``None`` is any."""
+    upstreams: tuple[str, ...] | None = None
+    """The only shared upstreams it may reach; ``None`` is any. Of a test key it is `echo`, unless
+    somebody said otherwise."""
+    byok: Literal["own_first", "own_only"] = "own_first"
+    """Whether the operator's credentials serve where the organisation has none of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,25 @@ class StoreUnavailable(Exception):
     """The store cannot answer now."""
 
 
+class Allowance(Struct, frozen=True):
+    """So much in one window of time; nothing refills within it. What budgets count with."""
+
+    amount: int
+    window: str
+    """Names the window (``2026-11``): a counter knows one of them at a time."""
+    ends: float
+    """Unix seconds; ``inf`` for a window that never ends."""
+    hard: bool
+    """Whether it refuses what does not fit. What a soft one counts it admits."""
+    lease: float
+    """Seconds after which what was taken and never settled is given back: its taker is gone."""
+
+
 class Claim(Struct, gc=False):
-    """One limit to be taken from: ``key`` names the counter, ``limit`` is a rate or a count at
-    once."""
+    """One limit to be taken from: ``key`` names the counter."""
 
     key: str
-    limit: Rate | int
+    limit: Rate | Allowance | int
     """A :class:`Rate` refills continuously; an ``int`` is a concurrency limit, given back at
     settle."""
     cost: int
@@ -63,6 +76,9 @@ class Grant(Struct):
     claims: Sequence[Claim]
     token: object = None
     """Private to the store."""
+    unknown: Sequence[Claim] = ()
+    """Claims on allowances that were never counted here in this window. Nothing was decided:
+    `Counters.prime` tells of what was spent before, then take again."""
 
 
 @runtime_checkable
@@ -78,6 +94,11 @@ class Counters(Protocol):
         Concurrency claims are given back whatever ``actual`` says. Once per grant: a second
         settle, or one of a refused grant, changes nothing.
         """
+        ...
+
+    def prime(self, key: str, limit: Allowance, used: int) -> Now[None]:
+        """So much of an allowance was spent before anybody counted. One that is counted already
+        keeps its number."""
         ...
 
 
