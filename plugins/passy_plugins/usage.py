@@ -19,6 +19,7 @@ from passy_proxy import (
     Ledger,
     Models,
     Prices,
+    Principal,
     Reply,
     Settings,
     StashKey,
@@ -30,6 +31,7 @@ from passy_proxy import (
 )
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.evidence import Seal
+from passy_proxy.json import said
 from passy_proxy.prices import Price
 
 
@@ -59,6 +61,10 @@ class Config(Settings):
     )
 
 
+Way = tuple[Target, str, bool, str, str]
+"""What is asked of whom, for whom."""
+
+
 class Metering(Filter):
     name = "usage"
     vouches = True
@@ -74,6 +80,7 @@ class Metering(Filter):
         self._seals = self.config.evidence
         self.unmetered = 0
         """Exchanges that left no record."""
+        self._asked: dict[Way, tuple[Principal | None, bytes]] = {}
         self._price = self.config.prices.of
         models = self.config.models
         targets = [target for model in models.aliases for target in model.targets]
@@ -98,21 +105,36 @@ class Metering(Filter):
         ex.drains = self._drains
         request, principal = ex.request, ex.principal
         head = request.head
-        self._begin(
-            (
-                ex.id,
-                int(ex.at * 1000 + 0.5),
-                principal.key_id if principal else "",
-                (principal.organisation or "") if principal else "",
-                ex.route.match,
-                head.model,
-                1 if head.stream else 0,
-                len(request.body) if request.operation in METERED else 0,
-                [begun(ex, each) for each in ex.attempts]
-                if len(ex.attempts) > 1
-                else [begun(ex, attempt)],
-            )
+        key = "" if principal is None else principal.key_id
+        way = (attempt.target, head.model, head.stream, ex.route.match, key)
+        known = self._asked.get(way)
+        if known is None or known[0] is not principal:
+            known = self.asked(ex, attempt, way)
+        at = int(ex.at * 1000 + 0.5)
+        size = len(request.body) if request.operation in METERED else 0
+        began = int((attempt.started - ex.started) * 1000)
+        before = b"" if len(ex.attempts) == 1 else earlier(ex)
+        facts = (ex.id.encode(), at, size, began, known[1], before)
+        self._begin(ex.id, b'["%b",%d,%d,%d,%b,[%b]]' % facts)
+
+    def asked(self, ex: Exchange, attempt: Attempt, way: Way) -> tuple[Principal | None, bytes]:
+        """What a `BegunRow` says of the question, as JSON; remembered where it may come again."""
+        principal, target, head = ex.principal, attempt.target, ex.request.head
+        asked = (
+            principal.key_id if principal else "",
+            (principal.organisation or "") if principal else "",
+            ex.route.match,
+            head.model,
+            1 if head.stream else 0,
+            target.upstream.name,
+            target.model or head.model,
         )
+        known = (principal, said(asked))
+        if len(head.model) <= LONGEST_NAME:
+            if len(self._asked) >= REMEMBERED:
+                self._asked.clear()
+            self._asked[way] = known
+        return known
 
     def on_response(self, ex: Exchange, head: Head) -> None:
         # A plain answer was read whole before its head is sent, so its cost is known in time.
@@ -173,11 +195,19 @@ def reached(attempt: Attempt) -> bool:
     return attempt.failure is None or attempt.failure.sent
 
 
-def begun(ex: Exchange, attempt: Attempt) -> tuple[str, str, int]:
-    """Whom an attempt asks, and how many milliseconds after the exchange began."""
-    target = attempt.target
-    model = target.model or ex.request.head.model
-    return target.upstream.name, model, int((attempt.started - ex.started) * 1000)
+def earlier(ex: Exchange) -> bytes:
+    """Of each attempt but the last whom it asked, and how many milliseconds after the exchange
+    began; without the brackets of a list."""
+    asked = ex.request.head.model
+    told = [
+        (
+            attempt.target.upstream.name,
+            attempt.target.model or asked,
+            int((attempt.started - ex.started) * 1000),
+        )
+        for attempt in ex.attempts[:-1]
+    ]
+    return said(tuple(told))[1:-1]
 
 
 def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
@@ -233,6 +263,9 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
     )
 
 
+REMEMBERED = 1_000
+"""Questions whose words are kept as JSON."""
+LONGEST_NAME = 200
 COST: StashKey[tuple[int, str]] = StashKey("usage.cost")
 UNPRICED = (None, "")
 NONE = (0, 0, 0, 0, 0, 0, 0, False)

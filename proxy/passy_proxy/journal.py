@@ -38,7 +38,7 @@ from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
 from passy_proxy.config.settings import Settings, setting
@@ -159,6 +159,8 @@ class Journal:
         """Where in the segment the next one is due."""
         self._number = 0
         self._slots: Mapped | None = None
+        self._notes: Any = b""
+        """The bytes of all slots."""
         self._free: list[int] = []
         self._running: dict[str, int] = {}
         """Exchange → where its slot is."""
@@ -222,28 +224,31 @@ class Journal:
         size = len(data)
         if size > SLOT or (not self._free and not self._more_slots()):
             return False
-        slots = self._slots
-        assert slots is not None
         at = self._free.pop()
-        slots.bytes[at : at + size] = data
+        self._notes[at : at + size] = data
         before = self._running.get(id)
         self._running[id] = at
         if before is not None:
-            slots.bytes[before] = 0
+            self._notes[before] = 0
             self._free.append(before)
         return True
 
     def close(self, id: str, json: bytes) -> bool:
         """Exchange ``id`` is over; ``json`` is its record. False when that could not be written."""
-        written = self._write(b"%08xc%b\n" % (crc32(json, _CLOSE), json))
+        data = b"%08xc%b\n" % (crc32(json, _CLOSE), json)
+        segment = self._segment
+        if segment is None or (end := segment.end + len(data)) > self._soft or self.power:
+            written = self._write(data)
+            if not written:
+                self.failed += 1
+        else:  # The same without a detour: each exchange comes through here.
+            segment.bytes[segment.end : end] = data
+            segment.end = end
+            written = True
         slot = self._running.pop(id, None)
         if slot is not None:
-            slots = self._slots
-            assert slots is not None
-            slots.bytes[slot] = 0
+            self._notes[slot] = 0
             self._free.append(slot)
-        if not written:
-            self.failed += 1
         return written
 
     def price(self, json: bytes) -> bool:
@@ -278,6 +283,7 @@ class Journal:
             if slots is None:
                 before, size = 0, FIRST_SLOTS * SLOT
                 self._slots = Mapped(self.folder / f"{self.name}.running", size)
+                self._notes = self._slots.bytes
             else:
                 before, size = slots.size, 2 * slots.size
                 slots.grow(size)

@@ -204,10 +204,17 @@ class UsageRecord(NamedTuple):
         )
 
 
-BegunRow = tuple[Any, ...]
-"""An attempt that begins, as a journal keeps it should nothing follow.
+class BegunRow(NamedTuple):
+    """An attempt that begins, as a journal keeps it should nothing follow."""
 
-Of the exchange ``id``, ``at`` in milliseconds, ``key_id``, ``organisation``, ``route``, ``model``
-and ``streamed`` (0 or 1) as in `UsageRecord`; the bytes of the body where it costs tokens; and of
-each attempt so far its ``upstream``, ``model`` and ``started_ms``.
-"""
+    id: str
+    at: int
+    """Milliseconds."""
+    size: int
+    """Bytes of the body where it costs tokens."""
+    started_ms: int
+    asked: Sequence[Any]
+    """``key_id``, ``organisation``, ``route``, ``model`` and ``streamed`` (0 or 1) as in
+    `UsageRecord`; the attempt's ``upstream`` and ``model``."""
+    before: Sequence[Sequence[Any]]
+    """Of each earlier attempt its ``upstream``, ``model`` and ``started_ms``."""

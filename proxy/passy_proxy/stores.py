@@ -12,7 +12,6 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from passy_proxy.evidence import Proof
 from passy_proxy.records import (
-    BegunRow,
     Credential,
     CredentialRef,
     CustomProvider,
@@ -129,9 +128,9 @@ class Ledger(Protocol):
         """Whether a record of what begins now could not be kept."""
         ...
 
-    def begin(self, row: BegunRow) -> None:
-        """An attempt is about to begin. Should the process end within it, this is what the books
-        will have."""
+    def begin(self, id: str, note: bytes) -> None:
+        """An attempt of exchange ``id`` is about to begin. Should the process end within it,
+        ``note``, the JSON of a `BegunRow`, is what the books are made from."""
         ...
 
     def record(self, row: UsageRow, proof: Proof | None = None) -> Now[bool]:
