@@ -7,7 +7,7 @@ raises :class:`StoreUnavailable` and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -155,6 +155,37 @@ class Ledger(Protocol):
     def price(self, id: str, nanos: int, price: str) -> None:
         """What exchange ``id`` has cost, when that was not known at its end: billionths of a
         dollar, and the price as text."""
+        ...
+
+
+ANYTHING = ""
+"""As a kind and a subject of a change: something may have changed that nobody told of."""
+
+Told: TypeAlias = Callable[[str, str], None]
+"""Called in the event loop with the kind (``key``, ``organisation`` …) and the id of what was
+edited; with `ANYTHING` twice when changes may have been missed."""
+
+
+@runtime_checkable
+class Changes(Protocol):
+    """Tells every worker of every host what was edited, as it happens. Nothing is kept for those
+    who are not there: the books are the truth, this only hurries."""
+
+    async def publish(self, kind: str, subject: str) -> None:
+        """Tell all who listen. `StoreUnavailable` when that cannot be done now."""
+        ...
+
+    def listen(self, told: Told) -> Callable[[], None]:
+        """Call ``told`` for each change from now on, until the result is called.
+
+        Whenever listening begins to work, at first or again, `ANYTHING` is told.
+        """
+        ...
+
+    @property
+    def hears(self) -> bool:
+        """Whether changes reach this process now. While not, its listeners have to look for
+        themselves."""
         ...
 
 
