@@ -71,6 +71,7 @@ class Trouble:
 class Breaker(Filter):
     name = "breaker"
     on_error = "open"
+    vouches = True
     config: Config
 
     async def start(self) -> None:

@@ -64,6 +64,7 @@ class Shown(NamedTuple):
 
 class Byok(Filter):
     name = "byok"
+    vouches = True
     needs = frozenset({"principal", "body"})
     config: Config
 

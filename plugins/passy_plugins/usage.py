@@ -61,8 +61,10 @@ class Config(Settings):
     )
 
 
-Way = tuple[Target, str, bool, str, str]
-"""What is asked of whom, for whom."""
+Way = tuple[Target, str, bool, object, int]
+"""What is asked of whom, for whom: a principal's identity, since its value takes long to hash."""
+NOTE = b'["%b",%d,%d,%d,%b,[%b]]'
+"""A `BegunRow`."""
 
 
 class Metering(Filter):
@@ -81,6 +83,7 @@ class Metering(Filter):
         self.unmetered = 0
         """Exchanges that left no record."""
         self._asked: dict[Way, tuple[Principal | None, bytes]] = {}
+        """The principal is kept: as long as it is, nobody else has its identity."""
         self._price = self.config.prices.of
         models = self.config.models
         targets = [target for model in models.aliases for target in model.targets]
@@ -102,20 +105,17 @@ class Metering(Filter):
         return None
 
     def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
-        ex.drains = self._drains
-        request, principal = ex.request, ex.principal
+        if self._drains:
+            ex.drains = True
+        request = ex.request
         head = request.head
-        key = "" if principal is None else principal.key_id
-        way = (attempt.target, head.model, head.stream, ex.route.match, key)
-        known = self._asked.get(way)
-        if known is None or known[0] is not principal:
-            known = self.asked(ex, attempt, way)
+        way = (attempt.target, head.model, head.stream, ex.route, id(ex.principal))
+        known = self._asked.get(way) or self.asked(ex, attempt, way)
         at = int(ex.at * 1000 + 0.5)
         size = len(request.body) if request.operation in METERED else 0
         began = int((attempt.started - ex.started) * 1000)
-        before = b"" if len(ex.attempts) == 1 else earlier(ex)
-        facts = (ex.id.encode(), at, size, began, known[1], before)
-        self._begin(ex.id, b'["%b",%d,%d,%d,%b,[%b]]' % facts)
+        before = b"" if ex.attempts[0] is attempt else earlier(ex)
+        self._begin(ex.id, NOTE % (ex.id.encode(), at, size, began, known[1], before))
 
     def asked(self, ex: Exchange, attempt: Attempt, way: Way) -> tuple[Principal | None, bytes]:
         """What a `BegunRow` says of the question, as JSON; remembered where it may come again."""

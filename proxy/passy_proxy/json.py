@@ -36,4 +36,4 @@ def _sayable(value: Any) -> Any:
     return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
 
 
-__all__ = ["dumps", "loads", "said"]
+__all__ = ["MOST", "dumps", "loads", "said"]

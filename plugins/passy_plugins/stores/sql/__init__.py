@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
+from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import AfterValidator
@@ -26,7 +27,7 @@ from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.journal import Journal, JournalSettings
-from passy_proxy.json import dumps, loads, said
+from passy_proxy.json import MOST, dumps, loads, said
 from passy_proxy.keyring import KeyringError
 from passy_proxy.records import (
     Credential,
@@ -57,7 +58,7 @@ class SqlSettings(Settings):
 
 
 class Sql(Store):
-    """Directory, Vault and Ledger on one database. Any number of processes may share it."""
+    """Directory, Vault, Ledger and Books on one database. Any number of processes may share it."""
 
     kind = "sql"
     Settings = SqlSettings
@@ -163,6 +164,13 @@ class Sql(Store):
         """Bytes of records that are not known to be in the database."""
         return self._journal.waiting
 
+    async def spent(self, kind: str, subject: str, unit: str, start: float, end: float) -> int:
+        """What was shipped, to the millisecond."""
+        last = MOST if end == inf else milliseconds(end)
+        values = (subject, milliseconds(start), last)
+        ((spent,),) = await self._reader.fetch(statements.spent(kind, unit), *values)
+        return int(cast(int, spent))
+
     async def _written(self, records: Sequence[bytes], prices: Sequence[bytes]) -> None:
         await self._writer.record(records, prices, self._keyring)
 
@@ -200,6 +208,11 @@ class Sql(Store):
 async def _when(durable: Awaitable[None], kept: bool) -> bool:
     await durable
     return kept
+
+
+def milliseconds(seconds: float) -> int:
+    """As the books round moments."""
+    return int(seconds * 1000 + 0.5)
 
 
 LONGEST_RECORD = 1 << 14
