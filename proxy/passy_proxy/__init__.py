@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from passy_proxy.config.settings import OptionalSecret as OptionalSecret
     from passy_proxy.config.settings import Secret as Secret
     from passy_proxy.config.settings import Settings as Settings
+    from passy_proxy.config.settings import StrongSecret as StrongSecret
+    from passy_proxy.config.settings import StrongSecretOrOff as StrongSecretOrOff
     from passy_proxy.config.settings import setting as setting
     from passy_proxy.connections import Connections as Connections
     from passy_proxy.dialect import Dialect as Dialect
@@ -84,7 +86,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "answer": "failed_reply made single",
     "attempt": "Attempt Dispatch",
-    "config.settings": "OptionalSecret Secret Settings setting",
+    "config.settings": "OptionalSecret Secret Settings StrongSecret StrongSecretOrOff setting",
     "connections": "Connections",
     "dialect": "Dialect Tap",
     "estimate": "prompt_estimate",
