@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 SHORTEST = 32
 """Bytes."""
 _MIN_DISTINCT = 8
@@ -60,5 +62,5 @@ def _repeats(secret: bytes) -> bool:
 
 def _counts(secret: bytes) -> bool:
     """One after the other, as in 0123 and dcba, for at least half of it."""
-    steps = sum(abs(a - b) <= 1 for a, b in zip(secret, secret[1:], strict=False))
+    steps = sum(abs(a - b) <= 1 for a, b in pairwise(secret))
     return steps * 2 >= len(secret)

@@ -6,8 +6,8 @@ complaints are bounded, and aliases, merge keys and tags are refused as soon as 
 them, before anything is built from them.
 
 Variables (`${NAME}`, `${NAME:-default}`, `${file:/run/secrets/key}`) are expanded here and nowhere
-else, and this is the only module that reads the process environment. As in a shell, `${NAME-default}`
-is the default only where the variable is not set, so that an empty one is seen.
+else, and this is the only module that reads the process environment. As in a shell,
+`${NAME-default}` is the default only where the variable is not set, so that an empty one is seen.
 """
 
 from __future__ import annotations
