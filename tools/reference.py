@@ -522,9 +522,16 @@ def filters() -> str:
 
 
 def stores_of(store: type[Any]) -> list[str]:
-    from passy_proxy.stores import Counters, Directory, Ledger, Vault
+    from passy_proxy.stores import Books, Changes, Counters, Directory, Ledger, Vault
 
-    verbs = {Counters: "take", Directory: "principal", Vault: "credential", Ledger: "record"}
+    verbs = {
+        Counters: "take",
+        Directory: "principal",
+        Vault: "credential",
+        Ledger: "record",
+        Books: "spent",
+        Changes: "publish",
+    }
     kept = [protocol.__name__ for protocol, verb in verbs.items() if hasattr(store, verb)]
     return [f"Can serve as: {', '.join(kept)}."]
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from passy_proxy.site import Site as Site
     from passy_proxy.stash import Stash as Stash
     from passy_proxy.stash import StashKey as StashKey
+    from passy_proxy.stores import Books as Books
     from passy_proxy.stores import Changes as Changes
     from passy_proxy.stores import Claim as Claim
     from passy_proxy.stores import Counters as Counters
@@ -103,7 +104,8 @@ _HOMES = {
     " UsageRecord UsageRow",
     "site": "Site",
     "stash": "Stash StashKey",
-    "stores": "Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable Vault",
+    "stores": "Books Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable"
+    " Vault",
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",
