@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.postgres import Database
 
 from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_plugins.stores.sql import Sql, SqlSettings
@@ -147,14 +148,24 @@ async def shipped(store: Sql) -> None:
     raise AssertionError("it is never entered")
 
 
-class TestSql(BooksContract):
+class TestSqlite(BooksContract):
     @pytest.fixture
-    async def store(self, tmp_path: Path) -> AsyncIterator[Sql]:
-        url = Secret(f"sqlite:///{tmp_path}/passy.db")
-        store = Sql(SqlSettings(url=url), Site(tmp_path, Keyring.load(tmp_path, None)))
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/passy.db"
+
+    @pytest.fixture
+    async def store(self, tmp_path: Path, url: str) -> AsyncIterator[Sql]:
+        site = Site(tmp_path, Keyring.load(tmp_path, None))
+        store = Sql(SqlSettings(url=Secret(url)), site)
         await store.start()
         yield store
         await store.stop()
 
     async def entered(self, store: Sql) -> None:
         await shipped(store)
+
+
+class TestPostgres(TestSqlite):
+    @pytest.fixture
+    def url(self, database: Database) -> str:
+        return database.url

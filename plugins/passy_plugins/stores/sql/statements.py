@@ -18,9 +18,6 @@ REVISIONS = ("0001", "0002")
 
 REVISION = "SELECT version_num FROM alembic_version"
 
-TABLES = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
-"""SQLite's way to say whether the file is new; the only question that knows its dialect."""
-
 PRINCIPAL = """
 SELECT id, name, organisation, requests, tokens, concurrency, models, expires,
        disabled, is_test, is_trial
@@ -75,6 +72,7 @@ MARK = "SELECT value FROM marks WHERE name = ?"
 SET_MARK = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 
 PRICE = "UPDATE usage SET cost_nanos = ?, price = ? WHERE id = ? AND cost_nanos IS NULL"
+PRICE_TOLD = f"{PRICE} RETURNING id"
 
 _COLUMNS = ", ".join(UsageRecord._fields)
 _ROW = "(" + ", ".join("?" * len(UsageRecord._fields)) + ")"
@@ -99,6 +97,7 @@ ROWS = f"""
 SELECT {", ".join(f"usage.{name}" for name in UsageRecord._fields)},
        evidence.chain, evidence.seq, evidence.kind, evidence.record
 FROM usage LEFT JOIN evidence ON evidence.id = usage.id
+ORDER BY usage.at, usage.id
 """
 ROWLESS = """
 SELECT chain, seq, id FROM evidence
