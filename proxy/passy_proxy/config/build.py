@@ -47,7 +47,7 @@ from passy_proxy.registry import BadPlugin, Registry
 from passy_proxy.route import Route, RouteTable
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
-from passy_proxy.stores import Changes, Counters, Directory, Ledger, Store, Vault
+from passy_proxy.stores import Books, Changes, Counters, Directory, Ledger, Store, Vault
 from passy_proxy.transport import DEFAULT_LIMITS, Limits, Timeouts, Transport
 from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
 from passy_proxy.transport.head import SECRET
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from passy_proxy.application import Application
 
-STORES = (Counters, Directory, Vault, Ledger, Changes, Administered)
+STORES = (Counters, Directory, Vault, Ledger, Books, Changes, Administered)
 """A setting of one of these types is written as the name of a store."""
 
 GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals)
@@ -111,7 +111,7 @@ class _Absent:
     def _nothing(self) -> None: ...
 
     take = settle = prime = principal = providers = credential = record = _nothing
-    publish = listen = hears = admin = _nothing
+    publish = listen = hears = spent = admin = _nothing
 
 
 ABSENT = _Absent()
