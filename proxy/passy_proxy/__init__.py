@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from passy_proxy.site import Site as Site
     from passy_proxy.stash import Stash as Stash
     from passy_proxy.stash import StashKey as StashKey
+    from passy_proxy.stores import Changes as Changes
     from passy_proxy.stores import Claim as Claim
     from passy_proxy.stores import Counters as Counters
     from passy_proxy.stores import Directory as Directory
@@ -100,7 +101,7 @@ _HOMES = {
     " UsageRecord UsageRow",
     "site": "Site",
     "stash": "Stash StashKey",
-    "stores": "Claim Counters Directory Grant Ledger Room Store StoreUnavailable Vault",
+    "stores": "Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable Vault",
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",
