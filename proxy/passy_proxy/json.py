@@ -1,7 +1,7 @@
 """JSON at the speed there is: orjson, or the standard library where it is missing.
 
-``loads`` raises ValueError for what it cannot read, ``dumps`` TypeError for what it cannot write. That
-is less: values may be read that are nested more deeply than any that is written.
+``loads`` raises ValueError for what it cannot read, ``dumps`` TypeError for what it cannot write:
+values may be read that are nested more deeply than any that is written.
 """
 
 from __future__ import annotations

@@ -403,8 +403,9 @@ async def test_S9_what_would_have_no_end_is_refused(path: str, more: dict[str, J
 def test_S9_a_text_is_no_longer_than_it_must_be() -> None:
     said = Instance({"type": "string", "minLength": 10**12}, "hi").value()
     assert 10_000 == len(said)
+    many = Instance({"type": "array", "items": {"type": "string"}, "minItems": 90}, "x" * 9_000)
     with pytest.raises(ValueError, match="followed"):
-        Instance({"type": "array", "items": {"type": "string"}, "minItems": 90}, "x" * 9_000).value()
+        many.value()
 
 
 async def test_echo_json_honours_the_schema() -> None:
