@@ -399,7 +399,8 @@ def configuration() -> str:
         | secret | text that no message, log or `repr` shows; take it from a variable |
         | store | the name of an entry of `stores:` |
 
-        `${NAME}` is taken from the environment, `${NAME:-default}` has a default,
+        `${NAME}` is taken from the environment, `${NAME:-default}` has a default
+        (`${NAME-default}` too, but an empty variable is empty there),
         `${file:/run/secrets/x}` is read from a file, and `$${` is a plain `${`. Where `NAME` is not
         set and `NAME_FILE` is, the value is read from the file that it names."""
     )
@@ -521,9 +522,16 @@ def filters() -> str:
 
 
 def stores_of(store: type[Any]) -> list[str]:
-    from passy_proxy.stores import Counters, Directory, Ledger, Vault
+    from passy_proxy.stores import Books, Changes, Counters, Directory, Ledger, Vault
 
-    verbs = {Counters: "take", Directory: "principal", Vault: "credential", Ledger: "record"}
+    verbs = {
+        Counters: "take",
+        Directory: "principal",
+        Vault: "credential",
+        Ledger: "record",
+        Books: "spent",
+        Changes: "publish",
+    }
     kept = [protocol.__name__ for protocol, verb in verbs.items() if hasattr(store, verb)]
     return [f"Can serve as: {', '.join(kept)}."]
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from passy_proxy.config.settings import OptionalSecret as OptionalSecret
     from passy_proxy.config.settings import Secret as Secret
     from passy_proxy.config.settings import Settings as Settings
+    from passy_proxy.config.settings import StrongSecret as StrongSecret
+    from passy_proxy.config.settings import StrongSecretOrOff as StrongSecretOrOff
     from passy_proxy.config.settings import setting as setting
     from passy_proxy.connections import Connections as Connections
     from passy_proxy.dialect import Dialect as Dialect
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from passy_proxy.site import Site as Site
     from passy_proxy.stash import Stash as Stash
     from passy_proxy.stash import StashKey as StashKey
+    from passy_proxy.stores import Books as Books
     from passy_proxy.stores import Changes as Changes
     from passy_proxy.stores import Claim as Claim
     from passy_proxy.stores import Counters as Counters
@@ -84,7 +87,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "answer": "failed_reply made single",
     "attempt": "Attempt Dispatch",
-    "config.settings": "OptionalSecret Secret Settings setting",
+    "config.settings": "OptionalSecret Secret Settings StrongSecret StrongSecretOrOff setting",
     "connections": "Connections",
     "dialect": "Dialect Tap",
     "estimate": "prompt_estimate",
@@ -101,7 +104,8 @@ _HOMES = {
     " UsageRecord UsageRow",
     "site": "Site",
     "stash": "Stash StashKey",
-    "stores": "Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable Vault",
+    "stores": "Books Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable"
+    " Vault",
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from passy_proxy.evidence import Proof
 from passy_proxy.records import (
@@ -155,6 +155,27 @@ class Ledger(Protocol):
     def price(self, id: str, nanos: int, price: str) -> None:
         """What exchange ``id`` has cost, when that was not known at its end: billionths of a
         dollar, and the price as text."""
+        ...
+
+
+@runtime_checkable
+class Books(Protocol):
+    """What was recorded, added up."""
+
+    async def spent(
+        self,
+        kind: Literal["organisation", "team", "user", "key"],
+        subject: str,
+        unit: Literal["usd", "tokens"],
+        start: float,
+        end: float,
+    ) -> int:
+        """What one of a ``kind`` has used of requests that came from ``start`` on and before
+        ``end`` (Unix seconds; ``end`` may be ``inf``): billionths of a US dollar, or tokens in and
+        out.
+
+        Records that a ledger has taken and not yet entered may be missing.
+        """
         ...
 
 

@@ -43,7 +43,7 @@ from passy_proxy.registry import BadPlugin, Registry
 from passy_proxy.route import Route, RouteTable
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
-from passy_proxy.stores import Changes, Counters, Directory, Ledger, Store, Vault
+from passy_proxy.stores import Books, Changes, Counters, Directory, Ledger, Store, Vault
 from passy_proxy.transport import DEFAULT_LIMITS, Limits, Timeouts, Transport
 from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
 from passy_proxy.transport.head import SECRET
@@ -54,7 +54,7 @@ from passy_proxy.vitals import Vitals
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-STORES = (Counters, Directory, Vault, Ledger, Changes)
+STORES = (Counters, Directory, Vault, Ledger, Books, Changes)
 """A setting of one of these types is written as the name of a store."""
 
 GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals)
