@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from passy_proxy.answer import failed_reply as failed_reply
     from passy_proxy.answer import made as made
     from passy_proxy.answer import single as single
+    from passy_proxy.application import Application as Application
     from passy_proxy.attempt import Attempt as Attempt
     from passy_proxy.attempt import Dispatch as Dispatch
     from passy_proxy.config.settings import OptionalSecret as OptionalSecret
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from passy_proxy.filter import Filter as Filter
     from passy_proxy.filter import Terminal as Terminal
     from passy_proxy.hookspecs import hookimpl as hookimpl
+    from passy_proxy.issue import Administered as Administered
     from passy_proxy.keyring import Keyring as Keyring
     from passy_proxy.log import LineWriter as LineWriter
     from passy_proxy.models import Model as Model
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "answer": "failed_reply made single",
+    "application": "Application",
     "attempt": "Attempt Dispatch",
     "config.settings": "OptionalSecret Secret Settings StrongSecret StrongSecretOrOff setting",
     "connections": "Connections",
@@ -98,6 +101,7 @@ _HOMES = {
     "exchange": "Exchange Outcome Request credentials",
     "filter": "Filter Terminal",
     "hookspecs": "hookimpl",
+    "issue": "Administered",
     "keyring": "Keyring",
     "log": "LineWriter",
     "models": "Model Models serves",

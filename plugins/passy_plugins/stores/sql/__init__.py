@@ -200,6 +200,12 @@ class Sql(Store):
         await self._writer.fetch(statements.PASSING_KEY, *values, now, ends)
         return key
 
+    def admin(self) -> AbstractAsyncContextManager[Admin]:
+        """The writing side of this very database."""
+        from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
+
+        return Admin.opened(self._url, self._keyring)
+
     @classmethod
     def issuer(cls, settings: SqlSettings, site: Site) -> AbstractAsyncContextManager[Admin]:
         """What issues keys (see `passy_proxy.issue`), without a running store."""
