@@ -30,6 +30,9 @@ RECORD = UsageRecord(
     at=NOON,
     key_id="key_1",
     organisation="org_1",
+    team="team_1",
+    user_id="user_1",
+    tags="a,b",
     route="POST /v1/chat/completions",
     model="gpt-4o",
     upstream="openai",
@@ -84,6 +87,8 @@ class BooksContract:
             for unit in ("usd", "tokens")
         ]
         assert [21_000, 333, 7_000, 111, 28_000, 444] == found
+        for kind, subject in (("team", "team_1"), ("user", "user_1")):
+            assert 35_000 == await store.spent(kind, subject, "usd", 0, inf)
         assert 0 == await store.spent("key", "key_3", "usd", 0, inf)
 
     async def test_a_record_that_comes_twice_is_counted_once(self, store: Any) -> None:

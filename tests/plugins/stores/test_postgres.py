@@ -33,7 +33,7 @@ from passy_proxy.stores import StoreUnavailable
 pytestmark = pytest.mark.anyio
 
 RECORD = UsageRecord(
-    *("req_0", 1_795_430_994.913, "key_1", "org_1", "POST /v1/chat/completions"),
+    *("req_0", 1_795_430_994.913, "key_1", "org_1", "team_1", "user_1", "a,b", "POST /v1/x"),
     *("m", "u", "m", "ok", 200, False, 1, 2, 0, 0, 0, 0, 0, False, 7, "p", 1, 2, ()),
 )
 RING = Keyring(["the secret key of these tests: 0123456789"])
