@@ -123,6 +123,9 @@ class Metering(Filter):
         asked = (
             principal.key_id if principal else "",
             (principal.organisation or "") if principal else "",
+            (principal.team or "") if principal else "",
+            (principal.user or "") if principal else "",
+            principal.tags if principal else "",
             ex.route.match,
             head.model,
             1 if head.stream else 0,
@@ -163,11 +166,12 @@ class Metering(Filter):
                 cost = ex.stash[COST] = (price.cost(usage), price.text)
         proof = None if ex.seal is None else ex.seal.proof(ex)
         kept = self._record(row(ex, cost or UNPRICED), proof)
-        if isinstance(kept, Awaitable):
-            return self._count(kept)
-        if not kept:
+        if kept is True:
+            return None
+        if kept is False:
             self.unmetered += 1
-        return None
+            return None
+        return self._count(kept)
 
     async def _count(self, kept: Awaitable[bool]) -> None:
         if not await kept:
@@ -240,6 +244,9 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
         int(ex.at * 1000 + 0.5),
         principal.key_id if principal else "",
         (principal.organisation or "") if principal else "",
+        (principal.team or "") if principal else "",
+        (principal.user or "") if principal else "",
+        principal.tags if principal else "",
         ex.route.match,
         asked,
         upstream,

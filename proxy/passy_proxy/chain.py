@@ -142,8 +142,6 @@ def compiled(registry: FilterRegistry, filters: Sequence[Filter], hook: str) -> 
 
 def entered(steps: Compiled, depth: int) -> Compiled:
     """Of the steps of a hook that runs backward, those of the first ``depth`` filters."""
-    if not steps or steps[0][0] <= depth:
-        return steps
     return tuple([step for step in steps if step[0] <= depth])
 
 
@@ -293,7 +291,9 @@ class Chain:
             body = await answer.problem()
             head = problem_head(ex, answer)
             outcome = Outcome("ok", "upstream_status")
-        for depth, hook in entered(self.on_response, ex.depth if outermost is None else outermost):
+        depth = ex.depth if outermost is None else outermost
+        steps = self.on_response if depth == self.full else entered(self.on_response, depth)
+        for depth, hook in steps:
             try:
                 edited = hook(ex, head)
                 if edited is not None and edited is not head:
@@ -354,7 +354,8 @@ class Chain:
             self.reckon(ex, ex.attempts[-1], tap)
         waits: list[tuple[int, Any]] | None = None
         refused = None
-        for depth, hook in entered(self.on_end, ex.depth):
+        steps = self.on_end
+        for depth, hook in steps if ex.depth == self.full else entered(steps, ex.depth):
             try:
                 done = hook(ex)
                 if done is not None:
@@ -588,7 +589,8 @@ class Chain:
             else:
                 if waited is not None:
                     cancelled = await self.end_rest(ex, last, waited)
-        for depth, hook in entered(self.on_complete, ex.depth):
+        steps = self.on_complete
+        for depth, hook in steps if ex.depth == self.full else entered(steps, ex.depth):
             try:
                 done = hook(ex)
                 if done is not None:

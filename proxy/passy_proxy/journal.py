@@ -34,9 +34,11 @@ import mmap
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
@@ -56,6 +58,8 @@ CHUNK = 1 << 20
 RESERVE = 1 << 20
 """Bytes at the end of a segment that only exchanges under way use, in a segment that can spare
 them."""
+RECENT = 4_096
+"""Records that are kept in memory until they are shipped, at most."""
 SLOT = 512
 FIRST_SLOTS = 256
 RETRY_SECONDS = 1.0
@@ -155,6 +159,10 @@ class Journal:
         self._most = max(2, int(settings.limit) // self._size)
         self._segments: dict[int, Segment] = {}
         self._segment: Segment | None = None
+        self._recent: deque[bytes] = deque(maxlen=RECENT)
+        self._remember = self._recent.append
+        """The records since ``_recent_from``: what is shipped soon need not be read again."""
+        self._recent_from: tuple[int, int] | None = (0, 0)
         self._soft = 0
         """Where in the segment the next one is due."""
         self._number = 0
@@ -187,12 +195,17 @@ class Journal:
         """Give the files up. If anything is left in them they are for whoever comes next."""
         if self._disk is not None:
             self._disk.shutdown()
+            self._disk = None
         done = not self.waiting and not self._running
         for file in (*self._segments.values(), *([self._slots] if self._slots else ())):
             if done:
                 file.remove()
             else:
+                if file in self._dirty:
+                    with suppress(OSError):
+                        os.fdatasync(file.fd)
                 file.close()
+        self._dirty.clear()
         self._segments.clear()
         self._segment = self._slots = None
         # Who ends later still writes its record, into a segment of its own, and has no slot here.
@@ -239,11 +252,14 @@ class Journal:
         segment = self._segment
         if segment is None or (end := segment.end + len(data)) > self._soft or self.power:
             written = self._write(data)
-            if not written:
+            if written:
+                self._remember(json)
+            else:
                 self.failed += 1
         else:  # The same without a detour: each exchange comes through here.
             segment.bytes[segment.end : end] = data
             segment.end = end
+            self._remember(json)
             written = True
         slot = self._running.pop(id, None)
         if slot is not None:
@@ -253,6 +269,7 @@ class Journal:
 
     def price(self, json: bytes) -> bool:
         """What an exchange that is over has cost."""
+        self._recent_from = None  # It has to stay behind its record: both are read.
         return self._write(line(PRICE, json))
 
     def _write(self, data: bytes) -> bool:
@@ -340,10 +357,17 @@ class Journal:
         return asyncio.shield(waiting)
 
     def _sync(self) -> None:
-        assert self._disk is not None
         self._syncing, self._dirty = self._dirty, set()
         waiting, self._next_sync = self._next_sync, None
         descriptors = [segment.fd for segment in self._syncing]
+        if self._disk is None:  # Stopped: who ends later waits for the disk here, with everybody.
+            error: OSError | None = None
+            try:
+                _sync_all(descriptors)
+            except OSError as exc:
+                error = exc
+            self._synced(error, waiting)
+            return
         loop = asyncio.get_running_loop()
         synced = loop.run_in_executor(self._disk, _sync_all, descriptors)
         synced.add_done_callback(lambda synced: self._synced(synced.exception(), waiting))
@@ -362,14 +386,33 @@ class Journal:
 
     # Reading, for the shipper
 
+    def recent(self) -> list[bytes] | None:
+        """All records that are not shipped, if they are still in memory; ``None`` when some have to
+        be read first. They are not here a second time."""
+        segment, records = self._segment, list(self._recent)
+        here = self._recent_from
+        whole = here is not None and len(records) < RECENT
+        if whole and self.unshipped() is not None:
+            return None
+        self._recent.clear()
+        self._recent_from = self.cursor if segment is None else (segment.number, segment.end)
+        return records if whole else None
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """Segment and offset up to which `recent` has told."""
+        return self._recent_from or self.cursor
+
     def unshipped(self) -> tuple[Segment, int, int] | None:
-        """A segment, and from where to where nothing of it is shipped; in order, ``None`` when
-        all is."""
+        """A segment, and from where to where nothing of it is shipped and all has to be read; in
+        order, ``None`` when there is no such part."""
         number, offset = self.cursor
-        for n in sorted(n for n in self._segments if n >= number):
+        last, end = self._recent_from or (inf, 0)
+        for n in sorted(n for n in self._segments if number <= n <= last):
             segment, start = self._segments[n], offset if n == number else 0
-            if start < segment.end:
-                return segment, start, segment.end
+            stop = end if n == last else segment.end
+            if start < stop:
+                return segment, start, stop
         return None
 
     def finished(self) -> list[Segment]:

@@ -239,6 +239,7 @@ from passy_proxy.keyring import Keyring
 from passy_proxy.records import UsageRecord
 from passy_proxy.site import Site
 
+ledger.FLUSH_SECONDS = 0.02
 folder, point, first, after = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 calls = 0
 
@@ -264,8 +265,8 @@ async def write():
     await store.start()
     numbers = (5, 0, 0, 0, 0, 0, 0)
     for number in range(first, first + 600):
-        record = UsageRecord(f"req_{number:07}", 1.5, "", "", "r", "m", "u", "m", "ok", 200, False,
-            *numbers, False, 0, "", 1, 2, ())
+        record = UsageRecord(f"req_{number:07}", 1.5, *[""] * 5, "r", "m", "u", "m", "ok", 200,
+            False, *numbers, False, 0, "", 1, 2, ())
         store.record(record.row())
         if number % 40 == 0:
             await asyncio.sleep(0.01)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 KEY = "the secret key of these tests: 0123456789"
 ATTEMPT = AttemptRecord("echo", "echo", 200, "", 0, 1, False)
 COUNTS = (1, 2, 0, 0, 0, 0, 0)
-NAMES = ("key_1", "", "/v1/chat/completions", "echo", "echo", "echo", "ok")
+NAMES = ("key_1", "", "", "", "", "/v1/chat/completions", "echo", "echo", "echo", "ok")
 RECORD = UsageRecord("req_0", 1.5, *NAMES, 200, False, *COUNTS, False, 0, "", 1, 2, (ATTEMPT,))
 
 WRITER = f"""
@@ -194,7 +194,18 @@ async def test_an_attempt_of_any_model_is_noted(path: Path, character: str) -> N
     store = store_at(path)
     await store.start()
     model, id = character * 600, "req_" + "0" * 32
-    asked = ("k" * 40, "o" * 40, "/v1/chat/completions", model, 1, "upstream", model)
+    asked = (
+        "k" * 40,
+        "o" * 40,
+        "t" * 40,
+        "u" * 40,
+        "",
+        "/v1/chat/completions",
+        model,
+        1,
+        "upstream",
+        model,
+    )
     row = BegunRow(id, 1_795_430_994_913, 12, 30_001, asked, [("upstream", model, 3)] * 9)
     store.begin(id, dumps(tuple(row)))
     assert 1 == store._journal.running
@@ -352,6 +363,7 @@ async def test_a_damaged_line_is_told_and_left_out(shipping: Shipping) -> None:
     with segment.open("r+b") as file:
         file.seek(segment.read_bytes().index(b"req_000001"))
         file.write(b"R")
+    assert shipping.journal.recent()  # What is in memory needs no reading.
     with structlog.testing.capture_logs() as logs:
         shipping.shipper.start()
         await shipping.stop()

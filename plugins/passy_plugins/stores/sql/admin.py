@@ -13,16 +13,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Executable, Row, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from passy_plugins.stores.sql.database import Sqlite, sqlite_path
+from passy_plugins.stores.sql.database import sqlite_path
+from passy_plugins.stores.sql.driver import driver_for, is_postgres
 from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.schema import (
+    budgets,
     credentials,
     custom_providers,
     keys,
@@ -30,7 +32,7 @@ from passy_plugins.stores.sql.schema import (
     usage,
 )
 from passy_plugins.stores.sql.statements import rate_of, rate_text
-from passy_plugins.stores.sql.verify import Tell, verify
+from passy_plugins.stores.sql.verify import Tell, verify, verify_within
 from passy_proxy import keys as client_keys
 from passy_proxy.evidence import Verdict
 from passy_proxy.issue import IssuedKey, NewKey, Organisation
@@ -53,9 +55,9 @@ if TYPE_CHECKING:
 class Admin:
     """Writes to the database of ``url``. See `opened`."""
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, path: Path) -> None:
+    def __init__(self, engine: AsyncEngine, keyring: Keyring, url: str) -> None:
         self._engine = engine
-        self._path = path
+        self._url = url
         self._keyring = keyring
 
     @classmethod
@@ -65,7 +67,7 @@ class Admin:
 
         `StoreUnavailable` when it cannot be had, `KeyringError` when its keys are not ours.
         """
-        database = Sqlite(sqlite_path(url), "admin")
+        database = driver_for(url, "admin")
         try:
             await make_ready(database, url)
             await agree(database, keyring)
@@ -73,7 +75,7 @@ class Admin:
             await database.close()
         engine = engine_for(url)
         try:
-            yield cls(engine, keyring, sqlite_path(url))
+            yield cls(engine, keyring, url)
         finally:
             await engine.dispose()
 
@@ -95,7 +97,6 @@ class Admin:
             tokens=rate_text(limits.tokens),
             concurrency=limits.concurrency,
             models=None if wanted.models is None else dumps(wanted.models).decode(),
-            usage_limit=wanted.usage_limit,
             is_test=wanted.is_test,
             is_trial=wanted.is_trial,
             expires=None if wanted.expires is None else int(wanted.expires * 1000),
@@ -103,6 +104,20 @@ class Admin:
             created=_now(),
         )
         await self._write_for(wanted.organisation, statement)
+        if wanted.usage_limit is not None:
+            await self._write(
+                insert(budgets).values(
+                    id=_new_id("bud"),
+                    kind="key",
+                    subject=key_id,
+                    unit="usd",
+                    amount=round(wanted.usage_limit * NANOS),
+                    period="total",
+                    hard=True,
+                    alerts="[]",
+                    created=_now(),
+                )
+            )
         record = await self.get_key(key_id)
         assert record is not None
         return record, key
@@ -194,15 +209,24 @@ class Admin:
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""
         mine = (usage.c.key_id == key_id, _BY_KEY)
-        rows = await self._read(select(usage).where(*mine).order_by(usage.c.at.desc()).limit(most))
+        rows = await self._read(_USAGE.where(*mine).order_by(usage.c.at.desc()).limit(most))
         return [_usage(row) for row in rows]
 
     async def verify(self, tell: Tell | None = None, noted: str = "") -> Verdict:
         """What was done to the books; see `passy_plugins.stores.sql.verify`."""
+        if is_postgres(self._url):
+            database = Postgres(self._url)
+            try:
+                return await database.look(
+                    lambda books: verify_within(books, self._keyring, tell, noted)
+                )
+            finally:
+                await database.close()
+        path = sqlite_path(self._url)
         try:
-            return await asyncio.to_thread(verify, self._path, self._keyring, tell, noted)
+            return await asyncio.to_thread(verify, path, self._keyring, tell, noted)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
+            raise StoreUnavailable(f"{path}: {error}") from error
 
     async def _read(self, statement: Executable) -> Sequence[Row[Any]]:
         async with self._connected() as connection:
@@ -232,13 +256,24 @@ class Admin:
             raise StoreUnavailable(str(getattr(error, "orig", error))) from None
 
 
+NANOS = 1_000_000_000
+"""In a dollar."""
+
 _BY_KEY = text("usage.key_id <> ''")
 """What the index of usage by key is limited to; a query that does not say it is not given it."""
+
+_USAGE = select(*(usage.c[name] for name in UsageRecord._fields))
 
 _LAST_USED = (
     select(func.max(usage.c.at)).where(usage.c.key_id == keys.c.id, _BY_KEY).scalar_subquery()
 )
-_KEYS = select(keys, _LAST_USED.label("last_used"))
+_USAGE_LIMIT = (
+    select(func.min(budgets.c.amount))
+    .where(budgets.c.kind == "key", budgets.c.subject == keys.c.id)
+    .where(budgets.c.unit == "usd", budgets.c.hard)
+    .scalar_subquery()
+)
+_KEYS = select(keys, _LAST_USED.label("last_used"), _USAGE_LIMIT.label("usage_limit"))
 
 
 def _new_id(kind: str) -> str:
@@ -265,7 +300,7 @@ def _issued(row: Row[Any]) -> IssuedKey:
         user_id=row.user_id,
         limits=Limits(rate_of(row.requests), rate_of(row.tokens), row.concurrency),
         models=None if row.models is None else tuple(loads(row.models)),
-        usage_limit=row.usage_limit,
+        usage_limit=None if row.usage_limit is None else row.usage_limit / NANOS,
         expires=_seconds(row.expires),
         disabled=row.disabled,
         is_test=row.is_test,

@@ -96,9 +96,9 @@ class Shipper:
                 if time.monotonic() >= looked + LOOK_SECONDS:
                     looked = time.monotonic()
                     await self._take_over()
-                if (part := self.journal.unshipped()) is not None:
+                if self.journal.waiting:
                     await self._linger()
-                    await self._ship(*(self.journal.unshipped() or part))
+                    await self._ship()
                 elif self._stopping:
                     return
                 else:
@@ -126,12 +126,18 @@ class Shipper:
             async with asyncio.timeout(seconds):
                 await self._some.wait()
 
-    async def _ship(self, segment: Segment, start: int, end: int) -> None:
-        batch, end = await self._in_thread(lambda: self._read(segment, start, end))
+    async def _ship(self) -> None:
+        journal = self.journal
+        if (records := journal.recent()) is not None:
+            batch, cursor = Batch(records, []), journal.end
+        elif (part := journal.unshipped()) is not None:
+            batch, end = await self._in_thread(lambda: self._read(*part))
+            cursor = (part[0].number, end)
+        else:
+            return
         if not await self._written(batch):
             return
-        journal = self.journal
-        journal.cursor = cursor = (segment.number, end)
+        journal.cursor = cursor
         finished = journal.finished()
 
         def over() -> None:
