@@ -9,13 +9,13 @@ import hashlib
 import os
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passy_proxy import json
-from passy_proxy.config.build import Parts, build
+from passy_proxy.config.build import Parts, building
 from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid, Problem
@@ -27,7 +27,7 @@ from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
-from passy_proxy.tasks import Tasks
+from passy_proxy.tasks import Tasks, in_turns
 from passy_proxy.transport.connect import AllowList, ConnectSettings
 
 if TYPE_CHECKING:
@@ -98,13 +98,14 @@ class Gateway:
             self.snapshot = await self._started(content_of(good))
         else:
             self._keep()
-        self._begun = self.snapshot.file.settings
+        self._begun = self.snapshot.settings
         self.parts.connector.settings = connecting(self._begun.connect)
         self.log.info("plugins_loaded", distributions=self.parts.registry.provenance())
         self._be_counted()
+        gc.freeze()
         if self.gate is not None:
             self.overload = Overload(
-                self.gate, lambda: self.snapshot.file.settings.overload, self.log
+                self.gate, lambda: self.snapshot.settings.overload, self.log
             )
             self.overload.start()
         if self.path is not None:
@@ -124,7 +125,7 @@ class Gateway:
 
     async def reload(self) -> bool:
         """Read the configuration again. False when it was refused: the old one goes on serving."""
-        async with self._reloading:
+        async with self._reloading, undisturbed():
             try:
                 following = await self._started(await self._read(), self.snapshot)
             except Exception as exc:
@@ -139,9 +140,10 @@ class Gateway:
                 self._tidy()
                 return False
             before, self.snapshot = self.snapshot, following
+            gc.freeze()
             self.problem = ""
             self._reloads["taken"] += 1
-            self._tell_what_stays(following.file.settings)
+            self._tell_what_stays(following.settings)
             self._keep()
             self.log.info("reloaded", config=following.hash.decode())
             self._leaving.append(before)
@@ -217,14 +219,16 @@ class Gateway:
         return layers(document, self._variables)
 
     async def _started(self, content: bytes, before: Snapshot | None = None) -> Snapshot:
-        # In a thread: what is a megabyte takes a second, in which others have something to say.
+        # In a thread and in small steps: what is a megabyte takes a second, in which others have
+        # something to say.
         file = await asyncio.to_thread(self._file, content)
-        if before is not None and before.file.routes and not file.routes:
+        if before is not None and before.routes.all and not file.routes:
             # Nobody means that. It is a file that was emptied, perhaps to be written again.
             message = "there are no routes any more, so nobody would be answered"
             raise ConfigInvalid([Problem(str(self.path), 1, 1, message)])
         hash = hashlib.sha256(content).hexdigest()[:8]
-        snapshot = build(file, self.parts, hash)
+        snapshot = Snapshot(file.settings, hash=hash, log=self.log, shared=self.parts.shared)
+        await in_turns(building(snapshot, file, self.parts))
         for warning in snapshot.warnings:
             self.log.debug("configuration", problem=str(warning))
         if snapshot.apps_left_out:
@@ -258,6 +262,15 @@ class Gateway:
                     await asyncio.sleep(SETTLED)
                     if content == await asyncio.to_thread(content_of, self.path):
                         await self.reload()
+
+
+@contextlib.asynccontextmanager
+async def undisturbed() -> AsyncIterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 async def _collected() -> None:
