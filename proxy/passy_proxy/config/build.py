@@ -102,9 +102,7 @@ def build(file: GatewayFile, parts: Parts, hash: str) -> Snapshot:
     return made
 
 
-def building(
-    made: Snapshot, file: GatewayFile, parts: Parts
-) -> Generator[None, None, None]:
+def building(made: Snapshot, file: GatewayFile, parts: Parts) -> Generator[None, None, None]:
     """Build ``made`` in small steps, so that others have their turns in between. Raises as
     `build`."""
     try:
