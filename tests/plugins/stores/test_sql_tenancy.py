@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.postgres import Database
 
 from passy_plugins.stores.sql import Sql, SqlSettings
 from passy_plugins.stores.sql.admin import Admin
@@ -26,9 +27,12 @@ pytestmark = pytest.mark.anyio
 RING = Keyring(["the secret key of these tests: 0123456789"])
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/passy.db"
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/passy.db"
+    database: Database = request.getfixturevalue("database")
+    return database.url
 
 
 @pytest.fixture
@@ -49,11 +53,8 @@ async def principal(store: Sql, key: str) -> Principal | None:
     return await store.principal(keys.digest(RING.pepper, key.encode()))
 
 
-def changes(store: Sql) -> list[tuple[str, str]]:
-    with sqlite3.connect(store._reader.path) as database:
-        found = database.execute("SELECT kind, subject FROM changes ORDER BY seq").fetchall()
-    database.close()
-    return found
+async def changes(store: Sql) -> list[tuple[Any, ...]]:
+    return await store._reader.fetch("SELECT kind, subject FROM changes ORDER BY seq")
 
 
 async def test_a_principal_has_all_that_is_held_above_it(store: Sql, admin: Admin) -> None:
@@ -173,7 +174,9 @@ async def test_k1_a_rolled_key_is_good_for_its_grace_and_no_longer(
     assert new is not None
     assert old is not None
     assert (None, again.old_until) == (new.expires, old.expires)
-    assert new == Principal(**{each: getattr(old, each) for each in old.__slots__} | {"expires": None})
+    assert new == Principal(
+        **{each: getattr(old, each) for each in old.__slots__} | {"expires": None}
+    )
     await asyncio.sleep(max(0.0, again.old_until - time.time()) + 0.01)
     assert await principal(store, first) is None
     assert await principal(store, second) is not None
@@ -337,7 +340,7 @@ async def test_budgets_are_added_changed_and_removed(store: Sql, admin: Admin) -
 async def test_d6_every_edit_leaves_a_note(store: Sql, admin: Admin) -> None:
     organisation = await admin.create_organisation("Acme")
     record, _ = await admin.create_key(NewKey(organisation=organisation))
-    before = len(changes(store))
+    before = len(await changes(store))
     await admin.disable_key(record.id)
     await admin.roll_key(record.id)
     await admin.change_organisation(organisation, name="Other")
@@ -346,7 +349,7 @@ async def test_d6_every_edit_leaves_a_note(store: Sql, admin: Admin) -> None:
     await admin.delete_key(record.id)
     await admin.change_organisation("org_none", name="nobody")
     key, ours = ("key", record.id), ("organisation", organisation)
-    assert [key, key, ours, ours, ours, key] == changes(store)[before:]
+    assert [key, key, ours, ours, ours, key] == (await changes(store))[before:]
 
 
 async def test_k7_a_webhook_has_a_secret_that_is_shown_once(
@@ -356,9 +359,7 @@ async def test_k7_a_webhook_has_a_secret_that_is_shown_once(
     hook, secret = await admin.add_webhook(organisation, "https://example.com/hook")
     assert len(secret) > 40
     assert [hook] == await admin.list_webhooks(organisation)
-    assert secret.encode() not in b"".join(
-        each.read_bytes() for each in tmp_path.glob("passy.db*")
-    )
+    assert secret.encode() not in b"".join(each.read_bytes() for each in tmp_path.glob("passy.db*"))
     for url in ("ftp://example.com", "https://", "https://ada:secret@example.com/"):
         with pytest.raises(ValueError, match="webhook"):
             await admin.add_webhook(organisation, url)

@@ -13,16 +13,17 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Executable, Row, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from passy_plugins.stores.sql.allotted import Allotted
-from passy_plugins.stores.sql.database import Sqlite, sqlite_path
+from passy_plugins.stores.sql.database import sqlite_path
+from passy_plugins.stores.sql.driver import driver_for, is_postgres
 from passy_plugins.stores.sql.engine import engine_for
 from passy_plugins.stores.sql.issued import BY_KEY, Issued
+from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.schema import (
     credentials,
@@ -30,7 +31,7 @@ from passy_plugins.stores.sql.schema import (
     usage,
 )
 from passy_plugins.stores.sql.tenants import Tenants
-from passy_plugins.stores.sql.verify import Tell, verify
+from passy_plugins.stores.sql.verify import Tell, verify, verify_within
 from passy_proxy.evidence import Verdict
 from passy_proxy.issue import NewProvider as NewProvider
 from passy_proxy.json import dumps, loads
@@ -50,9 +51,9 @@ if TYPE_CHECKING:
 class Admin(Issued, Tenants, Allotted):
     """Writes to the database of ``url``. See `opened`."""
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, path: Path) -> None:
+    def __init__(self, engine: AsyncEngine, keyring: Keyring, url: str) -> None:
         self._engine = engine
-        self._path = path
+        self._url = url
         self._keyring = keyring
 
     @classmethod
@@ -62,7 +63,7 @@ class Admin(Issued, Tenants, Allotted):
 
         `StoreUnavailable` when it cannot be had, `KeyringError` when its keys are not ours.
         """
-        database = Sqlite(sqlite_path(url), "admin")
+        database = driver_for(url, "admin")
         try:
             await make_ready(database, url)
             await agree(database, keyring)
@@ -70,7 +71,7 @@ class Admin(Issued, Tenants, Allotted):
             await database.close()
         engine = engine_for(url)
         try:
-            yield cls(engine, keyring, sqlite_path(url))
+            yield cls(engine, keyring, url)
         finally:
             await engine.dispose()
 
@@ -138,10 +139,19 @@ class Admin(Issued, Tenants, Allotted):
 
     async def verify(self, tell: Tell | None = None, noted: str = "") -> Verdict:
         """What was done to the books; see `passy_plugins.stores.sql.verify`."""
+        if is_postgres(self._url):
+            database = Postgres(self._url)
+            try:
+                return await database.look(
+                    lambda books: verify_within(books, self._keyring, tell, noted)
+                )
+            finally:
+                await database.close()
+        path = sqlite_path(self._url)
         try:
-            return await asyncio.to_thread(verify, self._path, self._keyring, tell, noted)
+            return await asyncio.to_thread(verify, path, self._keyring, tell, noted)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
+            raise StoreUnavailable(f"{path}: {error}") from error
 
     async def _write(self, statement: Executable) -> int:
         """How many rows it touched. ValueError when the tables' own rules forbid it."""
