@@ -23,9 +23,9 @@ from passy_proxy import (
     Attempt,
     Dispatch,
     Exchange,
-    OptionalSecret,
     Reply,
     Settings,
+    StrongSecretOrOff,
     Terminal,
     Vitals,
     credentials,
@@ -35,7 +35,6 @@ from passy_proxy import (
 from passy_proxy.vitals import Table
 
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
-SHORTEST = 16
 
 COUNTERS = {
     "edge_refused": ("passy_edge_refused_total", "Requests refused before any filter.", "code"),
@@ -61,8 +60,8 @@ GAUGES = {
 
 
 class Config(Settings):
-    token: OptionalSecret = setting(
-        "", "What the reader has to show, of 16 characters or more. Without one: see public."
+    token: StrongSecretOrOff = setting(
+        "off", "What the reader has to show, of 32 random bytes or more; off: see public."
     )
     public: bool = setting(False, "Answer anybody, where there is no token.")
     vitals: Vitals = setting("vitals", "Where the process counts.")
@@ -74,10 +73,7 @@ class MetricsPage(Terminal):
     config: Config
 
     async def start(self) -> None:
-        token = self.config.token.reveal()
-        if 0 < len(token) < SHORTEST:
-            raise ValueError(f"the token is shorter than {SHORTEST} characters")
-        self._token = token.encode()
+        self._token = self.config.token.reveal().encode()
         self._shown = credentials(self)
 
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:

@@ -15,9 +15,9 @@ from passy_proxy import (
     Exchange,
     Model,
     Models,
-    OptionalSecret,
     Reply,
     Settings,
+    StrongSecretOrOff,
     Terminal,
     Upstream,
     Upstreams,
@@ -27,12 +27,10 @@ from passy_proxy import (
     setting,
 )
 
-SHORTEST = 16
-
 
 class Config(Settings):
-    token: OptionalSecret = setting(
-        "", "The admin token, of 16 characters or more. Without one, nobody is answered."
+    token: StrongSecretOrOff = setting(
+        "off", "The admin token, of 32 random bytes or more; off: nobody is answered."
     )
     models: Models = setting("models", "The table of models; there is one, written under models:.")
     upstreams: Upstreams = setting("upstreams", "The upstreams; they are written under upstreams:.")
@@ -44,10 +42,7 @@ class Routing(Terminal):
     config: Config
 
     async def start(self) -> None:
-        token = self.config.token.reveal()
-        if 0 < len(token) < SHORTEST:
-            raise ValueError(f"the admin token is shorter than {SHORTEST} characters")
-        self._token = token.encode()
+        self._token = self.config.token.reveal().encode()
         self._shown = credentials(self)
         self._body = json.dumps(
             {

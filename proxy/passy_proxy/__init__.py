@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from passy_proxy.answer import failed_reply as failed_reply
     from passy_proxy.answer import made as made
     from passy_proxy.answer import single as single
+    from passy_proxy.application import Application as Application
     from passy_proxy.attempt import Attempt as Attempt
     from passy_proxy.attempt import Dispatch as Dispatch
     from passy_proxy.config.settings import OptionalSecret as OptionalSecret
     from passy_proxy.config.settings import Secret as Secret
     from passy_proxy.config.settings import Settings as Settings
+    from passy_proxy.config.settings import StrongSecret as StrongSecret
+    from passy_proxy.config.settings import StrongSecretOrOff as StrongSecretOrOff
     from passy_proxy.config.settings import setting as setting
     from passy_proxy.connections import Connections as Connections
     from passy_proxy.dialect import Dialect as Dialect
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from passy_proxy.filter import Filter as Filter
     from passy_proxy.filter import Terminal as Terminal
     from passy_proxy.hookspecs import hookimpl as hookimpl
+    from passy_proxy.issue import Administered as Administered
     from passy_proxy.keyring import Keyring as Keyring
     from passy_proxy.log import LineWriter as LineWriter
     from passy_proxy.models import Model as Model
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
     from passy_proxy.site import Site as Site
     from passy_proxy.stash import Stash as Stash
     from passy_proxy.stash import StashKey as StashKey
+    from passy_proxy.stores import Books as Books
     from passy_proxy.stores import Changes as Changes
     from passy_proxy.stores import Claim as Claim
     from passy_proxy.stores import Counters as Counters
@@ -83,8 +88,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "answer": "failed_reply made single",
+    "application": "Application",
     "attempt": "Attempt Dispatch",
-    "config.settings": "OptionalSecret Secret Settings setting",
+    "config.settings": "OptionalSecret Secret Settings StrongSecret StrongSecretOrOff setting",
     "connections": "Connections",
     "dialect": "Dialect Tap",
     "estimate": "prompt_estimate",
@@ -93,6 +99,7 @@ _HOMES = {
     "exchange": "Exchange Outcome Request credentials",
     "filter": "Filter Terminal",
     "hookspecs": "hookimpl",
+    "issue": "Administered",
     "keyring": "Keyring",
     "log": "LineWriter",
     "models": "Model Models serves",
@@ -101,7 +108,8 @@ _HOMES = {
     " UsageRecord UsageRow",
     "site": "Site",
     "stash": "Stash StashKey",
-    "stores": "Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable Vault",
+    "stores": "Books Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable"
+    " Vault",
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",

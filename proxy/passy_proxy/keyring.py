@@ -1,9 +1,14 @@
 """The secret keys of an installation, what they seal, and the pepper of its client keys.
 
 The ring is an ordered list of long random texts. **The first one seals, all of them open**, so a
-new key is put in front and the old ones stay until everything has been sealed again. **The pepper
-comes from the last one**, so that putting a key in front leaves every stored digest of a client
-key valid; the last key is what the client keys hang on and is the one never to drop.
+new key is put in front and the old ones stay until everything has been wrapped again
+(``passy secrets rotate``). **The pepper comes from the last one**, so that putting a key in front
+leaves every stored digest of a client key valid.
+
+The last key can go too. What hangs on a key beside what it sealed (the digests of client keys, the
+links of evidence) hangs on keys derived from it, and those alone are in the entry that takes its
+place: ``retired:<key id>:<derived keys>``, as `Keyring.retired` gives it. Such an entry opens
+nothing, so that who finds it can read neither this database nor a copy from before.
 
 Each use has its own key, derived by HMAC-SHA-256 with a label: what one of them gives away says
 nothing about the others.
@@ -12,38 +17,51 @@ nothing about the others.
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from passy_proxy import envelope
+from passy_proxy.envelope import KeyringError as KeyringError
+from passy_proxy.envelope import UnknownKey as UnknownKey
+from passy_proxy.strength import weakness
 
 FILE = "secret.key"
-MIN_BYTES = 32
-_MIN_DISTINCT = 8
-_NONCE_BYTES = 12
+_RETIRED = "retired:"
+_DERIVED = 32
 
 
-class KeyringError(ValueError):
-    """The secret keys are missing, weak, readable by others, or not those that sealed."""
+class _Entry(NamedTuple):
+    """One of the ring: what was derived from it."""
+
+    id: str
+    sealing: bytes
+    """Empty for a retired one."""
+    pepper: bytes
+    evidence: bytes
 
 
 class Keyring:
     """Derives the pepper, seals and opens. Its text form names key ids only."""
 
-    __slots__ = ("_attesting", "_keys", "first", "pepper")
+    __slots__ = ("_attesting", "_entries", "_keys", "first", "pepper")
 
     def __init__(self, texts: Sequence[str], source: str = "PASSY_SECRET_KEYS") -> None:
         """``texts`` in the order of the ring; ``source`` is what a complaint calls them."""
         if not texts:
             raise KeyringError(f"{source} holds no key; give a random text of 32 bytes or more")
-        ring = [_checked(text, f"key {n} of {source}") for n, text in enumerate(texts, 1)]
-        self._keys = {_id(key): _derived(key, "passy/seal/v1") for key in reversed(ring)}
-        self._attesting = {_id(key): _derived(key, "passy/evidence/v1") for key in ring}
-        self.first = _id(ring[0])
+        ring = [_entry(text, f"key {n} of {source}") for n, text in enumerate(texts, 1)]
+        if not ring[0].sealing:
+            raise KeyringError(f"the first key of {source} is a retired one, which seals nothing")
+        self._entries = {entry.id: entry for entry in reversed(ring)}
+        self._keys = {entry.id: entry.sealing for entry in reversed(ring) if entry.sealing}
+        self._attesting = {entry.id: entry.evidence for entry in ring}
+        self.first = ring[0].id
         """The id of the key that seals."""
-        self.pepper = _derived(ring[-1], "passy/pepper/v1")
+        self.pepper = ring[-1].pepper
         """What ``keys.digest`` is made with."""
 
     @classmethod
@@ -59,44 +77,34 @@ class Keyring:
         return cls(_split(_text_of(path)), str(path))
 
     def __contains__(self, key_id: str) -> bool:
+        """Whether it opens what was sealed with that key."""
         return key_id in self._keys
 
     def __repr__(self) -> str:
-        return f"Keyring({', '.join(reversed(self._keys))})"
+        return f"Keyring({', '.join(reversed(self._entries))})"
 
     def seal(self, plain: str, *owner: str) -> str:
-        """AES-256-GCM as ``v1:<key id>:<nonce>:<ciphertext>``, bound to ``owner``.
+        """An `envelope` under the first key, bound to ``owner``.
 
-        ``owner`` says whose it is, as in ``(organisation, provider, field)``: moved to another
-        row, it does not open.
+        ``owner`` says whose it is and where it stands, as in ``(organisation, provider, field,
+        version)``: moved to another row, it does not open.
         """
-        from cryptography.hazmat.primitives.ciphers.aead import (
-            AESGCM,  # 6 MB, and a start needs none
-        )
-
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = AESGCM(self._keys[self.first]).encrypt(nonce, plain.encode(), _bound(owner))
-        return f"v1:{self.first}:{_b64(nonce)}:{_b64(sealed)}"
+        return envelope.sealed(self.first, self._keys[self.first], plain.encode(), owner)
 
     def open(self, sealed: str, *owner: str) -> str:
         """What was sealed. Raises `KeyringError`: unknown key, other owner, or damaged."""
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        return envelope.opened(self._keys, sealed, owner).decode()
 
-        version, _, rest = sealed.partition(":")
-        key_id, _, rest = rest.partition(":")
-        if version != "v1":
-            raise KeyringError("a sealed value is damaged or of a later version")
-        key = self._keys.get(key_id)
-        if key is None:
-            raise KeyringError(
-                f"sealed with key {key_id}, which is not among the secret keys given"
-            )
-        nonce, _, body = rest.partition(":")
-        try:
-            return AESGCM(key).decrypt(_unb64(nonce), _unb64(body), _bound(owner)).decode()
-        except (InvalidTag, ValueError):
-            raise KeyringError("a sealed value is damaged or belongs elsewhere") from None
+    def rewrap(self, sealed: str, *owner: str) -> str:
+        """The same under the first key; the very same where it is already. Raises like `open`."""
+        return envelope.rewrapped(self._keys, self.first, sealed, owner)
+
+    def retired(self, key_id: str) -> str:
+        """The entry to put in the place of a key of the ring that shall open nothing any more.
+        KeyError where there is none."""
+        entry = self._entries[key_id]
+        derived = base64.urlsafe_b64encode(entry.pepper + entry.evidence).decode().rstrip("=")
+        return f"{_RETIRED}{key_id}:{derived}"
 
     def attest(self, data: bytes) -> str:
         """A text that only who has the key can make of ``data``: ``<key id>:<HMAC-SHA-256>``."""
@@ -117,13 +125,29 @@ class Keyring:
         return hmac.digest(self.pepper, b"passy/mark/v1", "sha256").hex()[:32]
 
 
-def _checked(text: str, name: str) -> bytes:
+def _entry(text: str, name: str) -> _Entry:
+    if text.startswith(_RETIRED):
+        return _retired(text, name)
+    if why := weakness(text):
+        raise KeyringError(f"{name} {why}")
     key = text.encode()
-    if len(key) < MIN_BYTES:
-        raise KeyringError(f"{name} has {len(key)} bytes; a secret key needs {MIN_BYTES} or more")
-    if len(set(key)) < _MIN_DISTINCT:
-        raise KeyringError(f"{name} is not random; try: openssl rand -base64 36")
-    return key
+    return _Entry(
+        _derived(key, "passy/id/v1").hex()[:8],
+        _derived(key, "passy/seal/v1"),
+        _derived(key, "passy/pepper/v1"),
+        _derived(key, "passy/evidence/v1"),
+    )
+
+
+def _retired(text: str, name: str) -> _Entry:
+    key_id, _, derived = text.removeprefix(_RETIRED).partition(":")
+    try:
+        raw = base64.b64decode(derived + "=" * (-len(derived) % 4), b"-_", validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) != 2 * _DERIVED or not key_id:
+        raise KeyringError(f"{name} is no retired key as `passy secrets retire` gives it")
+    return _Entry(key_id, b"", raw[:_DERIVED], raw[_DERIVED:])
 
 
 def _split(text: str) -> list[str]:
@@ -132,23 +156,6 @@ def _split(text: str) -> list[str]:
 
 def _derived(key: bytes, label: str) -> bytes:
     return hmac.digest(key, label.encode(), "sha256")
-
-
-def _id(key: bytes) -> str:
-    return _derived(key, "passy/id/v1").hex()[:8]
-
-
-def _bound(owner: Sequence[str]) -> bytes:
-    """``owner`` so that no two differing sequences give the same bytes."""
-    return hashlib.sha256(repr(tuple(map(str, owner))).encode()).digest()
-
-
-def _b64(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).decode().rstrip("=")
-
-
-def _unb64(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _text_of(path: Path) -> str:

@@ -8,7 +8,8 @@ raises :class:`StoreUnavailable` and decides nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+from math import inf
+from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from passy_proxy.evidence import Proof
 from passy_proxy.records import (
@@ -37,9 +38,10 @@ class Allowance(Struct, frozen=True):
 
     amount: int
     window: str
-    """Names the window (``2026-11``): a counter knows one of them at a time."""
+    """Names the window (``2026-11``)."""
     ends: float
-    """Unix seconds; ``inf`` for a window that never ends."""
+    """Unix seconds; ``inf`` for a window that never ends. A counter knows one window, that which
+    ends last; who is late by his clock takes from that one."""
     hard: bool
     """Whether it refuses what does not fit. What a soft one counts it admits."""
     lease: float
@@ -57,7 +59,10 @@ class Claim(Struct, gc=False):
 
 
 class Room(Struct, gc=False):
-    """What one claim's counter looked like just after the decision."""
+    """What one claim's counter looked like just after the decision.
+
+    Of an allowance ``reset`` is 0 and ``retry`` 0 or ``inf``: its window says when it ends.
+    """
 
     limit: int
     remaining: int
@@ -96,9 +101,13 @@ class Counters(Protocol):
         """
         ...
 
-    def prime(self, key: str, limit: Allowance, used: int) -> Now[None]:
-        """So much of an allowance was spent before anybody counted. One that is counted already
-        keeps its number."""
+    def prime(self, key: str, limit: Allowance, used: int, quiet: float = inf) -> Now[None]:
+        """So much of an allowance was settled in its window, by the books.
+
+        It makes an unknown counter known. One that has less is raised to it: what the books have
+        was spent. One that has more is lowered to it only after ``quiet`` seconds without a take
+        or a settle: what is missing may be on its way into the books. What is open stays open.
+        """
         ...
 
 
@@ -146,6 +155,27 @@ class Ledger(Protocol):
     def price(self, id: str, nanos: int, price: str) -> None:
         """What exchange ``id`` has cost, when that was not known at its end: billionths of a
         dollar, and the price as text."""
+        ...
+
+
+@runtime_checkable
+class Books(Protocol):
+    """What was recorded, added up."""
+
+    async def spent(
+        self,
+        kind: Literal["organisation", "team", "user", "key"],
+        subject: str,
+        unit: Literal["usd", "tokens"],
+        start: float,
+        end: float,
+    ) -> int:
+        """What one of a ``kind`` has used of requests that came from ``start`` on and before
+        ``end`` (Unix seconds; ``end`` may be ``inf``): billionths of a US dollar, or tokens in and
+        out.
+
+        Records that a ledger has taken and not yet entered may be missing.
+        """
         ...
 
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_proxy.keyring import Keyring
 from passy_proxy.site import Site
-from passy_proxy.stores import Claim, Counters, Grant, Now
+from passy_proxy.stores import Allowance, Claim, Counters, Grant, Now
 from passy_proxy.units import Rate
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +26,10 @@ pytestmark = pytest.mark.anyio
 T = TypeVar("T")
 SECOND = 1_000_000_000
 TEN_A_SECOND = Rate(10, 1)
+
+
+def allowance(amount: int = 100, ends: float = 2e9, **others: Any) -> Allowance:
+    return Allowance(amount, f"until {ends}", ends, **{"hard": True, "lease": 60.0} | others)
 
 
 class Clock:
@@ -52,6 +56,9 @@ class Asked:
 
     async def settle(self, grant: Grant, actual: Sequence[int | None]) -> None:
         await answered(self._counters.settle(grant, actual))
+
+    async def prime(self, key: str, limit: Allowance, used: int, quiet: float = inf) -> None:
+        await answered(self._counters.prime(key, limit, used, quiet))
 
 
 async def answered(answer: Now[T]) -> T:
@@ -237,6 +244,170 @@ class CountersContract:
         grant = await store.take([Claim("key", Rate(20, 1), 2)])
         assert (20, 10) == (grant.rooms[0].limit, grant.rooms[0].remaining)
         assert not (await store.take([Claim("key", Rate(5, 1), 1)])).admitted
+
+    async def test_an_allowance_nobody_counted_decides_nothing(self, store: Asked) -> None:
+        claims = [
+            Claim("rate", TEN_A_SECOND, 4),
+            Claim("slots", 1, 1),
+            Claim("budget", allowance(), 1),
+            Claim("other", allowance(), 1),
+        ]
+        grant = await store.take(claims)
+        assert (False, claims[2:]) == (grant.admitted, list(grant.unknown))
+        await store.prime("budget", allowance(), 0)
+        assert [claims[3]] == list((await store.take(claims)).unknown)
+        await store.prime("other", allowance(), 99)
+        grant = await store.take(claims)
+        assert (True, []) == (grant.admitted, list(grant.unknown))
+        assert [6, 0, 99, 0] == [room.remaining for room in grant.rooms]
+
+    async def test_an_unknown_allowance_is_told_though_another_claim_refuses(
+        self, store: Asked
+    ) -> None:
+        claims = [Claim("slots", 0, 1), Claim("budget", allowance(), 1)]
+        assert claims[1:] == list((await store.take(claims)).unknown)
+        assert claims[1:] == list((await store.take(claims[::-1])).unknown)
+
+    async def test_l3_of_a_thousand_at_once_exactly_the_allowance_is_admitted(
+        self, store: Asked
+    ) -> None:
+        await store.prime("budget", allowance(100), 50)
+        admitted = []
+
+        async def one() -> None:
+            grant = await store.take([Claim("budget", allowance(100), 1)])
+            admitted.append(grant.admitted)
+            if len(admitted) % 2:
+                await store.settle(grant, [1])
+
+        async with anyio.create_task_group() as group:
+            for _ in range(1_000):
+                group.start_soon(one)
+        assert (1_000, 50) == (len(admitted), sum(admitted))
+
+    async def test_an_allowance_does_not_refill_within_its_window(
+        self, store: Asked, clock: Clock
+    ) -> None:
+        claim = Claim("budget", allowance(3), 3)
+        await store.prime("budget", claim.limit, 0)
+        await store.settle(await store.take([claim]), [3])
+        clock.advance(40 * 86_400)
+        refused = await store.take([Claim("budget", allowance(3), 1)])
+        assert (False, 3, 0, inf) == (
+            refused.admitted,
+            refused.rooms[0].limit,
+            refused.rooms[0].remaining,
+            refused.rooms[0].retry,
+        )
+
+    async def test_l3_what_was_reserved_and_not_spent_comes_back_at_settle(
+        self, store: Asked
+    ) -> None:
+        await store.prime("budget", allowance(), 0)
+        grant = await store.take([Claim("budget", allowance(), 90)])
+        assert not (await store.take([Claim("budget", allowance(), 11)])).admitted
+        await store.settle(grant, [30])
+        await store.settle(grant, [30])
+        assert 0 == (await store.take([Claim("budget", allowance(), 70)])).rooms[0].remaining
+
+    async def test_what_was_spent_beyond_the_reserve_counts_whole(self, store: Asked) -> None:
+        await store.prime("budget", allowance(), 0)
+        grant = await store.take([Claim("budget", allowance(), 10)])
+        await store.settle(grant, [350])
+        raised = allowance(360)
+        assert not (await store.take([Claim("budget", raised, 11)])).admitted
+        assert (await store.take([Claim("budget", raised, 10)])).admitted
+
+    async def test_none_and_what_is_missing_are_spent_as_reserved(self, store: Asked) -> None:
+        claims = [Claim("budget", allowance(), 10), Claim("other", allowance(), 20)]
+        for claim in claims:
+            await store.prime(claim.key, allowance(), 0)
+        await store.settle(await store.take(claims), [None])
+        assert [80, 60] == [room.remaining for room in (await store.take(claims)).rooms]
+
+    async def test_l3_a_reserve_that_is_never_settled_comes_back_by_its_lease(
+        self, store: Asked, clock: Clock
+    ) -> None:
+        claim = Claim("budget", allowance(100, lease=60.0), 100)
+        await store.prime("budget", claim.limit, 0)
+        lost = await store.take([claim])
+        clock.advance(59)
+        assert not (await store.take([claim])).admitted
+        clock.advance(1)
+        assert (await store.take([Claim("budget", allowance(), 40)])).admitted
+        await store.settle(lost, [25])  # It was only slow: what it spent counts, once.
+        assert 0 == (await store.take([Claim("budget", allowance(), 35)])).rooms[0].remaining
+
+    async def test_a_refused_take_opens_nothing(self, store: Asked, clock: Clock) -> None:
+        for key in ("budget", "other"):
+            await store.prime(key, allowance(), 0)
+        wanted = [Claim("budget", allowance(), 60), Claim("other", allowance(), 101)]
+        refused = await store.take(wanted)
+        assert [(100, 0.0), (100, inf)] == [(room.remaining, room.retry) for room in refused.rooms]
+        await store.settle(refused, [60, 101])
+        assert 0 == (await store.take([Claim("budget", allowance(), 100)])).rooms[0].remaining
+
+    async def test_a_soft_allowance_counts_and_admits(self, store: Asked) -> None:
+        soft = allowance(10, hard=False)
+        await store.prime("budget", soft, 0)
+        for _ in range(3):
+            grant = await store.take([Claim("budget", soft, 6)])
+            assert grant.admitted
+            await store.settle(grant, [6])
+        assert (0, 0.0) == (grant.rooms[0].remaining, grant.rooms[0].retry)
+        assert not (await store.take([Claim("budget", allowance(18), 1)])).admitted
+
+    async def test_a_new_window_is_unknown_and_begins_by_itself(self, store: Asked) -> None:
+        old, new = allowance(100, ends=2e9), allowance(100, ends=2.1e9)
+        await store.prime("budget", old, 0)
+        late = await store.take([Claim("budget", old, 90)])
+        assert list((await store.take([Claim("budget", new, 1)])).unknown)
+        await store.prime("budget", new, 0)
+        await store.settle(late, [90])  # It belongs to the window before.
+        assert 100 == (await store.take([Claim("budget", new, 0)])).rooms[0].remaining
+        await store.prime("budget", old, 100)
+        behind = await store.take([Claim("budget", old, 10)])  # By a clock that is late.
+        assert (True, 90) == (behind.admitted, behind.rooms[0].remaining)
+
+    async def test_a_window_that_never_ends_is_one(self, store: Asked) -> None:
+        total = allowance(100, ends=inf)
+        await store.prime("budget", total, 10)
+        await store.settle(await store.take([Claim("budget", total, 40)]), [40])
+        assert 50 == (await store.take([Claim("budget", total, 0)])).rooms[0].remaining
+
+    async def test_l3_a_counter_follows_the_books(self, store: Asked, clock: Clock) -> None:
+        left = allowance(1_000)
+
+        async def remaining() -> int:
+            grant = await store.take([Claim("budget", left, 0)])
+            return grant.rooms[0].remaining
+
+        await store.prime("budget", left, 100)
+        await store.settle(await store.take([Claim("budget", left, 50)]), [50])
+        await store.prime("budget", left, 120)  # Fewer: some are on their way.
+        assert 850 == await remaining()
+        await store.prime("budget", left, 180)  # More: something was never settled.
+        assert 820 == await remaining()
+        grant = await store.take([Claim("budget", left, 7)])
+        await store.prime("budget", left, 200)
+        assert 793 == await remaining()  # What is open stays open beside it.
+        await store.settle(grant, [0])
+        clock.advance(29)
+        await store.prime("budget", left, 150, quiet=30)
+        assert 800 == await remaining()
+        clock.advance(31)
+        await store.prime("budget", left, 150, quiet=30)
+        assert 850 == await remaining()
+
+    async def test_large_amounts_are_exact(self, store: Asked) -> None:
+        """A million dollars, in billionths, to the last one."""
+        million = allowance(10**15)
+        await store.prime("budget", million, 10**15 - 3)
+        grant = await store.take([Claim("budget", million, 2)])
+        assert 1 == grant.rooms[0].remaining
+        await store.settle(grant, [2])
+        assert not (await store.take([Claim("budget", million, 2)])).admitted
+        assert (await store.take([Claim("budget", million, 1)])).admitted
 
     def test_it_agrees_with_exact_arithmetic(self) -> None:
         machine = type("Machine", (Model,), {"counters": staticmethod(self.counters)})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from passy_proxy import json
+from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.testing import Bench, Recorded
 
 pytestmark = pytest.mark.anyio
 
-TOKEN = "a-token-of-the-admin"
+TOKEN = "a-token-of-the-admin: 0123456789"
 TEXT = """
 upstreams:
   echo: {kind: echo}
@@ -17,7 +18,7 @@ upstreams:
 models:
   fast: {targets: [up/a, echo/echo], fallback_on: [5xx, timeout], timeout: 30s}
 routes:
-  - {match: GET /admin/routing, chain: [routing: {token: "${TOKEN:-}"}]}
+  - {match: GET /admin/routing, chain: [routing: {token: "${TOKEN-off}"}]}
 """
 
 
@@ -66,5 +67,5 @@ async def test_nobody_else_does(token: str, authorization: bytes | None, expecte
 
 
 async def test_a_token_that_can_be_guessed_is_refused_at_the_start() -> None:
-    with pytest.raises(Exception, match="shorter than 16"):
+    with pytest.raises(ConfigInvalid, match="this secret has 5 bytes"):
         await asked("short", None)

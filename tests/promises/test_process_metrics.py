@@ -27,7 +27,7 @@ routes:
   - {match: POST /v1/chat/completions}
   - {match: GET /metrics, chain: [metrics_page: {public: true}]}
   - {match: GET /closed, chain: [metrics_page]}
-  - {match: GET /token, chain: [metrics_page: {token: a-token-of-some-length}]}
+  - {match: GET /token, chain: [metrics_page: {token: a-token-of-some-length-0123456789}]}
 """
 CHAT = "/v1/chat/completions"
 SAMPLE = re.compile(r'^(passy_\w+?)(\{(?:\w+="[^"\n]*",?)+\})? (\d+(?:\.\d+)?(?:e-\d+)?)$')
@@ -186,9 +186,12 @@ def memory(gateway: Gateway) -> int:
 def test_O7_the_page_is_not_for_everybody(gateway: Gateway) -> None:
     closed = gateway.ask("/closed")
     assert (403, "metrics_disabled") == (closed.status, closed.json["error"]["code"])
-    wrong = gateway.ask("/token", authorization="Bearer another-token-of-length")
+    wrong = gateway.ask("/token", authorization="Bearer another-token-of-length-0123456789")
     assert (401, "invalid_metrics_token") == (wrong.status, wrong.json["error"]["code"])
-    assert 200 == gateway.ask("/token", authorization="Bearer a-token-of-some-length").status
+    assert (
+        200
+        == gateway.ask("/token", authorization="Bearer a-token-of-some-length-0123456789").status
+    )
 
 
 def test_O7_the_page_can_be_asked_for_under_load(gateway: Gateway) -> None:

@@ -871,7 +871,7 @@ def test_get_of_a_route_asks_the_routing_table_with_the_admin_token(
     serve: Serve, shipped: Shipped
 ) -> None:
     gateway = serve(
-        shipped(), PASSY_ADMIN_TOKEN="an-admin-token-for-tests", NEBIUS_API_KEY="n" * 20
+        shipped(), PASSY_ADMIN_TOKEN="an-admin-token-for-tests-0123456789", NEBIUS_API_KEY="n" * 20
     )
     url = f"{gateway.url}/admin/routing"
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -879,7 +879,7 @@ def test_get_of_a_route_asks_the_routing_table_with_the_admin_token(
     refused.value.close()
     assert 401 == refused.value.code
     asked = urllib.request.Request(
-        url, headers={"Authorization": "Bearer an-admin-token-for-tests"}
+        url, headers={"Authorization": "Bearer an-admin-token-for-tests-0123456789"}
     )
     with urllib.request.urlopen(asked, timeout=30) as answer:
         text = answer.read()

@@ -24,7 +24,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from math import gcd, inf
 
-from passy_proxy.stores import Claim, Grant, Room
+from passy_plugins.stores.purse import Part, Purse
+from passy_proxy.stores import Allowance, Claim, Grant, Room
 from passy_proxy.units import Rate
 
 SECOND = 1_000_000_000
@@ -92,17 +93,18 @@ class Buckets:
         self._buckets: dict[str, Bucket] = {}
         self._ages: deque[str] = deque()
         self._slots: dict[str, int] = {}
+        self._purses: dict[str, Purse] = {}
 
     def __len__(self) -> int:
         """How many counters are kept right now."""
-        return len(self._buckets) + len(self._slots)
+        return len(self._buckets) + len(self._slots) + len(self._purses)
 
     def take(self, claims: Sequence[Claim]) -> Grant:
         """All claims or none: nobody comes in between."""
         now = self._clock()
         get = self._buckets.get
         rooms: list[Room] = []
-        slots: tuple[Claim, ...] = ()
+        held: tuple[Claim | Part, ...] = ()
         for claim in claims:
             bucket = get(claim.key)
             if bucket is None or bucket.limit is not claim.limit:
@@ -110,10 +112,20 @@ class Buckets:
                 if isinstance(limit, int):
                     used = self._slots.get(claim.key, 0) + claim.cost
                     if used > limit:
-                        return self._refused(claims, len(rooms), now)
+                        return self._refused(claims, len(rooms), held, now)
                     self._slots[claim.key] = used
-                    slots = (*slots, claim)
+                    held = (*held, claim)
                     rooms.append(Room(limit, limit - used, 0.0, 0.0))
+                    continue
+                if isinstance(limit, Allowance):
+                    purse = self._purses.get(claim.key)
+                    part = None
+                    if purse is not None and purse.ends >= limit.ends:
+                        part = purse.take(limit, claim.cost, len(rooms), now)
+                    if purse is None or part is None:
+                        return self._refused(claims, len(rooms), held, now)
+                    held = (*held, part)
+                    rooms.append(purse.room(limit))
                     continue
                 bucket = self._bucket(claim.key, limit, now)
             start = now * bucket.rate
@@ -124,20 +136,24 @@ class Buckets:
             debt = ends - start
             left = bucket.full - debt
             if left < 0:
-                return self._refused(claims, len(rooms), now)
+                return self._refused(claims, len(rooms), held, now)
             bucket.ends = ends
             rooms.append(Room(bucket.amount, left // bucket.price, debt * bucket.pace, 0.0))
-        return Grant(True, rooms, claims, slots)
+        return Grant(True, rooms, claims, held)
 
     def settle(self, grant: Grant, actual: Sequence[int | None]) -> None:
-        slots: tuple[Claim, ...] | None = grant.token  # type: ignore[assignment]
-        if slots is None:
+        held: tuple[Claim | Part, ...] | None = grant.token  # type: ignore[assignment]
+        if held is None:
             return
         grant.token = None
-        for claim in slots:
-            self._give_back(claim)
+        for one in held:
+            if isinstance(one, Claim):
+                self._give_back(one)
+            else:
+                used = actual[one.place] if one.place < len(actual) else None
+                one.purse.settle(one, used, self._clock())
         for claim, used in zip(grant.claims, actual, strict=False):
-            if used is None or isinstance(claim.limit, int):
+            if used is None or not isinstance(claim.limit, Rate):
                 continue
             unused = claim.cost - used if used > 0 else claim.cost
             if unused < 0:
@@ -147,6 +163,14 @@ class Buckets:
                 bucket.ends -= units
                 if bucket.promised:
                     bucket.promised -= -(-units // bucket.rate)
+
+    def prime(self, key: str, limit: Allowance, used: int, quiet: float = inf) -> None:
+        now = self._clock()
+        purse = self._purses.get(key)
+        if purse is None or purse.ends < limit.ends:
+            self._purses[key] = Purse(limit.ends, used, now)
+        elif purse.ends == limit.ends:
+            purse.agree(used, quiet, now)
 
     def _bucket(self, key: str, limit: Rate, now: int) -> Bucket:
         """The bucket of ``key`` with this limit.
@@ -170,14 +194,32 @@ class Buckets:
         bucket = buckets[key] = Bucket(limit)
         return bucket
 
-    def _refused(self, claims: Sequence[Claim], taken: int, now: int) -> Grant:
+    def _refused(
+        self, claims: Sequence[Claim], taken: int, held: Sequence[Claim | Part], now: int
+    ) -> Grant:
         """Give back what the first ``taken`` claims took, then say of each how it stands."""
-        for claim in claims[:taken]:
-            if isinstance(claim.limit, int):
-                self._give_back(claim)
-            elif (bucket := self._buckets.get(claim.key)) is not None:
-                bucket.ends -= claim.cost * bucket.price
+        self._undo(claims, taken, held)
+        if unknown := [claim for claim in claims if self._unknown(claim)]:
+            return Grant(False, (), claims, None, unknown)
         return Grant(False, [self._standing(claim, now) for claim in claims], claims)
+
+    def _unknown(self, claim: Claim) -> bool:
+        """Whether it is on an allowance that nobody has counted in this window."""
+        if not isinstance(claim.limit, Allowance):
+            return False
+        purse = self._purses.get(claim.key)
+        return purse is None or purse.ends < claim.limit.ends
+
+    def _undo(self, claims: Sequence[Claim], taken: int, held: Sequence[Claim | Part]) -> None:
+        for one in held:
+            if isinstance(one, Claim):
+                self._give_back(one)
+            else:
+                one.purse.give_back(one)
+        for claim in claims[:taken]:
+            bucket = self._buckets.get(claim.key)
+            if bucket is not None and isinstance(claim.limit, Rate):
+                bucket.ends -= claim.cost * bucket.price
 
     def _standing(self, claim: Claim, now: int) -> Room:
         limit, cost = claim.limit, claim.cost
@@ -185,6 +227,10 @@ class Buckets:
             used = self._slots.get(claim.key, 0)
             retry = 0.0 if used + cost <= limit else SLOT_RETRY if cost <= limit else inf
             return Room(limit, max(limit - used, 0), 0.0, retry)
+        if isinstance(limit, Allowance):
+            purse = self._purses[claim.key]
+            purse.lapse(now)
+            return purse.room(limit, cost)
         bucket = self._bucket(claim.key, limit, now)
         debt = bucket.debt(now)
         left = bucket.full - debt

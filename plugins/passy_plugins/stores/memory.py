@@ -35,6 +35,8 @@ from passy_proxy.stores import Store
 from passy_proxy.units import RateSetting
 
 SHORTEST_KEY = 16
+SUBJECTS = {"organisation": "organisation", "team": "team", "user": "user_id", "key": "key_id"}
+"""Kind of who spends → where its id is in a record."""
 
 
 def _key(value: Secret) -> Secret:
@@ -116,7 +118,7 @@ class MemorySettings(Settings):
 
 
 class Memory(Buckets, Store):
-    """Counters, Directory, Vault and Ledger of one process."""
+    """Counters, Directory, Vault, Ledger and Books of one process."""
 
     kind = "memory"
     Settings = MemorySettings
@@ -185,6 +187,18 @@ class Memory(Buckets, Store):
         if (row := self._records.get(id)) is not None:
             known = UsageRecord.of(row)._replace(cost_nanos=nanos, price=price)
             self._records[id] = known.row()
+
+    async def spent(self, kind: str, subject: str, unit: str, start: float, end: float) -> int:
+        """Of the records that are still there."""
+        column = SUBJECTS[kind]
+        found = [
+            record
+            for record in self.records
+            if start <= record.at < end and getattr(record, column) == subject
+        ]
+        if unit == "usd":
+            return sum(record.cost_nanos or 0 for record in found)
+        return sum(record.input + record.output for record in found)
 
     @property
     def records(self) -> list[UsageRecord]:

@@ -6,7 +6,8 @@ complaints are bounded, and aliases, merge keys and tags are refused as soon as 
 them, before anything is built from them.
 
 Variables (`${NAME}`, `${NAME:-default}`, `${file:/run/secrets/key}`) are expanded here and nowhere
-else, and this is the only module that reads the process environment.
+else, and this is the only module that reads the process environment. As in a shell,
+`${NAME-default}` is the default only where the variable is not set, so that an empty one is seen.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WRITTEN = re.compile(r"""\s*(?:"(?:[^"\\]|\\.)*"?|'(?:[^']|'')*'?|[^\s,}\]][^,}\]]*|)""")
 """One scalar as it stands in a line, or more than that rather than less."""
-_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(?::-)?\}|\$\{file:[^{}]*\}")
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(?::?-)?\}|\$\{file:[^{}]*\}")
 _EXPANSION = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 
 
@@ -443,7 +444,7 @@ class _Composer:
             return ""
         if inside.startswith("file:"):
             return self.bounded(self.from_file(inside.removeprefix("file:"), at), at)
-        name, separator, default = inside.partition(":-")
+        name, separator, default = _parted(inside)
         if not _NAME.fullmatch(name):
             self.complain(at, f"{quoted(f'${{{inside}}}')} names no variable", hint)
             return ""
@@ -454,7 +455,8 @@ class _Composer:
             self.complain(at, f"the file that {name}_FILE names cannot be read: {reason}")
             return ""
         if separator:
-            return self.bounded(value or default, at)
+            given = value is not None if separator == "-" else value
+            return self.bounded(value or "" if given else default, at)
         if value is None:
             meant = nearest(name, self.variables)
             hint = f"set {name}, or give a default: ${{{name}:-…}}"
@@ -476,6 +478,16 @@ class _Composer:
             self.complain(at, f"variables add up to more than {MAX_BYTES >> 20} MiB")
             raise _Enough
         return value
+
+
+def _parted(inside: str) -> tuple[str, str, str]:
+    """The name in `${…}`, what separates it from a default, and that."""
+    name = _NAME.match(inside)
+    rest = inside[name.end() :] if name else ""
+    separator = ":-" if rest.startswith(":-") else "-" if rest.startswith("-") else ""
+    if name is None or (rest and not separator):
+        return inside, "", ""
+    return name[0], separator, rest.removeprefix(separator)
 
 
 def _place(node: Node) -> tuple[Source, int, int, tuple[Part, ...]]:

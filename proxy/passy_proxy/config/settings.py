@@ -31,6 +31,7 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_sc
 
 from passy_proxy.config.document import Mapping, Node, Part, Sequence, Text, hide, plain
 from passy_proxy.config.problem import MASK, Problem, listed, nearest, quoted
+from passy_proxy.strength import weakness
 
 S = TypeVar("S", bound="Settings")
 Location = tuple[Part, ...]
@@ -139,6 +140,35 @@ OptionalSecret = Annotated[Secret, _EmptyAllowed]
 """A Secret that may be empty. Whoever declares one says what an empty one means."""
 
 
+class _Strong:
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: object, schema_of: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return _secret_schema(_strong_secret)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, json_of: GetJsonSchemaHandler
+    ) -> dict[str, object]:
+        return {"type": "string", "format": "password"}
+
+
+class _StrongOrOff(_Strong):
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: object, schema_of: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return _secret_schema(_strong_or_off)
+
+
+StrongSecret = Annotated[Secret, _Strong]
+"""A Secret that everything behind it hangs on: see `weakness`."""
+StrongSecretOrOff = Annotated[Secret, _StrongOrOff]
+"""The same, or the word ``off``, of which an empty Secret is made: nobody has one. An empty text is
+refused, since whoever wrote a variable there meant it to hold something."""
+
+
 def _any_secret(value: object) -> Secret:
     if isinstance(value, Secret):
         return value
@@ -151,6 +181,19 @@ def _nonempty_secret(value: object) -> Secret:
     if not (secret := _any_secret(value)):
         raise PydanticCustomError("secret_empty", "the secret is empty")
     return secret
+
+
+def _strong_secret(value: object) -> Secret:
+    secret = _nonempty_secret(value)
+    if why := weakness(secret.reveal()):
+        raise PydanticCustomError("secret_weak", "this secret {why}", {"why": why})
+    return secret
+
+
+def _strong_or_off(value: object) -> Secret:
+    if value == "off" or (isinstance(value, Secret) and not value):
+        return Secret("")
+    return _strong_secret(value)
 
 
 def _secret_schema(check: Callable[[object], Secret]) -> CoreSchema:
@@ -454,6 +497,8 @@ def _sentence(detail: ErrorDetails, node: Node) -> str | None:
     kind, found = detail["type"], _found(node)
     if kind == "secret_empty":
         return "this secret is empty, which would let anybody in"
+    if kind == "secret_weak":
+        return detail["msg"]
     bounds = detail.get("ctx", {})
     if kind in ("too_short", "string_too_short") and bounds.get("min_length") == 1:
         return f"{found} must not be empty" if kind == "too_short" else "this must not be empty"

@@ -265,6 +265,12 @@ def test_what_a_variable_holds_is_not_yaml() -> None:
     assert {"a": "x\nb: {c: 1}"} == plain(read("a: ${A}", {"A": "x\nb: {c: 1}"}).root)
 
 
+def test_an_empty_variable_is_empty_where_the_default_is_for_none_at_all() -> None:
+    text = "a: ${EMPTY-off}\nb: ${UNSET-off}\nc: ${SET-off}\nd: ${UNSET-a-b}"
+    found = plain(read(text, {"EMPTY": "", "SET": "x"}).root)
+    assert {"a": "", "b": "off", "c": "x", "d": "a-b"} == found
+
+
 def test_a_missing_variable_is_located_and_the_nearest_is_named() -> None:
     (problem,) = problems("a:\n  - ${OPENAI_API_KY}\n", {"OPENAI_API_KEY": "canary"})
     assert (2, 5) == (problem.line, problem.column)
@@ -273,7 +279,7 @@ def test_a_missing_variable_is_located_and_the_nearest_is_named() -> None:
     assert "${OPENAI_API_KY:-" in problem.hint
 
 
-@pytest.mark.parametrize("written", ["${", "${A", "${A B}", "${}", "${1A}", "${A:-${B}}", "${A-b}"])
+@pytest.mark.parametrize("written", ["${", "${A", "${A B}", "${}", "${1A}", "${A:-${B}}", "${A+b}"])
 def test_a_malformed_variable_is_located(written: str) -> None:
     first = problems(f"a: '{written}'", {"A": "1"})[0]
     assert (1, 4) == (first.line, first.column)

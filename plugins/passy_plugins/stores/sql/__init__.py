@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
+from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import AfterValidator
@@ -58,7 +59,7 @@ class SqlSettings(Settings):
 
 
 class Sql(Store):
-    """Directory, Vault and Ledger on one database. Any number of processes may share it."""
+    """Directory, Vault, Ledger and Books on one database. Any number of processes may share it."""
 
     kind = "sql"
     Settings = SqlSettings
@@ -166,6 +167,13 @@ class Sql(Store):
         """Bytes of records that are not known to be in the database."""
         return self._journal.waiting
 
+    async def spent(self, kind: str, subject: str, unit: str, start: float, end: float) -> int:
+        """What was shipped, to the millisecond."""
+        last = MOST if end == inf else milliseconds(end)
+        values = (subject, milliseconds(start), last)
+        ((spent,),) = await self._reader.fetch(statements.spent(kind, unit), *values)
+        return int(cast(int, spent))
+
     async def _written(self, records: Sequence[bytes], prices: Sequence[bytes]) -> None:
         await self._writer.record(records, prices, self._keyring)
 
@@ -192,6 +200,12 @@ class Sql(Store):
         await self._writer.fetch(statements.PASSING_KEY, *values, now, ends)
         return key
 
+    def admin(self) -> AbstractAsyncContextManager[Admin]:
+        """The writing side of this very database."""
+        from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
+
+        return Admin.opened(self._url, self._keyring)
+
     @classmethod
     def issuer(cls, settings: SqlSettings, site: Site) -> AbstractAsyncContextManager[Admin]:
         """What issues keys (see `passy_proxy.issue`), without a running store."""
@@ -217,6 +231,11 @@ def _sayable(value: Any) -> Any:
     if isinstance(value, int):
         return max(-MOST, min(value, MOST))
     return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
+
+
+def milliseconds(seconds: float) -> int:
+    """As the books round moments."""
+    return int(seconds * 1000 + 0.5)
 
 
 MOST = 2**63 - 1

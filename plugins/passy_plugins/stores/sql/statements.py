@@ -56,6 +56,21 @@ SELECT sealed FROM (
 WHERE organisation = ? AND upstream = ?
 """
 
+SUBJECTS = {"organisation": "organisation", "team": "team", "user": "user_id", "key": "key_id"}
+"""Kind of who spends → its column in the books."""
+SUMS = {"usd": "sum(cost_nanos)", "tokens": "sum(input + output)"}
+
+
+@cache
+def spent(kind: str, unit: str) -> str:
+    """What one of a kind has used, in a span of time."""
+    column = SUBJECTS[kind]
+    return (
+        f"SELECT coalesce({SUMS[unit]}, 0) FROM usage"
+        f" WHERE {column} = ? AND {column} <> '' AND at >= ? AND at < ?"
+    )
+
+
 MARK = "SELECT value FROM marks WHERE name = ?"
 SET_MARK = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 
