@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator
 
@@ -19,12 +20,13 @@ from passy_plugins.stores.buckets import Buckets
 from passy_plugins.stores.redis.changes import Here, There
 from passy_plugins.stores.redis.counters import Decisions
 from passy_plugins.stores.redis.line import Line
+from passy_plugins.stores.redis.nodes import Nodes
 from passy_plugins.stores.redis.place import places, trust
 from passy_plugins.stores.redis.script import Names
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.site import Site
-from passy_proxy.stores import Allowance, Claim, Grant, Now, Store, StoreUnavailable, Told
+from passy_proxy.stores import Allowance, Claim, Grant, Now, Store, Told
 from passy_proxy.tasks import Tasks
 from passy_proxy.units import Duration
 
@@ -78,16 +80,8 @@ class Redis(Store):
             self._changes: Here | There = Here()
             return
         self._counters = decisions = Decisions(Names(settings.name, settings.lease), clock)
-        self._line = decisions.line = Line(
-            found,
-            decisions.hello,
-            decisions.heard,
-            decisions.turned,
-            self._log,
-            timeout=settings.timeout,
-            connecting=settings.connect_timeout,
-            trusted=trusted,
-        )
+        nodes = Nodes(found, trusted, settings.connect_timeout, settings.timeout)
+        self._line = decisions.line = Line(nodes, decisions, self._log)
         self._changes = There(found, settings.name, trusted, settings.connect_timeout, self._log)
 
     async def start(self) -> None:
@@ -122,8 +116,8 @@ class Redis(Store):
     def settle(self, grant: Grant, actual: Sequence[int | None]) -> Now[None]:
         return self._counters.settle(grant, actual)
 
-    def prime(self, key: str, limit: Allowance, used: int) -> Now[None]:
-        return self._counters.prime(key, limit, used)
+    def prime(self, key: str, limit: Allowance, used: int, quiet: float = inf) -> Now[None]:
+        return self._counters.prime(key, limit, used, quiet)
 
     async def publish(self, kind: str, subject: str) -> None:
         await self._changes.publish(kind, subject)

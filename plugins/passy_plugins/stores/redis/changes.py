@@ -172,7 +172,6 @@ class There(Here):
             password=place.password or None,
             socket_connect_timeout=self._connecting,
             socket_timeout=self._connecting,
-            retry=None,
         )
 
 

@@ -15,18 +15,19 @@ local floor, ceil, max, min, huge = math.floor, math.ceil, math.max, math.min, m
 local TAKE, SETTLE, SETTLE_AGAIN, PRIME, RENEW = 1, 2, 3, 4, 5
 local RATE, SLOTS, ALLOWANCE = 1, 2, 3
 local LONGEST_QUEUE, SLOT_RETRY = 120e6, 1e6
-local HOUR, DAY = 3600e6, 86400e6
+local SECOND, HOUR, DAY = 1e6, 3600e6, 86400e6
 
 local input = ARGV[1]
 local now, at = read('<d', input)
+local spare = HOUR -- Keys expire by this server's clock, whoever's rules.
 if now == 0 then
   local time = call('TIME')
-  now = time[1] * 1000000 + time[2]
+  now, spare = time[1] * 1000000 + time[2], SECOND
 end
 local reply = {}
 
 local function milliseconds(microseconds)
-  return ceil(microseconds / 1000) + 1000
+  return ceil((microseconds + spare) / 1000)
 end
 
 -- Rates: what is owed, and when it was owed so much, in the bucket's own units and ticks.
@@ -94,7 +95,7 @@ local slots = {}
 local function held(claim)
   local count = slots[claim.key]
   if not count then
-    count = call('ZCOUNT', KEYS[claim.key], now, '+inf')
+    count = call('ZCOUNT', KEYS[claim.key], string.format('(%.0f', now), '+inf')
     slots[claim.key] = count
   end
   return count
@@ -102,7 +103,7 @@ end
 
 local function lease_slots(claim, token)
   local key, ends = KEYS[claim.key], now + claim.b
-  call('ZREMRANGEBYSCORE', key, '-inf', string.format('(%.0f', now))
+  call('ZREMRANGEBYSCORE', key, '-inf', now)
   for piece = 1, claim.cost do
     call('ZADD', key, ends, token .. claim.number .. ':' .. piece)
   end
@@ -116,30 +117,34 @@ local function free_slots(claim, token)
   end
 end
 
--- Allowances: what is used, and in the key behind it the leases of what was reserved and is not
--- settled yet.
+-- Allowances: what is settled, what is open, when the window ends, and when it was last touched; in
+-- the key behind it the leases of what is open. It knows one window, that which ends last.
 
 local allowances = {}
 
-local function allowance(claim)
-  local one = allowances[claim.key]
-  if one then return one end
-  one = {leases = KEYS[claim.key + 1]}
-  local kept = call('GET', KEYS[claim.key])
-  if kept then one.used = read('<d', kept) end
-  for _, lease in ipairs(call('ZRANGEBYSCORE', one.leases, '-inf', string.format('(%.0f', now))) do
-    if one.used then
-      one.used = one.used - tonumber(string.match(lease, '%d+$'))
-      one.changed = claim
-    end
-    call('ZREM', one.leases, lease)
-  end
-  allowances[claim.key] = one
-  return one
+local function cost_of(lease)
+  return tonumber(string.match(lease, '%d+$'))
 end
 
 local function lease_of(claim, token)
   return token .. claim.number .. ':' .. string.format('%.0f', claim.cost)
+end
+
+local function allowance(claim)
+  local one = allowances[claim.key]
+  if one then return one end
+  one = {settled = 0, open = 0, ends = -huge, touched = now, leases = KEYS[claim.key + 1]}
+  local kept = call('GET', KEYS[claim.key])
+  if kept then
+    one.settled, one.open, one.ends, one.touched = read('<dddd', kept)
+    for _, lease in ipairs(call('ZRANGEBYSCORE', one.leases, '-inf', now)) do
+      call('ZREM', one.leases, lease)
+      one.open = one.open - cost_of(lease)
+      one.changed = true
+    end
+  end
+  allowances[claim.key] = one
+  return one
 end
 
 local function lease_allowance(claim, token)
@@ -151,35 +156,33 @@ end
 
 local function settle_allowance(claim, token, again)
   local one = allowance(claim)
-  local reserved = call('ZREM', one.leases, lease_of(claim, token)) == 1
-  if not one.used then return end -- The books know it; whoever asks next will read them.
-  if not reserved and again then
-    -- Whether this was counted cannot be known: forget, so that the books are read.
-    one.used = nil
-    call('DEL', KEYS[claim.key])
-    return
-  end
   local spent = claim.used < 0 and claim.cost or claim.used
-  one.used = one.used + spent - (reserved and claim.cost or 0)
-  one.changed = claim
+  if call('ZREM', one.leases, lease_of(claim, token)) == 1 then
+    one.open = one.open - claim.cost
+  elseif again or claim.d ~= one.ends then
+    return -- It was run before, or is of a window that is over: the books know it.
+  end
+  one.settled, one.touched, one.changed = one.settled + spent, now, true
 end
 
 local function prime(claim)
-  local one = allowance(claim)
-  if one.used then return end
-  one.used = claim.used
-  for _, lease in ipairs(call('ZRANGE', one.leases, 0, -1)) do
-    one.used = one.used + tonumber(string.match(lease, '%d+$'))
+  local one, quiet = allowance(claim), claim.cost
+  if one.ends < claim.d then
+    call('DEL', one.leases)
+    one.settled, one.open, one.ends, one.touched = claim.used, 0, claim.d, now
+  elseif one.ends == claim.d and (claim.used > one.settled or now - one.touched > quiet) then
+    one.settled = claim.used
   end
-  one.changed = claim
+  one.changed = true
 end
 
 local function keep_allowances()
   for key, one in pairs(allowances) do
-    if one.used and one.changed then
+    if one.changed then
       -- Past its window it is kept for those whose clock is late; an idle one is primed again.
-      local lasts = min(max(one.changed.d - now, 0) + HOUR, DAY)
-      call('SET', KEYS[key], pack('<d', one.used), 'PX', milliseconds(lasts))
+      local lasts = min(max(one.ends - now, 0) + HOUR, DAY)
+      local state = pack('<dddd', one.settled, one.open, one.ends, one.touched)
+      call('SET', KEYS[key], state, 'PX', milliseconds(lasts))
     end
   end
 end
@@ -192,7 +195,7 @@ local function fits(claim)
   elseif claim.kind == SLOTS then
     return held(claim) + claim.cost <= claim.a
   end
-  return claim.b == 0 or allowance(claim).used + claim.cost <= claim.a
+  return claim.b == 0 or allowance(claim).settled + allowance(claim).open + claim.cost <= claim.a
 end
 
 local function add(claim, cost)
@@ -203,8 +206,7 @@ local function add(claim, cost)
     slots[claim.key] = held(claim) + cost
   else
     local one = allowance(claim)
-    one.used = one.used + cost
-    one.changed = claim
+    one.open, one.touched, one.changed = one.open + cost, now, true
   end
 end
 
@@ -215,25 +217,24 @@ local function room(claim)
   elseif claim.kind == SLOTS then
     return max(0, claim.a - held(claim)), 0
   end
-  return max(0, claim.a - allowance(claim).used), max(0, claim.d - now)
+  return max(0, claim.a - allowance(claim).settled - allowance(claim).open), 0
 end
 
 local function retry(claim)
   if fits(claim) then return 0 end
   if claim.kind == RATE then return wait(rate(claim), claim) end
-  if claim.cost > claim.a then return huge end
-  return claim.kind == SLOTS and SLOT_RETRY or max(0, claim.d - now)
+  return claim.kind == SLOTS and claim.cost <= claim.a and SLOT_RETRY or huge
 end
 
 local function unknown(claims)
   local found = false
   for _, claim in ipairs(claims) do
-    if claim.kind == ALLOWANCE and not allowance(claim).used then found = true end
+    if claim.kind == ALLOWANCE and allowance(claim).ends < claim.d then found = true end
   end
   if not found then return false end
   reply[#reply + 1] = pack('<d', 2)
   for _, claim in ipairs(claims) do
-    local known = claim.kind ~= ALLOWANCE or allowance(claim).used
+    local known = claim.kind ~= ALLOWANCE or allowance(claim).ends >= claim.d
     reply[#reply + 1] = pack('<ddd', known and 1 or 0, 0, 0)
   end
   return true
@@ -289,7 +290,7 @@ local function renew(claim, token)
   if claim.kind == SLOTS then
     lease_slots(claim, token)
     slots[claim.key] = nil
-  elseif lease_allowance(claim, token) == 1 and allowance(claim).used then
+  elseif lease_allowance(claim, token) == 1 then
     add(claim, claim.cost) -- It had been given back, and its taker is there after all.
   end
 end

@@ -16,11 +16,13 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.stores.redis import script
+from passy_plugins.stores.redis.batch import NO_LEASE, Batch, Lease, Owed
 from passy_plugins.stores.redis.line import Call, Line
-from passy_plugins.stores.redis.script import CLAIM, MOMENT, OPERATION, Counter, Told
+from passy_plugins.stores.redis.script import RATE, Told
 from passy_proxy.stores import Allowance, Claim, Grant, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -36,83 +38,6 @@ MOST = 10_000
 """Decisions that may wait; more is refused at once."""
 OWED = 20_000
 """Settles that are kept for a server that is away."""
-RATE, ALLOWANCE = script.RATE, script.ALLOWANCE
-
-
-class Lease:
-    """The token of a grant, and when it was last said that its holder is there."""
-
-    __slots__ = ("at", "name")
-
-    def __init__(self, name: bytes, at: float) -> None:
-        self.name = name
-        self.at = at
-
-
-NO_LEASE = Lease(script.NO_TOKEN, 0.0)
-"""The token of a grant on rates alone."""
-
-
-class Owed:
-    """A settle that is not known to have been run."""
-
-    __slots__ = ("again", "claims", "token")
-
-    def __init__(self, token: bytes, claims: list[Told]) -> None:
-        self.token = token
-        self.claims = claims
-        self.again = False
-        """It may have been run before."""
-
-    def once_more(self) -> bool:
-        """It may have been run, or not: keep what can be said twice, and tell whether there is
-        any. A rate heals by itself, and not from being settled twice."""
-        self.again = True
-        self.claims = [claim for claim in self.claims if claim[0].kind != RATE]
-        return bool(self.claims)
-
-
-class Batch:
-    """Operations of one call, while they are collected and while they are under way."""
-
-    __slots__ = ("keys", "operations", "parts", "settles", "takes", "told")
-
-    def __init__(self, now: float) -> None:
-        self.keys: dict[bytes, int] = {}
-        self.parts = [MOMENT.pack(now)]
-        self.operations = 0
-        self.takes: list[tuple[Future[Grant], Sequence[Claim], Lease]] = []
-        self.settles: list[Owed] = []
-        self.told: list[Future[None]] = []
-        """Of those who wait for its end, whatever it is about."""
-
-    def awaited(self) -> Future[None]:
-        future: Future[None] = asyncio.get_running_loop().create_future()
-        self.told.append(future)
-        return future
-
-    def said(self) -> tuple[Sequence[bytes], bytes]:
-        """The keys and the input of the script."""
-        return list(self.keys), b"".join(self.parts)
-
-    def key(self, counter: Counter) -> int:
-        """The number of its key. Behind an allowance's key is that of its leases."""
-        found = self.keys.get(counter.key)
-        if found is None:
-            found = self.keys[counter.key] = len(self.keys) + 1
-            if counter.kind == ALLOWANCE:
-                self.keys[counter.key + b":leases"] = found + 1
-        return found
-
-    def add(
-        self, operation: int, token: bytes, claims: Sequence[Told]
-    ) -> None:
-        self.operations += 1
-        parts = self.parts
-        parts.append(OPERATION(operation, token, len(claims)))
-        for counter, number, cost, used in claims:
-            parts.append(CLAIM(counter.kind, number, self.key(counter), cost, used))
-            parts.append(counter.tail)
 
 
 class Decisions:
@@ -171,7 +96,7 @@ class Decisions:
         for claim in claims:
             counter = counter_of(claim.key, claim.limit)
             told.append((counter, len(told) + 1, claim.cost, 0))
-            leased = leased or counter.kind != RATE and claim.cost > 0
+            leased = leased or (counter.kind != RATE and claim.cost > 0)
         lease = NO_LEASE
         if leased:
             self._tokens += 1
@@ -215,11 +140,12 @@ class Decisions:
         elif len(self._owed) < OWED:
             self._owed.append(owed)
 
-    def prime(self, key: str, limit: Allowance, used: int) -> Future[None]:
+    def prime(self, key: str, limit: Allowance, used: int, quiet: float = inf) -> Future[None]:
         if not self.line.up:
             raise StoreUnavailable(self.line.reason)
         batch = self._collected()
-        batch.add(script.PRIME, script.NO_TOKEN, [(self._names.of(key, limit), 1, 0, used)])
+        counter = self._names.of(key, limit)
+        batch.add(script.PRIME, script.NO_TOKEN, [(counter, 1, quiet * 1e6, used)])
         return batch.awaited()
 
     def renew(self, age: float) -> None:
@@ -254,10 +180,10 @@ class Decisions:
 
     def hello(self) -> tuple[Sequence[bytes], bytes]:
         """A call by which a server shows that it decides: it counts this worker."""
-        batch = self._begun()
+        batch = Batch()
         batch.add(script.RENEW, self._presence, [self._present])
         batch.add(script.TAKE, self._presence, [(*self._present[:2], 0, 0)])
-        return batch.said()
+        return batch.said(self._clock)
 
     def heard(self, reply: bytes) -> None:
         if len(reply) == script.answer_to(1).size:
@@ -276,16 +202,13 @@ class Decisions:
 
     # Batches
 
-    def _begun(self) -> Batch:
-        return Batch(self._clock() // 1000 if self._clock else 0)
-
     def _collected(self) -> Batch:
         """What is collected now. It leaves at the end of this turn of the loop."""
         batch = self._batch
         if batch is None or batch.operations >= OPERATIONS:
             if batch is not None:
                 self._full.append(batch)
-            batch = self._batch = self._begun()
+            batch = self._batch = Batch()
             if not self._asked:
                 self._asked = True
                 asyncio.get_running_loop().call_soon(self._flush)
@@ -304,7 +227,8 @@ class Decisions:
             else:
                 return
             self._calls += 1
-            self.line.send(Call(*batch.said(), partial(self._done, batch), partial(self._lost, batch)))
+            done, lost = partial(self._done, batch), partial(self._lost, batch)
+            self.line.send(Call(*batch.said(self._clock), done, lost))
 
     def _done(self, batch: Batch, reply: bytes) -> None:
         self._calls -= 1
@@ -339,7 +263,7 @@ class Decisions:
             if numbers[0] == 2:
                 known = numbers[1::3]
                 unknown = [claim for claim, one in zip(claims, known, strict=True) if not one]
-                grant = Grant(False, [], claims, None, unknown)
+                grant = Grant(False, (), claims, None, unknown)
             else:
                 grant = Grant(False, script.rooms(claims, numbers), claims)
         if not future.done():

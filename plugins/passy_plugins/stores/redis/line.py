@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.stores.redis.link import GONE, Link
+from passy_plugins.stores.redis.nodes import AGAIN, Caller, Nodes, command, unknown
 from passy_plugins.stores.redis.place import Place
-from passy_plugins.stores.redis.resp import Refused, pack
-from passy_plugins.stores.redis.script import DIGEST, SOURCE
+from passy_plugins.stores.redis.resp import Refused
 from passy_proxy.tasks import Tasks
 from passy_proxy.timers import NEVER
 
@@ -26,17 +25,15 @@ if TYPE_CHECKING:
 
 GRACE = 0.005
 """Seconds for an answer that is there already and was not read, the loop having been held up."""
-AGAIN = 0.002
-"""Seconds until a call is repeated whose keys are on their way to another node."""
 KNOCK = 0.25
 """Seconds between two attempts to reach a server that is away."""
 QUIET = 15.0
 """Seconds in which at most one departure and one return are logged."""
 AWAY = (
-    "LOADING READONLY MASTERDOWN NOAUTH WRONGPASS NOPERM CLUSTERDOWN BUSY OOM MISCONF NOREPLICAS"
-).split()
-"""Refusals that another call would meet as well."""
-MOST_HOPS = 5
+    *("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM"),
+    *("BUSY", "OOM", "MISCONF", "NOREPLICAS"),
+)
+"""Refusals that the next call would meet as well."""
 
 
 class Call:
@@ -63,38 +60,19 @@ class Call:
 
 
 class Line:
-    """``hello`` makes a call that the server must answer before it is trusted; ``heard`` takes the
-    answer; ``turned`` is told when the server is away, and when it is back."""
+    """``send`` is for those who looked at ``up`` before."""
 
-    def __init__(
-        self,
-        places: Sequence[Place],
-        hello: Callable[[], tuple[Sequence[bytes], bytes]],
-        heard: Callable[[bytes], None],
-        turned: Callable[[bool], None],
-        log: FilteringBoundLogger,
-        *,
-        timeout: float,
-        connecting: float,
-        trusted: ssl.SSLContext | None = None,
-    ) -> None:
+    def __init__(self, nodes: Nodes, caller: Caller, log: FilteringBoundLogger) -> None:
         self.up = False
         """Whether calls are worth making."""
         self.reason = "it was not reached yet"
         self.waiting: dict[Call, None] = {}
         """Calls without an answer, oldest first."""
-        self._seeds = list(places)
-        self._known: list[Place] = []
-        """Nodes of a Cluster that were named by another."""
-        self._hello, self._heard, self._turned = hello, heard, turned
-        self._log = log
-        self._timeout, self._connecting = timeout, connecting
-        self._trusted = trusted
+        self._nodes, self._caller, self._log = nodes, caller, log
+        self._timeout = nodes.timeout
         self._link: Link | None = None
         self._next: Place | None = None
         """Where to look first."""
-        self._whole = False
-        """EVALSHA is refused here."""
         self._timer: asyncio.TimerHandle | None = None
         self._late = False
         self._search = asyncio.Event()
@@ -130,12 +108,8 @@ class Line:
         if link is None:
             return  # It is sent when there is one again, or fails in time.
         call.sent = True
-        data = self._command(call.keys, call.input, call.whole)
+        data = command(link, call.keys, call.input, call.whole)
         link.send(data, lambda reply: self._replied(call, link, reply))
-
-    def _command(self, keys: Sequence[bytes], input: bytes, whole: bool) -> bytes:
-        what = (b"EVAL", SOURCE) if whole or self._whole else (b"EVALSHA", DIGEST)
-        return pack((*what, b"%d" % len(keys), *keys, input))
 
     def _replied(self, call: Call, link: Link, reply: Any) -> None:
         if call not in self.waiting:
@@ -153,7 +127,7 @@ class Line:
         """Nothing of it was run. Send it where or as it should have been, or give up."""
         call.sent = False
         word = why.partition(" ")[0]
-        if self._unknown(word, why) and not call.whole:
+        if not call.whole and unknown(link, why):
             call.whole = True
             self._write(call)
         elif word == "MOVED":
@@ -173,15 +147,6 @@ class Line:
             if any(each in why for each in AWAY):
                 self._away(why, link)
 
-    def _unknown(self, word: str, why: str) -> bool:
-        """Whether the script itself has to be sent, now or always."""
-        if word == "NOSCRIPT":
-            return True
-        if self._whole or not (word == "NOPERM" or why.startswith("ERR unknown command")):
-            return False
-        self._whole = True
-        return True
-
     def _again(self, call: Call) -> None:
         if call in self.waiting:
             self._write(call)
@@ -190,11 +155,11 @@ class Line:
         """Run it on the node that takes the slot over just now."""
         try:
             async with asyncio.timeout(self._timeout):
-                link = await Link.to(place, lambda _: None, self._trusted)
+                link = await self._nodes.link(place, lambda _: None)
                 try:
                     call.sent = True
-                    command = self._command(call.keys, call.input, True)
-                    _, reply = await link.ask([(b"ASKING",)], command)
+                    data = command(link, call.keys, call.input, whole=True)
+                    _, reply = await link.ask([(b"ASKING",)], data)
                 finally:
                     link.close()
         except (OSError, Refused) as error:
@@ -234,7 +199,7 @@ class Line:
         self._drop(why)
         self._search.set()
         self._tell("redis_away", reason=why)
-        self._turned(False)
+        self._caller.turned(False)
 
     def _drop(self, why: str) -> None:
         link, self._link = self._link, None
@@ -275,60 +240,14 @@ class Line:
                 await asyncio.sleep(KNOCK * random.uniform(0.8, 1.2))
 
     async def _reach(self) -> bool:
-        """A link to whoever answers as it should."""
         first, self._next = self._next, None
-        for place in dict.fromkeys([*filter(None, [first]), *self._seeds, *self._known]):
-            try:
-                link = await self._trusted_link(place)
-            except TimeoutError:
-                self.reason = f"{place}: no answer in time"
-            except (OSError, Refused) as error:
-                self.reason = f"{place}: {error}"
-            else:
-                self._reached(link)
-                return True
-        return False
-
-    async def _trusted_link(self, place: Place) -> Link:
-        """Connect, and go on to whom it names; it must answer a decision in time."""
-        async with asyncio.timeout(self._connecting):
-            link = await Link.to(place, self._lost, self._trusted)
         try:
-            whole = False
-            for _ in range(MOST_HOPS):
-                command = self._hello()
-                async with asyncio.timeout(self._timeout):
-                    (reply,) = await link.ask((), self._command(*command, whole))
-                if not isinstance(reply, Refused):
-                    self._heard(reply)
-                    await self._learn(link)
-                    return link
-                why = str(reply)
-                word = why.partition(" ")[0]
-                if word == "MOVED":
-                    link.close()
-                    to = place.at(why.split()[2])
-                    async with asyncio.timeout(self._connecting):
-                        link = await Link.to(to, self._lost, self._trusted)
-                elif word in ("ASK", "TRYAGAIN"):
-                    await asyncio.sleep(AGAIN)
-                elif self._unknown(word, why) and not whole:
-                    whole = True
-                else:
-                    raise reply
-            raise Refused("it sends us round and round")
-        except BaseException:
-            link.close()
-            raise
-
-    async def _learn(self, link: Link) -> None:
-        """What other nodes its Cluster has, if it is one: they are asked when it is gone."""
-        async with asyncio.timeout(self._connecting):
-            (reply,) = await link.ask([(b"CLUSTER", b"SLOTS")])
-        if isinstance(reply, list):
-            nodes = [node for _, _, *nodes in reply for node in nodes]
-            found = [link.place.at(f"{(host or b'').decode()}:{port}") for host, port, *_ in nodes]
-            self._known = list(dict.fromkeys(found))
+            link = await self._nodes.reach(first, self._caller, self._lost)
+        except OSError as error:
+            self.reason = str(error)
+            return False
+        self._reached(link)
+        return True
 
     def _reached(self, link: Link) -> None:
         self._link = link
@@ -339,5 +258,4 @@ class Line:
             self.up = True
             away = time.monotonic() - self._left
             self._tell("redis_back", server=str(link.place), seconds=round(away, 3))
-            self._turned(True)
-
+            self._caller.turned(True)

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from passy_plugins.stores.redis.place import Place
 from passy_plugins.stores.redis.resp import NO_RESP, Refused, pack, reader
@@ -22,6 +22,8 @@ class Link(asyncio.Protocol):
         self.place = place
         self.reason = "it closed the connection"
         """Why it is gone, once it is."""
+        self.whole = False
+        """The script's text has to be sent each time."""
         self._lost = lost
         self._reader = reader()
         self._waiting: deque[Replied] = deque()
@@ -89,8 +91,7 @@ class Link(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         source = self._reader

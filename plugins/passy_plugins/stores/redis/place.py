@@ -72,7 +72,7 @@ def _place(url: str) -> Place:
         raise ValueError(f"a server's URL names no host; write {LIKE}")
     database = parts.path.strip("/") or "0"
     if not database.isdecimal() or parts.query or parts.fragment:
-        raise ValueError(f"behind the host comes a database's number and nothing else; write {LIKE}")
+        raise ValueError(f"behind a server's host comes its database's number; write {LIKE}")
     tls = parts.scheme == "rediss"
     return Place(parts.hostname, port or 6379, "", int(database), user, password, tls)
 

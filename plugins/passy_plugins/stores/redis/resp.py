@@ -6,7 +6,7 @@ By hiredis where it is installed; without it the same in Python.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 
 class Refused(Exception):
@@ -92,7 +92,7 @@ except ImportError:
     def reader() -> Reader:
         return PlainReader()
 else:
-    pack = hiredis.pack_command
+    pack = cast(Any, hiredis.pack_command)
     NO_RESP = (ValueError, hiredis.HiredisError)
 
     def reader() -> Reader:

@@ -31,16 +31,16 @@ EXACT = 2.0**51
 LONGEST_NAME = 200
 """Characters of a counter's name that are kept as they are."""
 
-MOMENT = Struct("<d")
+MOMENT = Struct("<d").pack
 OPERATION = Struct("<B16sB").pack
 CLAIM = Struct("<BBHdd").pack
 LIMIT = Struct("<dddd").pack
 NO_TOKEN = b""
 
 
-Told = tuple["Counter", int, int, int]
+Told = tuple["Counter", int, float, int]
 """A claim as the script is told of it: its counter, its number in the grant, the cost, and at the
-end what was used; -1 leaves it as it was taken."""
+end what was used; -1 leaves it as it was taken. A prime has microseconds of quiet for a cost."""
 
 
 class Counter(NamedTuple):
@@ -72,9 +72,8 @@ class Names:
         if isinstance(limit, Rate):
             return Counter(limit, RATE, self._key(b"r:", name), LIMIT(*pace(limit)))
         if isinstance(limit, Allowance):
-            key = self._key(b"a:", f"{name}:{limit.window}")
             numbers = LIMIT(limit.amount, limit.hard, limit.lease * 1e6, limit.ends * 1e6)
-            return Counter(limit, ALLOWANCE, key, numbers)
+            return Counter(limit, ALLOWANCE, self._key(b"a:", name), numbers)
         return Counter(limit, SLOTS, self._key(b"s:", name), LIMIT(limit, self._lease, 0, 0))
 
     def _key(self, kind: bytes, name: str) -> bytes:
