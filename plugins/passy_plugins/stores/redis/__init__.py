@@ -7,28 +7,24 @@ store of kind ``memory`` makes them.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from math import inf
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
 from passy_plugins.stores.buckets import Buckets
-from passy_plugins.stores.redis.changes import Here, There
-from passy_plugins.stores.redis.counters import Decisions
-from passy_plugins.stores.redis.line import Line
-from passy_plugins.stores.redis.nodes import Nodes
-from passy_plugins.stores.redis.place import places, trust
-from passy_plugins.stores.redis.script import Names
+from passy_plugins.stores.redis.changes import Changes
+from passy_plugins.stores.redis.place import places
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.site import Site
-from passy_proxy.stores import Allowance, Claim, Grant, Now, Store, Told
-from passy_proxy.tasks import Tasks
+from passy_proxy.stores import Allowance, Claim, Counters, Grant, Now, Store, Told
 from passy_proxy.units import Duration
+
+if TYPE_CHECKING:
+    from passy_plugins.stores.redis.there import There
 
 
 def _known(url: Secret) -> Secret:
@@ -49,14 +45,14 @@ class RedisSettings(Settings):
         "is their hash tag in a Cluster.",
         pattern=r"^[A-Za-z0-9_.-]{1,40}$",
     )
-    timeout: Duration = setting(0.05, "How long a decision may take before the server is given up.")
-    connect_timeout: Duration = setting(1.0, "How long connecting may take.")
+    timeout: Duration = setting(
+        "50ms", "How long a decision may take before the server is given up."
+    )
+    connect_timeout: Duration = setting("1s", "How long connecting may take.")
     lease: Duration = setting(
-        60.0, "How long what a worker holds at once stays taken after it was killed.", ge=3
+        "1m", "How long what a worker holds at once stays taken after it was killed.", ge=3
     )
-    ca: Path | None = setting(
-        None, "A file of authorities for rediss://; the system's when not given."
-    )
+    ca: str = setting("", "A file of authorities for rediss://; the system's when not given.")
 
 
 class Redis(Store):
@@ -69,46 +65,17 @@ class Redis(Store):
         self, settings: RedisSettings, site: Site, clock: Callable[[], int] | None = None
     ) -> None:
         """``clock`` gives nanoseconds in place of the server's time."""
-        self._log = site.log.bind(store=self.kind)
-        self._tasks = Tasks(self._log)
-        self._lease = settings.lease
         found = places(settings.url.reveal())
-        trusted = trust(settings.ca) if any(place.tls for place in found) else None
-        self._line: Line | None = None
+        self._there: There | None = None
         if not found:
-            self._counters: Buckets | Decisions = Buckets(clock or time.monotonic_ns)
-            self._changes: Here | There = Here()
+            self._counters: Counters = Buckets(clock or time.monotonic_ns)
+            self._changes = Changes()
             return
-        self._counters = decisions = Decisions(Names(settings.name, settings.lease), clock)
-        nodes = Nodes(found, trusted, settings.connect_timeout, settings.timeout)
-        self._line = decisions.line = Line(nodes, decisions, self._log)
-        self._changes = There(found, settings.name, trusted, settings.connect_timeout, self._log)
+        from passy_plugins.stores.redis.there import There  # Who counts here does without.
 
-    async def start(self) -> None:
-        """A server that cannot be reached is no obstacle: it is looked for until it can."""
-        if self._line is not None and isinstance(self._counters, Decisions):
-            await self._line.start()
-            self._tasks.start(self._renewed(self._counters))
-        self._changes.start()
-
-    async def stop(self) -> None:
-        """Give back what this worker holds."""
-        await self._changes.stop()
-        await self._tasks.stop()
-        if self._line is not None and isinstance(self._counters, Decisions):
-            await self._counters.leave()
-            await self._line.stop()
-
-    async def _renewed(self, decisions: Decisions) -> None:
-        while True:
-            await asyncio.sleep(self._lease / 6)
-            decisions.renew(self._lease / 3)
-
-    @property
-    def workers(self) -> int:
-        """How many share these counters, as far as is known."""
-        counters = self._counters
-        return counters.workers if isinstance(counters, Decisions) else 1
+        self._there = there = There(found, settings, site.log.bind(store=self.kind), clock)
+        self._counters = there.decisions
+        self._changes = there.changes
 
     def take(self, claims: Sequence[Claim]) -> Now[Grant]:
         return self._counters.take(claims)
@@ -118,6 +85,21 @@ class Redis(Store):
 
     def prime(self, key: str, limit: Allowance, used: int, quiet: float = inf) -> Now[None]:
         return self._counters.prime(key, limit, used, quiet)
+
+    async def start(self) -> None:
+        """A server that cannot be reached is no obstacle: it is looked for until it can."""
+        if self._there is not None:
+            await self._there.start()
+
+    async def stop(self) -> None:
+        """Give back what this worker holds."""
+        if self._there is not None:
+            await self._there.stop()
+
+    @property
+    def workers(self) -> int:
+        """How many share these counters, as far as is known."""
+        return 1 if self._there is None else self._there.decisions.workers
 
     async def publish(self, kind: str, subject: str) -> None:
         await self._changes.publish(kind, subject)

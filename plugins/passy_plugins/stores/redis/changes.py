@@ -7,7 +7,6 @@ the first one listens or publishes, because that takes half a second.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,23 +19,21 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
     from structlog.typing import FilteringBoundLogger
 
+    from passy_plugins.stores.redis import RedisSettings
+
 PULSE = 5.0
 """Seconds without a word after which the server is asked whether it is still there."""
 KNOCK = 0.25
 """Seconds between two attempts to listen."""
 
 
-class Here:
-    """`Changes` within this process: other processes hear nothing."""
+class Changes:
+    """`stores.Changes` within this process: other processes hear nothing."""
 
     hears = False
 
     def __init__(self) -> None:
         self._listeners: list[Told] = []
-
-    def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def publish(self, kind: str, subject: str) -> None:
         self._tell(kind, subject)
@@ -50,22 +47,17 @@ class Here:
             told(kind, subject)
 
 
-class There(Here):
-    """`Changes` through a channel."""
+class Channel(Changes):
+    """`stores.Changes` of all who listen to one channel of a server."""
 
     def __init__(
-        self,
-        places: Sequence[Place],
-        name: str,
-        trusted: ssl.SSLContext | None,
-        connecting: float,
-        log: FilteringBoundLogger,
+        self, places: Sequence[Place], settings: RedisSettings, log: FilteringBoundLogger
     ) -> None:
         super().__init__()
         self._places = list(places)
-        self._channel = f"{name}:changes"
-        self._trusted = trusted
-        self._connecting = connecting
+        self._name = f"{settings.name}:changes"
+        self._ca = settings.ca
+        self._connecting = settings.connect_timeout
         self._tasks = Tasks(log)
         self._client: Redis | None = None
         """To publish with."""
@@ -103,7 +95,7 @@ class There(Here):
         for place in list(self._places):
             client = self._client or self._to(place)
             try:
-                await client.publish(self._channel, message)
+                await client.publish(self._name, message)
             except (RedisError, OSError) as error:
                 why = f"{place}: {error}"
                 self._client = None
@@ -123,7 +115,7 @@ class There(Here):
             client = self._to(self._places[number % len(self._places)])
             try:
                 async with client.pubsub(ignore_subscribe_messages=False) as subscription:
-                    await subscription.subscribe(self._channel)
+                    await subscription.subscribe(self._name)
                     await self._hear(subscription)
             except (RedisError, OSError):
                 number += 1
@@ -164,7 +156,7 @@ class There(Here):
         if place.path:
             where = {"unix_socket_path": place.path}
         elif place.tls:
-            where |= {"ssl": True}
+            where |= {"ssl": True, "ssl_ca_certs": self._ca or None}
         return Redis(
             **where,
             db=place.database,

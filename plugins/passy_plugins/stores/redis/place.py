@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 HERE = "memory:"
@@ -77,6 +76,6 @@ def _place(url: str) -> Place:
     return Place(parts.hostname, port or 6379, "", int(database), user, password, tls)
 
 
-def trust(ca: Path | None) -> ssl.SSLContext:
+def trust(ca: str) -> ssl.SSLContext:
     """For servers over TLS: the system's authorities, or those in a file."""
-    return ssl.create_default_context(cafile=None if ca is None else str(ca))
+    return ssl.create_default_context(cafile=ca or None)
