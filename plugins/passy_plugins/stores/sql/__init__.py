@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import AfterValidator
 
 from passy_plugins.stores.sql import statements
-from passy_plugins.stores.sql.database import Sqlite, sqlite_path
+from passy_plugins.stores.sql.driver import driver_for, place_of
 from passy_plugins.stores.sql.ledger import Shipper
+from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
@@ -34,7 +35,6 @@ from passy_proxy.records import (
     Credential,
     CredentialRef,
     CustomProvider,
-    Limits,
     Principal,
     UsageRow,
 )
@@ -47,13 +47,19 @@ if TYPE_CHECKING:
 
 
 def _known(url: Secret) -> Secret:
-    sqlite_path(url.reveal())
+    place_of(url.reveal())
     return url
+
+
+READERS = 4
+"""Connections of each worker for what requests ask; one more ships usage."""
 
 
 class SqlSettings(Settings):
     url: Annotated[Secret, AfterValidator(_known)] = setting(
-        ..., "Where the database is: sqlite:///relative/file.db or sqlite:////absolute/file.db."
+        ...,
+        "Where the database is: sqlite:///relative/file.db, sqlite:////absolute/file.db, or"
+        " postgresql://user:password@host:5432/name.",
     )
     journal: JournalSettings = setting({}, "Where usage records wait for the database.")
 
@@ -67,14 +73,15 @@ class Sql(Store):
     def __init__(self, settings: SqlSettings, site: Site) -> None:
         self._url = settings.url.reveal()
         self._keyring = site.keyring
-        path = sqlite_path(self._url)
-        self._reader = Sqlite(path, "read")
+        place = place_of(self._url)
+        self._reader = driver_for(self._url, "read", most=READERS)
         # What was shipped leaves the journal: it must not be less safe in the database.
-        self._writer = Sqlite(path, "write", lasting=settings.journal.durability == "power")
+        lasting = settings.journal.durability == "power"
+        self._writer = driver_for(self._url, "write", lasting=lasting)
         log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
-        place = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
-        self._journal = Journal(site.data / "journal" / place, settings.journal, log)
+        self.place = hashlib.sha256(place.encode()).hexdigest()[:8]
+        self._journal = Journal(site.data / "journal" / self.place, settings.journal, log)
         self._shipper = Shipper(self._journal, self._written, log)
 
     async def start(self) -> None:
@@ -105,8 +112,10 @@ class Sql(Store):
 
     async def principal(self, digest: bytes) -> Principal | None:
         """One look-up by the unique index of the digests."""
-        rows = await self._reader.fetch(statements.PRINCIPAL, digest)
-        return _principal(rows[0]) if rows else None
+        now = int(time.time() * 1000)
+        return principal_of(
+            await self._reader.fetch(statements.PRINCIPAL, digest, digest, now), digest
+        )
 
     async def providers(self, organisation: str) -> Sequence[CustomProvider]:
         """By priority, those that are not active among them."""
@@ -266,26 +275,6 @@ def _short(name: str) -> str:
     """40 characters, or fewer of those that take up to six bytes each."""
     name = name[:40]
     return name if name.isascii() and name.isprintable() else name[:14]
-
-
-def _principal(row: Row) -> Principal:
-    key_id, name, organisation, requests, tokens, concurrency, models, expires, *flags = row
-    disabled, is_test, is_trial = flags
-    return Principal(
-        key_id=cast(str, key_id),
-        name=cast(str, name),
-        organisation=cast("str | None", organisation),
-        limits=Limits(
-            statements.rate_of(cast("str | None", requests)),
-            statements.rate_of(cast("str | None", tokens)),
-            cast("int | None", concurrency),
-        ),
-        models=None if models is None else tuple(loads(cast(str, models))),
-        expires=None if expires is None else cast(int, expires) / 1000,
-        disabled=bool(disabled),
-        is_test=bool(is_test),
-        is_trial=bool(is_trial),
-    )
 
 
 def _provider(row: Row) -> CustomProvider:

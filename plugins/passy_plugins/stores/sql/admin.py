@@ -10,36 +10,34 @@ import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Executable, Row, func, insert, select, text, update
+from sqlalchemy import Executable, Row, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from passy_plugins.stores.sql.database import Sqlite, sqlite_path
+from passy_plugins.stores.sql.allotted import Allotted
+from passy_plugins.stores.sql.database import sqlite_path
+from passy_plugins.stores.sql.driver import driver_for, is_postgres
 from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.issued import BY_KEY, Issued
+from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.schema import (
     credentials,
     custom_providers,
-    keys,
-    organisations,
     usage,
 )
-from passy_plugins.stores.sql.statements import rate_of, rate_text
-from passy_plugins.stores.sql.verify import Tell, verify
-from passy_proxy import keys as client_keys
+from passy_plugins.stores.sql.tenants import Tenants
+from passy_plugins.stores.sql.verify import Tell, verify, verify_within
 from passy_proxy.evidence import Verdict
-from passy_proxy.issue import IssuedKey, NewKey, Organisation
 from passy_proxy.issue import NewProvider as NewProvider
 from passy_proxy.json import dumps, loads
 from passy_proxy.records import (
     CredentialRef,
     CustomProvider,
-    Limits,
     UsageRecord,
 )
 from passy_proxy.stores import StoreUnavailable
@@ -50,12 +48,12 @@ if TYPE_CHECKING:
     from passy_proxy.keyring import Keyring
 
 
-class Admin:
+class Admin(Issued, Tenants, Allotted):
     """Writes to the database of ``url``. See `opened`."""
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, path: Path) -> None:
+    def __init__(self, engine: AsyncEngine, keyring: Keyring, url: str) -> None:
         self._engine = engine
-        self._path = path
+        self._url = url
         self._keyring = keyring
 
     @classmethod
@@ -65,7 +63,7 @@ class Admin:
 
         `StoreUnavailable` when it cannot be had, `KeyringError` when its keys are not ours.
         """
-        database = Sqlite(sqlite_path(url), "admin")
+        database = driver_for(url, "admin")
         try:
             await make_ready(database, url)
             await agree(database, keyring)
@@ -73,62 +71,9 @@ class Admin:
             await database.close()
         engine = engine_for(url)
         try:
-            yield cls(engine, keyring, sqlite_path(url))
+            yield cls(engine, keyring, url)
         finally:
             await engine.dispose()
-
-    async def create_key(self, wanted: NewKey) -> tuple[IssuedKey, str]:
-        """The record, and the key itself: this once. ValueError for an unknown organisation."""
-        key = client_keys.new_key()
-        key_id = _new_id("key")
-        limits = wanted.limits
-        statement = insert(keys).values(
-            id=key_id,
-            digest=client_keys.digest(self._keyring.pepper, key.encode()),
-            shown=client_keys.shown(key),
-            name=wanted.name,
-            email=None if wanted.is_test else wanted.email,
-            description=wanted.described(),
-            organisation=wanted.organisation,
-            user_id=wanted.user_id,
-            requests=rate_text(limits.requests),
-            tokens=rate_text(limits.tokens),
-            concurrency=limits.concurrency,
-            models=None if wanted.models is None else dumps(wanted.models).decode(),
-            usage_limit=wanted.usage_limit,
-            is_test=wanted.is_test,
-            is_trial=wanted.is_trial,
-            expires=None if wanted.expires is None else int(wanted.expires * 1000),
-            disabled=False,
-            created=_now(),
-        )
-        await self._write_for(wanted.organisation, statement)
-        record = await self.get_key(key_id)
-        assert record is not None
-        return record, key
-
-    async def list_keys(self, organisation: str | None = None) -> list[IssuedKey]:
-        """All keys, or those of an organisation, oldest first."""
-        wanted = _KEYS.order_by(keys.c.created, keys.c.id)
-        if organisation is not None:
-            wanted = wanted.where(keys.c.organisation == organisation)
-        return [_issued(row) for row in await self._read(wanted)]
-
-    async def get_key(self, key_id: str) -> IssuedKey | None:
-        rows = await self._read(_KEYS.where(keys.c.id == key_id))
-        return _issued(rows[0]) if rows else None
-
-    async def disable_key(self, key_id: str) -> IssuedKey | None:
-        """The record as it is now; ``None`` when there is no such key."""
-        await self._write(update(keys).where(keys.c.id == key_id).values(disabled=True))
-        return await self.get_key(key_id)
-
-    async def create_organisation(self, name: str) -> str:
-        """Its id."""
-        organisation = _new_id("org")
-        values = {"id": organisation, "name": name, "created": _now()}
-        await self._write(insert(organisations).values(values))
-        return organisation
 
     async def add_provider(self, new: NewProvider, credential: str | None = None) -> str:
         """Its id. The credential is sealed for this organisation and this provider."""
@@ -145,11 +90,6 @@ class Admin:
         }
         await self._write_for(new.organisation, insert(custom_providers).values(values))
         return provider
-
-    async def list_organisations(self) -> list[Organisation]:
-        """Oldest first."""
-        wanted = select(organisations).order_by(organisations.c.created, organisations.c.id)
-        return [Organisation(r.id, r.name, r.created / 1000) for r in await self._read(wanted)]
 
     async def list_providers(self) -> list[CustomProvider]:
         """Of all organisations, oldest first, those that are not active among them."""
@@ -193,20 +133,25 @@ class Admin:
 
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""
-        mine = (usage.c.key_id == key_id, _BY_KEY)
-        rows = await self._read(select(usage).where(*mine).order_by(usage.c.at.desc()).limit(most))
+        mine = (usage.c.key_id == key_id, BY_KEY)
+        rows = await self._read(_USAGE.where(*mine).order_by(usage.c.at.desc()).limit(most))
         return [_usage(row) for row in rows]
 
     async def verify(self, tell: Tell | None = None, noted: str = "") -> Verdict:
         """What was done to the books; see `passy_plugins.stores.sql.verify`."""
+        if is_postgres(self._url):
+            database = Postgres(self._url)
+            try:
+                return await database.look(
+                    lambda books: verify_within(books, self._keyring, tell, noted)
+                )
+            finally:
+                await database.close()
+        path = sqlite_path(self._url)
         try:
-            return await asyncio.to_thread(verify, self._path, self._keyring, tell, noted)
+            return await asyncio.to_thread(verify, path, self._keyring, tell, noted)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
-
-    async def _read(self, statement: Executable) -> Sequence[Row[Any]]:
-        async with self._connected() as connection:
-            return (await connection.execute(statement)).all()
+            raise StoreUnavailable(f"{path}: {error}") from error
 
     async def _write(self, statement: Executable) -> int:
         """How many rows it touched. ValueError when the tables' own rules forbid it."""
@@ -232,13 +177,7 @@ class Admin:
             raise StoreUnavailable(str(getattr(error, "orig", error))) from None
 
 
-_BY_KEY = text("usage.key_id <> ''")
-"""What the index of usage by key is limited to; a query that does not say it is not given it."""
-
-_LAST_USED = (
-    select(func.max(usage.c.at)).where(usage.c.key_id == keys.c.id, _BY_KEY).scalar_subquery()
-)
-_KEYS = select(keys, _LAST_USED.label("last_used"))
+_USAGE = select(*(usage.c[name] for name in UsageRecord._fields))
 
 
 def _new_id(kind: str) -> str:
@@ -247,32 +186,6 @@ def _new_id(kind: str) -> str:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000
-
-
-def _issued(row: Row[Any]) -> IssuedKey:
-    return IssuedKey(
-        id=row.id,
-        digest=row.digest,
-        shown=row.shown,
-        name=row.name,
-        email=row.email,
-        description=row.description,
-        organisation=row.organisation,
-        user_id=row.user_id,
-        limits=Limits(rate_of(row.requests), rate_of(row.tokens), row.concurrency),
-        models=None if row.models is None else tuple(loads(row.models)),
-        usage_limit=row.usage_limit,
-        expires=_seconds(row.expires),
-        disabled=row.disabled,
-        is_test=row.is_test,
-        is_trial=row.is_trial,
-        created=row.created / 1000,
-        last_used=_seconds(row.last_used),
-    )
 
 
 def _usage(row: Row[Any]) -> UsageRecord:
