@@ -117,11 +117,7 @@ class Metering(Filter):
         """What a `BegunRow` says of the question, as JSON; remembered where it may come again."""
         principal, target, head = ex.principal, attempt.target, ex.request.head
         asked = (
-            principal.key_id if principal else "",
-            (principal.organisation or "") if principal else "",
-            (principal.team or "") if principal else "",
-            (principal.user or "") if principal else "",
-            principal.tags if principal else "",
+            *(principal.whose if principal else NOBODY),
             ex.route.match,
             head.model,
             1 if head.stream else 0,
@@ -233,36 +229,16 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
         head_ms = int((attempt.head_at - began) * 1000)
         began_ms = int((began - started) * 1000)
         attempts.append((upstream, model, status, why, began_ms, head_ms, billed))
-    input, output, cached, write, reasoning, heard, spoken, guessed = ex.usage or NONE
-    nanos, price = cost
+    answered = (model or asked) if attempts else ""
+    code = outcome.code or outcome.kind
+    first_ms = int((written_at - started) * 1000) if written_at else 0
     return (
-        ex.id,
-        int(ex.at * 1000 + 0.5),
-        principal.key_id if principal else "",
-        (principal.organisation or "") if principal else "",
-        (principal.team or "") if principal else "",
-        (principal.user or "") if principal else "",
-        principal.tags if principal else "",
-        ex.route.match,
-        asked,
-        upstream,
-        (model or asked) if attempts else "",
-        outcome.code or outcome.kind,
-        ex.status,
-        1 if head.stream else 0,
-        input,
-        output,
-        cached,
-        write,
-        reasoning,
-        heard,
-        spoken,
-        1 if guessed else 0,
-        nanos,
-        price,
-        int((written_at - started) * 1000) if written_at else 0,
-        int((monotonic() - started) * 1000),
-        attempts,
+        (ex.id, int(ex.at * 1000 + 0.5))
+        + (NOBODY if principal is None else principal.whose)
+        + (ex.route.match, asked, upstream, answered, code, ex.status, head.stream)
+        + (ex.usage or NONE)
+        + cost
+        + (first_ms, int((monotonic() - started) * 1000), attempts)
     )
 
 
@@ -271,7 +247,8 @@ REMEMBERED = 1_000
 LONGEST_NAME = 200
 COST: StashKey[tuple[int, str]] = StashKey("usage.cost")
 UNPRICED = (None, "")
-NONE = (0, 0, 0, 0, 0, 0, 0, False)
+NONE = Usage()
+NOBODY = ("", "", "", "", "")
 
 
 @hookimpl

@@ -184,8 +184,11 @@ class Journal:
         is no error, but a state."""
         for folder in (*reversed(self.folder.parents), self.folder):
             folder.mkdir(mode=0o700, exist_ok=True)
-        self.name = f"{int(time.time() * 1000):012x}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._lock = locked(self.folder / f"{self.name}.lock")
+        while self._lock < 0:
+            self.name = f"{int(time.time() * 1000):012x}-{os.getpid()}-{secrets.token_hex(3)}"
+            # Who looks for what others left behind may have seen it before it was locked.
+            with suppress(BlockingIOError):
+                self._lock = locked(self.folder / f"{self.name}.lock")
         if self.power:
             self._disk = ThreadPoolExecutor(1, thread_name_prefix="passy-journal")
         self._rotate()
@@ -462,10 +465,12 @@ def remove_marks(folder: Path, name: str) -> None:
 
 def locked(path: Path) -> int:
     """The descriptor of a file that is locked until it is closed, or the process ends.
-    BlockingIOError while somebody else holds it."""
+    BlockingIOError while somebody else holds it, or has just removed it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            raise BlockingIOError(f"{path} was removed")
     except BaseException:
         os.close(descriptor)
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from passy_proxy.units import Rate
@@ -78,6 +78,12 @@ class Principal:
     test key it is `ECHO_ONLY`, unless somebody said otherwise."""
     byok: Literal["own_first", "own_only"] = "own_first"
     """Whether the operator's credentials serve where the organisation has none of its own."""
+    whose: tuple[str, str, str, str, str] = field(init=False, repr=False, compare=False)
+    """``key_id``, ``organisation``, ``team``, ``user_id`` and ``tags`` as every record has them."""
+
+    def __post_init__(self) -> None:
+        whose = (self.key_id, self.organisation or "", self.team or "", self.user or "", self.tags)
+        object.__setattr__(self, "whose", whose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ class AttemptRecord(NamedTuple):
 
 UsageRow = tuple[Any, ...]
 """A usage record on its way into the books: the values of `UsageRecord` in their order, with ``at``
-in milliseconds, truth as 0 and 1, and ``attempts`` as a list of plain tuples.
+in milliseconds, truth as 0 and 1 or as itself, and ``attempts`` as a list of plain tuples.
 
 Databases take them as they are. One is made for each exchange, and a named tuple costs more.
 """
