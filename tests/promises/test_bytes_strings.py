@@ -18,7 +18,7 @@ from passy_plugins.dialects.openai import OpenAI
 from passy_proxy.answer import named
 from passy_proxy.cli.keys import run
 from passy_proxy.framing import HeadLimits, HeadReader, Refused
-from passy_proxy.issue import NewKey, NewProvider
+from passy_proxy.issue import NewCredential, NewKey, NewProvider
 from passy_proxy.transport import TransportError, UpstreamRequest
 from passy_proxy.transport.connect import parse_origin
 from passy_proxy.transport.head import HeadWriter
@@ -268,7 +268,7 @@ def test_S7_a_key_that_no_header_can_carry_is_shown_to_nobody(
             provider = NewProvider(organisation, name, "https://provider.test/v1", "openai", ("m",))
             await store.add_provider(provider, BAD_KEYS[name])
         else:
-            await store.set_credential(organisation, "openai", BAD_KEYS[name])
+            await store.add_credential(NewCredential(organisation, "openai"), BAD_KEYS[name])
         key: str = (await store.create_key(NewKey(organisation=organisation)))[1]
         return key
 

@@ -104,7 +104,8 @@ class _Absent:
 
     def _nothing(self) -> None: ...
 
-    take = settle = principal = providers = credential = record = _nothing
+    take = settle = prime = principal = providers = credentials = record = spent = _nothing
+    publish = listen = hears = _nothing
 
 
 ABSENT = _Absent()

@@ -12,7 +12,6 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,25 +22,18 @@ from passy_plugins.stores.sql.database import Sqlite, sqlite_path
 from passy_plugins.stores.sql.engine import engine_for
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.schema import (
-    credentials,
-    custom_providers,
     keys,
     organisations,
     usage,
 )
 from passy_plugins.stores.sql.statements import rate_of, rate_text
+from passy_plugins.stores.sql.vault import Vaulted
 from passy_plugins.stores.sql.verify import Tell, verify
 from passy_proxy import keys as client_keys
 from passy_proxy.evidence import Verdict
 from passy_proxy.issue import IssuedKey, NewKey, Organisation
-from passy_proxy.issue import NewProvider as NewProvider
 from passy_proxy.json import dumps, loads
-from passy_proxy.records import (
-    CredentialRef,
-    CustomProvider,
-    Limits,
-    UsageRecord,
-)
+from passy_proxy.records import Limits, UsageRecord
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -50,7 +42,7 @@ if TYPE_CHECKING:
     from passy_proxy.keyring import Keyring
 
 
-class Admin:
+class Admin(Vaulted):
     """Writes to the database of ``url``. See `opened`."""
 
     def __init__(self, engine: AsyncEngine, keyring: Keyring, path: Path) -> None:
@@ -130,66 +122,10 @@ class Admin:
         await self._write(insert(organisations).values(values))
         return organisation
 
-    async def add_provider(self, new: NewProvider, credential: str | None = None) -> str:
-        """Its id. The credential is sealed for this organisation and this provider."""
-        provider = _new_id("prov")
-        sealed = None
-        if credential is not None:
-            sealed = self._keyring.seal(credential, new.organisation, provider)
-        values = asdict(new) | {
-            "id": provider,
-            "models": dumps(new.models).decode(),
-            "version": 1,
-            "sealed": sealed,
-            "created": _now(),
-        }
-        await self._write_for(new.organisation, insert(custom_providers).values(values))
-        return provider
-
     async def list_organisations(self) -> list[Organisation]:
         """Oldest first."""
         wanted = select(organisations).order_by(organisations.c.created, organisations.c.id)
         return [Organisation(r.id, r.name, r.created / 1000) for r in await self._read(wanted)]
-
-    async def list_providers(self) -> list[CustomProvider]:
-        """Of all organisations, oldest first, those that are not active among them."""
-        wanted = select(custom_providers).order_by(custom_providers.c.created)
-        return [
-            CustomProvider(
-                id=row.id,
-                organisation=row.organisation,
-                name=row.name,
-                dialect=row.dialect,
-                url=row.url,
-                models=tuple(loads(row.models)),
-                active=row.status == "active",
-                priority=row.priority,
-                version=row.version,
-            )
-            for row in await self._read(wanted)
-        ]
-
-    async def list_credentials(self) -> list[CredentialRef]:
-        """Whose there are for which shared upstream; never the credentials themselves."""
-        mine = credentials.c
-        wanted = select(mine.organisation, mine.upstream).order_by(mine.organisation, mine.upstream)
-        return [CredentialRef(row.organisation, row.upstream) for row in await self._read(wanted)]
-
-    async def set_status(self, provider: str, status: str) -> bool:
-        """``active`` or ``inactive``; whether there is such a provider."""
-        change = update(custom_providers).where(custom_providers.c.id == provider)
-        grown = custom_providers.c.version + 1
-        return bool(await self._write(change.values(status=status, version=grown)))
-
-    async def set_credential(self, organisation: str, upstream: str, credential: str) -> None:
-        """The organisation's own key for a shared upstream, in place of the one it had."""
-        sealed = self._keyring.seal(credential, organisation, upstream)
-        mine = (credentials.c.organisation == organisation, credentials.c.upstream == upstream)
-        if await self._write(update(credentials).where(*mine).values(sealed=sealed)):
-            return
-        values = {"organisation": organisation, "upstream": upstream, "sealed": sealed}
-        statement = insert(credentials).values(values | {"created": _now()})
-        await self._write_for(organisation, statement)
 
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""
