@@ -132,6 +132,7 @@ class _Builder:
             name for name, entry in file.upstreams.items() if entry.left_out
         )
         made.models = Models(self.models(), made.upstreams)
+        made.connections = self.connections()
         self.given = {
             Keyring: self.parts.site.keyring,
             Models: made.models,
@@ -140,7 +141,7 @@ class _Builder:
                 file.settings.prices,
                 PriceBook(self.parts.site.data / "prices.json", self.parts.log),
             ),
-            Connections: self.connections(),
+            Connections: made.connections,
             Vitals: self.parts.site.vitals,
         }
         routes = [route for entry in file.routes if (route := self.route(entry))]
