@@ -112,7 +112,7 @@ def test_a_reply_whose_code_is_not_constant_is_noticed() -> None:
 def test_every_part_of_every_plugin_is_in_the_reference() -> None:
     page = (reference.PAGES / "filters.md").read_text(encoding="utf-8")
     for plugin in reference.installed():
-        names = [one.name for one in (*plugin.filters, *plugin.dialects)]
+        names = [one.name for one in (*plugin.filters, *plugin.dialects, *plugin.apps)]
         for name in (*names, *plugin.stores, *plugin.upstreams):
             assert f"\n### {name}\n" in page
 

@@ -26,6 +26,7 @@ import click
 from passy_plugins.dialects.anthropic import Anthropic
 from passy_plugins.dialects.openai import OpenAI
 from passy_proxy import cli, units
+from passy_proxy.application import Application
 from passy_proxy.chain import HOOKS
 from passy_proxy.config import model, settings
 from passy_proxy.config.build import own_settings
@@ -370,6 +371,13 @@ SECTIONS = (
         "`routes:` is a list. The exact path wins over one that ends in `*`, a longer one "
         "over a shorter one. Without `chain` a route uses the chain called `default`.",
     ),
+    (
+        "apps",
+        model.AppSettings,
+        "`apps:` holds paths, each with the name of an application, or its settings: `app`, those "
+        "of [the application](filters.md#apps), and these. An exact route comes before an "
+        "application; else whichever has the longer path answers, and a route between equals.",
+    ),
     ("EdgeSettings", model.EdgeSettings, "`edge:`. Read at start; a reload does not change them."),
     (
         "ConnectionSettings",
@@ -505,6 +513,10 @@ def filters() -> str:
                 about = prose(sys.modules[made.__module__].__doc__)
                 protocols = stores_of(made) if attribute == "stores" else []
                 parts += [f"### {word}", about, *protocols, *with_settings(made)]
+    parts += ["## Apps", prose(sys.modules[Application.__module__].__doc__)]
+    for app in (one for plugin in plugins for one in plugin.apps):
+        parts += [f"### {app.name}", prose(sys.modules[app.__module__].__doc__)]
+        parts += with_settings(app)
     parts.append("## Dialects")
     for plugin in plugins:
         for dialect in plugin.dialects:
@@ -512,7 +524,7 @@ def filters() -> str:
             shown = f"{dialect.auth_header.decode()}: {dialect.auth_prefix.decode()}…"
             parts += [f"### {dialect.name}", about, f"Shows a credential as `{shown}`"]
     return page(
-        "Filters, stores, upstreams, dialects",
+        "Filters, stores, upstreams, apps, dialects",
         "What the distribution brings. Each is a plugin found through its entry point, as "
         "yours would be; `passy plugins` lists all that are installed. *needs* and "
         "*provides* are checked when a chain is loaded; `body` and `credentials` (the headers that "

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from passy_proxy.answer import failed_reply as failed_reply
     from passy_proxy.answer import made as made
     from passy_proxy.answer import single as single
+    from passy_proxy.application import Application as Application
     from passy_proxy.attempt import Attempt as Attempt
     from passy_proxy.attempt import Dispatch as Dispatch
     from passy_proxy.config.settings import OptionalSecret as OptionalSecret
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from passy_proxy.filter import Filter as Filter
     from passy_proxy.filter import Terminal as Terminal
     from passy_proxy.hookspecs import hookimpl as hookimpl
+    from passy_proxy.issue import Administered as Administered
     from passy_proxy.keyring import Keyring as Keyring
     from passy_proxy.log import LineWriter as LineWriter
     from passy_proxy.models import Model as Model
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from passy_proxy.records import Usage as Usage
     from passy_proxy.records import UsageRecord as UsageRecord
     from passy_proxy.records import UsageRow as UsageRow
+    from passy_proxy.remembered import Remembered as Remembered
     from passy_proxy.site import Site as Site
     from passy_proxy.stash import Stash as Stash
     from passy_proxy.stash import StashKey as StashKey
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from passy_proxy.stores import Store as Store
     from passy_proxy.stores import StoreUnavailable as StoreUnavailable
     from passy_proxy.stores import Vault as Vault
+    from passy_proxy.tasks import Tasks as Tasks
     from passy_proxy.transport import Leg as Leg
     from passy_proxy.transport import Transport as Transport
     from passy_proxy.transport import TransportError as TransportError
@@ -85,6 +89,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "answer": "failed_reply made single",
+    "application": "Application",
     "attempt": "Attempt Dispatch",
     "config.settings": "OptionalSecret Secret Settings StrongSecret StrongSecretOrOff setting",
     "connections": "Connections",
@@ -95,12 +100,14 @@ _HOMES = {
     "exchange": "Exchange Outcome Request credentials",
     "filter": "Filter Terminal",
     "hookspecs": "hookimpl",
+    "issue": "Administered",
     "keyring": "Keyring",
     "log": "LineWriter",
     "models": "Model Models serves",
     "prices": "Price Prices",
     "records": "AttemptRecord Credential CustomProvider Limits Principal Usage"
     " UsageRecord UsageRow",
+    "remembered": "Remembered",
     "site": "Site",
     "stash": "Stash StashKey",
     "stores": "Books Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable"
@@ -108,6 +115,7 @@ _HOMES = {
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",
+    "tasks": "Tasks",
     "vitals": "Vitals",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

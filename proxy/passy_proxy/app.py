@@ -1,4 +1,4 @@
-"""The ASGI callable: pins a snapshot, matches a route, runs its chain."""
+"""The ASGI callable: pins a snapshot, matches a route, runs its chain; or asks an application."""
 
 from __future__ import annotations
 
@@ -70,8 +70,12 @@ class App:
             await unsent
 
     async def unrouted(self, method: str, path: str, downstream: Downstream) -> None:
-        """Health for orchestrators; for everything else a 404 that helps."""
+        """Health for orchestrators, applications; for everything else a 404 that helps."""
         known = self.gateway.health(path) if method in ("GET", "HEAD") else None
+        snapshot = self.gateway.snapshot
+        if (known is None or path == "/") and (mount := snapshot.routes.mount(path)) is not None:
+            await mount.serve(snapshot, downstream)
+            return
         if known is not None:
             await self.say(downstream, *known, b"")
             return

@@ -14,7 +14,15 @@ from http import HTTPStatus
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Headers
+from passy_proxy.downstream import (
+    BodyTimeout,
+    BodyTooLarge,
+    ClientGone,
+    Headers,
+    Message,
+    Receive,
+    Send,
+)
 from passy_proxy.framing import Refused, RequestHead
 
 if TYPE_CHECKING:
@@ -300,7 +308,11 @@ class Cycle:
     def settle(self) -> None:
         """Nothing: ``finish`` has handed everything to the transport."""
 
-    async def receive(self) -> dict[str, Any]:
+    def asgi(self) -> tuple[dict[str, Any], Receive, Send]:
+        """For an application that is mounted beside the routes."""
+        return self._connection.scope_of(self), self.receive, self.send
+
+    async def receive(self) -> Message:
         """ASGI: a piece of the body, then the client's leaving."""
         while not (self.gone or self.finished or self.slow):
             if self._pieces or (self.complete and not self._handed):
@@ -315,7 +327,7 @@ class Cycle:
             await self._happening()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: dict[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         """ASGI: the head, then pieces of the body. To a client that left: nothing."""
         kind = message["type"]
         if kind == "http.response.start":

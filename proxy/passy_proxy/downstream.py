@@ -124,6 +124,11 @@ class Downstream(Protocol):
         """Cut the connection: the answer cannot be completed honestly any other way."""
         ...
 
+    def asgi(self) -> tuple[dict[str, Any], Receive, Send]:
+        """The request as ASGI has it, for an application of another's: scope, receive and send.
+        Whoever asks uses nothing else of this, but ``gone`` and ``abort``."""
+        ...
+
 
 def pairs(lines: bytes) -> Headers:
     """Rendered lines as names and values."""
@@ -146,6 +151,7 @@ class AsgiDownstream:
         "_length",
         "_read",
         "_receive",
+        "_scope",
         "_send",
         "_unsent",
         "_watcher",
@@ -156,6 +162,7 @@ class AsgiDownstream:
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._length = _content_length(scope["headers"])
@@ -270,6 +277,10 @@ class AsgiDownstream:
         self._unsent.clear()
         self._hang_up = None
         self._end_watching()
+
+    def asgi(self) -> tuple[dict[str, Any], Receive, Send]:
+        """What the server gave."""
+        return dict(self._scope), self._receive, self._send
 
     def _begin_watching(self) -> None:
         if self._hang_up is not None and self._watcher is None:

@@ -707,7 +707,7 @@ class Connection(asyncio.Protocol):
                 if self.direct is not None:
                     await self.direct(cycle.head, cycle)
                 else:
-                    await self.app(self._scope(cycle), cycle.receive, cycle.send)
+                    await self.app(self.scope_of(cycle), cycle.receive, cycle.send)
                 if not (cycle.finished or cycle.gone or cycle.slow):
                     _log.error("the application left a request without a complete answer")
             except Exception:
@@ -732,7 +732,7 @@ class Connection(asyncio.Protocol):
             self.turn = turn = self.loop.create_future()
             cycle = await turn
 
-    def _scope(self, cycle: Cycle) -> dict[str, Any]:
+    def scope_of(self, cycle: Cycle) -> dict[str, Any]:
         """What ASGI tells an application of a request."""
         line = cycle.head.line
         root_path = self.config.root_path

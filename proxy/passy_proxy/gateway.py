@@ -227,6 +227,10 @@ class Gateway:
         snapshot = build(file, self.parts, hash)
         for warning in snapshot.warnings:
             self.log.debug("configuration", problem=str(warning))
+        if snapshot.apps_left_out:
+            self.log.info("apps_left_out", apps=snapshot.apps_left_out)
+        for mount in snapshot.routes.mounts:
+            mount.application.gateway = self
         await snapshot.start()
         return snapshot
 

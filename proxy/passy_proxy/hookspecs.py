@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from passy_proxy.application import Application
     from passy_proxy.dialect import Dialect
     from passy_proxy.filter import Filter
     from passy_proxy.stores import Store
@@ -37,4 +38,9 @@ class ProcessHooks:
     @hookspec
     def passy_upstreams(self) -> dict[str, type[Any]]:
         """In-process upstreams by ``kind``: transports with a ``Settings`` class."""
+        raise NotImplementedError
+
+    @hookspec
+    def passy_apps(self) -> list[type[Application]]:
+        """Applications; each is named under ``apps:`` by its ``name``."""
         raise NotImplementedError

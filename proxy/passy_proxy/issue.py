@@ -209,3 +209,12 @@ class Issuing(Protocol):
     def issuer(cls, settings: Any, site: Site) -> AbstractAsyncContextManager[Issuer]:
         """``settings`` are of the class's own ``Settings``."""
         ...
+
+
+@runtime_checkable
+class Administered(Protocol):
+    """A running store in which people keep order: keys, organisations, providers, the books."""
+
+    def admin(self) -> AbstractAsyncContextManager[Any]:
+        """Opens its writing side. Raises `StoreUnavailable`."""
+        ...

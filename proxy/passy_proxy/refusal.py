@@ -24,9 +24,9 @@ _KINDS: Mapping[int, str] = {
 }
 
 
-def plainly(refusal: Refused) -> Said:
+def plainly(refusal: Refused, request_id: str = "") -> Said:
     """As OpenAI's clients parse it: for whom nothing better is known."""
-    request_id = new_id(time())
+    request_id = request_id or new_id(time())
     error = {
         "message": refusal.message,
         "type": _KINDS.get(refusal.status, "invalid_request_error"),

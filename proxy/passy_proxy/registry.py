@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pluggy
 
+from passy_proxy.application import Application
 from passy_proxy.dialect import Dialect
 from passy_proxy.filter import Filter
 from passy_proxy.hookspecs import ProcessHooks
@@ -38,6 +39,7 @@ class Plugin:
     dialects: list[Dialect] = field(default_factory=list)
     stores: dict[str, type[Store]] = field(default_factory=dict)
     upstreams: dict[str, type[Any]] = field(default_factory=dict)
+    apps: list[type[Application]] = field(default_factory=list)
 
 
 class Registry:
@@ -54,6 +56,7 @@ class Registry:
         self.dialects: dict[str, Dialect] = {}
         self.stores: dict[str, type[Store]] = {}
         self.upstreams: dict[str, type[Any]] = {}
+        self.apps: dict[str, type[Application]] = {}
 
     def installed(self) -> list[str]:
         """The names of all entry points, loaded or not."""
@@ -98,10 +101,13 @@ class Registry:
             plugin.stores |= found
         for found in hooks("passy_upstreams", others)():
             plugin.upstreams |= found
+        for found in hooks("passy_apps", others)():
+            plugin.apps += found
         self.filters |= {one.name: one for one in plugin.filters}
         self.dialects |= {one.name: one for one in plugin.dialects}
         self.stores |= plugin.stores
         self.upstreams |= plugin.upstreams
+        self.apps |= {one.name: one for one in plugin.apps}
         self.loaded[name] = plugin
         return plugin
 
@@ -163,6 +169,11 @@ class Registry:
         if kind not in self.upstreams:
             self.load(kind)
         return self.upstreams.get(kind)
+
+    def app(self, name: str) -> type[Application] | None:
+        if name not in self.apps:
+            self.load(name)
+        return self.apps.get(name)
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from passy_proxy.dialect import Dialect
 
 if TYPE_CHECKING:
     from passy_proxy.chain import Chain
+    from passy_proxy.mount import Mount
 
 JSON_LIMITS = JsonLimits()
 
@@ -44,19 +45,26 @@ class Route:
 
 
 class RouteTable:
-    """Finds the route for a method and path: one dictionary look-up for exact routes."""
+    """Finds the route for a method and path: one dictionary look-up for exact routes.
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    Applications have their places in it too: behind an exact route, and among those that end in
+    ``*`` by the length of their paths.
+    """
+
+    def __init__(self, routes: Sequence[Route], mounts: Sequence[Mount] = ()) -> None:
         self._exact: dict[tuple[str, str], Route] = {}
-        self._prefixes: list[Route] = []
+        self._prefixes: list[tuple[str, Route | None]] = []
         self.all = tuple(routes)
         for route in routes:
             if route.path.endswith("*"):
-                self._prefixes.append(route)
+                self._prefixes.append((route.path[:-1], route))
             else:
                 self._exact.setdefault((route.method, route.path), route)
-        # The longest prefix is the most specific; YAML order decides between equals.
-        self._prefixes.sort(key=lambda route: -len(route.path))
+        self.mounts = sorted(mounts, key=lambda mount: -len(mount.path))
+        self._prefixes += [(mount.path, None) for mount in mounts]
+        # The longest prefix is the most specific; between equals a route comes before an
+        # application, and YAML order decides between routes.
+        self._prefixes.sort(key=lambda prefix: -len(prefix[0]))
         self._spoken = {route.path: route.dialect for route in reversed(self.all)}
         self._longest = max(map(len, self._spoken), default=0)
 
@@ -66,9 +74,21 @@ class RouteTable:
         return route or self._below(method, path)
 
     def _below(self, method: str, path: str) -> Route | None:
-        for route in self._prefixes:
-            if path.startswith(route.path[:-1]) and route.method in (method, "*"):
+        for prefix, route in self._prefixes:
+            if not path.startswith(prefix):
+                continue
+            if route is None:
+                if path[len(prefix) : len(prefix) + 1] in ("", "/"):
+                    return None
+            elif route.method in (method, "*"):
                 return route
+        return None
+
+    def mount(self, path: str) -> Mount | None:
+        """The application at a path for which `find` knows no route."""
+        for mount in self.mounts:
+            if path.startswith(mount.path) and path[len(mount.path) :][:1] in ("", "/"):
+                return mount
         return None
 
     def spoken(self, path: str) -> Dialect | None:
@@ -79,11 +99,11 @@ class RouteTable:
             if (dialect := self._spoken.get(above)) is not None:
                 return dialect
             above = above.rpartition("/")[0]
-        below = (route for route in self._prefixes if path.startswith(route.path[:-1]))
+        below = (route for prefix, route in self._prefixes if route and path.startswith(prefix))
         return next((route.dialect for route in below), None)
 
     def methods(self, path: str) -> list[str]:
         """The methods some route has for ``path``, for a 405."""
         exact = {method for method, known in self._exact if known == path}
-        below = {r.method for r in self._prefixes if path.startswith(r.path[:-1])}
+        below = {r.method for prefix, r in self._prefixes if r and path.startswith(prefix)}
         return sorted(exact | below)

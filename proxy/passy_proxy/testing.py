@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import h11
@@ -419,6 +419,9 @@ class Recorded:
     def abort(self) -> None:
         self.aborted = True
         self._hang_up = None
+
+    def asgi(self) -> NoReturn:
+        raise NotImplementedError("applications are asked over a socket; see `serving`")
 
 
 MINIMAL = """

@@ -33,7 +33,8 @@ from passy_proxy.recovery import Left, left_behind, read
 pytestmark = pytest.mark.anyio
 
 LOG = structlog.get_logger()
-BEGUN = (1_000, "key_1", "", "POST /v1/chat/completions", "m", 1, 44, [("echo", "echo", 3)])
+WHOSE = ("key_1", "", "", "", "")
+BEGUN = (1_000, *WHOSE, "POST /v1/chat/completions", "m", 1, 44, [("echo", "echo", 3)])
 Make = Callable[..., Journal]
 
 
@@ -337,6 +338,26 @@ async def test_whoever_waits_for_the_disk_waits_together(
     await one(51)
     alive.cursor = (1, alive._segments[1].end)
     alive.stop()
+
+
+async def test_who_ends_after_the_stop_waits_for_the_disk_too(
+    journal: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    sync = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (syncs.append(fd), sync(fd)))
+    stopping = journal(durability="power")
+    assert end(stopping, "under way")
+    before = asyncio.ensure_future(stopping.durable())
+    assert end(stopping, "not asked for")
+    stopping.stop()
+    assert len(syncs) == 2, "what nobody waited for is safe as well"
+    assert end(stopping, "late")
+    async with asyncio.timeout(5):
+        await asyncio.gather(before, stopping.durable())
+    assert len(syncs) == 3
+    rows, _ = found(folder)
+    assert ["under way", "not asked for", "late"] == [row[0] for row in rows]
 
 
 def test_names_of_journals_tell_what_is_left(folder: Path, journal: Make) -> None:

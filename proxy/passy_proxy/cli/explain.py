@@ -47,6 +47,15 @@ def command(
     except ConfigInvalid as exc:
         complain(exc)
     route = snapshot.routes.find(method.upper(), path)
+    if route is None and (mount := snapshot.routes.mount(path)) is not None:
+        told = {"app": mount.application.name, "path": mount.path or "/", "place": mount.origin}
+        if as_json:
+            from passy_proxy import json
+
+            click.echo(json.dumps(told).decode())
+        else:
+            click.echo(f"the app {told['app']} at {told['path']}  {told['place']}")
+        return
     if route is None:
         fail(f"no route matches {method.upper()} {path}", Exit.failed)
     told = facts(snapshot, route, model)

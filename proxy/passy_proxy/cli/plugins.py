@@ -50,6 +50,7 @@ def described(plugin: Any) -> dict[str, Any]:
     parts += [
         part("upstream", word, kind, settings_of(kind)) for word, kind in plugin.upstreams.items()
     ]
+    parts += [part("app", kind.name, kind, settings_of(kind)) for kind in plugin.apps]
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,

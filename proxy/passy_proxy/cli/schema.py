@@ -20,9 +20,9 @@ def command() -> None:
     registry = Registry()
     for name in registry.installed():
         registry.load(name)
-    filters, stores, upstreams = (
+    filters, stores, upstreams, apps = (
         {name: settings_of(kind) for name, kind in kinds.items()}
-        for kinds in (registry.filters, registry.stores, registry.upstreams)
+        for kinds in (registry.filters, registry.stores, registry.upstreams, registry.apps)
     )
-    schema = json_schema(filters, stores, upstreams)
+    schema = json_schema(filters, stores, upstreams, apps)
     click.echo(json.dumps(schema, indent=2, ensure_ascii=False))

@@ -18,6 +18,7 @@ from passy_proxy.body import JsonLimits
 from passy_proxy.chain import BadFilter, Chain
 from passy_proxy.config.document import Mapping, Node, Text, plain
 from passy_proxy.config.model import (
+    AppEntry,
     ChainEntry,
     GatewayFile,
     HttpUpstream,
@@ -26,20 +27,24 @@ from passy_proxy.config.model import (
     StoreEntry,
     TargetEntry,
     UpstreamEntry,
+    how_to_set,
 )
 from passy_proxy.config.problem import ConfigInvalid, Problem, nearest
-from passy_proxy.config.settings import Settings, read, setting
+from passy_proxy.config.settings import Secret, Settings, read, setting
 from passy_proxy.config.snapshot import Snapshot
 from passy_proxy.connections import Connections
 from passy_proxy.dialect import Dialect
 from passy_proxy.faults import LinkSettings
 from passy_proxy.filter import Filter, Terminal
+from passy_proxy.issue import Administered
 from passy_proxy.keyring import Keyring
 from passy_proxy.models import Choice, Model, Models
+from passy_proxy.mount import Mount
 from passy_proxy.price_book import PriceBook
 from passy_proxy.prices import Prices
 from passy_proxy.records import Credential
 from passy_proxy.registry import BadPlugin, Registry
+from passy_proxy.remembered import Remembered
 from passy_proxy.route import Route, RouteTable
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
@@ -54,10 +59,12 @@ from passy_proxy.vitals import Vitals
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-STORES = (Counters, Directory, Vault, Ledger, Books, Changes)
+    from passy_proxy.application import Application
+
+STORES = (Counters, Directory, Vault, Ledger, Books, Changes, Administered)
 """A setting of one of these types is written as the name of a store."""
 
-GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals)
+GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals, Remembered)
 """Types of settings that nobody writes: the gateway hands over its own."""
 
 LINK = LinkSettings.model_fields.keys()
@@ -104,8 +111,8 @@ class _Absent:
 
     def _nothing(self) -> None: ...
 
-    take = settle = prime = principal = providers = credentials = record = spent = _nothing
-    publish = listen = hears = _nothing
+    take = settle = prime = principal = providers = credentials = record = _nothing
+    publish = listen = hears = spent = admin = _nothing
 
 
 ABSENT = _Absent()
@@ -121,6 +128,7 @@ class _Builder:
         self.filters: dict[tuple[object, ...], Filter] = {}
         self.given: dict[type, object] = {}
         self.places: dict[int, list[str]] = {}
+        self.left_out: list[Problem] = []
 
     def snapshot(self) -> Snapshot:
         """The whole, or ConfigInvalid."""
@@ -143,13 +151,15 @@ class _Builder:
             ),
             Connections: made.connections,
             Vitals: self.parts.site.vitals,
+            Remembered: self.remembered(),
         }
         routes = [route for entry in file.routes if (route := self.route(entry))]
+        mounts = [mount for app in file.apps if (mount := self.mount(app))]
         for name, chain in file.chains.items():
             self.check_unused(name, chain)
-        made.routes = RouteTable(routes)
+        made.routes = RouteTable(routes, mounts)
         made.filters = list(self.filters.values())
-        made.warnings = (*file.warnings, *self.unpriced())
+        made.warnings = (*file.warnings, *self.left_out, *self.unpriced())
         if self.problems:
             raise ConfigInvalid(self.problems)
         return made
@@ -358,6 +368,16 @@ class _Builder:
         made: Connections = self.share("connections", lambda: Connections(make, dialects), "aclose")
         return made
 
+    def remembered(self) -> Remembered:
+        """One for all snapshots."""
+        site = self.parts.site
+
+        def make() -> Remembered:
+            return Remembered(site.data, site.keyring, self.parts.log)
+
+        made: Remembered = self.share("remembered", make, "aclose")
+        return made
+
     def models(self) -> list[Model]:
         return [self.model(entry) for entry in self.file.models.values()]
 
@@ -375,6 +395,40 @@ class _Builder:
             elif (upstream := self.made.upstreams.get(target.upstream)) is not None:
                 choices.append(choice(entry, target, upstream, position))
         return Model(entry.name, choices, missing, entry.origin)
+
+    # Applications
+
+    def mount(self, entry: AppEntry) -> Mount | None:
+        kind: type[Application] | None = self.found(
+            "app", entry.settings.app, entry.at, self.registry.app
+        )
+        if kind is None:
+            return None
+        settings = settings_of(kind)
+        if without := unset(settings, entry.rest):
+            name, how = without
+            message = f"the app at {entry.path} is left out, since its {name} is empty"
+            node = entry.rest.entries[name]
+            self.left_out.append(node.problem(message, how, warning=True))
+            self.made.apps_left_out[entry.path] = how or name
+            return None
+        given = self.live(settings, entry.rest, entry.at)
+        config = self.read(settings, entry.rest, given)
+        if config is None or ABSENT in given.values():
+            return None
+        live = tuple((name, id(thing)) for name, thing in given.items())
+        key = ("app", entry.path, kind, live, repr(plain(entry.rest)))
+        log = self.parts.log.bind(app=kind.name)
+        application = self.attempted(
+            entry.node,
+            f"the app at {entry.path}",
+            lambda: self.share(key, lambda: kind(config, log), "stop"),
+        )
+        if application is None:
+            return None
+        self.made.app_keys[entry.path] = key
+        path = entry.path.rstrip("/")
+        return Mount(path, application, int(entry.settings.body_limit), entry.node.place)
 
     # Chains
 
@@ -511,7 +565,11 @@ class _Builder:
         """The store that a filter's setting names."""
         if not self.file.stores:
             # A file without stores means: keep everything in memory.
-            return self.memory(at)
+            store = self.memory(at)
+            if store is not None and not isinstance(store, kind):
+                self.complain(at, f"{field!r} needs a store, and there are no stores")
+                return None
+            return store
         names = ", ".join(self.file.stores)
         if not isinstance(node, Text) or not node.text:
             self.complain(node or at, f"{field!r} needs the name of a store; there are {names}")
@@ -598,6 +656,18 @@ class _Builder:
             return
         for one in chain:
             self.filter(one, one.settings)
+
+
+def unset(kind: type[Settings], settings: Mapping) -> tuple[str, str | None] | None:
+    """The first secret that is to be taken from a variable, ``${NAME:-}``, and is empty: nobody set
+    it, and what cannot do without it is not wanted. With how to set it."""
+    for name, declared in kind.model_fields.items():
+        node = settings.entries.get(name)
+        if declared.annotation is not Secret or not declared.is_required():
+            continue
+        if isinstance(node, Text) and node.tainted and not node.text and ":-}" in node.raw:
+            return name, how_to_set(node)
+    return None
 
 
 def choice(entry: ModelEntry, target: TargetEntry, upstream: Upstream, position: int) -> Choice:

@@ -31,6 +31,7 @@ from passy_proxy.units import Count, Duration, Size
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+_APP_PATH = re.compile(r"/|(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _UPSTREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -254,6 +255,13 @@ class RouteSettings(Settings):
     root: str = setting("", "Beginning of the path that a pass-through leaves out: /v1.")
 
 
+class AppSettings(Settings):
+    """What every application has, whatever else can be said of it."""
+
+    app: str = setting(..., "The name of the application: keys, admin, ….")
+    body_limit: Size = setting("1MiB", "Largest body of a request to it.", ge=1)
+
+
 class EdgeSettings(Settings):
     """What the listening side allows."""
 
@@ -278,6 +286,9 @@ class EdgeSettings(Settings):
     loop_lag: Duration = setting("100ms", "From which delay on a blocked event loop is reported.")
     loop_dead: Duration = setting(
         "10s", "From when on a worker whose loop is blocked is replaced; 0s is never."
+    )
+    start_timeout: Duration = setting(
+        "2m", "From when on a worker that has not come to serve is replaced; 0s is never."
     )
 
 
@@ -360,6 +371,7 @@ class GatewaySettings(Settings):
     models: Subtree | None = setting(None, "What clients ask for → who can answer.")
     chains: Subtree | None = setting(None, "Name → filters in the order of execution.")
     routes: Subtree | None = setting(None, "Which chain answers which request.")
+    apps: Subtree | None = setting(None, "Path → application: what else is served there.")
     prices: dict[str, PriceSettings] = setting({}, "upstream/model, * allowed → what it costs.")
     edge: EdgeSettings = setting({}, "Limits of the listening side.")
     connect: ConnectionSettings = setting({}, "How upstreams are found and reached.")
@@ -452,6 +464,18 @@ class StoreEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class AppEntry:
+    """An application at a path; `rest`: settings that it reads itself."""
+
+    path: str
+    settings: AppSettings
+    rest: Mapping
+    node: Node
+    at: Node
+    """Where its name stands."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayFile:
     """A whole configuration, read but not yet resolved: no name in it was looked up."""
 
@@ -461,6 +485,7 @@ class GatewayFile:
     models: abc.Mapping[str, ModelEntry] = field(default_factory=dict)
     chains: abc.Mapping[str, tuple[ChainEntry, ...]] = field(default_factory=dict)
     routes: tuple[RouteEntry, ...] = ()
+    apps: tuple[AppEntry, ...] = ()
     warnings: tuple[Problem, ...] = ()
     root: Node | None = None
 
@@ -480,6 +505,7 @@ def gateway_file(document: Document) -> GatewayFile:
         models=reader.models(reader.section(root, "models")),
         chains=reader.chains(reader.section(root, "chains")),
         routes=reader.routes(root.entries.get("routes") if isinstance(root, Mapping) else None),
+        apps=reader.apps(reader.section(root, "apps")),
         root=root,
     )
     warnings = tuple(p for p in reader.problems if p.severity == "warning")
@@ -562,7 +588,7 @@ class _Reader:
         if left_out:
             at = node.entries["credential"]
             message = f"the upstream '{name}' is left out, since its credential is empty"
-            self.problems.append(at.problem(message, _how_to_set(at), warning=True))
+            self.problems.append(at.problem(message, how_to_set(at), warning=True))
         if not settings.verify and settings.url.startswith("https:"):
             at = node.entries["verify"]
             message = (
@@ -637,6 +663,32 @@ class _Reader:
             chain = self.chain(settings.chain)
         return RouteEntry(settings, chain, self.override(settings.override), item)
 
+    def apps(self, section: Mapping) -> tuple[AppEntry, ...]:
+        found = (self.app(path, node, section.keys[path]) for path, node in section.entries.items())
+        return tuple(entry for entry in found if entry)
+
+    def app(self, path: str, node: Node, place: Node) -> AppEntry | None:
+        if not _APP_PATH.fullmatch(path):
+            hint = "for instance /keys, without a slash at its end; / for the whole host"
+            self.complain(place, f"{quoted(path)} is no path for an app", hint)
+            return None
+        if isinstance(node, Text) and node.text:
+            return AppEntry(path, AppSettings(app=node.text), empty(place), place, node)
+        if not isinstance(node, Mapping):
+            self.complain(
+                place, f"at {quoted(path)} there is no app", "write its name, or app: name"
+            )
+            return None
+        rest = node.without(*AppSettings.model_fields)
+        if "app" not in node and (meant := nearest("app", node.entries)):
+            message = f"unknown setting {quoted(meant)}; did you mean 'app'?"
+            self.complain(node.keys[meant], message, "write app")
+            return None
+        settings = self.read(AppSettings, node.without(*rest.entries))
+        if settings is None:
+            return None
+        return AppEntry(path, settings, rest, place, node.entries["app"])
+
     def override(self, node: Node | None) -> dict[str, Mapping | None]:
         section = self.settings(node, "'override' holds filters, each with settings or off")
         overrides: dict[str, Mapping | None] = {}
@@ -664,6 +716,7 @@ def _blank(node: Node) -> bool:
     return isinstance(node, Text) and node.blank
 
 
-def _how_to_set(node: Node) -> str | None:
+def how_to_set(node: Node) -> str | None:
+    """The variable that a value is to be taken from."""
     written = re.search(r"\$\{([A-Za-z_][A-Za-z0-9_]*)", node.raw if isinstance(node, Text) else "")
     return f"set {written[1]}" if written else None

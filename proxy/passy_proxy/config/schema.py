@@ -9,6 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import core_schema
 
 from passy_proxy.config.model import (
+    AppSettings,
     GatewaySettings,
     HttpUpstream,
     ModelSettings,
@@ -62,9 +63,11 @@ def json_schema(
     filters: Mapping[str, type[Settings]],
     stores: Mapping[str, type[Settings]] | None = None,
     upstreams: Mapping[str, type[Settings]] | None = None,
+    apps: Mapping[str, type[Settings]] | None = None,
 ) -> dict[str, Any]:
-    """The schema of a whole file. Filters by name; stores and in-process upstreams by kind."""
-    stores, upstreams = stores or {}, upstreams or {}
+    """The schema of a whole file. Filters and applications by name; stores and in-process upstreams
+    by kind."""
+    stores, upstreams, apps = stores or {}, upstreams or {}, apps or {}
     own = (
         GatewaySettings,
         UpstreamSettings,
@@ -72,12 +75,14 @@ def json_schema(
         ModelSettings,
         TargetSettings,
         RouteSettings,
+        AppSettings,
     )
     classes: set[type[Settings]] = {
         *own,
         *filters.values(),
         *stores.values(),
         *upstreams.values(),
+        *apps.values(),
     }
     refs, schema = models_json_schema(
         [(settings, "validation") for settings in sorted(classes, key=_name)],
@@ -90,8 +95,10 @@ def json_schema(
         return definitions[ref[settings]["$ref"].rpartition("/")[2]]
 
     shared = definition(UpstreamSettings)["properties"]
+    mounted = definition(AppSettings)["properties"]
     known_stores = [_of_kind(k, definition(s), {}) for k, s in stores.items()]
     in_process = [_of_kind(k, definition(s), shared) for k, s in upstreams.items()]
+    known_apps = [_of_kind(k, definition(s), mounted, "app") for k, s in apps.items()]
     targets = definition(ModelSettings)["properties"]["targets"]
     targets["items"] = {"anyOf": [_TEXT, ref[TargetSettings]]}
     definitions["chain"] = _chain({name: ref[settings] for name, settings in filters.items()})
@@ -107,6 +114,7 @@ def json_schema(
         "models": _named([{"type": "array", "items": targets["items"]}, ref[ModelSettings]]),
         "chains": _named([chain]),
         "routes": {"type": "array", "items": ref[RouteSettings]},
+        "apps": _named([_TEXT, *(known_apps or [_of_kind(None, {}, mounted, "app")])]),
     }
     for name, section in sections.items():
         top["properties"][name] = {**top["properties"][name], **section}
@@ -133,12 +141,16 @@ def _named(values: list[JsonSchemaValue]) -> JsonSchemaValue:
 
 
 def _of_kind(
-    kind: str | None, settings: JsonSchemaValue, shared: Mapping[str, JsonSchemaValue]
+    kind: str | None,
+    settings: JsonSchemaValue,
+    shared: Mapping[str, JsonSchemaValue],
+    name: str = "kind",
 ) -> JsonSchemaValue:
-    """A plugin's settings with `kind` beside them; any settings where the kind is unknown."""
+    """A plugin's settings with its kind beside them, as `name`; any settings where the kind is
+    unknown."""
     word = _TEXT if kind is None else {"const": kind}
-    properties = {**shared, **settings.get("properties", {}), "kind": word}
-    required = ["kind", *settings.get("required", ())]
+    properties = {**shared, **settings.get("properties", {}), name: word}
+    required = [name, *settings.get("required", ())]
     return {**settings, "type": "object", "properties": properties, "required": required}
 
 

@@ -68,6 +68,10 @@ class Snapshot:
         self.connections: Connections
         """To organisations' own upstreams."""
         self.filters: list[Filter] = []
+        self.app_keys: dict[str, Hashable] = {}
+        """Path → key in ``shared`` of the application there."""
+        self.apps_left_out: dict[str, str] = {}
+        """Path of an application that has no secret → how to give it one."""
         self.routes = RouteTable(())
         self.warnings: Sequence[Problem] = ()
         self.running = 0
@@ -77,12 +81,15 @@ class Snapshot:
         self._started: list[Filter] = []
 
     async def start(self) -> None:
-        """Start stores and filters. On failure stops what had started and raises StartFailed."""
+        """Start stores, filters and applications. On failure stops what had started and raises
+        StartFailed."""
         for name, key in self.store_keys.items():
             await self._start(f"the store {name}", self.shared.start(key))
         for filter in self.filters:
             self._started.append(filter)
             await self._start(f"the filter {filter.name}", filter.start())
+        for path, key in self.app_keys.items():
+            await self._start(f"the app at {path}", self.shared.start(key))
 
     async def _start(self, name: str, starting: Awaitable[None]) -> None:
         try:

@@ -87,6 +87,10 @@ routes:
     root: /v1
   - {match: GET /healthz, chain: [static: {status: 200}]}
 
+apps:
+  /keys: keys
+  /admin/api: {app: admin, body_limit: 2MiB}
+
 prices:
   openai/gpt-*:
     input: 0.13
@@ -293,12 +297,14 @@ def keys(node: Node) -> Iterator[tuple[tuple[Part, ...], Text]]:
 
 def is_setting(path: tuple[Part, ...], name: str) -> bool:
     """Whether gateway.yaml itself knows the name; others are free, or belong to a plugin."""
-    named = ("stores", "upstreams", "models", "chains", "prices")
+    named = ("stores", "upstreams", "models", "chains", "apps", "prices")
     match path:
         case (section,) if section in named:
             return False
         case ("stores", _):
             return name == "kind"
+        case ("apps", _):
+            return name == "app"
         case ("upstreams", "echo"):
             return name == "kind"
         case ("upstreams", _, "headers" | "paths"):
@@ -500,6 +506,14 @@ def test_the_schema_knows_the_kinds_it_is_given() -> None:
     assert ({"const": "memory"}, ["kind"]) == (store["properties"]["kind"], store["required"])
     echo = schema["properties"]["upstreams"]["additionalProperties"]["anyOf"][1]
     assert {"kind", "dialect", "models", "priority", "max_chars"} == set(echo["properties"])
+
+
+def test_the_schema_knows_apps_by_name_and_by_their_settings() -> None:
+    schema = json_schema({}, apps={"keys": Config})
+    name, settings = schema["properties"]["apps"]["additionalProperties"]["anyOf"]
+    assert "string" == name["type"]
+    assert ({"const": "keys"}, ["app"]) == (settings["properties"]["app"], settings["required"])
+    assert {"app", "body_limit", "max_chars"} == set(settings["properties"])
 
 
 def test_the_schema_takes_a_duration_as_it_is_written() -> None:
