@@ -84,7 +84,9 @@ class Byok(Filter):
         """Organisation and credential → until when."""
         self._sweeper: asyncio.TimerHandle | None = None
         changes = self.config.changes
-        self._deaf: Callable[[], None] | None = changes and changes.listen(self.told)
+        self._deaf: Callable[[], None] | None = None
+        if changes is not None:
+            self._deaf = changes.listen(self.told)
 
     async def stop(self) -> None:
         if self._deaf is not None:

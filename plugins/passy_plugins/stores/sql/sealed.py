@@ -21,9 +21,18 @@ if TYPE_CHECKING:
     from passy_plugins.stores.sql.database import Row, Sqlite
 
 
+LONG = 16
+"""Characters of a secret of which four say little."""
+
+
 def bound_to(organisation: str, upstream: str, id: str, version: int) -> tuple[str, ...]:
     """The owner of a credential's envelope."""
     return organisation, upstream, f"credential {id}", str(version)
+
+
+def last_four(secret: str) -> str:
+    """What may be shown of a secret."""
+    return secret[-4:] if len(secret) >= LONG else ""
 
 
 async def opened(keyring: Keyring, organisation: str, rows: Sequence[Row]) -> list[Credential]:
@@ -54,8 +63,8 @@ async def have_keys(
     to ``serve`` whoever does not need them, a line in the log for each key."""
     missing: dict[str, int] = {}
     for key_id, count in await database.fetch(statements.SEALED_WITH):
-        if key_id not in keyring:
-            missing[cast(str, key_id)] = cast(int, count)
+        if (name := cast(str, key_id)) not in keyring:
+            missing[name] = cast(int, count)
     if serve:
         for key_id, count in missing.items():
             log.error("secret_key_missing", key_id=key_id, credentials=count)
