@@ -281,7 +281,7 @@ def withheld(ex: Exchange) -> Reply | None:
     for one in ex.attempts[:-1]:
         if one.failure is None:
             continue
-        if one.failure.reply is not None and one.failure.reply.code == UNREADABLE:
+        if one.failure.reply is not None and one.failure.reply.status == 503:
             return one.failure.reply
         if brought(one) and key_refused(one):
             status, label = one.failure.status, one.target.label
@@ -315,12 +315,11 @@ def unreadable(attempt: Attempt, trouble: str) -> Reply:
     message = (
         f"Your organisation's key for {attempt.target.upstream.name} cannot be used: {trouble}."
     )
-    return Reply(503, UNREADABLE, message, [NO_RETRY])
+    return Reply(503, "own_key_unreadable", message, [NO_RETRY])
 
 
 ORGANISATION = "organisation"
 """The kind of change that an edit of providers and credentials is told as."""
-UNREADABLE = "own_key_unreadable"
 PATIENCE = 1.0
 """Seconds for which an answer is used that somebody is asking about."""
 LONGEST_REST = 60.0

@@ -18,7 +18,7 @@ from passy_proxy.records import Credential
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_plugins.stores.sql.database import Row, Sqlite
+    from passy_plugins.stores.sql.database import Database, Row
 
 
 LONG = 16
@@ -57,7 +57,7 @@ def _opened(keyring: Keyring, organisation: str, row: tuple[str, str, int, str])
 
 
 async def have_keys(
-    database: Sqlite, keyring: Keyring, log: FilteringBoundLogger, *, serve: bool
+    database: Database, keyring: Keyring, log: FilteringBoundLogger, *, serve: bool
 ) -> None:
     """`KeyringError` when active credentials are sealed with keys that were not given; where it is
     to ``serve`` whoever does not need them, a line in the log for each key."""
