@@ -283,14 +283,13 @@ def withheld(ex: Exchange) -> Reply | None:
             continue
         if one.failure.reply is not None and one.failure.reply.status == 503:
             return one.failure.reply
-        if brought(one) and key_refused(one):
-            status, label = one.failure.status, one.target.label
+        if brought(one) and key_refused(one):  # 429: after the others nobody else is asked
             message = (
-                f"{label} refused your organisation's key with {status}. The operator's is not "
-                "used in its place."
+                f"{one.target.label} refused your organisation's key ({one.failure.message}). The "
+                "operator's is not used in its place."
             )
             headers = [(name, value) for name, value in one.fields.items() if name in RETRY]
-            return Reply(status, "own_key_refused", message, headers, "provider_error")
+            return Reply(429, "own_key_refused", message, headers, "provider_error")
     return None
 
 

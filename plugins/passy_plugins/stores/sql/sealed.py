@@ -18,7 +18,7 @@ from passy_proxy.records import Credential
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_plugins.stores.sql.database import Database, Row
+    from passy_plugins.stores.sql.driver import Database, Row
 
 
 LONG = 16
