@@ -126,7 +126,8 @@ REPLIES = {
         "The organisation uses its own keys only, and has none for any upstream that could answer."
     ),
     "own_key_refused": (
-        "The limit of the organisation's own keys is used up, and only the operator's would be left."
+        "The limit of the organisation's own keys is used up, and only the operator's would be "
+        "left."
     ),
     "own_key_unreadable": (
         "The organisation's own key cannot be opened; the message names the secret key it needs."

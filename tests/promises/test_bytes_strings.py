@@ -275,8 +275,8 @@ def test_S7_a_key_that_no_header_can_carry_is_shown_to_nobody(
     url = f"sqlite:///{gateway.folder}/.passy/passy.db"
     key, before = run(made, gateway.file, gateway.folder / "data", url), len(upstream.hits)
     answer = ask(gateway, key, chat("m"))
-    assert (502, before) == (answer.status, len(upstream.hits))
+    assert (503, before) == (answer.status, len(upstream.hits))
     error = json.loads(answer.body)["error"]
-    assert "upstream_error" == error["code"]
+    assert "own_key_unreadable" == error["code"]
     assert "no header can carry" in error["message"]
     assert "theirs" not in answer.body.decode()

@@ -18,7 +18,8 @@ from passy_proxy.records import Credential
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_plugins.stores.sql.driver import Database, Row
+    from passy_plugins.stores.sql.database import Row
+    from passy_plugins.stores.sql.driver import Database
 
 
 LONG = 16
