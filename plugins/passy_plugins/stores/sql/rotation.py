@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, Row, Table, func, select, update
 
-from passy_plugins.stores.sql.schema import credentials
+from passy_plugins.stores.sql.schema import credentials, webhooks
 from passy_plugins.stores.sql.sealed import bound_to, last_four
+from passy_plugins.stores.sql.writing import Writing
 from passy_proxy import envelope
 from passy_proxy.issue import Rotation, Seals, Tell
-from passy_proxy.keyring import Keyring, KeyringError
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
+from passy_proxy.keyring import KeyringError
 
 BATCH = 100
 """Secrets that are wrapped in one transaction: others wait for it to end."""
@@ -30,23 +27,8 @@ PASSES = 10
 """How often the rows are gone through, while somebody goes on writing with an earlier key."""
 
 
-class Rotating:
+class Rotating(Writing):
     """Part of `Admin`."""
-
-    _keyring: Keyring
-
-    def _connected(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
-
-    async def _read(self, statement: Executable) -> Sequence[Row[Any]]:
-        raise NotImplementedError
-
-    async def _done(self, statements: Sequence[Executable]) -> list[int]:
-        """All of them in one transaction; how many rows each has touched."""
-        if not statements:
-            return []
-        async with self._connected() as connection:
-            return [(await connection.execute(each)).rowcount for each in statements]
 
     async def seals(self) -> list[Seals]:
         """By key of the ring, the first one first."""
@@ -89,8 +71,10 @@ class Rotating:
                 return
             last = rows[-1].id
             wrappings = await asyncio.to_thread(self._rewrapped, place, rows, rotation)
-            for each in await self._done(wrappings):
-                rotation.wrapped += each
+            if wrappings:
+                async with self._connected() as connection:
+                    for each in wrappings:
+                        rotation.wrapped += (await connection.execute(each)).rowcount
             rotation.seen += len(rows)
             if tell is not None:
                 tell(rotation.seen, max(size, rotation.seen))
@@ -139,4 +123,5 @@ PLACES = (
         lambda row: bound_to(row.organisation, row.upstream, row.id, row.version),
         _shown,
     ),
+    Place(webhooks, lambda row: (row.organisation or "", row.id)),
 )
