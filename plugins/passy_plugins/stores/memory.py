@@ -13,7 +13,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from passy_plugins.stores.buckets import Buckets
 from passy_plugins.stores.levels import (
@@ -31,7 +38,6 @@ from passy_proxy.records import (
     ECHO_ONLY,
     BegunRow,
     Credential,
-    CredentialRef,
     CustomProvider,
     Level,
     Limits,
@@ -114,26 +120,49 @@ class KeySettings(Settings):
         return self
 
 
+class CredentialSettings(Settings):
+    key: Secret = setting(..., 'The key itself, from a variable: "${THEIR_KEY}".')
+    name: str = setting("", "What people call it.")
+    status: Literal["active", "disabled"] = setting("active", "Whether it is shown.")
+    priority: int = setting(0, "Of several, the lowest is shown first.")
+
+
+def _shape(written: object) -> str:
+    return "list" if isinstance(written, list | tuple) else "text"
+
+
+Credentials = Annotated[
+    Annotated[Secret, Tag("text")] | Annotated[tuple[CredentialSettings, ...], Tag("list")],
+    Discriminator(_shape),
+]
+"""One key, or a list of them: the complaint is about the one that was written."""
+
+
 class ProviderSettings(Settings):
     id: str = setting(..., "How it is called in the books: custom-<id>.", min_length=1)
     name: str = setting("", "What people call it.")
     dialect: str = setting("openai", "The dialect it speaks.")
     url: str = setting(..., "Its base URL.", min_length=1)
     models: tuple[str, ...] = setting(("*",), "The models it serves; * is any.")
-    credential: Secret | None = setting(None, "The organisation's key for it.")
-    status: Literal["active", "inactive"] = setting("active", "Whether it is asked.")
+    credential: Credentials | None = setting(
+        None, "The organisation's key for it, or a list of them."
+    )
+    status: Literal["active", "disabled"] = setting("active", "Whether it is asked.")
     priority: int = setting(0, "Of several that serve a model, the lowest is asked first.")
 
 
 class OrganisationSettings(LevelSettings):
     teams: dict[str, LevelSettings] = setting({}, "Team → what is held beside the rest.")
-    byok: Literal["own_first", "own_only"] = setting(
-        "own_first", "Whether the operator's credentials serve where it has none of its own."
-    )
-    credentials: dict[str, Secret] = setting(
-        {}, "Upstream → the organisation's own key for it, used in place of the operator's."
+    credentials: dict[str, Credentials] = setting(
+        {},
+        "Upstream → the organisation's own key for it, or a list of them, used in place of the "
+        "operator's.",
     )
     providers: tuple[ProviderSettings, ...] = setting((), "The organisation's own upstreams.")
+    byok: Literal["own_first", "own_only"] = setting(
+        "own_first",
+        "Whether the operator's keys serve it where it has none of its own, or its own alone do.",
+    )
 
 
 class MemorySettings(Settings):
@@ -172,7 +201,7 @@ class Memory(Buckets, Store):
         pepper = site.keyring.pepper if settings.keys else b""
         self._principals = dict(_principal(each, settings, pepper) for each in settings.keys)
         self._providers: dict[str, list[CustomProvider]] = {}
-        self._credentials: dict[CredentialRef, Credential] = {}
+        self._credentials: dict[str, list[Credential]] = {}
         for name, organisation in settings.organisations.items():
             self._add(name, organisation)
         self._records: OrderedDict[str, UsageRow] = OrderedDict()
@@ -184,8 +213,11 @@ class Memory(Buckets, Store):
         listed = sorted(settings.providers, key=lambda each: each.priority)
         self._providers[name] = [_provider(name, each) for each in listed]
         own = {each.id: each.credential for each in listed if each.credential}
-        for upstream, secret in (settings.credentials | own).items():
-            self._credentials[CredentialRef(name, upstream)] = Credential(secret.reveal(), name)
+        self._credentials[name] = [
+            credential
+            for upstream, written in (settings.credentials | own).items()
+            for credential in _credentials(name, upstream, written)
+        ]
 
     async def principal(self, digest: bytes) -> Principal | None:
         return self._principals.get(digest)
@@ -202,8 +234,8 @@ class Memory(Buckets, Store):
     async def providers(self, organisation: str) -> Sequence[CustomProvider]:
         return self._providers.get(organisation, ())
 
-    async def credential(self, ref: CredentialRef) -> Credential | None:
-        return self._credentials.get(ref)
+    async def credentials(self, organisation: str) -> Sequence[Credential]:
+        return self._credentials.get(organisation, ())
 
     full = False
 
@@ -285,6 +317,21 @@ def _principal(
         upstreams=upstreams,
         byok=organisation.byok if organisation is not None else "own_first",
     )
+
+
+def _credentials(
+    organisation: str, upstream: str, written: Secret | tuple[CredentialSettings, ...]
+) -> list[Credential]:
+    """Those that are active, in order. Where there are several, their places tell them apart."""
+    if isinstance(written, Secret):
+        return [Credential(written.reveal(), organisation, upstream, upstream)]
+    numbered = enumerate(written, 1)
+    listed = sorted(numbered, key=lambda each: each[1].priority)
+    return [
+        Credential(one.key.reveal(), organisation, f"{upstream}/{number}", upstream)
+        for number, one in listed
+        if one.status == "active"
+    ]
 
 
 def _provider(organisation: str, settings: ProviderSettings) -> CustomProvider:

@@ -15,7 +15,7 @@ from passy_proxy.config.problem import Problem
 from passy_proxy.config.settings import read
 from passy_proxy.evidence import Proof
 from passy_proxy.keyring import Keyring
-from passy_proxy.records import Budget, CredentialRef, Level, Limits, Principal
+from passy_proxy.records import Budget, Level, Limits, Principal
 from passy_proxy.site import Site
 from passy_proxy.units import Rate
 
@@ -53,9 +53,8 @@ organisations:
         principal.organisation,
         principal.models,
     )
-    credential = await store.credential(CredentialRef("acme", "openai"))
-    assert credential is not None
-    assert "sk-acme" == credential.secret
+    [credential] = await store.credentials("acme")
+    assert ("openai", "sk-acme") == (credential.upstream, credential.secret)
 
 
 @pytest.mark.parametrize(
