@@ -9,7 +9,7 @@ from pathlib import Path
 from passy_plugins.stores.sql import statements
 from passy_plugins.stores.sql.database import Sqlite
 from passy_proxy.keyring import Keyring, KeyringError
-from passy_proxy.stores import StoreUnavailable
+from passy_proxy.stores import StoreRefuses, StoreUnavailable
 
 _FRESH = Path(__file__).with_name("fresh.sql")
 
@@ -26,7 +26,7 @@ async def make_ready(database: Sqlite, url: str) -> None:
     if found == newest:
         return
     if found is not None and found not in statements.REVISIONS:
-        raise StoreUnavailable(
+        raise StoreRefuses(
             f"the database is of revision {found}, which this version does not know; "
             f"it knows up to {newest}"
         )
