@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import AfterValidator
 
 from passy_plugins.stores.sql import statements
-from passy_plugins.stores.sql.database import Sqlite, sqlite_path
+from passy_plugins.stores.sql.driver import driver_for, is_postgres, place_of
 from passy_plugins.stores.sql.feed import Feed
 from passy_plugins.stores.sql.ledger import Shipper
 from passy_plugins.stores.sql.link import Link
@@ -50,13 +50,19 @@ if TYPE_CHECKING:
 
 
 def _known(url: Secret) -> Secret:
-    sqlite_path(url.reveal())
+    place_of(url.reveal())
     return url
+
+
+READERS = 4
+"""Connections of each worker for what requests ask; one more ships usage."""
 
 
 class SqlSettings(Settings):
     url: Annotated[Secret, AfterValidator(_known)] = setting(
-        ..., "Where the database is: sqlite:///relative/file.db or sqlite:////absolute/file.db."
+        ...,
+        "Where the database is: sqlite:///relative/file.db, sqlite:////absolute/file.db, or"
+        " postgresql://user:password@host:5432/name.",
     )
     journal: JournalSettings = setting({}, "Where usage records wait for the database.")
     start_timeout: Duration = setting(
@@ -76,18 +82,19 @@ class Sql(Store):
     def __init__(self, settings: SqlSettings, site: Site) -> None:
         self._url = settings.url.reveal()
         self._keyring = site.keyring
-        path = sqlite_path(self._url)
-        self._reader = Sqlite(path, "read")
+        place = place_of(self._url)
+        self._reader = driver_for(self._url, "read", most=READERS)
         # What was shipped leaves the journal: it must not be less safe in the database.
-        self._writer = Sqlite(path, "write", lasting=settings.journal.durability == "power")
+        lasting = settings.journal.durability == "power"
+        self._writer = driver_for(self._url, "write", lasting=lasting)
         log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
-        self.place = place = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
-        self._journal = Journal(site.data / "journal" / place, settings.journal, log)
+        self.place = hashlib.sha256(place.encode()).hexdigest()[:8]
+        self._journal = Journal(site.data / "journal" / self.place, settings.journal, log)
         self._shipper = Shipper(self._journal, self._written, log)
         self._link = Link(self._prepare, log)
         # A file is there or is not; a server may be about to start.
-        self._patience = 0.0
+        self._patience = settings.start_timeout if is_postgres(self._url) else 0.0
         self._feed = Feed(self._fetch, log)
         self.listen, self.publish = self._feed.listen, self._feed.publish
 
