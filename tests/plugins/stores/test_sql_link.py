@@ -132,7 +132,7 @@ async def test_D4_a_database_that_comes_back_is_migrated_first(
     await reached(store)
 
 
-async def test_K6_another_installations_books_are_refused_also_when_they_come_late(
+async def test_K_another_installations_books_are_refused_also_when_they_come_late(
     opened: Open, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/books.db"
