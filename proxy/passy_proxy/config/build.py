@@ -119,7 +119,7 @@ class _Absent:
 
     def _nothing(self) -> None: ...
 
-    take = settle = prime = principal = providers = credential = record = _nothing
+    take = settle = prime = principal = providers = credentials = record = _nothing
     publish = listen = hears = spent = admin = _nothing
 
 
@@ -151,12 +151,17 @@ class _Builder:
         made.upstreams.left_out = frozenset(
             name for name, entry in file.upstreams.items() if entry.left_out
         )
+<<<<<<< HEAD
+        made.models = Models(self.models(), made.upstreams)
+        made.connections = self.connections()
+=======
         models: list[Model] = []
         for model in file.models.values():
             models.append(self.model(model))
             yield
         made.models = Models(models, made.upstreams)
         yield
+>>>>>>> main
         self.given = {
             Keyring: self.parts.site.keyring,
             Models: made.models,
@@ -165,7 +170,7 @@ class _Builder:
                 file.settings.prices,
                 PriceBook(self.parts.site.data / "prices.json", self.parts.log),
             ),
-            Connections: self.connections(),
+            Connections: made.connections,
             Vitals: self.parts.site.vitals,
             Remembered: self.remembered(),
         }
