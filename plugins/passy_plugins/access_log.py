@@ -128,7 +128,7 @@ def as_json(ex: Exchange) -> bytes:
         int((written_at - started) * 10_000 + 0.5) / 10 if written_at else None,
         principal.key_id if principal else None,
         principal.organisation if principal else None,
-        hidden(head.model[:LONGEST_NAME]) or None,
+        head.model[:LONGEST_NAME] or None,
         head.stream,
         attempts[-1].target.label if attempts else None,
         count if count < 2 else made(ex),

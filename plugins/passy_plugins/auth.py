@@ -2,25 +2,26 @@
 
 A key that could not have been issued (prefix, length, checksum) costs no look-up, except in a
 directory that holds keys of any make and says so by ``takes_any_key``. What the directory says is
-remembered for ``ttl``; unknown keys in a memory of their own, which random ones cannot grow.
+remembered (`known_keys.py`), unknown keys in a memory of their own, which random ones cannot grow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from time import monotonic, time
-from typing import NamedTuple
 
+from passy_plugins.known_keys import NEVER_SEEN, Known, Memory
 from passy_proxy import (
+    Changes,
     Directory,
     Duration,
     Exchange,
     Filter,
     Keyring,
     Principal,
+    Remembered,
     Reply,
     Settings,
-    StoreUnavailable,
     credentials,
     hookimpl,
     keys,
@@ -30,45 +31,20 @@ from passy_proxy import (
 
 class Config(Settings):
     directory: Directory = setting(..., "The store that knows the keys.")
+    changes: Changes | None = setting(
+        None, "A store that tells of edits sooner than the directory does, such as a Redis."
+    )
     keyring: Keyring = setting("keyring", "The secret keys of this installation.")
+    remembered: Remembered = setting("remembered", "What is known, on disk.")
     ttl: Duration = setting("30s", "How long an answer of the directory is used.", ge=0)
     stale: Duration = setting(
         "15m", "How long a known key is still taken while the directory cannot be asked.", ge=0
     )
+    patience: Duration = setting(
+        "2s", "How long the directory may take to answer, before it counts as away.", ge=0.001
+    )
     known: int = setting(100_000, "How many known keys are remembered at most.", ge=1)
     unknown: int = setting(10_000, "How many unknown keys are remembered at most.", ge=1)
-
-
-class Seen(NamedTuple):
-    """What the directory said of a digest, and until when that may be used."""
-
-    principal: Principal | None
-    fresh: float
-    stale: float
-
-
-NEVER_SEEN = Seen(None, 0.0, 0.0)
-
-
-class Memory:
-    """The latest ``size`` entries, oldest forgotten first."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: dict[bytes, Seen] = {}
-        self.get = self._entries.get
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def put(self, digest: bytes, seen: Seen) -> None:
-        self._entries.pop(digest, None)
-        self._entries[digest] = seen
-        if len(self._entries) > self._size:
-            del self._entries[next(iter(self._entries))]
-
-    def forget(self, digest: bytes) -> None:
-        self._entries.pop(digest, None)
 
 
 class Auth(Filter):
@@ -80,14 +56,18 @@ class Auth(Filter):
     async def start(self) -> None:
         self._shown = credentials(self)
         self._digest = keys.Digester(self.config.keyring.pepper)
-        self._known = Memory(self.config.known)
-        self._unknown = Memory(self.config.unknown)
         self._any = bool(getattr(self.config.directory, "takes_any_key", False))
         # Known keys by the very value of the header that showed them, which saves reading and
         # hashing it again. One memory for each way to show a key: what is good in one header may
         # be none in another.
         self._bearers = Memory(self.config.known)
         self._bare = Memory(self.config.known)
+        self._known = Known(self.config, self.log)
+        self._known.start()
+
+    async def stop(self) -> None:
+        if (known := getattr(self, "_known", None)) is not None:
+            await known.stop()
 
     def on_request(self, ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
         get = self._shown(ex.request).get
@@ -97,7 +77,7 @@ class Auth(Filter):
         else:
             shown = get(b"x-api-key") or get(b"api-key") or b""
             seen = self._bare.get(shown, NEVER_SEEN)
-        if seen.fresh > monotonic():
+        if seen.due > monotonic():
             principal = seen.principal
             assert principal is not None
             if principal.expires is None or principal.expires > time():
@@ -114,44 +94,26 @@ class Auth(Filter):
         if not key:
             return denied("No API key was given. Send it as 'Authorization: Bearer sk-passy-…'.")
         digest = self._digest(key)
-        seen = self._known.get(digest, NEVER_SEEN)
-        if seen.fresh <= monotonic():
+        seen = self._known.now(digest)
+        if seen is None:
             memory.forget(shown)
-            return self.asked(ex, key, digest, seen)
+            return self.asked(ex, key, digest)
         principal = seen.principal
-        assert principal is not None
         # Space around a key says nothing, but would let one key fill the memory.
-        if len(shown) - len(key) <= LONGEST_SCHEME and not principal.disabled:
+        if (
+            principal is not None
+            and not principal.disabled
+            and len(shown) - len(key) <= LONGEST_SCHEME
+        ):
             memory.put(shown, seen)
         return admit(ex, principal)
 
-    async def asked(self, ex: Exchange, key: bytes, digest: bytes, seen: Seen) -> Reply | None:
+    async def asked(self, ex: Exchange, key: bytes, digest: bytes) -> Reply | None:
         """The directory's word on a key, where nothing fresh is remembered."""
-        try:
-            issued = self._any or keys.well_formed(key)
-            return admit(ex, await self.look_up(digest, seen, issued=issued))
-        except StoreUnavailable:
-            return UNDECIDED
-
-    async def look_up(self, digest: bytes, seen: Seen, *, issued: bool) -> Principal | None:
-        """Ask the directory; a stale answer serves while it cannot be asked."""
-        now = monotonic()
-        if not issued or self._unknown.get(digest, NEVER_SEEN).fresh > now:
-            return None
-        try:
-            principal = await self.config.directory.principal(digest)
-        except StoreUnavailable:
-            if seen.stale > now:
-                return seen.principal
-            raise
-        answer = Seen(principal, now + self.config.ttl, now + self.config.stale)
-        if principal is None:
-            self._known.forget(digest)
-            self._unknown.put(digest, answer)
-        else:
-            self._unknown.forget(digest)
-            self._known.put(digest, answer)
-        return principal
+        if not (self._any or keys.well_formed(key)):
+            return admit(ex, None)
+        seen = await self._known.look_up(digest)
+        return UNDECIDED if seen is None else admit(ex, seen.principal)
 
 
 LONGEST_SCHEME = len(b"Bearer ")

@@ -16,6 +16,12 @@ from passy_proxy import json
 WORD = re.compile(r"\S+\s*|\s+")
 DEEPEST = 8
 """Levels of a schema that an instance follows."""
+MOST_PARTS = 10_000
+"""Values of one instance: a few short members that refer to each other ask for any number."""
+PART = 64
+"""Characters of a text that count as one of them."""
+LONGEST_TEXT = 10_000
+DEEPEST_CONSTANT = 64
 
 FORMATS = {
     "date": "2026-01-01",
@@ -224,6 +230,7 @@ class Instance:
     def __init__(self, schema: dict[str, Any], text: str) -> None:
         self.schema = schema
         self.text = text
+        self._parts = 0
 
     def value(self) -> Any:
         """The instance. Raises BadQuestion for what is no schema."""
@@ -233,12 +240,13 @@ class Instance:
             raise BadQuestion("The JSON schema cannot be followed.", "") from None
 
     def of(self, schema: object, depth: int) -> Any:
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise ValueError("too large an instance")
         if not isinstance(schema, dict) or depth > DEEPEST:
             return None
-        if "const" in schema:
-            return schema["const"]
-        if schema.get("enum"):
-            return schema["enum"][0]
+        if "const" in schema or schema.get("enum"):
+            return constant(schema["const"] if "const" in schema else schema["enum"][0])
         if isinstance(reference := schema.get("$ref"), str):
             return self.of(self.referred(reference), depth + 1)
         if several := schema.get("anyOf") or schema.get("oneOf"):
@@ -267,12 +275,25 @@ class Instance:
                 return False
             case "string":
                 sample = FORMATS.get(schema.get("format", ""), self.text)
-                return sample.ljust(schema.get("minLength") or 0, ".")[: schema.get("maxLength")]
+                shortest = min(schema.get("minLength") or 0, LONGEST_TEXT)
+                sample = sample.ljust(shortest, ".")[: schema.get("maxLength")]
+                self._parts += len(sample) // PART
+                return sample
             case _:
                 return None
 
     def referred(self, reference: str) -> object:
         found: Any = self.schema
-        for step in reference.removeprefix("#").strip("/").split("/"):
+        for step in filter(None, reference.removeprefix("#").split("/")):
             found = found.get(step) if isinstance(found, dict) else None
         return found
+
+
+def constant(value: Any, levels: int = DEEPEST_CONSTANT) -> Any:
+    """``value``, of a schema. Raises ValueError where it is nested too deeply to be said."""
+    if not levels:
+        raise ValueError("a constant nested without end")
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            constant(inner, levels - 1)
+    return value

@@ -16,6 +16,9 @@ Shape = dict[str, Any]
 
 DIMENSIONS = 256
 MOST_DIMENSIONS = 4096
+MOST_INPUTS = 2048
+MOST_NUMBERS = MOST_INPUTS * DIMENSIONS
+"""A body of a few megabytes could ask for gigabytes."""
 
 CATEGORIES = (
     "harassment",
@@ -308,8 +311,13 @@ def embeddings(question: Question) -> Shape:
     size = question.said.get("dimensions", DIMENSIONS)
     if type(size) is not int or not 1 <= size <= MOST_DIMENSIONS:
         raise BadQuestion(f"'dimensions' is not within 1 and {MOST_DIMENSIONS}.", "dimensions")
+    if len(asked) * size > MOST_NUMBERS:
+        raise BadQuestion(f"More than {MOST_NUMBERS} numbers in all are asked for.", "input")
     packed = question.said.get("encoding_format") == "base64"
-    vectors = [_vector(json.dumps(one), size) for one in asked]
+    try:
+        vectors = [_vector(json.dumps(one), size) for one in asked]
+    except TypeError:
+        raise BadQuestion("'input' is nested too deeply.", "input") from None
     tokens = sum(len(words(one)) if isinstance(one, str) else len(one) for one in asked)
     return {
         "object": "list",
@@ -336,6 +344,8 @@ def moderations(question: Question) -> Shape:
     """Nothing is ever flagged."""
     asked = question.said.get("input")
     asked = asked if isinstance(asked, list) else [asked]
+    if len(asked) > MOST_INPUTS:
+        raise BadQuestion(f"More than {MOST_INPUTS} inputs are asked about.", "input")
     result = {
         "flagged": False,
         "categories": dict.fromkeys(CATEGORIES, False),

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from passy_proxy.records import Usage as Usage
     from passy_proxy.records import UsageRecord as UsageRecord
     from passy_proxy.records import UsageRow as UsageRow
+    from passy_proxy.remembered import Remembered as Remembered
     from passy_proxy.site import Site as Site
     from passy_proxy.stash import Stash as Stash
     from passy_proxy.stash import StashKey as StashKey
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from passy_proxy.stores import Store as Store
     from passy_proxy.stores import StoreUnavailable as StoreUnavailable
     from passy_proxy.stores import Vault as Vault
+    from passy_proxy.tasks import Tasks as Tasks
     from passy_proxy.transport import Leg as Leg
     from passy_proxy.transport import Transport as Transport
     from passy_proxy.transport import TransportError as TransportError
@@ -106,6 +108,7 @@ _HOMES = {
     "prices": "Price Prices",
     "records": "AttemptRecord Credential CredentialRef CustomProvider Limits Principal Usage"
     " UsageRecord UsageRow",
+    "remembered": "Remembered",
     "site": "Site",
     "stash": "Stash StashKey",
     "stores": "Books Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable"
@@ -113,6 +116,7 @@ _HOMES = {
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",
+    "tasks": "Tasks",
     "vitals": "Vitals",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -185,12 +185,17 @@ class Journal:
         """Give the files up. If anything is left in them they are for whoever comes next."""
         if self._disk is not None:
             self._disk.shutdown()
+            self._disk = None
         done = not self.waiting and not self._running
         for file in (*self._segments.values(), *([self._slots] if self._slots else ())):
             if done:
                 file.remove()
             else:
+                if file in self._dirty:
+                    with suppress(OSError):
+                        os.fdatasync(file.fd)
                 file.close()
+        self._dirty.clear()
         self._segments.clear()
         self._segment = self._slots = None
         # Who ends later still writes its record, into a segment of its own, and has no slot here.
@@ -334,10 +339,17 @@ class Journal:
         return asyncio.shield(waiting)
 
     def _sync(self) -> None:
-        assert self._disk is not None
         self._syncing, self._dirty = self._dirty, set()
         waiting, self._next_sync = self._next_sync, None
         descriptors = [segment.fd for segment in self._syncing]
+        if self._disk is None:  # Stopped: who ends later waits for the disk here, with everybody.
+            error: OSError | None = None
+            try:
+                _sync_all(descriptors)
+            except OSError as exc:
+                error = exc
+            self._synced(error, waiting)
+            return
         loop = asyncio.get_running_loop()
         synced = loop.run_in_executor(self._disk, _sync_all, descriptors)
         synced.add_done_callback(lambda synced: self._synced(synced.exception(), waiting))

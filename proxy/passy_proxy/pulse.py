@@ -60,6 +60,12 @@ class Slot:
         """Where stacks are written by signal handlers."""
         self._published = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
 
+    def begin(self) -> None:
+        """Be its worker: a crash writes down its stack here, and SIGALRM does."""
+        faulthandler.enable(self.dump)
+        if hasattr(signal, "SIGALRM"):  # Not on Windows.
+            faulthandler.register(signal.SIGALRM, self.dump, all_threads=False)
+
     def close(self) -> None:
         """Give back what it takes; nobody may use it any more."""
         self.dump.close()

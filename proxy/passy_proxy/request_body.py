@@ -9,11 +9,13 @@ from passy_proxy.body import BadBody, read_head
 from passy_proxy.dialect import bodyless
 from passy_proxy.downstream import BadUpload, BodyTimeout, BodyTooLarge
 from passy_proxy.event import Reply
-from passy_proxy.exchange import Exchange
+from passy_proxy.exchange import NO_HEAD, Exchange
+from passy_proxy.keys import PREFIX
 from passy_proxy.units import size
 
 HOPS = b"x-passy-hops"
 """How many gateways a request has passed."""
+KEY_AS_MODEL = "The model holds a client key; that belongs into the Authorization header."
 
 
 def read_body(ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
@@ -58,6 +60,9 @@ def _taken(ex: Exchange, body: bytes) -> Reply | None:
         except BadBody as exc:
             code = "invalid_value" if exc.param else "invalid_json"
             return Reply(400, code, str(exc), param=exc.param)
+        if PREFIX in request.head.model:  # The books and the logs keep the name.
+            request.head = NO_HEAD
+            return Reply(400, "invalid_value", KEY_AS_MODEL, param="model")
     return None
 
 

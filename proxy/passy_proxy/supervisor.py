@@ -74,7 +74,7 @@ class Worker:
         """Quick deaths in a row."""
         self.beats = 0
         self.silent = 0.0
-        """Seconds without a beat."""
+        """Seconds without a beat, or in which it did not come to listen."""
 
     def tell(self, command: bytes) -> None:
         if self.line is not None:
@@ -87,6 +87,8 @@ class Times(NamedTuple):
 
     dead: float
     """Silence after which a worker is replaced; 0 is never."""
+    start: float
+    """The same for one that does not listen yet: its loop may well turn, and wait for ever."""
     patience: float
     """How long the end may take, before workers are killed."""
 
@@ -170,7 +172,7 @@ class Supervisor:
                 self._fork(worker)
 
     def _fork(self, worker: Worker) -> None:
-        worker.born, worker.silent = monotonic(), 0.0
+        worker.born, worker.silent, worker.beats = monotonic(), 0.0, -1
         # A signal between the fork and the child's own handlers must wait for those.
         signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
         try:
@@ -269,13 +271,16 @@ class Supervisor:
     def _listen(self, elapsed: float) -> None:
         """For the beat of each worker."""
         for worker in self.workers:
-            if not worker.pid or not worker.slot.ready:
+            if not worker.pid:
                 continue
-            self._began = True
-            beats = worker.slot.beats
-            worker.silent = 0.0 if beats != worker.beats else worker.silent + elapsed
-            worker.beats = beats
-            if 0 < self._times.dead < worker.silent:
+            worker.silent += elapsed
+            longest = self._times.start
+            if worker.slot.ready:
+                self._began = True
+                longest, beats = self._times.dead, worker.slot.beats
+                if beats != worker.beats:
+                    worker.silent, worker.beats = 0.0, beats
+            if 0 < longest < worker.silent:
                 self._replace(worker)
         if self._end is not None and monotonic() > self._end:
             for worker in self.workers:
@@ -297,6 +302,7 @@ class Supervisor:
             worker=worker.number,
             pid=worker.pid,
             seconds=round(worker.silent, 1),
+            ready=worker.slot.ready,
             **self._blame(stack),
             stack=stack,
         )

@@ -270,9 +270,9 @@ MESSAGE = {
 }
 
 
-def whole(body: str) -> list[Step]:
-    """A plain answer of JSON."""
-    head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
+def whole(body: str, status: int = 200, kind: str = "application/json") -> list[Step]:
+    """An answer in one piece."""
+    head = f"HTTP/1.1 {status} So\r\ncontent-type: {kind}\r\ncontent-length: "
     return [{"send": f"{head}{len(body)}\r\n\r\n{body}"}]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from passy_plugins import auth
+from passy_plugins import auth, known_keys
 from passy_plugins.stores.memory import Memory
 from passy_proxy import Exchange, Principal, StoreUnavailable, keys
 from passy_proxy.testing import KEYRING, Bench, Recorded, Wire
@@ -81,8 +81,9 @@ async def door(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Door]:
         for filter in bench.snapshot.filters:
             await filter.start()  # Once more, now that the directory is this one.
         made = Door(bench, books)
-        monkeypatch.setattr(auth, "monotonic", lambda: made.now)
-        monkeypatch.setattr(auth, "time", lambda: made.today)
+        for module in (auth, known_keys):
+            monkeypatch.setattr(module, "monotonic", lambda: made.now)
+            monkeypatch.setattr(module, "time", lambda: made.today)
         yield made
 
 
@@ -248,6 +249,8 @@ async def test_a_known_key_outlives_its_directory_for_a_while(door: Door) -> Non
     door.now += 1
     assert 503 == (await door.show(door.books.good)).status
     door.books.away = False
+    assert 503 == (await door.show(door.books.good)).status
+    door.now += known_keys.PAUSE
     assert 200 == (await door.show(door.books.good)).status
 
 
@@ -279,9 +282,9 @@ async def test_many_unknown_keys_neither_grow_the_memory_nor_push_out_known_ones
     await door.show(door.books.good)
     [filter] = [one for one in door.bench.snapshot.filters if isinstance(one, auth.Auth)]
     for _ in range(1_000):
-        await filter.look_up(keys.new_key().encode(), auth.NEVER_SEEN, issued=True)
-    assert 50 == len(filter._unknown)
-    assert 1 == len(filter._known)
+        await filter._known.look_up(keys.new_key().encode())
+    assert 50 == len(filter._known._unknown)
+    assert 1 == len(filter._known._known)
     queries = door.books.queries
     assert 200 == (await door.show(door.books.good)).status
     assert queries == door.books.queries

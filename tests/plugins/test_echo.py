@@ -376,6 +376,38 @@ def test_a_schema_that_holds_itself_ends() -> None:
     assert "next" in Instance(node, "hi").value()
 
 
+DEEP: Json = json.loads("[" * 300 + "]" * 300)
+WIDE = {
+    "properties": {str(name): {"$ref": "#"} for name in range(50)},
+    "required": [str(name) for name in range(50)],
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/chat/completions", {"response_format": {"json_schema": {"schema": {"const": DEEP}}}}),
+        ("/v1/messages", {"output_config": {"format": {"schema": {"enum": [DEEP]}}}}),
+        ("/chat/completions", {"response_format": {"json_schema": {"schema": WIDE}}}),
+        ("/embeddings", {"input": [DEEP]}),
+        ("/embeddings", {"input": ["a"] * 4096, "dimensions": 4096}),
+        ("/moderations", {"input": ["a"] * 100_000}),
+    ],
+    ids=["deep", "deep-enum", "wide", "deep-input", "many-numbers", "many-inputs"],
+)
+async def test_S9_what_would_have_no_end_is_refused(path: str, more: dict[str, Json]) -> None:
+    asked = await ask(path, {"model": "echo:json", "messages": HELLO, **more})
+    assert 400 == asked.status
+
+
+def test_S9_a_text_is_no_longer_than_it_must_be() -> None:
+    said = Instance({"type": "string", "minLength": 10**12}, "hi").value()
+    assert 10_000 == len(said)
+    many = Instance({"type": "array", "items": {"type": "string"}, "minItems": 90}, "x" * 9_000)
+    with pytest.raises(ValueError, match="followed"):
+        many.value()
+
+
 async def test_echo_json_honours_the_schema() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     for path, more in (

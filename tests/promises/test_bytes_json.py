@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness.catalogue import cases, entries, raw
 from harness.lag import busy
-from harness.upstream import RawUpstream, plainly
+from harness.upstream import Hit, RawUpstream, Step, plainly, whole
 
 if TYPE_CHECKING:
     from harness.gateway import Asked, Gateway, Serve
@@ -33,9 +35,42 @@ routes:
 """
 
 
+DEEP = '{"a":' * 400 + "0" + "}" * 400
+CALL = f'"type":"tool_use","id":"c","name":"f","input":{DEEP}'
+START = '{"type":"message_start","message":{"id":"i","model":"real"}}'
+NESTED: dict[str, tuple[int, str] | list[str]] = {
+    "answer": (200, f'{{"type":"message","content":[{{{CALL}}}]}}'),
+    "id": (200, f'{{"type":"message","id":{DEEP},"content":[]}}'),
+    "error": (400, f'{{"error":{{"message":{DEEP},"type":"x"}}}}'),
+    "code": (400, f'{{"error":{{"message":"no","code":{DEEP}}}}}'),
+    "stream": [
+        START,
+        '{"type":"content_block_delta","delta":{"type":"text_delta","text":"hi"}}',
+        f'{{"type":"content_block_start","content_block":{{{CALL}}}}}',
+        '{"type":"content_block_stop"}',
+        '{"type":"message_stop"}',
+    ],
+    "stream-id": [START.replace('"i"', DEEP), '{"type":"message_stop"}'],
+}
+"""Ways of an upstream to nest something more deeply than JSON is written here."""
+
+
+def nesting(hit: Hit) -> Iterator[Step]:
+    """A script: the case that the question's ``user`` names, else a plain answer."""
+    yield "read"
+    asked = re.search(rb'"user(?:_id)?": ?"([a-z-]+)"', hit.body)
+    case = NESTED.get(asked[1].decode()) if asked else None
+    if case is None:
+        yield from plainly(hit)
+    elif isinstance(case, tuple):
+        yield from whole(case[1], case[0])
+    else:
+        yield from whole("".join(f"data: {one}\n\n" for one in case), kind="text/event-stream")
+
+
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[RawUpstream]:
-    with RawUpstream(script=plainly) as upstream:
+    with RawUpstream(script=nesting) as upstream:
         yield upstream
 
 
@@ -99,6 +134,35 @@ def test_S9_a_hostile_body_is_never_a_fault_where_it_is_translated(
     assert 200 <= asked.status < 500, asked.body
     if asked.status != 200:
         check_openai(asked, "any")
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_U2_an_answer_nested_without_end_is_contained_where_it_is_translated(
+    name: str, gateway: Gateway, key: str
+) -> None:
+    streamed = name.startswith("stream")
+    said = {"messages": [{"role": "user", "content": "hi"}], "user": name, "stream": streamed}
+    for model in ("t", "m") if name in ("error", "code") else ("t",):
+        body = json.dumps({"model": model, **said}).encode()
+        asked = ask(gateway, key, "/v1/chat/completions", body)
+        if name == "stream":
+            events = asked.body.decode().split("\n\n")
+            assert 200 == asked.status
+            assert '"content":"hi"' in events[1]
+            assert "error" in json.loads(events[-2].removeprefix("data: "))
+        else:
+            assert (400 if name in ("error", "code") else 502) == asked.status, asked.body
+            assert isinstance(asked.json["error"]["message"], str)
+
+
+def test_S9_arguments_nested_without_end_are_refused_where_they_are_translated(
+    gateway: Gateway, key: str
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": DEEP}}
+    said = {"model": "t", "messages": [{"role": "assistant", "tool_calls": [call]}]}
+    asked = ask(gateway, key, "/v1/chat/completions", json.dumps(said).encode())
+    assert 400 == asked.status, asked.body
+    assert "nested too deeply" in asked.json["error"]["message"]
 
 
 @pytest.mark.parametrize("case", cases("json-hostile"))

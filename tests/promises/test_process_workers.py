@@ -272,6 +272,54 @@ async def test_O3_a_dead_loop_is_replaced_and_its_plugin_named(
     await workers(gateway, client, 2)
 
 
+HANGS = """
+import asyncio, pathlib, time
+from passy_proxy import Filter, hookimpl
+
+
+class Hangs(Filter):
+    name = "hangs"
+
+    async def start(self):
+        while (how := pathlib.Path("hang")).exists():
+            time.sleep(0.1) if how.read_text() == "held up" else await asyncio.sleep(0.1)
+
+
+@hookimpl
+def passy_filters():
+    return [Hangs]
+"""
+
+
+@pytest.mark.parametrize("how", ["held up", "waits"])
+async def test_O3_a_worker_that_never_comes_to_serve_is_replaced(
+    how: str, serve: Serve, tmp_path: Path, client: Client, trouble: str
+) -> None:
+    text = """
+edge: {start_timeout: 2s, lame_duck: 0s}
+chains: {default: [hangs, trouble, static: {body: hello}]}
+routes: [{match: GET /who}]
+"""
+    path = os.pathsep.join((installed(tmp_path, "hangs", HANGS), trouble))
+    gateway = serve(text, "--workers", "2", start=False, PYTHONPATH=path)
+    gateway.start()
+    first = int(next(iter(await workers(gateway, client, 2))))
+    (gateway.folder / "hang").write_text(how)
+    os.kill(first, signal.SIGKILL)
+    dead = once(gateway, "worker_dead", lambda line: not line["ready"])
+    assert dead["pid"] != first
+    assert 2 <= dead["seconds"] < 20
+    if how == "held up":
+        assert "hangs" == dead["plugin"]
+    # Meanwhile the other one serves.
+    asked = await client.ask(f"{gateway.url}/who", method="GET")
+    assert b"hello" == await asked.rest()
+    (gateway.folder / "hang").unlink()
+    once(gateway, "worker_died", lambda line: line["pid"] == dead["pid"])
+    await workers(gateway, client, 2)
+    assert 0 == gateway.stop()
+
+
 @pytest.mark.parametrize("how", ["regex"])
 def test_O3_without_a_supervisor_a_dead_loop_ends_the_process(
     how: str, serve: Serve, upstream: RawUpstream, trouble: str

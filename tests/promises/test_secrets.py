@@ -270,6 +270,23 @@ def test_K4_a_key_in_a_url_goes_nowhere(
     assert before == len(upstream.hits)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+def test_K3_a_key_as_a_model_goes_nowhere(
+    path: str, gateway: Gateway, clients: list[str], upstream: RawUpstream
+) -> None:
+    before, key = len(upstream.hits), clients[1]
+    known = Canaries()
+    known.known("the key", key)
+    spelled = key.replace("sk-", "\\u0073k-")
+    for model in (key, f"openai/{key}", f"own {key}", f"own:{spelled}", f"{key}{'x' * 300}"):
+        body = f'{{"model":"{model}","messages":[],"input":"x"}}'.encode()
+        asked = gateway.ask(path, body, method="POST", authorization=f"Bearer {key}")
+        assert 400 == asked.status
+        known.search(asked.body + str(asked.headers).encode(), model)
+        known.search(repr(gateway.record(asked.headers["x-request-id"])).encode(), "the books")
+    assert before == len(upstream.hits)
+
+
 @pytest.mark.usefixtures("heard")
 def test_K3_no_secret_in_anything_that_comes_out(
     gateway: Gateway, secrets: Canaries, clients: list[str], tmp_path: Path

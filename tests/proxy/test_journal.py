@@ -339,6 +339,26 @@ async def test_whoever_waits_for_the_disk_waits_together(
     alive.stop()
 
 
+async def test_who_ends_after_the_stop_waits_for_the_disk_too(
+    journal: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    sync = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (syncs.append(fd), sync(fd)))
+    stopping = journal(durability="power")
+    assert end(stopping, "under way")
+    before = asyncio.ensure_future(stopping.durable())
+    assert end(stopping, "not asked for")
+    stopping.stop()
+    assert len(syncs) == 2, "what nobody waited for is safe as well"
+    assert end(stopping, "late")
+    async with asyncio.timeout(5):
+        await asyncio.gather(before, stopping.durable())
+    assert len(syncs) == 3
+    rows, _ = found(folder)
+    assert ["under way", "not asked for", "late"] == [row[0] for row in rows]
+
+
 def test_names_of_journals_tell_what_is_left(folder: Path, journal: Make) -> None:
     dead = journal()
     end(dead, "one")

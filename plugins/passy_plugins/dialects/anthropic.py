@@ -104,7 +104,7 @@ class Anthropic:
             kept = KEPT_NATIVE if request.operation in PATHS else KEPT_BELOW
             headers = headers_for(request, upstream, credential, kept)
         elif spoken == "openai" and request.operation == "chat":
-            body = json.dumps(_translated(request, target).sent)
+            body = _said(_translated(request, target).sent)
             path = upstream.paths.get("messages") or upstream.path + PATHS["messages"]
             headers = headers_for(request, upstream, credential, KEPT)
         else:
@@ -203,6 +203,15 @@ def _translated(request: Request, target: Target | None) -> Translation:
         message = "A member of the request has a type that cannot be said to Anthropic."
         raise Untranslatable(message) from None
     return translation
+
+
+def _said(sent: Shape) -> bytes:
+    """The body of a translation. Raises Untranslatable."""
+    try:
+        return json.dumps(sent)
+    except TypeError:  # The arguments of a call are text, which nobody has looked into so far.
+        message = "A member of the request is nested too deeply to be said to Anthropic."
+        raise Untranslatable(message) from None
 
 
 def _native_body(request: Request, target: Target) -> bytes | AsyncIterator[bytes]:

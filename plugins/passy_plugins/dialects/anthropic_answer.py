@@ -24,6 +24,7 @@ FINISH = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+TOO_DEEP = "the answer is nested too deeply"
 STOP_REASON = re.compile(rb'"stop_reason"\s*:\s*"([^"\\]+)"')
 
 
@@ -180,6 +181,13 @@ class ChatPlainTap(PlainTap):
         self.done = True
         said = loads_object(b"".join(self._pieces or ()))
         self._pieces = None
+        try:
+            return self._translated(said)
+        except TypeError:
+            self.error = TOO_DEEP
+            return b""
+
+    def _translated(self, said: Shape) -> bytes:
         if said.get("type") == "error":
             error = chat_error(said.get("error"))
             self.error = error["message"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from time import time
 
 from passy_plugins.dialects.anthropic_answer import (
+    TOO_DEEP,
     Shape,
     chat_error,
     chat_usage,
@@ -90,22 +91,25 @@ class ChatStreamTap:
         if not message.data or self.done or self.error:
             return
         said = loads_object(message.data)
-        match said.get("type"):
-            case "content_block_delta":
-                yield from self._delta(_object(said, "delta"))
-            case "content_block_start":
-                yield from self._start_block(_object(said, "content_block"))
-            case "content_block_stop":
-                yield from self._stop_block()
-            case "message_start":
-                self._begin(_object(said, "message"))
-                yield self._chunk({"role": "assistant", "content": ""})
-            case "message_delta":
-                yield from self._ended(_object(said, "delta"), _object(said, "usage"))
-            case "message_stop":
-                yield from self._stop()
-            case "error":
-                yield self._fail(said.get("error"))
+        try:
+            match said.get("type"):
+                case "content_block_delta":
+                    yield from self._delta(_object(said, "delta"))
+                case "content_block_start":
+                    yield from self._start_block(_object(said, "content_block"))
+                case "content_block_stop":
+                    yield from self._stop_block()
+                case "message_start":
+                    self._begin(_object(said, "message"))
+                    yield self._chunk({"role": "assistant", "content": ""})
+                case "message_delta":
+                    yield from self._ended(_object(said, "delta"), _object(said, "usage"))
+                case "message_stop":
+                    yield from self._stop()
+                case "error":
+                    yield self._fail(said.get("error"))
+        except TypeError:
+            yield self._fail({"type": "api_error", "message": TOO_DEEP})
 
     def _fail(self, said: object) -> bytes:
         error = chat_error(said)

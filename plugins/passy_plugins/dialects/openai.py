@@ -178,7 +178,10 @@ class OpenAI:
         said = loads_object(body)
         if _is_envelope(said.get("error")):
             return body
-        return json.dumps({"error": _normalised(status, body, said)})
+        try:
+            return json.dumps({"error": _normalised(status, body, said)})
+        except TypeError:  # Nested too deeply to be said again.
+            return json.dumps({"error": _normalised(status, b"", {})})
 
     def head(self, request_id: str, elapsed_ms: int) -> bytes:
         return HEAD % (request_id.encode(), elapsed_ms)

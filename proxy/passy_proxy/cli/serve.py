@@ -20,6 +20,8 @@ from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.place import LAST_GOOD, Place
 
 if TYPE_CHECKING:
+    from passy_proxy.config.build import Parts
+    from passy_proxy.registry import Registry
     from passy_proxy.vitals import Vitals
 
 BACKLOG = 2048
@@ -46,10 +48,13 @@ def command(
 
         verdict(place, variables, as_json=False)
         return
+    parts = dry_parts(place, variables)
     try:
-        file = checked(place, variables)
+        file = checked(place, variables, parts)
     except ConfigInvalid as exc:
         file = last_good(place, variables, exc)
+        if workers is not None:
+            imported(file, parts)
     notice(file)
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
     from passy_proxy.resources import allow_descriptors
@@ -58,7 +63,7 @@ def command(
     if workers is None:
         faulthandler.enable()
         serve(place, variables, file, at, listening(at))
-    elif code := supervised(place, variables, file, at, workers):
+    elif code := supervised(place, variables, file, at, workers, parts.registry):
         raise SystemExit(code)
 
 
@@ -101,39 +106,45 @@ def supervised(
     file: GatewayFile,
     at: Address,
     count: int,
+    registry: Registry,
 ) -> int:
-    """Look after ``count`` workers until the end; the exit code."""
+    """Look after ``count`` workers until the end; the exit code. ``registry`` has the plugins."""
     import passy_proxy.server  # noqa: F401  # Workers begin with everything in memory.
-    from passy_proxy.config.build import build
     from passy_proxy.log import configured
     from passy_proxy.pulse import Slot, blamed
     from passy_proxy.supervisor import Supervisor, Times
     from passy_proxy.vitals import Vitals
 
-    parts = dry_parts(place, variables)
-    with contextlib.suppress(ConfigInvalid):
-        build(file, parts, "check")  # Once more, for the plugins that it imports.
     slots = [Slot() for _ in range(count)]
     sock = listening(at, count)
     edge = file.settings.edge
 
     def work(number: int, line: socket.socket) -> None:
-        faulthandler.enable(slots[number].dump)
+        slots[number].begin()
         serve(place, variables, file, at, sock, Post(Vitals(slots, number), line))
 
-    times = Times(edge.loop_dead, edge.lame_duck + edge.shutdown_timeout + GRACE)
+    end = edge.lame_duck + edge.shutdown_timeout + GRACE
+    times = Times(edge.loop_dead, edge.start_timeout, end)
     log = configured(file.settings.log, variables)
-    blame = partial(blamed, registry=parts.registry)
+    blame = partial(blamed, registry=registry)
     return Supervisor(work, slots, sock, blame, log, times).run()
 
 
-def checked(place: Place, variables: Mapping[str, str]) -> GatewayFile:
+def checked(place: Place, variables: Mapping[str, str], parts: Parts) -> GatewayFile:
     """The configuration, if it fits together as a whole. Raises ConfigInvalid."""
     from passy_proxy.config.build import build
 
     file = place.file(variables)
-    build(file, dry_parts(place, variables), "check")
+    build(file, parts, "check")
     return file
+
+
+def imported(file: GatewayFile, parts: Parts) -> None:
+    """Import the plugins of a configuration, so that workers are born with them."""
+    from passy_proxy.config.build import build
+
+    with contextlib.suppress(ConfigInvalid):
+        build(file, parts, "check")
 
 
 def listening(at: Address, workers: int = 0) -> socket.socket:

@@ -13,7 +13,7 @@ import click
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
-from passy_proxy.cli._terms import complain, fail, notice, place_options, placed
+from passy_proxy.cli._terms import complain, dry_parts, fail, notice, place_options, placed
 from passy_proxy.cli.serve import bound, checked, reason, where
 from passy_proxy.config.model import Address
 from passy_proxy.config.problem import ConfigInvalid
@@ -43,7 +43,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     began = time.monotonic()
     place, variables = placed(config, data)
     try:
-        file = checked(place, variables)
+        file = checked(place, variables, dry_parts(place, variables))
     except ConfigInvalid as exc:
         complain(exc)
     notice(file)

@@ -44,6 +44,7 @@ from passy_proxy.price_book import PriceBook
 from passy_proxy.prices import Prices
 from passy_proxy.records import Credential
 from passy_proxy.registry import BadPlugin, Registry
+from passy_proxy.remembered import Remembered
 from passy_proxy.route import Route, RouteTable
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 STORES = (Counters, Directory, Vault, Ledger, Books, Changes, Administered)
 """A setting of one of these types is written as the name of a store."""
 
-GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals)
+GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals, Remembered)
 """Types of settings that nobody writes: the gateway hands over its own."""
 
 LINK = LinkSettings.model_fields.keys()
@@ -149,6 +150,7 @@ class _Builder:
             ),
             Connections: self.connections(),
             Vitals: self.parts.site.vitals,
+            Remembered: self.remembered(),
         }
         routes = [route for entry in file.routes if (route := self.route(entry))]
         mounts = [mount for app in file.apps if (mount := self.mount(app))]
@@ -363,6 +365,16 @@ class _Builder:
             return plain_transport(root_of(origin), connector)
 
         made: Connections = self.share("connections", lambda: Connections(make, dialects), "aclose")
+        return made
+
+    def remembered(self) -> Remembered:
+        """One for all snapshots."""
+        site = self.parts.site
+
+        def make() -> Remembered:
+            return Remembered(site.data, site.keyring, self.parts.log)
+
+        made: Remembered = self.share("remembered", make, "aclose")
         return made
 
     def models(self) -> list[Model]:

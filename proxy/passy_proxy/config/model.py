@@ -287,6 +287,9 @@ class EdgeSettings(Settings):
     loop_dead: Duration = setting(
         "10s", "From when on a worker whose loop is blocked is replaced; 0s is never."
     )
+    start_timeout: Duration = setting(
+        "2m", "From when on a worker that has not come to serve is replaced; 0s is never."
+    )
 
 
 class ConnectionSettings(Settings):

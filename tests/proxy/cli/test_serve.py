@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from passy_proxy.cli.serve import command
+from passy_proxy.config.build import build
+from passy_proxy.supervisor import Supervisor
 
 Start = Callable[..., Any]
 
@@ -32,6 +37,30 @@ def test_it_answers_and_a_term_signal_ends_it_with_0(start: Start, workers: str)
     assert "Traceback" not in running.errors
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", running.port), timeout=60)
+
+
+def test_a_configuration_is_built_once_before_workers_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def counting(file: Any, parts: Any, hash: str) -> Any:
+        built.append(hash)
+        return build(file, parts, hash)
+
+    def ended(supervisor: Supervisor) -> int:
+        for one in (supervisor._listening, supervisor._woken, supervisor._wake):
+            one.close()
+        for worker in supervisor.workers:
+            worker.slot.close()
+        return 0
+
+    monkeypatch.setattr("passy_proxy.config.build.build", counting)
+    monkeypatch.setattr(Supervisor, "run", ended)
+    place = ["--config", str(tmp_path / "gateway.yaml"), "--data", str(tmp_path / "data")]
+    ran = CliRunner().invoke(command, [*place, "--workers", "1"])
+    assert (0, None) == (ran.exit_code, ran.exception), ran.output
+    assert 1 == len(built)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -73,7 +73,7 @@ class Sql(Store):
         self._writer = Sqlite(path, "write", lasting=settings.journal.durability == "power")
         log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
-        place = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
+        self.place = place = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
         self._journal = Journal(site.data / "journal" / place, settings.journal, log)
         self._shipper = Shipper(self._journal, self._written, log)
 
