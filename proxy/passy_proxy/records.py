@@ -44,6 +44,10 @@ class Level:
     budgets: tuple[Budget, ...] = ()
 
 
+ECHO_ONLY = ("echo",)
+"""The upstreams of a test key of which nobody said otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who is asking. ``models`` are exact names or patterns with ``*``; ``None`` allows all."""
@@ -66,12 +70,12 @@ class Principal:
     budgets: tuple[Budget, ...] = ()
     """Of the key itself."""
     above: tuple[Level, ...] = ()
-    """From the organisation down, without the key."""
+    """From the organisation down, without the key and those on which nothing is held."""
     networks: tuple[str, ...] | None = None
     """Address ranges it may be used from; ``None`` is any."""
     upstreams: tuple[str, ...] | None = None
-    """The only shared upstreams it may reach; ``None`` is any. Of a test key it is `echo`, unless
-    somebody said otherwise."""
+    """The only shared upstreams it may reach, by name or patterns with ``*``; ``None`` is any. Of a
+    test key it is `ECHO_ONLY`, unless somebody said otherwise."""
     byok: Literal["own_first", "own_only"] = "own_first"
     """Whether the operator's credentials serve where the organisation has none of its own."""
 
@@ -157,6 +161,10 @@ class UsageRecord(NamedTuple):
     """Unix seconds, UTC, of the request's arrival."""
     key_id: str
     organisation: str
+    team: str
+    user_id: str
+    tags: str
+    """Of the key, separated by commas."""
     route: str
     model: str
     """As asked; the beginning alone of one that is no name."""
@@ -207,7 +215,7 @@ class UsageRecord(NamedTuple):
 BegunRow = tuple[Any, ...]
 """An attempt that begins, as a journal keeps it should nothing follow.
 
-Of the exchange ``id``, ``at`` in milliseconds, ``key_id``, ``organisation``, ``route``, ``model``
-and ``streamed`` (0 or 1) as in `UsageRecord`; the bytes of the body where it costs tokens; and of
-each attempt so far its ``upstream``, ``model`` and ``started_ms``.
+Of the exchange ``id``, ``at`` in milliseconds, ``key_id``, ``organisation``, ``team``, ``user_id``,
+``tags``, ``route``, ``model`` and ``streamed`` (0 or 1) as in `UsageRecord`; the bytes of the body
+where it costs tokens; and of each attempt so far its ``upstream``, ``model`` and ``started_ms``.
 """

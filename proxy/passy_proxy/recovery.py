@@ -99,11 +99,11 @@ def interrupted(begun: Sequence[Any]) -> UsageRow:
 
     The upstream was asked, perhaps: what is recorded is a marked guess of the prompt.
     """
-    id, at, key, organisation, route, asked, streamed, size, tried = begun
+    *whose, route, asked, streamed, size, tried = begun
     *failed, (upstream, model, started) = tried
     attempts = [(*each[:2], 0, "failed", each[2], 0, True) for each in failed]
     attempts.append((upstream, model, 0, "interrupted", started, 0, True))
-    names = (id, at, key, organisation, route, asked, upstream, model, "interrupted")
+    names = (*whose, route, asked, upstream, model, "interrupted")
     tokens = (prompt_tokens(size) if size else 0, 0, 0, 0, 0, 0, 0)
     return (*names, 0, streamed, *tokens, 1, None, "", 0, 0, attempts)
 

@@ -25,7 +25,7 @@ from harness.gateway import Gateway, Serve, until
 from harness.plugin import installed
 from harness.upstream import Hit, RawUpstream, Step, refusing
 
-from passy_plugins.stores.sql import Sql, SqlSettings
+from passy_plugins.stores.sql import Sql, SqlSettings, migrate
 from passy_plugins.stores.sql.verify import verify, verify_within
 from passy_proxy.config.settings import Secret
 from passy_proxy.evidence import Proof, Verdict
@@ -37,7 +37,7 @@ KEY = "the secret key of these tests: 0123456789"
 OTHER = "a newer secret key of these tests: 9876543210"
 RING = Keyring([KEY])
 ATTEMPT = AttemptRecord("echo", "echo", 200, "", 0, 1, False)
-NAMES = ("key_1", "", "/v1/chat/completions", "écho \ud83d", "echo", "echo", "ok")
+NAMES = ("key_1", "", "", "", "", "/v1/chat/completions", "écho \ud83d", "echo", "echo", "ok")
 RECORD = UsageRecord(
     "", 1.5, *NAMES, 200, False, 1, 2, 0, 0, 0, 0, 0, False, 0, "free", 1, 2, (ATTEMPT,)
 )
@@ -108,6 +108,7 @@ def test_F6_nothing_is_found_in_books_that_nobody_touched(books: Path) -> None:
 
 
 USAGE = tuple(UsageRecord._fields)
+FRESH = Path(migrate.__file__).with_name("fresh.sql")
 EVIDENCE = ("chain", "seq", "id", "kind", "record", "upstream", "client", "modified_by", "link")
 
 
@@ -365,7 +366,7 @@ async def live():
     await store.start()
     first = int(sys.argv[2])
     for number, record in enumerate(numbered(first, first + 100_000), start=first):
-        store.begin((record.id, 0, "", "", "", "", 0, 1, [("echo", "echo", 0)]))
+        store.begin((record.id, 0, *[""] * 7, 0, 1, [("echo", "echo", 0)]))
         if number % 50 == 49:
             await asyncio.sleep(0.01)
             print(number, flush=True)
@@ -448,10 +449,15 @@ def test_F6_a_record_written_twice_is_entered_once(tmp_path: Path) -> None:
 
 def test_F6_books_of_the_version_before_are_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "passy.db"
-    write(path, 0, 5, proofs=False)
+    first, _, _ = FRESH.read_text(encoding="utf-8").partition("CREATE TABLE evidence")
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute("DROP TABLE evidence")
-        database.execute("UPDATE alembic_version SET version_num = '0001'")
+        database.executescript(first)
+        columns = [name for name in USAGE if name not in ("team", "user_id", "tags")]
+        places = ", ".join("?" * len(columns))
+        for record in numbered(0, 5):
+            row = record._replace(model="écho")._asdict() | {"attempts": "[]"}
+            values = [row[name] for name in columns]
+            database.execute(f"INSERT INTO usage ({', '.join(columns)}) VALUES ({places})", values)
     write(path, 5, 12)
     verdict = verify(path, RING)
     assert [] == said(verdict)

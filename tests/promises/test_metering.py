@@ -264,8 +264,8 @@ async def write():
     await store.start()
     numbers = (5, 0, 0, 0, 0, 0, 0)
     for number in range(first, first + 600):
-        record = UsageRecord(f"req_{number:07}", 1.5, "", "", "r", "m", "u", "m", "ok", 200, False,
-            *numbers, False, 0, "", 1, 2, ())
+        record = UsageRecord(f"req_{number:07}", 1.5, *[""] * 5, "r", "m", "u", "m", "ok", 200,
+            False, *numbers, False, 0, "", 1, 2, ())
         store.record(record.row())
         if number % 40 == 0:
             await asyncio.sleep(0.01)

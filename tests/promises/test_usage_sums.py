@@ -39,7 +39,7 @@ EDGES = [
     datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC),
 ]
 ZONES = ("UTC", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "Europe/Berlin")
-NAMES = ("key_1", "org_1", "POST /v1/chat/completions", "m", "u", "m", "ok")
+NAMES = ("key_1", "org_1", "", "", "", "POST /v1/chat/completions", "m", "u", "m", "ok")
 SUMS = "count(*), coalesce(sum(input), 0), coalesce(sum(output), 0), coalesce(sum(cost_nanos), 0)"
 
 

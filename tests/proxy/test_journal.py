@@ -33,7 +33,8 @@ from passy_proxy.recovery import Left, left_behind, read
 pytestmark = pytest.mark.anyio
 
 LOG = structlog.get_logger()
-BEGUN = (1_000, "key_1", "", "POST /v1/chat/completions", "m", 1, 44, [("echo", "echo", 3)])
+WHOSE = ("key_1", "", "", "", "")
+BEGUN = (1_000, *WHOSE, "POST /v1/chat/completions", "m", 1, 44, [("echo", "echo", 3)])
 Make = Callable[..., Journal]
 
 

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 KEY = "the secret key of these tests: 0123456789"
 ATTEMPT = AttemptRecord("echo", "echo", 200, "", 0, 1, False)
 COUNTS = (1, 2, 0, 0, 0, 0, 0)
-NAMES = ("key_1", "", "/v1/chat/completions", "echo", "echo", "echo", "ok")
+NAMES = ("key_1", "", "", "", "", "/v1/chat/completions", "echo", "echo", "echo", "ok")
 RECORD = UsageRecord("req_0", 1.5, *NAMES, 200, False, *COUNTS, False, 0, "", 1, 2, (ATTEMPT,))
 
 WRITER = f"""

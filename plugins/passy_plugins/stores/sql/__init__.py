@@ -21,6 +21,7 @@ from pydantic import AfterValidator
 from passy_plugins.stores.sql import statements
 from passy_plugins.stores.sql.database import Sqlite, sqlite_path
 from passy_plugins.stores.sql.ledger import Shipper
+from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
@@ -34,7 +35,6 @@ from passy_proxy.records import (
     Credential,
     CredentialRef,
     CustomProvider,
-    Limits,
     Principal,
     UsageRow,
 )
@@ -105,8 +105,10 @@ class Sql(Store):
 
     async def principal(self, digest: bytes) -> Principal | None:
         """One look-up by the unique index of the digests."""
-        rows = await self._reader.fetch(statements.PRINCIPAL, digest)
-        return _principal(rows[0]) if rows else None
+        now = int(time.time() * 1000)
+        return principal_of(
+            await self._reader.fetch(statements.PRINCIPAL, digest, digest, now), digest
+        )
 
     async def providers(self, organisation: str) -> Sequence[CustomProvider]:
         """By priority, those that are not active among them."""
@@ -266,26 +268,6 @@ def _short(name: str) -> str:
     """40 characters, or fewer of those that take up to six bytes each."""
     name = name[:40]
     return name if name.isascii() and name.isprintable() else name[:14]
-
-
-def _principal(row: Row) -> Principal:
-    key_id, name, organisation, requests, tokens, concurrency, models, expires, *flags = row
-    disabled, is_test, is_trial = flags
-    return Principal(
-        key_id=cast(str, key_id),
-        name=cast(str, name),
-        organisation=cast("str | None", organisation),
-        limits=Limits(
-            statements.rate_of(cast("str | None", requests)),
-            statements.rate_of(cast("str | None", tokens)),
-            cast("int | None", concurrency),
-        ),
-        models=None if models is None else tuple(loads(cast(str, models))),
-        expires=None if expires is None else cast(int, expires) / 1000,
-        disabled=bool(disabled),
-        is_test=bool(is_test),
-        is_trial=bool(is_trial),
-    )
 
 
 def _provider(row: Row) -> CustomProvider:

@@ -23,6 +23,7 @@ from passy_plugins.stores.sql.database import Sqlite, sqlite_path
 from passy_plugins.stores.sql.engine import engine_for
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.schema import (
+    budgets,
     credentials,
     custom_providers,
     keys,
@@ -95,7 +96,6 @@ class Admin:
             tokens=rate_text(limits.tokens),
             concurrency=limits.concurrency,
             models=None if wanted.models is None else dumps(wanted.models).decode(),
-            usage_limit=wanted.usage_limit,
             is_test=wanted.is_test,
             is_trial=wanted.is_trial,
             expires=None if wanted.expires is None else int(wanted.expires * 1000),
@@ -103,6 +103,20 @@ class Admin:
             created=_now(),
         )
         await self._write_for(wanted.organisation, statement)
+        if wanted.usage_limit is not None:
+            await self._write(
+                insert(budgets).values(
+                    id=_new_id("bud"),
+                    kind="key",
+                    subject=key_id,
+                    unit="usd",
+                    amount=round(wanted.usage_limit * NANOS),
+                    period="total",
+                    hard=True,
+                    alerts="[]",
+                    created=_now(),
+                )
+            )
         record = await self.get_key(key_id)
         assert record is not None
         return record, key
@@ -194,7 +208,7 @@ class Admin:
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""
         mine = (usage.c.key_id == key_id, _BY_KEY)
-        rows = await self._read(select(usage).where(*mine).order_by(usage.c.at.desc()).limit(most))
+        rows = await self._read(_USAGE.where(*mine).order_by(usage.c.at.desc()).limit(most))
         return [_usage(row) for row in rows]
 
     async def verify(self, tell: Tell | None = None, noted: str = "") -> Verdict:
@@ -232,13 +246,24 @@ class Admin:
             raise StoreUnavailable(str(getattr(error, "orig", error))) from None
 
 
+NANOS = 1_000_000_000
+"""In a dollar."""
+
 _BY_KEY = text("usage.key_id <> ''")
 """What the index of usage by key is limited to; a query that does not say it is not given it."""
+
+_USAGE = select(*(usage.c[name] for name in UsageRecord._fields))
 
 _LAST_USED = (
     select(func.max(usage.c.at)).where(usage.c.key_id == keys.c.id, _BY_KEY).scalar_subquery()
 )
-_KEYS = select(keys, _LAST_USED.label("last_used"))
+_USAGE_LIMIT = (
+    select(func.min(budgets.c.amount))
+    .where(budgets.c.kind == "key", budgets.c.subject == keys.c.id)
+    .where(budgets.c.unit == "usd", budgets.c.hard)
+    .scalar_subquery()
+)
+_KEYS = select(keys, _LAST_USED.label("last_used"), _USAGE_LIMIT.label("usage_limit"))
 
 
 def _new_id(kind: str) -> str:
@@ -265,7 +290,7 @@ def _issued(row: Row[Any]) -> IssuedKey:
         user_id=row.user_id,
         limits=Limits(rate_of(row.requests), rate_of(row.tokens), row.concurrency),
         models=None if row.models is None else tuple(loads(row.models)),
-        usage_limit=row.usage_limit,
+        usage_limit=None if row.usage_limit is None else row.usage_limit / NANOS,
         expires=_seconds(row.expires),
         disabled=row.disabled,
         is_test=row.is_test,

@@ -11,7 +11,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Float,
     ForeignKey,
     Index,
     Integer,
@@ -25,11 +24,57 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+
+def _limits() -> tuple[Column[str] | Column[int], ...]:
+    """What is held on each level of tenancy; ``models`` is a JSON list."""
+    return (
+        Column("requests", Text),
+        Column("tokens", Text),
+        Column("concurrency", Integer),
+        Column("models", Text),
+    )
+
+
 organisations = Table(
     "organisations",
     metadata,
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("status", Text, nullable=False, server_default="active"),
+    *_limits(),
+    Column("byok", Text, nullable=False, server_default="own_first"),
+)
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("organisation", Text, ForeignKey("organisations.id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    *_limits(),
+    Column("created", BigInteger, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("email", Text, unique=True),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    *_limits(),
+    Column("created", BigInteger, nullable=False),
+)
+"""Keys name their user by ``user_id``, which may be one that only another service knows."""
+
+members = Table(
+    "members",
+    metadata,
+    Column("organisation", Text, ForeignKey("organisations.id"), primary_key=True),
+    Column("user_id", Text, ForeignKey("users.id"), primary_key=True, index=True),
+    Column("role", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
 )
 
@@ -44,17 +89,72 @@ keys = Table(
     Column("description", Text, nullable=False),
     Column("organisation", Text, ForeignKey("organisations.id"), index=True),
     Column("user_id", Text, index=True),
-    Column("requests", Text),
-    Column("tokens", Text),
-    Column("concurrency", Integer),
-    Column("models", Text),
-    Column("usage_limit", Float),
+    *_limits(),
     Column("is_test", Boolean, nullable=False),
     Column("is_trial", Boolean, nullable=False),
     Column("expires", BigInteger),
     Column("disabled", Boolean, nullable=False),
     Column("created", BigInteger, nullable=False),
+    Column("team", Text, ForeignKey("teams.id"), index=True),
+    Column("tags", Text, nullable=False, server_default=""),
+    Column("networks", Text),
+    Column("upstreams", Text),
+    Column("old_digest", LargeBinary),
+    Column("old_until", BigInteger),
+    Column("deleted", BigInteger),
+    Column("created_by", Text),
+    Index("ix_keys_old_digest", "old_digest", unique=True),
 )
+"""``old_digest`` is good until ``old_until``: of the key before it was rolled. A deleted key stays
+for the names in the books."""
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("period", Text, nullable=False),
+    Column("hard", Boolean, nullable=False),
+    Column("alerts", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Index("ix_budgets_subject", "subject", "kind"),
+)
+"""``subject`` is the id of the key, user, team or organisation that ``kind`` says."""
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("organisation", Text, ForeignKey("organisations.id"), index=True),
+    Column("url", Text, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("events", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+)
+"""Without an organisation it is the operator's, and is told of everything."""
+
+alerts_sent = Table(
+    "alerts_sent",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("window", Text, primary_key=True),
+    Column("percent", Integer, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+"""What was edited, for workers that nobody tells."""
 
 custom_providers = Table(
     "custom_providers",
@@ -108,11 +208,14 @@ usage = Table(
     Column("first_ms", Integer, nullable=False),
     Column("duration_ms", Integer, nullable=False),
     Column("attempts", Text, nullable=False),
+    Column("team", Text, nullable=False, server_default=""),
+    Column("user_id", Text, nullable=False, server_default=""),
+    Column("tags", Text, nullable=False, server_default=""),
 )
 
-# Partial: an exchange without a key or an organisation is never looked for by one, and each index
+# Partial: an exchange without a key or a team is never looked for by one, and each index
 # entry at a random place costs as much as half the row.
-for column in ("key_id", "organisation"):
+for column in ("key_id", "organisation", "team", "user_id"):
     named = text(f"{column} <> ''")
     Index(
         f"ix_usage_{column}_at",

@@ -13,7 +13,7 @@ from functools import cache
 from passy_proxy.records import UsageRecord
 from passy_proxy.units import Rate
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every revision there has been, oldest first. The database is brought to the last one on start."""
 
 REVISION = "SELECT version_num FROM alembic_version"
@@ -21,11 +21,26 @@ REVISION = "SELECT version_num FROM alembic_version"
 TABLES = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
 """SQLite's way to say whether the file is new; the only question that knows its dialect."""
 
-PRINCIPAL = """
-SELECT id, name, organisation, requests, tokens, concurrency, models, expires,
-       disabled, is_test, is_trial
-FROM keys WHERE digest = ?
+_LEVEL = "{0}.id, {0}.status, {0}.requests, {0}.tokens, {0}.concurrency, {0}.models"
+PRINCIPAL = f"""
+SELECT k.id, k.name, k.digest, k.organisation, k.team, k.user_id,
+       k.expires, k.old_until, k.disabled, k.is_test, k.is_trial,
+       k.tags, k.networks, k.upstreams, o.byok,
+       k.requests, k.tokens, k.concurrency, k.models,
+       {_LEVEL.format("o")}, {_LEVEL.format("t")}, {_LEVEL.format("u")},
+       b.kind, b.id, b.unit, b.amount, b.period, b.hard, b.alerts
+FROM keys AS k
+LEFT JOIN organisations AS o ON o.id = k.organisation
+LEFT JOIN teams AS t ON t.id = k.team
+LEFT JOIN users AS u ON u.id = k.user_id
+LEFT JOIN budgets AS b ON (b.kind = 'key' AND b.subject = k.id)
+                       OR (b.kind = 'organisation' AND b.subject = k.organisation)
+                       OR (b.kind = 'team' AND b.subject = k.team)
+                       OR (b.kind = 'user' AND b.subject = k.user_id)
+WHERE (k.digest = ? OR (k.old_digest = ? AND k.old_until > ?)) AND k.deleted IS NULL
 """
+"""The key of a digest with all that stands above it, once for each budget there. A digest is given
+twice, with the time in milliseconds: that of a rolled key is good for a while."""
 
 FIRST_KEY = """
 INSERT INTO keys (id, digest, shown, name, description, is_test, is_trial, disabled, created)
