@@ -159,14 +159,14 @@ async def client() -> AsyncIterator[Client]:
 @pytest.mark.parametrize(
     ("method", "path", "said"),
     [
-        ("GET", "/a", "hello /a  0"),
+        ("GET", "/a", "hello /a / 0"),
         ("GET", "/a/", "hello /a / 0"),
         ("POST", "/a/x/y", "hello /a /x/y 0"),
         ("GET", "/a/exact", '"route"'),
         ("POST", "/a/exact", "hello /a /exact 0"),
         ("GET", "/a/b", "hello /a /b 0"),
         ("GET", "/a/b/x", '"route"'),
-        ("GET", "/a/b/c", "inner /a/b/c  0"),
+        ("GET", "/a/b/c", "inner /a/b/c / 0"),
         ("GET", "/a/b/c/d", "inner /a/b/c /d 0"),
         ("GET", "/a/b/cd", '"route"'),
         ("OPTIONS", "/a/x", "hello /a /x 0"),
@@ -310,7 +310,7 @@ async def test_an_app_may_have_no_lifespan(tmp_path: Path, client: Client) -> No
     )
     async with serving(text, tmp_path) as site:
         asked = await client.ask(f"{site.url}/a", method="GET")
-        assert b"None /a  0" == await asked.rest()
+        assert b"None /a / 0" == await asked.rest()
 
 
 # What is written of them

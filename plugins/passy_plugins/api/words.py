@@ -71,14 +71,14 @@ RateText = Annotated[
 ]
 """A rate as gateway.yaml has it."""
 
-_SPANS = {1: "s", 60: "min", 3_600: "h", 86_400: "day"}
+_SPANS = {1.0: "s", 60.0: "min", 3_600.0: "h", 86_400.0: "day"}
 
 
 def rate_shown(rate: Rate | None) -> str | None:
     """As `RateText` reads it."""
     if rate is None:
         return None
-    return f"{rate.amount}/{_SPANS.get(int(rate.seconds), f'{rate.seconds:g}s')}"
+    return f"{rate.amount}/{_SPANS.get(rate.seconds, f'{rate.seconds:g}s')}"
 
 
 def _moment(value: object) -> datetime:
@@ -106,9 +106,12 @@ Moment = Annotated[
 """A date or a time, UTC where it does not say."""
 
 
-def shown_at(seconds: float | None) -> datetime | None:
-    """A moment of Unix time, for an answer."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+def shown_at(seconds: float | None) -> str | None:
+    """A moment of Unix time, to the millisecond."""
+    if seconds is None:
+        return None
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def changed(body: BaseModel) -> Mapping[str, Any]:

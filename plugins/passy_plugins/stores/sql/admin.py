@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from passy_plugins.stores.sql.database import Sqlite, sqlite_path
 from passy_plugins.stores.sql.engine import engine_for
 from passy_plugins.stores.sql.ready import agree, make_ready
+from passy_plugins.stores.sql.reports import Reports
 from passy_plugins.stores.sql.schema import (
     budgets,
     credentials,
@@ -58,6 +59,7 @@ class Admin:
         self._engine = engine
         self._path = path
         self._keyring = keyring
+        self.reports = Reports(self._connected)
 
     @classmethod
     @asynccontextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, text, tuple_
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, text, tuple_
 
 from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
 from passy_plugins.stores.sql.schema import usage
@@ -217,18 +217,14 @@ class Reports:
             raise
 
 
-def escaped(text: str) -> str:
-    """``text`` for a LIKE whose escape is a backslash: itself and nothing else."""
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-
-
 async def _bounded(connection: AsyncConnection) -> Callable[[], Any]:
     """Have statements end after `PATIENCE`; the result ends that."""
 
     async def nothing() -> None: ...
 
     if connection.dialect.name == "postgresql":
-        await connection.execute(text("SET LOCAL statement_timeout = 10000"))
+        patience = str(round(PATIENCE * 1000))
+        await connection.execute(select(func.set_config("statement_timeout", patience, True)))
         return nothing
     driver: Any = (await connection.get_raw_connection()).driver_connection
     end = monotonic() + PATIENCE
@@ -268,17 +264,21 @@ def _conditions(asked: Asked) -> list[ColumnElement[bool]]:
     for dimension, value in asked.values.items():
         column = column_of(dimension)
         if dimension == "tag":
-            within = func.concat(",", column, ",")
-            conditions.append(within.like(f"%,{escaped(value)},%", escape="\\"))
+            conditions.append(_holds(literal(",") + column + literal(","), f",{value},"))
             continue
         conditions.append(column == value)
         if value and column.name in _SOMETIMES:
             conditions.append(text(_SOMETIMES[column.name]))
     if asked.search:
-        search = escaped(asked.search)
-        begins = usage.c.id.like(f"{search}%", escape="\\")
-        conditions.append(or_(begins, usage.c.model.like(f"%{search}%", escape="\\")))
+        begins = func.substr(usage.c.id, 1, len(asked.search)) == asked.search
+        conditions.append(or_(begins, _holds(usage.c.model, asked.search)))
     return conditions
+
+
+def _holds(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
+    """Whether ``text`` is in it, to the letter. LIKE knows wildcards, and SQLite's small letters from
+    large ones only beyond ASCII."""
+    return func.replace(column, text, "") != column
 
 
 _SOMETIMES = {
