@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.postgres import Database
 
 from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_plugins.stores.sql import Sql, SqlSettings
@@ -29,6 +30,9 @@ RECORD = UsageRecord(
     at=NOON,
     key_id="key_1",
     organisation="org_1",
+    team="team_1",
+    user_id="user_1",
+    tags="a,b",
     route="POST /v1/chat/completions",
     model="gpt-4o",
     upstream="openai",
@@ -83,6 +87,8 @@ class BooksContract:
             for unit in ("usd", "tokens")
         ]
         assert [21_000, 333, 7_000, 111, 28_000, 444] == found
+        for kind, subject in (("team", "team_1"), ("user", "user_1")):
+            assert 35_000 == await store.spent(kind, subject, "usd", 0, inf)
         assert 0 == await store.spent("key", "key_3", "usd", 0, inf)
 
     async def test_a_record_that_comes_twice_is_counted_once(self, store: Any) -> None:
@@ -147,14 +153,24 @@ async def shipped(store: Sql) -> None:
     raise AssertionError("it is never entered")
 
 
-class TestSql(BooksContract):
+class TestSqlite(BooksContract):
     @pytest.fixture
-    async def store(self, tmp_path: Path) -> AsyncIterator[Sql]:
-        url = Secret(f"sqlite:///{tmp_path}/passy.db")
-        store = Sql(SqlSettings(url=url), Site(tmp_path, Keyring.load(tmp_path, None)))
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/passy.db"
+
+    @pytest.fixture
+    async def store(self, tmp_path: Path, url: str) -> AsyncIterator[Sql]:
+        site = Site(tmp_path, Keyring.load(tmp_path, None))
+        store = Sql(SqlSettings(url=Secret(url)), site)
         await store.start()
         yield store
         await store.stop()
 
     async def entered(self, store: Sql) -> None:
         await shipped(store)
+
+
+class TestPostgres(TestSqlite):
+    @pytest.fixture
+    def url(self, database: Database) -> str:
+        return database.url

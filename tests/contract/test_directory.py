@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from harness.postgres import Database
 
 from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_plugins.stores.sql import Sql, SqlSettings
@@ -132,10 +133,16 @@ class TestMemory(DirectoryContract):
         await store.stop()
 
 
-class TestSql(DirectoryContract):
+class TestSqlite(DirectoryContract):
     @pytest.fixture
-    async def filled(self, tmp_path: Path) -> AsyncIterator[tuple[Directory, dict[str, str]]]:
-        url, site = f"sqlite:///{tmp_path}/passy.db", Site(tmp_path, PEPPER_OF)
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/passy.db"
+
+    @pytest.fixture
+    async def filled(
+        self, tmp_path: Path, url: str
+    ) -> AsyncIterator[tuple[Directory, dict[str, str]]]:
+        site = Site(tmp_path, PEPPER_OF)
         settings = SqlSettings(url=Secret(url))
         store = Sql(settings, site)
         await store.start()
@@ -155,3 +162,9 @@ class TestSql(DirectoryContract):
             await issuer.disable_key(made["disabled"][0].id)
         yield store, {name: key for name, (_, key) in made.items()}
         await store.stop()
+
+
+class TestPostgres(TestSqlite):
+    @pytest.fixture
+    def url(self, database: Database) -> str:
+        return database.url

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.postgres import Database
 
 from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_plugins.stores.sql import Sql, SqlSettings
@@ -139,17 +140,28 @@ class TestMemory(LedgerContract):
         return read
 
 
-class TestSql(LedgerContract):
+class TestSqlite(LedgerContract):
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Sql:
-        url = Secret(f"sqlite:///{tmp_path}/passy.db")
-        return Sql(SqlSettings(url=url), Site(tmp_path, Keyring.load(tmp_path, None)))
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/passy.db"
 
     @pytest.fixture
-    def kept(self, store: Sql, tmp_path: Path) -> Callable[[], Awaitable[list[UsageRecord]]]:
+    def store(self, tmp_path: Path, url: str) -> Sql:
+        site = Site(tmp_path, Keyring.load(tmp_path, None))
+        return Sql(SqlSettings(url=Secret(url)), site)
+
+    @pytest.fixture
+    def kept(
+        self, store: Sql, tmp_path: Path, url: str
+    ) -> Callable[[], Awaitable[list[UsageRecord]]]:
         async def read() -> list[UsageRecord]:
-            url = f"sqlite:///{tmp_path}/passy.db"
             async with Admin.opened(url, Keyring.load(tmp_path, None)) as admin:
                 return await admin.usage_of("key_1", most=10_000)
 
         return read
+
+
+class TestPostgres(TestSqlite):
+    @pytest.fixture
+    def url(self, database: Database) -> str:
+        return database.url

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from harness.postgres import Database
 
 from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_plugins.stores.sql import Sql, SqlSettings
@@ -110,10 +111,14 @@ class TestMemory(VaultContract):
         await store.stop()
 
 
-class TestSql(VaultContract):
+class TestSqlite(VaultContract):
     @pytest.fixture
-    async def vault(self, tmp_path: Path) -> AsyncIterator[Filled]:
-        url, site = f"sqlite:///{tmp_path}/passy.db", Site(tmp_path, Keyring.load(tmp_path, None))
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/passy.db"
+
+    @pytest.fixture
+    async def vault(self, tmp_path: Path, url: str) -> AsyncIterator[Filled]:
+        site = Site(tmp_path, Keyring.load(tmp_path, None))
         store = Sql(SqlSettings(url=Secret(url)), site)
         await store.start()
         async with Admin.opened(url, site.keyring) as admin:
@@ -126,3 +131,9 @@ class TestSql(VaultContract):
             first = await admin.add_provider(NewProvider(acme, **FIRST), "sk-first")
         yield Filled(store, acme, other, first, second)
         await store.stop()
+
+
+class TestPostgres(TestSqlite):
+    @pytest.fixture
+    def url(self, database: Database) -> str:
+        return database.url

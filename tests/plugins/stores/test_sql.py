@@ -69,9 +69,10 @@ async def store(path: Path) -> AsyncIterator[Sql]:
 # The schema
 
 
-def test_the_script_for_new_files_is_what_alembic_makes() -> None:
-    made = Path(migrate.__file__).with_name("fresh.sql").read_text(encoding="utf-8")
-    assert migrate.script() == made
+@pytest.mark.parametrize(("dialect", "name"), migrate.FRESH.items())
+def test_the_script_for_new_databases_is_what_alembic_makes(dialect: str, name: str) -> None:
+    made = Path(migrate.__file__).with_name(name).read_text(encoding="utf-8")
+    assert migrate.script(dialect) == made, "python -m passy_plugins.stores.sql.migrate --fresh"
 
 
 async def test_both_roads_lead_to_the_same_tables(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import AfterValidator
 
 from passy_plugins.stores.sql import statements
-from passy_plugins.stores.sql.database import Sqlite, sqlite_path
+from passy_plugins.stores.sql.driver import driver_for, place_of
 from passy_plugins.stores.sql.ledger import Shipper
 from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
@@ -47,13 +47,19 @@ if TYPE_CHECKING:
 
 
 def _known(url: Secret) -> Secret:
-    sqlite_path(url.reveal())
+    place_of(url.reveal())
     return url
+
+
+READERS = 4
+"""Connections of each worker for what requests ask; one more ships usage."""
 
 
 class SqlSettings(Settings):
     url: Annotated[Secret, AfterValidator(_known)] = setting(
-        ..., "Where the database is: sqlite:///relative/file.db or sqlite:////absolute/file.db."
+        ...,
+        "Where the database is: sqlite:///relative/file.db, sqlite:////absolute/file.db, or"
+        " postgresql://user:password@host:5432/name.",
     )
     journal: JournalSettings = setting({}, "Where usage records wait for the database.")
 
@@ -67,14 +73,15 @@ class Sql(Store):
     def __init__(self, settings: SqlSettings, site: Site) -> None:
         self._url = settings.url.reveal()
         self._keyring = site.keyring
-        path = sqlite_path(self._url)
-        self._reader = Sqlite(path, "read")
+        place = place_of(self._url)
+        self._reader = driver_for(self._url, "read", most=READERS)
         # What was shipped leaves the journal: it must not be less safe in the database.
-        self._writer = Sqlite(path, "write", lasting=settings.journal.durability == "power")
+        lasting = settings.journal.durability == "power"
+        self._writer = driver_for(self._url, "write", lasting=lasting)
         log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
-        self.place = place = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
-        self._journal = Journal(site.data / "journal" / place, settings.journal, log)
+        self.place = hashlib.sha256(place.encode()).hexdigest()[:8]
+        self._journal = Journal(site.data / "journal" / self.place, settings.journal, log)
         self._shipper = Shipper(self._journal, self._written, log)
 
     async def start(self) -> None:

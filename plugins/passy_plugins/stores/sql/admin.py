@@ -13,14 +13,15 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Executable, Row, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from passy_plugins.stores.sql.database import Sqlite, sqlite_path
+from passy_plugins.stores.sql.database import sqlite_path
+from passy_plugins.stores.sql.driver import driver_for, is_postgres
 from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.reports import Reports
 from passy_plugins.stores.sql.schema import (
@@ -32,7 +33,7 @@ from passy_plugins.stores.sql.schema import (
     usage,
 )
 from passy_plugins.stores.sql.statements import rate_of, rate_text
-from passy_plugins.stores.sql.verify import Tell, verify
+from passy_plugins.stores.sql.verify import Tell, verify, verify_within
 from passy_proxy import keys as client_keys
 from passy_proxy.evidence import Verdict
 from passy_proxy.issue import IssuedKey, NewKey, Organisation
@@ -55,9 +56,9 @@ if TYPE_CHECKING:
 class Admin:
     """Writes to the database of ``url``. See `opened`."""
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, path: Path) -> None:
+    def __init__(self, engine: AsyncEngine, keyring: Keyring, url: str) -> None:
         self._engine = engine
-        self._path = path
+        self._url = url
         self._keyring = keyring
         self.reports = Reports(self._connected)
 
@@ -68,7 +69,7 @@ class Admin:
 
         `StoreUnavailable` when it cannot be had, `KeyringError` when its keys are not ours.
         """
-        database = Sqlite(sqlite_path(url), "admin")
+        database = driver_for(url, "admin")
         try:
             await make_ready(database, url)
             await agree(database, keyring)
@@ -76,7 +77,7 @@ class Admin:
             await database.close()
         engine = engine_for(url)
         try:
-            yield cls(engine, keyring, sqlite_path(url))
+            yield cls(engine, keyring, url)
         finally:
             await engine.dispose()
 
@@ -215,10 +216,19 @@ class Admin:
 
     async def verify(self, tell: Tell | None = None, noted: str = "") -> Verdict:
         """What was done to the books; see `passy_plugins.stores.sql.verify`."""
+        if is_postgres(self._url):
+            database = Postgres(self._url)
+            try:
+                return await database.look(
+                    lambda books: verify_within(books, self._keyring, tell, noted)
+                )
+            finally:
+                await database.close()
+        path = sqlite_path(self._url)
         try:
-            return await asyncio.to_thread(verify, self._path, self._keyring, tell, noted)
+            return await asyncio.to_thread(verify, path, self._keyring, tell, noted)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
+            raise StoreUnavailable(f"{path}: {error}") from error
 
     async def _read(self, statement: Executable) -> Sequence[Row[Any]]:
         async with self._connected() as connection:

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from passy_plugins.stores.sql import statements
-from passy_plugins.stores.sql.evidence import BARE, PROVED, Chain, tolerant
+from passy_plugins.stores.sql.evidence import Chain, tolerant
 from passy_proxy.json import dumps, loads
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import UsageRecord
@@ -31,11 +31,15 @@ BUSY_SECONDS = 5.0
 
 COLUMNS = len(UsageRecord._fields)
 
+_FRESH = Path(__file__).with_name("fresh.sql")
+_TABLES = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
+
 _WRONG = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
     sqlite3.ProgrammingError,
     sqlite3.InterfaceError,
+    OverflowError,
 )
 """Not the database's fault, and no better the next time."""
 
@@ -48,7 +52,10 @@ def sqlite_path(url: str) -> Path:
     """
     parts = urlsplit(url)
     if parts.scheme != "sqlite":
-        raise ValueError(f"no driver for '{parts.scheme}://'; write sqlite:///folder/file.db")
+        raise ValueError(
+            f"no driver for '{parts.scheme}://'; write sqlite:///folder/file.db or"
+            " postgresql://user:password@host:5432/name"
+        )
     path = unquote(parts.path.removeprefix("/"))
     if parts.netloc or parts.query or path in ("", ":memory:"):
         raise ValueError("write sqlite:///relative/file.db or sqlite:////absolute/file.db")
@@ -56,11 +63,15 @@ def sqlite_path(url: str) -> Path:
 
 
 class Sqlite:
-    """One connection to one file, in a thread of its own: a slow disk delays only who asked."""
+    """One connection to one file, in a thread of its own: a slow disk delays only who asked.
+
+    A `passy_plugins.stores.sql.driver.Database`.
+    """
 
     def __init__(self, path: Path, name: str, *, lasting: bool = False) -> None:
         """``lasting``: what is written survives a power failure from then on."""
         self.path = path
+        self.place = str(path)
         self._lasting = lasting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"passy-sql-{name}")
         self._live: sqlite3.Connection | None = None
@@ -84,21 +95,14 @@ class Sqlite:
     async def record(
         self, records: Sequence[bytes], prices: Sequence[bytes], keyring: Keyring
     ) -> None:
-        """All or none, in one transaction; records already there are left alone, and so are prices
-        already known.
+        """All or none, in one transaction; see `Database`."""
+        await self._run(lambda connection: _record(connection, records, prices, keyring))
 
-        Each is JSON: the list of a `UsageRow`'s values, with the `Proof` behind them where there is
-        one; a list of nanos, price and id. ``keyring`` is for their evidence. ValueError when one
-        among them can never be written.
-        """
-        try:
-            await self._run(lambda connection: _record(connection, records, prices, keyring))
-        except (*_WRONG, OverflowError) as error:
-            raise ValueError(str(error)) from error
-
-    async def create(self, script: str) -> None:
-        """Run ``script`` as one transaction, unless somebody else has by the time it may write."""
-        await self._run(lambda connection: _create(connection, script))
+    async def make(self) -> None:
+        """Make the tables where there are none at all, unless somebody else has by the time this
+        may write."""
+        if await self.fetch(_TABLES) == [(0,)]:
+            await self._run(_make)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
@@ -111,8 +115,8 @@ class Sqlite:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, here)
-        except _WRONG:
-            raise
+        except _WRONG as error:
+            raise ValueError(str(error)) from error
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"{self.path}: {error}") from error
 
@@ -204,7 +208,7 @@ def _record(
                     connection.execute(statements.record_usage(size), values)
                 else:
                     told = connection.execute(statements.record_usage(size, True), values)
-                    _enter(evidence, told.fetchall(), proofs)
+                    evidence.enter_all(told.fetchall(), proofs)
                 start += size
         for price in prices:
             nanos, text, id = loads(price)
@@ -219,19 +223,10 @@ def _record(
     _transaction(connection, work)
 
 
-def _enter(evidence: Chain, rows: Sequence[Row], proofs: Mapping[Any, Sequence[Any]]) -> None:
-    for row in rows:
-        proof = proofs.get(row[0])
-        if proof is None:
-            evidence.enter(BARE, row)
-        else:
-            evidence.enter(PROVED, row, proof)
-
-
-def _create(connection: sqlite3.Connection, script: str) -> None:
+def _make(connection: sqlite3.Connection) -> None:
     def work() -> None:
-        if connection.execute(statements.TABLES).fetchone() == (0,):
-            for statement in script.split(";"):
+        if connection.execute(_TABLES).fetchone() == (0,):
+            for statement in _FRESH.read_text(encoding="utf-8").split(";"):
                 connection.execute(statement)
 
     _transaction(connection, work)

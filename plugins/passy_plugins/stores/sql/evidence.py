@@ -18,14 +18,14 @@ at all this is in ``verify.py``.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import chain
 from json import JSONEncoder
 from typing import Any, NamedTuple
 
 from passy_plugins.stores.sql import statements
+from passy_plugins.stores.sql.blocking import Connection
 from passy_proxy.json import loads
 from passy_proxy.keyring import Keyring, KeyringError
 
@@ -88,9 +88,7 @@ def head_of(text: Any, chain: int, keyring: Keyring) -> Head | None:
 class Chain:
     """The end of a chain, for one transaction."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, keyring: Keyring, number: int, head: Head
-    ) -> None:
+    def __init__(self, connection: Connection, keyring: Keyring, number: int, head: Head) -> None:
         self._connection = connection
         self._keyring = keyring
         self._number = number
@@ -99,7 +97,7 @@ class Chain:
         """Not written yet."""
 
     @classmethod
-    def last(cls, connection: sqlite3.Connection, keyring: Keyring) -> Chain | None:
+    def last(cls, connection: Connection, keyring: Keyring) -> Chain | None:
         """The one that goes on; ``None`` where there is no evidence at all."""
         last, text = 0, None
         for name, value in connection.execute(statements.HEADS):
@@ -119,7 +117,7 @@ class Chain:
         return cls.begun(connection, keyring, last + 1) if last else None
 
     @classmethod
-    def begun(cls, connection: sqlite3.Connection, keyring: Keyring, number: int = 1) -> Chain:
+    def begun(cls, connection: Connection, keyring: Keyring, number: int = 1) -> Chain:
         """A new one."""
         ((before, latest),) = connection.execute(statements.WITHOUT_EVIDENCE)
         since = latest + 1 if isinstance(latest, int) else 0
@@ -135,6 +133,15 @@ class Chain:
         self._entries.append((self._number, *entry, link))
         self._head = head._replace(seq=head.seq + 1, link=link)
 
+    def enter_all(self, rows: Sequence[Sequence[Any]], proofs: Mapping[Any, Sequence[Any]]) -> None:
+        """`enter` rows, with what proves them by their ids."""
+        for row in rows:
+            proof = proofs.get(row[0])
+            if proof is None:
+                self.enter(BARE, row)
+            else:
+                self.enter(PROVED, row, proof)
+
     def price(self, id: str, work: Sequence[Any]) -> None:
         """Change the price in a row, and enter what it is now; unless somebody has edited it
         before: that is not to be made good."""
@@ -142,7 +149,8 @@ class Chain:
         execute = self._connection.execute
         row = execute(statements.ROW, (id,)).fetchone()
         last = execute(statements.LAST_ENTRY, (id,)).fetchone()
-        if execute(statements.PRICE, work).rowcount == 1 and last == (digest(row),):
+        changed = execute(statements.PRICE_TOLD, work).fetchone()
+        if changed is not None and last == (digest(row),):
             self.enter(PRICED, execute(statements.ROW, (id,)).fetchone())
 
     def close(self) -> None:

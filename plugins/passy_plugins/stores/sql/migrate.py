@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
 
+from passy_plugins.stores.sql.driver import is_postgres
 from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.postgres import MAKING
 
 
 def settings(output: io.StringIO | None = None) -> Config:
@@ -31,7 +34,7 @@ async def upgrade(url: str) -> None:
     engine = engine_for(url)
     try:
         async with engine.connect() as connection:
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            await connection.exec_driver_sql(ALONE if is_postgres(url) else "BEGIN IMMEDIATE")
             await connection.run_sync(_upgrade)
             await connection.commit()
     finally:
@@ -44,15 +47,35 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def script() -> str:
-    """The SQL that makes a new SQLite database, as ``fresh.sql`` holds it."""
+ALONE = f"SELECT pg_advisory_xact_lock({MAKING})"
+FRESH = {"sqlite": "fresh.sql", "postgresql": "fresh.postgres.sql"}
+"""Dialect → the file that makes a new database."""
+
+
+def script(dialect: str) -> str:
+    """The SQL that makes a new database, as its file in `FRESH` holds it."""
     output = io.StringIO()
-    command.upgrade(settings(output), "head", sql=True)
+    config = settings(output)
+    config.attributes["dialect"] = dialect
+    command.upgrade(config, "head", sql=True)
     lines = [line.rstrip() for line in output.getvalue().splitlines() if not line.startswith("--")]
+    if dialect == "postgresql":
+        # Sent as it is, and so within a transaction by itself.
+        text = "\n".join(line for line in lines if line not in ("BEGIN;", "COMMIT;"))
+        return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     statements = (each.strip() for each in "\n".join(lines).split(";"))
     kept = [each for each in statements if each and each not in ("BEGIN", "COMMIT")]
     return ";\n\n".join(kept) + "\n"
 
 
+def write_scripts() -> None:
+    """After a new migration: ``python -m passy_plugins.stores.sql.migrate --fresh``."""
+    for dialect, name in FRESH.items():
+        Path(__file__).with_name(name).write_text(script(dialect), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    asyncio.run(upgrade(sys.stdin.readline().strip()))
+    if sys.argv[1:] == ["--fresh"]:
+        write_scripts()
+    else:
+        asyncio.run(upgrade(sys.stdin.readline().strip()))

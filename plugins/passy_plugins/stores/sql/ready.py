@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 
 from passy_plugins.stores.sql import statements
-from passy_plugins.stores.sql.database import Sqlite
+from passy_plugins.stores.sql.driver import Database
 from passy_proxy.keyring import Keyring, KeyringError
 from passy_proxy.stores import StoreUnavailable
 
-_FRESH = Path(__file__).with_name("fresh.sql")
 
-
-async def make_ready(database: Sqlite, url: str) -> None:
+async def make_ready(database: Database, url: str) -> None:
     """Bring the tables to the newest revision: nothing to do, a script for a new file, or alembic.
 
     `StoreUnavailable` says why it cannot be done.
     """
-    if await database.fetch(statements.TABLES) == [(0,)]:
-        await database.create(_FRESH.read_text(encoding="utf-8"))
+    await database.make()
     newest = statements.REVISIONS[-1]
     found = await _revision(database)
     if found == newest:
@@ -33,7 +29,7 @@ async def make_ready(database: Sqlite, url: str) -> None:
     await _upgrade(url)
 
 
-async def agree(database: Sqlite, keyring: Keyring) -> None:
+async def agree(database: Database, keyring: Keyring) -> None:
     """Make sure that the keys in the database were made under our pepper; else `KeyringError`."""
     mine = keyring.mark()
     await database.fetch(statements.SET_MARK, "pepper", mine)
@@ -44,7 +40,7 @@ async def agree(database: Sqlite, keyring: Keyring) -> None:
         )
 
 
-async def _revision(database: Sqlite) -> object:
+async def _revision(database: Database) -> object:
     try:
         rows = await database.fetch(statements.REVISION)
     except StoreUnavailable as error:

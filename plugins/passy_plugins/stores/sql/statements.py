@@ -18,9 +18,6 @@ REVISIONS = ("0001", "0002", "0003")
 
 REVISION = "SELECT version_num FROM alembic_version"
 
-TABLES = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
-"""SQLite's way to say whether the file is new; the only question that knows its dialect."""
-
 _LEVEL = "{0}.id, {0}.status, {0}.requests, {0}.tokens, {0}.concurrency, {0}.models"
 PRINCIPAL = f"""
 SELECT k.id, k.name, k.digest, k.organisation, k.team, k.user_id,
@@ -90,6 +87,7 @@ MARK = "SELECT value FROM marks WHERE name = ?"
 SET_MARK = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 
 PRICE = "UPDATE usage SET cost_nanos = ?, price = ? WHERE id = ? AND cost_nanos IS NULL"
+PRICE_TOLD = f"{PRICE} RETURNING id"
 
 _COLUMNS = ", ".join(UsageRecord._fields)
 _ROW = "(" + ", ".join("?" * len(UsageRecord._fields)) + ")"
@@ -114,6 +112,7 @@ ROWS = f"""
 SELECT {", ".join(f"usage.{name}" for name in UsageRecord._fields)},
        evidence.chain, evidence.seq, evidence.kind, evidence.record
 FROM usage LEFT JOIN evidence ON evidence.id = usage.id
+ORDER BY usage.at, usage.id
 """
 ROWLESS = """
 SELECT chain, seq, id FROM evidence

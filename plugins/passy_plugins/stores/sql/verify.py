@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from passy_plugins.stores.sql import statements
+from passy_plugins.stores.sql.blocking import Connection
 from passy_plugins.stores.sql.evidence import (
     PROVED,
     Head,
@@ -46,15 +47,16 @@ def verify(path: Path, keyring: Keyring, tell: Tell | None = None, noted: str = 
 
 
 def verify_within(
-    connection: sqlite3.Connection, keyring: Keyring, tell: Tell | None = None, noted: str = ""
+    connection: Connection, keyring: Keyring, tell: Tell | None = None, noted: str = ""
 ) -> Verdict:
     """`verify`, within somebody's own transaction."""
-    connection.text_factory = tolerant
+    if isinstance(connection, sqlite3.Connection):
+        connection.text_factory = tolerant
     return _Look(connection, keyring, tell).through(noted)
 
 
 class _Look:
-    def __init__(self, connection: sqlite3.Connection, keyring: Keyring, tell: Tell | None) -> None:
+    def __init__(self, connection: Connection, keyring: Keyring, tell: Tell | None) -> None:
         self._connection = connection
         self._keyring = keyring
         self._tell = tell

@@ -9,7 +9,7 @@ from passy_plugins.stores.sql.schema import metadata
 connection = context.config.attributes.get("connection")
 if connection is None:
     context.configure(
-        dialect_name="sqlite",
+        dialect_name=context.config.attributes["dialect"],
         target_metadata=metadata,
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},

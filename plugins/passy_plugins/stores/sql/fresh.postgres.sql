@@ -1,0 +1,261 @@
+CREATE TABLE alembic_version (
+    version_num VARCHAR(32) NOT NULL,
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+
+CREATE TABLE organisations (
+    id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (id)
+);
+
+CREATE TABLE keys (
+    id TEXT NOT NULL,
+    digest BYTEA NOT NULL,
+    shown TEXT NOT NULL,
+    name TEXT NOT NULL,
+    email TEXT,
+    description TEXT NOT NULL,
+    organisation TEXT,
+    user_id TEXT,
+    requests TEXT,
+    tokens TEXT,
+    concurrency INTEGER,
+    models TEXT,
+    usage_limit FLOAT,
+    is_test BOOLEAN NOT NULL,
+    is_trial BOOLEAN NOT NULL,
+    expires BIGINT,
+    disabled BOOLEAN NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (id),
+    UNIQUE (digest),
+    FOREIGN KEY(organisation) REFERENCES organisations (id)
+);
+
+CREATE INDEX ix_keys_organisation ON keys (organisation);
+
+CREATE INDEX ix_keys_user_id ON keys (user_id);
+
+CREATE TABLE custom_providers (
+    id TEXT NOT NULL,
+    organisation TEXT NOT NULL,
+    name TEXT NOT NULL,
+    dialect TEXT NOT NULL,
+    url TEXT NOT NULL,
+    models TEXT NOT NULL,
+    status TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    sealed TEXT,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (id),
+    FOREIGN KEY(organisation) REFERENCES organisations (id)
+);
+
+CREATE INDEX ix_custom_providers_organisation ON custom_providers (organisation);
+
+CREATE TABLE credentials (
+    organisation TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    sealed TEXT NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (organisation, upstream),
+    FOREIGN KEY(organisation) REFERENCES organisations (id)
+);
+
+CREATE TABLE usage (
+    id TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    key_id TEXT NOT NULL,
+    organisation TEXT NOT NULL,
+    route TEXT NOT NULL,
+    model TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    upstream_model TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    streamed SMALLINT NOT NULL,
+    input BIGINT NOT NULL,
+    output BIGINT NOT NULL,
+    cached BIGINT NOT NULL,
+    cache_write BIGINT NOT NULL,
+    reasoning BIGINT NOT NULL,
+    audio_input BIGINT NOT NULL,
+    audio_output BIGINT NOT NULL,
+    estimated SMALLINT NOT NULL,
+    cost_nanos BIGINT,
+    price TEXT NOT NULL,
+    first_ms INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    attempts TEXT NOT NULL,
+    PRIMARY KEY (id)
+);
+
+CREATE INDEX ix_usage_at ON usage (at);
+
+CREATE INDEX ix_usage_key_id_at ON usage (key_id, at) WHERE key_id <> '';
+
+CREATE INDEX ix_usage_organisation_at ON usage (organisation, at) WHERE organisation <> '';
+
+CREATE TABLE marks (
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (name)
+);
+
+INSERT INTO alembic_version (version_num) VALUES ('0001') RETURNING alembic_version.version_num;
+
+CREATE TABLE evidence (
+    chain BIGINT NOT NULL,
+    seq BIGINT NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    record TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    client TEXT NOT NULL,
+    modified_by TEXT NOT NULL,
+    link TEXT NOT NULL,
+    PRIMARY KEY (chain, seq)
+);
+
+CREATE INDEX ix_evidence_id ON evidence (id);
+
+UPDATE alembic_version SET version_num='0002' WHERE alembic_version.version_num = '0001';
+
+ALTER TABLE organisations ADD COLUMN status TEXT DEFAULT 'active' NOT NULL;
+
+ALTER TABLE organisations ADD COLUMN requests TEXT;
+
+ALTER TABLE organisations ADD COLUMN tokens TEXT;
+
+ALTER TABLE organisations ADD COLUMN concurrency INTEGER;
+
+ALTER TABLE organisations ADD COLUMN models TEXT;
+
+ALTER TABLE organisations ADD COLUMN byok TEXT DEFAULT 'own_first' NOT NULL;
+
+CREATE TABLE teams (
+    id TEXT NOT NULL,
+    organisation TEXT NOT NULL,
+    name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    requests TEXT,
+    tokens TEXT,
+    concurrency INTEGER,
+    models TEXT,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (id),
+    FOREIGN KEY(organisation) REFERENCES organisations (id)
+);
+
+CREATE INDEX ix_teams_organisation ON teams (organisation);
+
+CREATE TABLE users (
+    id TEXT NOT NULL,
+    email TEXT,
+    name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    requests TEXT,
+    tokens TEXT,
+    concurrency INTEGER,
+    models TEXT,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (id),
+    UNIQUE (email)
+);
+
+CREATE TABLE members (
+    organisation TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    role TEXT NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (organisation, user_id),
+    FOREIGN KEY(organisation) REFERENCES organisations (id),
+    FOREIGN KEY(user_id) REFERENCES users (id)
+);
+
+CREATE INDEX ix_members_user_id ON members (user_id);
+
+ALTER TABLE keys ADD COLUMN team TEXT REFERENCES teams (id);
+
+ALTER TABLE keys ADD COLUMN tags TEXT DEFAULT '' NOT NULL;
+
+ALTER TABLE keys ADD COLUMN networks TEXT;
+
+ALTER TABLE keys ADD COLUMN upstreams TEXT;
+
+ALTER TABLE keys ADD COLUMN old_digest BYTEA;
+
+ALTER TABLE keys ADD COLUMN old_until BIGINT;
+
+ALTER TABLE keys ADD COLUMN deleted BIGINT;
+
+ALTER TABLE keys ADD COLUMN created_by TEXT;
+
+CREATE INDEX ix_keys_team ON keys (team);
+
+CREATE UNIQUE INDEX ix_keys_old_digest ON keys (old_digest);
+
+CREATE TABLE budgets (
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    amount BIGINT NOT NULL,
+    period TEXT NOT NULL,
+    hard BOOLEAN NOT NULL,
+    alerts TEXT NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (id)
+);
+
+CREATE INDEX ix_budgets_subject ON budgets (subject, kind);
+
+INSERT INTO budgets (id, kind, subject, unit, amount, period, hard, alerts, created) SELECT 'bud_' || id, 'key', id, 'usd', CAST(round(usage_limit * 1000000000) AS BIGINT), 'total', true, '[]', created FROM keys WHERE usage_limit IS NOT NULL;
+
+ALTER TABLE keys DROP COLUMN usage_limit;
+
+CREATE TABLE webhooks (
+    id TEXT NOT NULL,
+    organisation TEXT,
+    url TEXT NOT NULL,
+    sealed TEXT NOT NULL,
+    events TEXT NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (id),
+    FOREIGN KEY(organisation) REFERENCES organisations (id)
+);
+
+CREATE INDEX ix_webhooks_organisation ON webhooks (organisation);
+
+CREATE TABLE alerts_sent (
+    budget TEXT NOT NULL,
+    "window" TEXT NOT NULL,
+    percent INTEGER NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (budget, "window", percent)
+);
+
+ALTER TABLE usage ADD COLUMN team TEXT DEFAULT '' NOT NULL;
+
+ALTER TABLE usage ADD COLUMN user_id TEXT DEFAULT '' NOT NULL;
+
+ALTER TABLE usage ADD COLUMN tags TEXT DEFAULT '' NOT NULL;
+
+CREATE INDEX ix_usage_team_at ON usage (team, at) WHERE team <> '';
+
+CREATE INDEX ix_usage_user_id_at ON usage (user_id, at) WHERE user_id <> '';
+
+CREATE TABLE changes (
+    seq BIGSERIAL NOT NULL,
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (seq)
+);
+
+CREATE INDEX ix_changes_at ON changes (at);
+
+UPDATE alembic_version SET version_num='0003' WHERE alembic_version.version_num = '0002';

@@ -1,0 +1,273 @@
+"""PostgreSQL, through asyncpg.
+
+Safe behind PgBouncer in transaction mode, where each transaction may be another server process's:
+no statement is prepared under a name, nothing is set for longer than a transaction, and locks are
+the transaction's own. One statement alone is a transaction by itself.
+
+A question that is not answered in time ends with its connection: what a server may have in mind
+about it is not our trouble any more. For a moment after that nobody waits for it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import get_running_loop
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from itertools import count
+from math import inf
+from pathlib import Path
+from re import sub
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from passy_plugins.stores.sql import shipment
+from passy_plugins.stores.sql.blocking import Blocking
+from passy_proxy.stores import StoreUnavailable
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from passy_plugins.stores.sql.database import Row, Value
+    from passy_proxy.keyring import Keyring
+
+T = TypeVar("T")
+
+SCHEMES = ("postgresql", "postgres")
+WRITTEN = "postgresql://user:password@host:5432/name"
+
+PASSED_ON = (
+    *("host", "port", "user", "password", "dbname", "database", "passfile"),
+    *("service", "servicefile", "application_name", "options", "target_session_attrs"),
+    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname"),
+)
+LEFT_OUT = (
+    *("channel_binding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count"),
+    *("keepalives_idle", "keepalives_interval", "sslcompression", "sslnegotiation", "sslsni"),
+    *("tcp_user_timeout", "pgbouncer"),
+)
+"""Other drivers' own parameters: here they would be taken for settings of the server."""
+
+CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 3.0
+WRITE_SECONDS = 30.0
+LONGEST = 86_400.0
+PAUSE_SECONDS = 0.5
+"""After a failure, for so long nobody else waits for the same."""
+
+MAKING, CHAINING = 7_238_101_001, 7_238_101_002
+"""Advisory locks: of who changes tables, and of who enters evidence."""
+
+_FRESH = Path(__file__).with_name("fresh.postgres.sql")
+_TABLES = "SELECT count(*) FROM pg_catalog.pg_tables WHERE schemaname = current_schema()"
+_CHAINS = "SELECT 1 FROM marks WHERE name >= 'evidence:' AND name < 'evidence;' LIMIT 1"
+
+
+def address(url: str) -> str:
+    """``url`` as asyncpg takes it. ValueError, which repeats nothing of it, when it is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError(
+            f"write {WRITTEN}; in a password @ : / ? # are written %40 %3A %2F %3F %23"
+        ) from None
+    if parts.fragment or parts.scheme not in SCHEMES:
+        raise ValueError(f"write {WRITTEN}")
+    unknown = sorted({name for name, _ in given} - {*PASSED_ON, *LEFT_OUT})
+    if unknown:
+        raise ValueError(f"unknown parameter '{unknown[0][:40]}' behind {WRITTEN}")
+    kept = [(name, value) for name, value in given if name in PASSED_ON]
+    return parts._replace(query=urlencode(kept, quote_via=quote)).geturl()
+
+
+def shown(url: str) -> str:
+    """Host, port and name of the database."""
+    parts = urlsplit(address(url))
+    said = dict(parse_qsl(parts.query))
+    host = parts.netloc.rpartition("@")[2] or said.get("host", "")
+    name = parts.path or "/" + said.get("dbname", said.get("database", ""))
+    return f"postgresql://{host}{name}"
+
+
+@cache
+def numbered(statement: str) -> str:
+    """``?`` as ``$1``, ``$2`` …"""
+    numbers = count(1)
+    return sub(r"\?", lambda _: f"${next(numbers)}", statement)
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    """A new connection, without a cache of statements."""
+    import asyncpg
+
+    try:
+        return await asyncpg.connect(address(url), timeout=CONNECT_SECONDS, statement_cache_size=0)
+    except TimeoutError:
+        raise StoreUnavailable(
+            f"{shown(url)}: no connection within {CONNECT_SECONDS:g} s"
+        ) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        raise StoreUnavailable(f"{shown(url)}: {said(error)}") from None
+
+
+def said(error: BaseException) -> str:
+    """What an error says, without the row it speaks of."""
+    return str(error.args[0] if error.args else error) or type(error).__name__
+
+
+class Postgres:
+    """A few connections to one database. Lives on one event loop."""
+
+    def __init__(self, url: str, *, most: int = 1, lasting: bool = False) -> None:
+        """``lasting``: what is written survives a power failure of the server from then on."""
+        self.place = shown(url)
+        self._url = url
+        self._begin = f"BEGIN; SET LOCAL statement_timeout = '{WRITE_SECONDS:.0f}s'"
+        if lasting:
+            self._begin += "; SET LOCAL synchronous_commit = on"
+        self._free: list[asyncpg.Connection] = []
+        self._turns = asyncio.Semaphore(most)
+        self._away = (-inf, "")
+        """Until when nobody is to wait, and why."""
+        self._closed = False
+
+    async def open(self) -> None:
+        """Connect now, to learn of trouble at the start."""
+        await self.fetch("SELECT 1")
+
+    async def close(self) -> None:
+        """Disconnect, for good; who is served is served to the end."""
+        self._closed = True
+        while self._free:
+            with suppress(Exception):
+                await self._free.pop().close(timeout=1)
+
+    async def fetch(self, statement: str, *values: Value) -> list[Row]:
+        """All rows. Like everything here it raises `StoreUnavailable`."""
+        text = numbered(statement)
+
+        async def ask(connection: asyncpg.Connection) -> list[Row]:
+            return [tuple(row) for row in await connection.fetch(text, *values)]
+
+        return await self._served(ask, ANSWER_SECONDS)
+
+    async def make(self) -> None:
+        """Make the tables where there are none at all, unless somebody else does by now."""
+
+        async def work(connection: asyncpg.Connection) -> None:
+            await connection.execute(f"SELECT pg_advisory_xact_lock({MAKING})")
+            if not await connection.fetchval(_TABLES):
+                await connection.execute(_FRESH.read_text(encoding="utf-8"))
+
+        if await self.fetch(_TABLES) == [(0,)]:
+            await self._transaction(work)
+
+    async def record(
+        self, records: Sequence[bytes], prices: Sequence[bytes], keyring: Keyring
+    ) -> None:
+        """All or none; see `passy_plugins.stores.sql.driver.Database`."""
+
+        async def work(connection: asyncpg.Connection) -> bool:
+            await connection.execute(f"SELECT pg_advisory_xact_lock_shared({CHAINING})")
+            if any(map(shipment.has_proof, records)) or await connection.fetchval(_CHAINS):
+                return False
+            await shipment.enter(connection, records, prices)
+            return True
+
+        async def prove(connection: asyncpg.Connection) -> None:
+            # Whoever enters without evidence waits: else it would not know that there is some now.
+            await connection.execute(f"SELECT pg_advisory_xact_lock({CHAINING})")
+            blocking = Blocking(connection, get_running_loop())
+            await asyncio.to_thread(shipment.prove, blocking, records, prices, keyring)
+
+        if not await self._transaction(work):
+            await self._transaction(prove)
+
+    async def look(self, work: Callable[[Blocking], T]) -> T:
+        """What ``work``, in a thread, makes of the books as they are at one moment, however long
+        that takes."""
+
+        async def within(connection: asyncpg.Connection) -> T:
+            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            done = await asyncio.to_thread(work, Blocking(connection, get_running_loop()))
+            await connection.execute("COMMIT")
+            return done
+
+        return await self._served(within, LONGEST)
+
+    async def _transaction(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        async def within(connection: asyncpg.Connection) -> T:
+            await connection.execute(self._begin)
+            done = await work(connection)
+            await connection.execute("COMMIT")
+            return done
+
+        return await self._served(within, WRITE_SECONDS)
+
+    async def _served(
+        self, work: Callable[[asyncpg.Connection], Awaitable[T]], seconds: float
+    ) -> T:
+        """What ``work`` makes of a connection, which is its own until then."""
+        import asyncpg
+
+        if self._closed:
+            raise StoreUnavailable(f"{self.place}: closed")
+        clock = get_running_loop().time
+        until, why = self._away
+        if clock() < until:
+            raise StoreUnavailable(why)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(f"{self.place}: no free connection") from None
+        try:
+            try:
+                connection = await self._connected()
+            except StoreUnavailable as error:
+                self._away = (clock() + PAUSE_SECONDS, str(error))
+                raise
+            timer = get_running_loop().call_later(seconds, connection.terminate)
+            try:
+                done = await work(connection)
+            except BaseException as error:
+                late = connection.is_closed() and timer.when() <= clock()
+                # Whatever transaction was open: its end is the connection's.
+                connection.terminate()
+                if not isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+                    raise
+                raise self._told(error, f"no answer within {seconds:g} s" if late else "") from None
+            finally:
+                timer.cancel()
+            if self._closed:
+                connection.terminate()
+            else:
+                self._free.append(connection)
+            return done
+        finally:
+            self._turns.release()
+
+    async def _connected(self) -> asyncpg.Connection:
+        while self._free:
+            connection = self._free.pop()
+            if not connection.is_closed():
+                return connection
+        return await connect(self._url)
+
+    def _told(self, error: Exception, why: str) -> Exception:
+        """What the caller is told of an error; those who come next need not meet it as well."""
+        import asyncpg
+
+        wrong = ValueError | asyncpg.DataError | asyncpg.IntegrityConstraintViolationError
+        if isinstance(error, wrong):
+            return ValueError(said(error))
+        told = StoreUnavailable(f"{self.place}: {why or said(error)}")
+        if not isinstance(error, asyncpg.PostgresError) or error.sqlstate[:2] in ("08", "57"):
+            self._away = (get_running_loop().time() + PAUSE_SECONDS, str(told))
+            while self._free:
+                self._free.pop().terminate()
+        return told

@@ -1,0 +1,327 @@
+"""The SQL store on PostgreSQL: its URL, its start, and what may happen to its server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from harness.bouncer import bouncer
+from harness.postgres import PASSWORD, Database, OwnServer
+from pydantic import ValidationError
+
+from passy_plugins.stores.sql import Sql, SqlSettings, migrate, statements
+from passy_plugins.stores.sql.admin import Admin
+from passy_plugins.stores.sql.driver import driver_for, place_of
+from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.postgres import Postgres
+from passy_plugins.stores.sql.schema import metadata
+from passy_proxy import keys
+from passy_proxy.config.settings import Secret
+from passy_proxy.evidence import Proof
+from passy_proxy.issue import NewKey
+from passy_proxy.keyring import Keyring
+from passy_proxy.records import CredentialRef, UsageRecord
+from passy_proxy.site import Site
+from passy_proxy.stores import StoreUnavailable
+
+pytestmark = pytest.mark.anyio
+
+RECORD = UsageRecord(
+    *("req_0", 1_795_430_994.913, "key_1", "org_1", "team_1", "user_1", "a,b", "POST /v1/x"),
+    *("m", "u", "m", "ok", 200, False, 1, 2, 0, 0, 0, 0, 0, False, 7, "p", 1, 2, ()),
+)
+RING = Keyring(["the secret key of these tests: 0123456789"])
+
+
+def store_at(url: str, folder: Path) -> Sql:
+    return Sql(SqlSettings(url=Secret(url)), Site(folder, RING))
+
+
+@pytest.fixture
+async def driver(database: Database) -> AsyncIterator[Postgres]:
+    driver = driver_for(database.url, "test", most=2)
+    assert isinstance(driver, Postgres)
+    yield driver
+    await driver.close()
+
+
+# The URL
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql://ada:hidden@db.test:5433/books", "postgresql://db.test:5433/books"),
+        ("postgres://ada:hidden@db.test/books?sslmode=require", "postgresql://db.test/books"),
+        ("postgres://ada:hid%40en@/books?host=/run/pg", "postgresql:///run/pg/books"),
+        (
+            "postgresql://ada:hidden@[::1]:5432/books?channel_binding=require&connect_timeout=5",
+            "postgresql://[::1]:5432/books",
+        ),
+    ],
+)
+def test_a_database_is_called_by_its_place_without_its_password(url: str, place: str) -> None:
+    assert place == place_of(url)
+    settings = SqlSettings(url=Secret(url))
+    assert "hid" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada:hid/den@db.test/books",
+        "postgresql://ada:hidden@db.test:port/books",
+        "postgresql://ada:hidden@db.test/books#hidden",
+        "postgresql://ada:hidden@db.test/books?sslmode",
+        "postgresql://ada:hidden@[::1/books",
+        "postgresql://ada:x@db.test/books?hidden=1&hidden2=2",
+    ],
+)
+def test_a_url_with_a_mistake_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ValidationError, match="postgresql://user:password@host") as refused:
+        SqlSettings(url=Secret(url))
+    if "x@" not in url:
+        assert "hid" not in str(refused.value)
+
+
+# The start
+
+
+async def shape(database: Database) -> list[Any]:
+    columns = (
+        "SELECT table_name, column_name, data_type, is_nullable, column_default"
+        " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
+    )
+    indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+    rules = (
+        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2"
+    )
+    return [database.rows(each) for each in (columns, indexes, rules)]
+
+
+async def test_both_roads_lead_to_the_same_tables(database: Database, driver: Postgres) -> None:
+    await driver.make()
+    with database.server.database() as other:
+        await migrate.upgrade(other.url)
+        assert await shape(database) == await shape(other)
+        assert database.rows(statements.REVISION) == other.rows(statements.REVISION)
+
+
+async def test_the_tables_are_those_of_the_schema(database: Database, driver: Postgres) -> None:
+    await driver.make()
+
+    def differences(connection: Any) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, metadata))
+
+    engine = engine_for(database.url)
+    async with engine.connect() as connection:
+        assert [] == await connection.run_sync(differences)
+    await engine.dispose()
+
+
+async def test_many_that_start_at_once_on_a_new_database_all_start(
+    database: Database, tmp_path: Path
+) -> None:
+    stores = [store_at(database.url, tmp_path / str(number)) for number in range(6)]
+    await asyncio.gather(*(store.start() for store in stores))
+    assert 6 * [None] == [await store.principal(b"") for store in stores]
+    await asyncio.gather(*(store.stop() for store in stores))
+
+
+async def test_an_older_database_is_migrated_by_one_of_many(
+    database: Database, tmp_path: Path
+) -> None:
+    database.run("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    stores = [store_at(database.url, tmp_path / str(number)) for number in range(2)]
+    await asyncio.gather(*(store.start() for store in stores))
+    assert [(statements.REVISIONS[-1],)] == database.rows(statements.REVISION)
+    assert await stores[0].first_key()
+    await asyncio.gather(*(store.stop() for store in stores))
+
+
+async def test_a_database_of_something_else_is_refused(database: Database, tmp_path: Path) -> None:
+    database.run("CREATE TABLE recipes (name TEXT)")
+    with pytest.raises(StoreUnavailable, match="not a database of passy"):
+        await store_at(database.url, tmp_path).start()
+    assert [("recipes",)] == database.rows(
+        "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"
+    )
+
+
+@pytest.mark.parametrize("wrong", ["password", "name", "port"])
+async def test_a_database_that_cannot_be_had_is_told_of_without_its_password(
+    database: Database, tmp_path: Path, wrong: str
+) -> None:
+    url = {
+        "password": database.url.replace(PASSWORD, "not-" + PASSWORD),
+        "name": database.url.replace(database.name, "nowhere"),
+        "port": f"postgresql://postgres:{PASSWORD}@127.0.0.1:1/passy",
+    }[wrong]
+    with pytest.raises(StoreUnavailable, match=r"postgresql://127\.0\.0\.1") as refused:
+        await store_at(url, tmp_path).start()
+    assert PASSWORD not in str(refused.value)
+    with pytest.raises(StoreUnavailable) as refused:
+        async with Admin.opened(url, RING):
+            pass
+    assert PASSWORD not in str(refused.value)
+
+
+# What may happen to a server
+
+
+async def test_D4_it_goes_on_with_a_server_that_came_back(
+    database: Database, own_postgres: OwnServer, tmp_path: Path
+) -> None:
+    store = store_at(database.url, tmp_path)
+    await store.start()
+    key = await store.first_key()
+    assert key is not None
+    digest = keys.digest(RING.pepper, key.encode())
+    own_postgres.stop()
+    with pytest.raises(StoreUnavailable):
+        await store.principal(digest)
+    own_postgres.start()
+    began = time.monotonic()
+    while True:
+        try:
+            assert await store.principal(digest) is not None
+            break
+        except StoreUnavailable:
+            assert time.monotonic() < began + 10
+            await asyncio.sleep(0.05)
+    assert time.monotonic() - began < 2
+    await store.stop()
+
+
+async def test_D1_a_paused_server_costs_its_time_once_and_then_nobody_waits(
+    database: Database, own_postgres: OwnServer
+) -> None:
+    driver = Postgres(database.url, most=4)
+    await driver.open()
+    own_postgres.pause()
+    began = time.monotonic()
+    said = await asyncio.gather(
+        *(driver.fetch("SELECT 1") for _ in range(4)), return_exceptions=True
+    )
+    waited = time.monotonic() - began
+    assert all(isinstance(each, StoreUnavailable) for each in said), said
+    assert waited < 8
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await driver.fetch("SELECT 1")
+    assert time.monotonic() - began < 0.1
+    own_postgres.resume()
+    await asyncio.sleep(0.6)
+    assert [(1,)] == await driver.fetch("SELECT 1")
+    await driver.close()
+    # Nothing of those who gave up is left.
+    await asyncio.sleep(0.1)
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert [] == [task for task in others if "asyncpg" in repr(task.get_coro())]
+
+
+async def test_no_more_connections_than_it_may_have(database: Database) -> None:
+    driver = Postgres(database.url, most=3)
+    await asyncio.gather(*(driver.fetch("SELECT pg_sleep(0.05)") for _ in range(12)))
+    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1"
+    assert [(3,)] == database.rows(count + " AND pid <> pg_backend_pid()", database.name)
+    await driver.close()
+
+
+async def test_what_nobody_can_write_is_a_value_s_fault_and_not_the_database_s(
+    driver: Postgres,
+) -> None:
+    await driver.make()
+    with pytest.raises(ValueError, match="null value"):
+        await driver.fetch("INSERT INTO marks (name) VALUES (?)", "x")
+    with pytest.raises(ValueError, match="invalid"):
+        await driver.fetch("INSERT INTO marks (name, value) VALUES (?, ?)", "x", "a\0b")
+    with pytest.raises(ValueError, match="invalid"):
+        await driver.fetch("SELECT * FROM keys WHERE created = ?", "text")
+    with pytest.raises(StoreUnavailable, match="nowhere"):
+        await driver.fetch("SELECT * FROM nowhere")
+    assert [] == await driver.fetch(statements.MARK, "x")
+
+
+async def test_nothing_a_client_wrote_is_lost_to_the_books(
+    database: Database, tmp_path: Path
+) -> None:
+    store = store_at(database.url, tmp_path)
+    await store.start()
+    hostile = ["nul \0 in it", "\\u0000", "\ud800 half", "x" * 20_000, "\u2028 🙂 '\"; --"]
+    for number, model in enumerate(hostile):
+        store.record(RECORD._replace(id=f"req_{number}", model=model).row())
+    await store.stop()
+    assert 0 == store._shipper.refused
+    kept = [model for (model,) in database.rows("SELECT model FROM usage ORDER BY id")]
+    assert ["nul \ufffd in it", "\\u0000", "? half"] == kept[:3]
+    assert "\u2028 🙂 '\"; --" == kept[4]
+
+
+async def test_admin_and_store_see_the_same(database: Database, tmp_path: Path) -> None:
+    store = store_at(database.url, tmp_path)
+    await store.start()
+    async with Admin.opened(database.url, RING) as admin:
+        made, key = await admin.create_key(NewKey(name="Ada"))
+        assert [made] == await admin.list_keys()
+        digest = keys.digest(RING.pepper, key.encode())
+        found = await store.principal(digest)
+        assert found is not None
+        assert made.id == found.key_id
+        await admin.disable_key(made.id)
+        with pytest.raises(ValueError, match="no organisation org_nowhere"):
+            await admin.create_key(NewKey(organisation="org_nowhere"))
+    disabled = await store.principal(digest)
+    assert disabled is not None
+    assert disabled.disabled
+    await store.stop()
+
+
+# Behind PgBouncer
+
+
+async def test_all_of_it_works_behind_pgbouncer_in_transaction_mode(
+    database: Database, tmp_path: Path
+) -> None:
+    """Whose connections take turns, so that anything that is kept in one is missing in the next."""
+    with bouncer(database, pool=3) as url:
+        stores = [store_at(url, tmp_path / str(number)) for number in range(3)]
+        await asyncio.gather(*(store.start() for store in stores))
+        async with Admin.opened(url, RING) as admin:
+            acme = await admin.create_organisation("Acme")
+            await admin.set_credential(acme, "openai", "sk-acme")
+            made = [await admin.create_key(NewKey(organisation=acme)) for _ in range(5)]
+            digests = [keys.digest(RING.pepper, key.encode()) for _, key in made]
+
+            async def ask(store: Sql, turn: int) -> None:
+                found = await store.principal(digests[turn % 5])
+                assert found is not None
+                assert made[turn % 5][0].id == found.key_id
+                secret = await store.credential(CredentialRef(acme, "openai"))
+                assert secret is not None
+                assert "sk-acme" == secret.secret
+                assert acme == (await admin.list_organisations())[0].id
+
+            for number, store in enumerate(stores):
+                for turn in range(400):
+                    proof = Proof("a", "b", ()) if turn % 3 == 0 else None
+                    id = f"req_{number}_{turn}"
+                    store.record(RECORD._replace(id=id, organisation=acme).row(), proof)
+            await asyncio.gather(*(ask(store, turn) for store in stores for turn in range(20)))
+            await asyncio.gather(*(store.stop() for store in stores))
+            verdict = await admin.verify()
+        assert [] == verdict.findings
+        assert (1_200, 402) == (verdict.entries, verdict.proved)
+        assert [(1_200,)] == database.rows("SELECT count(*) FROM usage")
+        taken = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+        )
+        assert database.rows(taken, database.name) <= [(3,)]
