@@ -112,6 +112,16 @@ class Counters(Protocol):
 
 
 @runtime_checkable
+class Shared(Protocol):
+    """`Counters` that other processes take from as well."""
+
+    @property
+    def workers(self) -> int:
+        """How many do, this one among them, as far as is known."""
+        ...
+
+
+@runtime_checkable
 class Directory(Protocol):
     """Who a key belongs to. ``digest`` is ``keys.digest`` of the whole key."""
 
