@@ -10,39 +10,35 @@ import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Executable, Row, func, insert, select, text, update
+from sqlalchemy import Executable, Row, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from passy_plugins.stores.sql.allotted import Allotted
 from passy_plugins.stores.sql.database import sqlite_path
 from passy_plugins.stores.sql.driver import driver_for, is_postgres
 from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.issued import BY_KEY, Issued
 from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.reports import Reports
 from passy_plugins.stores.sql.schema import (
-    budgets,
     credentials,
     custom_providers,
-    keys,
-    organisations,
     usage,
 )
-from passy_plugins.stores.sql.statements import rate_of, rate_text
+from passy_plugins.stores.sql.tenants import Tenants
 from passy_plugins.stores.sql.verify import Tell, verify, verify_within
-from passy_proxy import keys as client_keys
 from passy_proxy.evidence import Verdict
-from passy_proxy.issue import IssuedKey, NewKey, Organisation
 from passy_proxy.issue import NewProvider as NewProvider
 from passy_proxy.json import dumps, loads
 from passy_proxy.records import (
     CredentialRef,
     CustomProvider,
-    Limits,
     UsageRecord,
 )
 from passy_proxy.stores import StoreUnavailable
@@ -53,7 +49,7 @@ if TYPE_CHECKING:
     from passy_proxy.keyring import Keyring
 
 
-class Admin:
+class Admin(Issued, Tenants, Allotted):
     """Writes to the database of ``url``. See `opened`."""
 
     def __init__(self, engine: AsyncEngine, keyring: Keyring, url: str) -> None:
@@ -81,72 +77,6 @@ class Admin:
         finally:
             await engine.dispose()
 
-    async def create_key(self, wanted: NewKey) -> tuple[IssuedKey, str]:
-        """The record, and the key itself: this once. ValueError for an unknown organisation."""
-        key = client_keys.new_key()
-        key_id = _new_id("key")
-        limits = wanted.limits
-        statement = insert(keys).values(
-            id=key_id,
-            digest=client_keys.digest(self._keyring.pepper, key.encode()),
-            shown=client_keys.shown(key),
-            name=wanted.name,
-            email=None if wanted.is_test else wanted.email,
-            description=wanted.described(),
-            organisation=wanted.organisation,
-            user_id=wanted.user_id,
-            requests=rate_text(limits.requests),
-            tokens=rate_text(limits.tokens),
-            concurrency=limits.concurrency,
-            models=None if wanted.models is None else dumps(wanted.models).decode(),
-            is_test=wanted.is_test,
-            is_trial=wanted.is_trial,
-            expires=None if wanted.expires is None else int(wanted.expires * 1000),
-            disabled=False,
-            created=_now(),
-        )
-        await self._write_for(wanted.organisation, statement)
-        if wanted.usage_limit is not None:
-            await self._write(
-                insert(budgets).values(
-                    id=_new_id("bud"),
-                    kind="key",
-                    subject=key_id,
-                    unit="usd",
-                    amount=round(wanted.usage_limit * NANOS),
-                    period="total",
-                    hard=True,
-                    alerts="[]",
-                    created=_now(),
-                )
-            )
-        record = await self.get_key(key_id)
-        assert record is not None
-        return record, key
-
-    async def list_keys(self, organisation: str | None = None) -> list[IssuedKey]:
-        """All keys, or those of an organisation, oldest first."""
-        wanted = _KEYS.order_by(keys.c.created, keys.c.id)
-        if organisation is not None:
-            wanted = wanted.where(keys.c.organisation == organisation)
-        return [_issued(row) for row in await self._read(wanted)]
-
-    async def get_key(self, key_id: str) -> IssuedKey | None:
-        rows = await self._read(_KEYS.where(keys.c.id == key_id))
-        return _issued(rows[0]) if rows else None
-
-    async def disable_key(self, key_id: str) -> IssuedKey | None:
-        """The record as it is now; ``None`` when there is no such key."""
-        await self._write(update(keys).where(keys.c.id == key_id).values(disabled=True))
-        return await self.get_key(key_id)
-
-    async def create_organisation(self, name: str) -> str:
-        """Its id."""
-        organisation = _new_id("org")
-        values = {"id": organisation, "name": name, "created": _now()}
-        await self._write(insert(organisations).values(values))
-        return organisation
-
     async def add_provider(self, new: NewProvider, credential: str | None = None) -> str:
         """Its id. The credential is sealed for this organisation and this provider."""
         provider = _new_id("prov")
@@ -162,11 +92,6 @@ class Admin:
         }
         await self._write_for(new.organisation, insert(custom_providers).values(values))
         return provider
-
-    async def list_organisations(self) -> list[Organisation]:
-        """Oldest first."""
-        wanted = select(organisations).order_by(organisations.c.created, organisations.c.id)
-        return [Organisation(r.id, r.name, r.created / 1000) for r in await self._read(wanted)]
 
     async def list_providers(self) -> list[CustomProvider]:
         """Of all organisations, oldest first, those that are not active among them."""
@@ -210,7 +135,7 @@ class Admin:
 
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""
-        mine = (usage.c.key_id == key_id, _BY_KEY)
+        mine = (usage.c.key_id == key_id, BY_KEY)
         rows = await self._read(_USAGE.where(*mine).order_by(usage.c.at.desc()).limit(most))
         return [_usage(row) for row in rows]
 
@@ -229,10 +154,6 @@ class Admin:
             return await asyncio.to_thread(verify, path, self._keyring, tell, noted)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"{path}: {error}") from error
-
-    async def _read(self, statement: Executable) -> Sequence[Row[Any]]:
-        async with self._connected() as connection:
-            return (await connection.execute(statement)).all()
 
     async def _write(self, statement: Executable) -> int:
         """How many rows it touched. ValueError when the tables' own rules forbid it."""
@@ -258,24 +179,7 @@ class Admin:
             raise StoreUnavailable(str(getattr(error, "orig", error))) from None
 
 
-NANOS = 1_000_000_000
-"""In a dollar."""
-
-_BY_KEY = text("usage.key_id <> ''")
-"""What the index of usage by key is limited to; a query that does not say it is not given it."""
-
 _USAGE = select(*(usage.c[name] for name in UsageRecord._fields))
-
-_LAST_USED = (
-    select(func.max(usage.c.at)).where(usage.c.key_id == keys.c.id, _BY_KEY).scalar_subquery()
-)
-_USAGE_LIMIT = (
-    select(func.min(budgets.c.amount))
-    .where(budgets.c.kind == "key", budgets.c.subject == keys.c.id)
-    .where(budgets.c.unit == "usd", budgets.c.hard)
-    .scalar_subquery()
-)
-_KEYS = select(keys, _LAST_USED.label("last_used"), _USAGE_LIMIT.label("usage_limit"))
 
 
 def _new_id(kind: str) -> str:
@@ -284,32 +188,6 @@ def _new_id(kind: str) -> str:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000
-
-
-def _issued(row: Row[Any]) -> IssuedKey:
-    return IssuedKey(
-        id=row.id,
-        digest=row.digest,
-        shown=row.shown,
-        name=row.name,
-        email=row.email,
-        description=row.description,
-        organisation=row.organisation,
-        user_id=row.user_id,
-        limits=Limits(rate_of(row.requests), rate_of(row.tokens), row.concurrency),
-        models=None if row.models is None else tuple(loads(row.models)),
-        usage_limit=None if row.usage_limit is None else row.usage_limit / NANOS,
-        expires=_seconds(row.expires),
-        disabled=row.disabled,
-        is_test=row.is_test,
-        is_trial=row.is_trial,
-        created=row.created / 1000,
-        last_used=_seconds(row.last_used),
-    )
 
 
 def _usage(row: Row[Any]) -> UsageRecord:
