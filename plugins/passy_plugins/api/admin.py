@@ -1,7 +1,7 @@
 """App: everything an operator keeps in order over HTTP, for the holder of the admin token.
 
-Organisations, teams, users, keys, limits, budgets, providers and their credentials, webhooks, usage,
-single exchanges, the routing table and the state of the gateway. Its OpenAPI document is at
+Organisations, teams, users, keys, limits, budgets, providers and their credentials, webhooks,
+usage, single exchanges, the routing table and the state of the gateway. Its OpenAPI document is at
 `/openapi.json` below it; the guide is docs/guides/admin-api.md.
 """
 

@@ -150,9 +150,12 @@ def place_of(location: Sequence[str | int]) -> str:
     return ".".join(map(str, location))
 
 
+_WORDS = {"extra_forbidden": "Nothing is called that here.", "missing": "This is needed."}
+
+
 def words_of(detail: Mapping[str, Any]) -> str:
     """pydantic's words, or those of a validator of ours."""
-    message = str(detail["msg"])
+    message = _WORDS.get(detail["type"], str(detail["msg"]))
     for begin in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(begin)
     return message

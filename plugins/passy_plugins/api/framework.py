@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 
-def api(
-    title: str, about: str, log: FilteringBoundLogger, secured: Mapping[str, Any]
-) -> FastAPI:
+def api(title: str, about: str, log: FilteringBoundLogger, secured: Mapping[str, Any]) -> FastAPI:
     """An application without routes. ``secured``: the ways to show who asks, for its OpenAPI
     document, which is at ``/openapi.json`` for those who are let in."""
     app = FastAPI(

@@ -11,14 +11,14 @@ from passy_proxy.application import Asgi, Receive, Send
 
 Scope = MutableMapping[str, Any]
 Look = Callable[[Mapping[bytes, list[bytes]]], str | None]
-"""Headers by name, each with all its values → who asks; ``None`` for nobody we know."""
+"""Headers by name, each with all its values → who asks; ``None`` for a stranger."""
 
 
 class Gate:
     """Lets in who ``look`` knows, and tells the rest nothing but that."""
 
     def __init__(self, served: Asgi, look: Look, message: str, challenge: bytes) -> None:
-        """``message`` and ``challenge`` (the header ``www-authenticate``) are for who is refused."""
+        """``message`` and ``challenge`` (``www-authenticate``) are for who is refused."""
         self._served = served
         self._look = look
         self._message = message
@@ -80,9 +80,7 @@ def said(code: str, message: str, request_id: str, param: str | None = None) -> 
     }
 
 
-async def answer(
-    send: Send, status: int, body: object, headers: list[tuple[bytes, bytes]]
-) -> None:
+async def answer(send: Send, status: int, body: object, headers: list[tuple[bytes, bytes]]) -> None:
     """A whole answer in JSON."""
     content = json.dumps(body)
     told = [

@@ -1,4 +1,4 @@
-"""The gateway itself: how it is, what it would do with a model, and its configuration read again."""
+"""The gateway itself: how it is, who answers for a model, and its configuration read again."""
 
 from __future__ import annotations
 
@@ -156,9 +156,7 @@ async def reload(request: Request) -> Reloaded:
     if not await gateway.reload():
         raise Denied(409, "configuration_refused", gateway.problem)
     snapshot = gateway.snapshot
-    return Reloaded(
-        hash=snapshot.hash.decode(), warnings=[str(one) for one in snapshot.warnings]
-    )
+    return Reloaded(hash=snapshot.hash.decode(), warnings=[str(one) for one in snapshot.warnings])
 
 
 @router.get("/routing", responses=responses(401))
@@ -166,8 +164,8 @@ async def routing(request: Request) -> Routing:
     """The routing table: the providers, and who answers for which alias."""
     snapshot = request.app.state.gateway().snapshot
     return Routing(
-        providers=[Provider(**provider(one)) for one in snapshot.upstreams.values()],
-        routes=[Alias(**route(one)) for one in snapshot.models.aliases],
+        providers=[Provider.model_validate(provider(one)) for one in snapshot.upstreams.values()],
+        routes=[Alias.model_validate(route(one)) for one in snapshot.models.aliases],
     )
 
 
@@ -177,7 +175,7 @@ async def routing_of(request: Request, alias: str) -> Alias:
     found = request.app.state.gateway().snapshot.models.find(alias)
     if found is None:
         raise absent("alias")
-    return Alias(**route(found))
+    return Alias.model_validate(route(found))
 
 
 def filters(snapshot: Snapshot) -> list[FilterShown]:
@@ -185,9 +183,7 @@ def filters(snapshot: Snapshot) -> list[FilterShown]:
     told: dict[tuple[Any, ...], FilterShown] = {}
     for one in snapshot.filters:
         fields = type(one.config).model_fields
-        modes = {
-            name: str(getattr(one.config, name)) for name in fields if name.startswith(MODES)
-        }
+        modes = {name: str(getattr(one.config, name)) for name in fields if name.startswith(MODES)}
         told[one.name, *sorted(modes.items())] = FilterShown(name=one.name, modes=modes)
     return list(told.values())
 

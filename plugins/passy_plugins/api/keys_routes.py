@@ -32,14 +32,16 @@ class Wanted(Body):
 
     model_config = ConfigDict(alias_generator=to_camel)
 
-    email: Email | None = Field(None, description="Whom to ask about it; a test key has none.")
-    description: Line | None = Field(None, description="A sentence about it.")
-    usage_limit: Dollars | None = Field(
-        None, description="US dollars it may spend in its life; null is no limit."
+    email: Email | None = Field(
+        default=None, description="Whom to ask about it; a test key has none."
     )
-    is_trial: bool | None = Field(False, description="Its description is “Trial Key”.")
+    description: Line | None = Field(default=None, description="A sentence about it.")
+    usage_limit: Dollars | None = Field(
+        default=None, description="US dollars it may spend in its life; null is no limit."
+    )
+    is_trial: bool | None = Field(default=False, description="Its description is “Trial Key”.")
     is_test: bool | None = Field(
-        False, description="Its description is “Test Key”; it reaches nothing that costs."
+        default=False, description="Its description is “Test Key”; it reaches nothing that costs."
     )
 
 
@@ -57,7 +59,7 @@ class Rolling(Body):
     model_config = ConfigDict(alias_generator=to_camel)
 
     grace_seconds: int = Field(
-        GRACE, ge=0, le=LONGEST_GRACE, description="How long the old key stays good."
+        default=GRACE, ge=0, le=LONGEST_GRACE, description="How long the old key stays good."
     )
 
 
@@ -121,7 +123,9 @@ def asker(request: Request, user: User = None) -> Asker:
 def owner(request: Request, asker: Annotated[Asker, Depends(asker)]) -> str:
     """Writes: a service for one of its users, and nobody else."""
     if request.scope["state"]["caller"] != "service" or asker.user is None:
-        raise Denied(403, "read_only", "The admin token only reads here; it writes at the admin API.")
+        raise Denied(
+            403, "read_only", "The admin token only reads here; it writes at the admin API."
+        )
     return asker.user
 
 
@@ -177,7 +181,7 @@ async def list_keys(
     """A user's keys, oldest first; with the admin token and no user, all keys."""
     admin = await request.app.state.desk.admin()
     values = {} if asks.user is None else {"user_id": asks.user}
-    page = await admin.lists.keys(values, limit, cursor)
+    page = await admin.lists.keys(values, "", limit, cursor)
     return Keys(keys=[Key(**shown(one)) for one in page.rows], cursor=page.cursor)
 
 

@@ -16,9 +16,9 @@ MOST = (1 << 31) - 1
 class LimitsSent(Body):
     """What is not named stays as it is; ``null`` is no limit."""
 
-    requests: RateText | None = Field(None, description="Requests in a time: 60/min.")
-    tokens: RateText | None = Field(None, description="Tokens in a time: 100k/min.")
-    concurrency: int | None = Field(None, ge=1, le=MOST, description="Requests at once.")
+    requests: RateText | None = Field(default=None, description="Requests in a time: 60/min.")
+    tokens: RateText | None = Field(default=None, description="Tokens in a time: 100k/min.")
+    concurrency: int | None = Field(default=None, ge=1, le=MOST, description="Requests at once.")
 
 
 class LimitsShown(Shown):
@@ -30,9 +30,9 @@ class LimitsShown(Shown):
 class Level(Body):
     """What a PATCH of any level may hold."""
 
-    limits: LimitsSent = Field(LimitsSent(), description="Those named are set.")
+    limits: LimitsSent = Field(default=LimitsSent(), description="Those named are set.")
     models: Models | None = Field(
-        None, description="The models allowed here; * stands for anything, null for all."
+        default=None, description="The models allowed here; * stands for anything, null for all."
     )
 
 

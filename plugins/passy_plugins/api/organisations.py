@@ -31,7 +31,8 @@ Switch = Literal["active", "disabled"]
 class NewOrganisation(Level):
     name: Name
     byok: Byok = Field(
-        "own_first", description="Whether the operator's keys serve where it has none of its own."
+        default="own_first",
+        description="Whether the operator's keys serve where it has none of its own.",
     )
 
 
@@ -186,7 +187,10 @@ async def change_team(
     if_match: IfMatch = None,
 ) -> TeamShown:  # fmt: skip
     """Change what is named."""
-    current = lambda: known_team(request, id, team_id)  # noqa: E731
+
+    async def current() -> TeamShown:
+        return await known_team(request, id, team_id)
+
     async with editing(request, team_id, if_match, current) as admin:
         present(await admin.change_team(team_id, **fields(change)), "team")
         return tagged(response, await current())
@@ -275,5 +279,3 @@ def member(one: Member) -> MemberShown:
         role=one.role,
         created_at=shown_at(one.created),
     )
-
-

@@ -115,9 +115,11 @@ class Exchanges(Shown):
 class Filters(Shown):
     """Which exchanges are meant."""
 
-    since: Moment | None = Field(None, description="The first moment; 30 days before `until`.")
-    until: Moment | None = Field(None, description="The first moment after; now.")
-    model: Line | None = Field(None, description="As asked.")
+    since: Moment | None = Field(
+        default=None, description="The first moment; 30 days before `until`."
+    )
+    until: Moment | None = Field(default=None, description="The first moment after; now.")
+    model: Line | None = Field(default=None, description="As asked.")
     upstream: Line | None = None
     upstream_model: Line | None = None
     key_id: Line | None = None
@@ -127,7 +129,9 @@ class Filters(Shown):
     tag: Line | None = None
     route: Line | None = None
     outcome: Line | None = None
-    search: Line = Field("", description="What an id begins with, or what is in a model's name.")
+    search: Line = Field(
+        default="", description="What an id begins with, or what is in a model's name."
+    )
 
     def asked(self) -> Asked:
         """In the words of the books."""
@@ -137,12 +141,14 @@ class Filters(Shown):
             raise Denied(422, "invalid_value", "since is after until.", "query.since")
         names = {"key_id": "key"}
         values: dict[Any, str] = {}
-        for name in type(self).model_fields:
+        for name in Filters.model_fields:
             value = getattr(self, name)
             if name not in ("since", "until", "search") and value is not None:
                 values[names.get(name, name)] = value
         # Up to and with the last millisecond that has begun by now.
-        return Asked(milliseconds(since), milliseconds(until) + (not self.until), values, self.search)
+        return Asked(
+            milliseconds(since), milliseconds(until) + (not self.until), values, self.search
+        )
 
 
 def milliseconds(moment: datetime) -> int:
@@ -150,9 +156,11 @@ def milliseconds(moment: datetime) -> int:
 
 
 class Grouping(Shown):
-    bucket: Bucket = Field("day", description="Hours and days are those of UTC.")
-    by: list[Dimension] = Field([], max_length=4, description="Dimensions, each once.")
-    order: Order = Field("time", description="time goes forward; the others begin with the most.")
+    bucket: Bucket = Field(default="day", description="Hours and days are those of UTC.")
+    by: list[Dimension] = Field(default=[], max_length=4, description="Dimensions, each once.")
+    order: Order = Field(
+        default="time", description="time goes forward; the others begin with the most."
+    )
 
     @field_validator("by")
     @classmethod
@@ -167,7 +175,7 @@ FILTERS = responses(401, 422, 503)
 
 # FastAPI takes one model of query parameters; each of these routes has all of them in one.
 class UsageQuery(Filters, Grouping):
-    limit: int = Field(100, ge=1, le=1_000)
+    limit: int = Field(default=100, ge=1, le=1_000)
     cursor: Cursor | None = None
 
 
@@ -176,7 +184,7 @@ class UsageExport(Filters, Grouping):
 
 
 class ExchangesQuery(Filters):
-    limit: int = Field(100, ge=1, le=1_000)
+    limit: int = Field(default=100, ge=1, le=1_000)
     cursor: Cursor | None = None
 
 

@@ -26,7 +26,9 @@ router = APIRouter(tags=["users"])
 
 
 class NewUser(Level):
-    id: UserId | None = Field(None, description="The one that another service knows them by.")
+    id: UserId | None = Field(
+        default=None, description="The one that another service knows them by."
+    )
     email: Email | None = None
     name: Line = ""
 
@@ -58,11 +60,14 @@ ONE = responses(401, 404, 422, 503)
 @router.post("/users", status_code=201, responses=responses(400, 401, 409, 413, 422, 503))
 async def create_user(request: Request, new: NewUser) -> UserShown:
     """Enter a user."""
-    named = {name: value for name, value in fields(new).items() if name != "id" or value}
-    try:
-        return user(await (await admin_of(request)).create_user(named.pop("email", None), **named))
-    except ValueError as error:
-        raise Denied(409, "exists_already", str(error)) from None
+    named, admin = fields(new), await admin_of(request)
+    if new.id is None:
+        named.pop("id", None)
+    elif await admin.get_user(new.id) is not None:
+        raise taken(f"There is a user {new.id} already.", "body.id")
+    email = named.pop("email", None)
+    await free(request, email)
+    return user(await admin.create_user(email, **named))
 
 
 @router.get("/users", responses=responses(401, 422, 503))
@@ -91,10 +96,8 @@ async def change_user(
 ) -> UserShown:
     """Change what is named. The keys of somebody disabled let nobody in."""
     async with editing(request, id, if_match, lambda: known(request, id)) as admin:
-        try:
-            present(await admin.change_user(id, **fields(change)), "user")
-        except ValueError as error:
-            raise Denied(409, "exists_already", str(error)) from None
+        await free(request, change.email, id)
+        present(await admin.change_user(id, **fields(change)), "user")
         return tagged(response, await known(request, id))
 
 
@@ -103,6 +106,18 @@ async def delete_user(request: Request, id: UserId) -> Response:
     """With their keys and places. What was spent stays in the books."""
     present(await (await admin_of(request)).delete_user(id), "user")
     return Response(status_code=204)
+
+
+async def free(request: Request, email: str | None, but: str = "") -> None:
+    """409 where another user has the e-mail."""
+    if email is not None:
+        found = await (await admin_of(request)).user_of(email)
+        if found is not None and found.id != but:
+            raise taken(f"There is a user {email} already.", "body.email")
+
+
+def taken(message: str, param: str) -> Denied:
+    return Denied(409, "exists_already", message, param)
 
 
 async def known(request: Request, id: str) -> UserShown:

@@ -40,16 +40,12 @@ Line = Annotated[str, AfterValidator(_line), Field(max_length=200)]
 """Text of one line, as people write it."""
 Name = Annotated[str, AfterValidator(_line), Field(min_length=1, max_length=200)]
 """The same, and not empty."""
-Email = Annotated[
-    str, AfterValidator(_line), Field(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")
-]
+Email = Annotated[str, AfterValidator(_line), Field(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
 Id = Annotated[str, Field(pattern=_ID)]
 """What names a thing of ours."""
 UserId = Annotated[str, AfterValidator(_line), Field(min_length=1, max_length=200)]
 """What names a user, as the service that knows its users does."""
-Cursor = Annotated[
-    str, Field(min_length=1, max_length=4_000, pattern=r"^[A-Za-z0-9_-]+$")
-]
+Cursor = Annotated[str, Field(min_length=1, max_length=4_000, pattern=r"^[A-Za-z0-9_-]+$")]
 """Where the next page begins, as the last one said."""
 Models = Annotated[list[Name], Field(max_length=1_000)]
 """Names of models; ``*`` stands for anything."""

@@ -269,8 +269,17 @@ async def test_an_export_is_all_pages(books: Reports, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "x", "e30", "WzFd", "WyJhIiwiYiJd", "WzEsIlx1MDAwMCJd", "Wzk5OTk5OTk5OTk5OTk5OTk5OTk5LCJhIl0"]
-)  # fmt: skip
+    "cursor",
+    [
+        "",
+        "x",
+        "e30",
+        "WzFd",
+        "WyJhIiwiYiJd",
+        "WzEsIlx1MDAwMCJd",
+        "Wzk5OTk5OTk5OTk5OTk5OTk5OTk5LCJhIl0",
+    ],
+)
 async def test_w6_a_cursor_of_somebody_else_s_making_is_refused(
     books: Reports, cursor: str
 ) -> None:
@@ -341,4 +350,3 @@ def failing(connected: Connected) -> AbstractAsyncContextManager[AsyncConnection
 
 def test_the_places_are_not_the_same(places: dict[str, str]) -> None:
     assert 2 == len(set(places.values()))
-

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Column, ColumnElement, Select, func, or_, select, tuple_
 
-from passy_plugins.stores.sql import allotted, tenants, vault
+from passy_plugins.stores.sql import allotted, tenants
 from passy_plugins.stores.sql.issued import KEYS, issued
 from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
 from passy_plugins.stores.sql.schema import (
     budgets,
-    credentials,
-    custom_providers,
     keys,
     members,
     organisations,
@@ -92,19 +90,6 @@ class Lists:
         """By ``organisation``."""
         wanted = _having(select(webhooks), webhooks.c, values)
         return await self._page(wanted, webhooks.c, allotted.webhook, limit, cursor)
-
-    async def providers(
-        self, organisation: str, limit: int = MOST, cursor: str | None = None
-    ) -> Page:
-        mine = custom_providers.c.organisation == organisation
-        wanted = select(custom_providers).where(mine)
-        return await self._page(wanted, custom_providers.c, vault.provider, limit, cursor)
-
-    async def credentials(
-        self, organisation: str, limit: int = MOST, cursor: str | None = None
-    ) -> Page:
-        wanted = select(credentials).where(credentials.c.organisation == organisation)
-        return await self._page(wanted, credentials.c, vault.stored, limit, cursor)
 
     async def _page(
         self,

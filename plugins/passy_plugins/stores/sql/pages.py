@@ -40,6 +40,11 @@ def position_of(cursor: str, kinds: Sequence[type]) -> tuple[Any, ...]:
     if not isinstance(values, list) or len(values) != len(kinds):
         raise ValueError("this is no cursor of such a list")
     for value, kind in zip(values, kinds, strict=True):
-        if type(value) is not kind or (abs(value) >= 1 << 63 if kind is int else "\0" in value):
+        fits = type(value) is kind
+        if isinstance(value, int):
+            fits = fits and abs(value) < 1 << 63
+        elif isinstance(value, str):
+            fits = fits and "\0" not in value
+        if not fits:
             raise ValueError("this is no cursor of such a list")
     return tuple(values)

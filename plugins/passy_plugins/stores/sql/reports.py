@@ -13,7 +13,19 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, text, tuple_
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+)
 
 from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
 from passy_plugins.stores.sql.schema import usage
@@ -92,7 +104,7 @@ class Group(NamedTuple):
     """The sums of what has one time and one value in each dimension."""
 
     at: int | None
-    """The beginning of its hour or day, in milliseconds; ``None`` for all the time that is asked."""
+    """The beginning of its hour or day, in milliseconds; ``None`` for all the time asked."""
     by: tuple[str, ...]
     sums: Sums
 
@@ -208,12 +220,15 @@ class Reports:
             async with self._connected() as connection:
                 undo = await _bounded(connection)
                 try:
-                    return (await connection.execute(statement)).all()
+                    rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
+                    return rows
                 finally:
                     await undo()
         except StoreUnavailable as error:
             if monotonic() - began >= PATIENCE:
-                raise TooLong(f"the books were searched for {PATIENCE:g} s; ask for less") from error
+                raise TooLong(
+                    f"the books were searched for {PATIENCE:g} s; ask for less"
+                ) from error
             raise
 
 
@@ -268,7 +283,7 @@ def _conditions(asked: Asked) -> list[ColumnElement[bool]]:
             continue
         conditions.append(column == value)
         if value and column.name in _SOMETIMES:
-            conditions.append(text(_SOMETIMES[column.name]))
+            conditions.append(literal_column(_SOMETIMES[column.name], Boolean))
     if asked.search:
         begins = func.substr(usage.c.id, 1, len(asked.search)) == asked.search
         conditions.append(or_(begins, _holds(usage.c.model, asked.search)))
@@ -276,9 +291,10 @@ def _conditions(asked: Asked) -> list[ColumnElement[bool]]:
 
 
 def _holds(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
-    """Whether ``text`` is in it, to the letter. LIKE knows wildcards, and SQLite's small letters from
-    large ones only beyond ASCII."""
-    return func.replace(column, text, "") != column
+    """Whether ``text`` is in it, to the letter: LIKE knows wildcards, and SQLite's does not tell
+    small letters from large ones."""
+    found: ColumnElement[bool] = func.replace(column, text, "") != column
+    return found
 
 
 _SOMETIMES = {
@@ -316,8 +332,9 @@ def _behind(
     if measure is None:
         return tuple_(*keys) > tuple(position)
     first, *rest = position
+    less: ColumnElement[bool] = measure < first
     if not keys:
-        return measure < first
+        return less
     return or_(measure < first, and_(measure == first, tuple_(*keys) > tuple(rest)))
 
 
