@@ -30,7 +30,7 @@ from passy_proxy.upstream import Upstreams
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.config.model import GatewayFile
+    from passy_proxy.config.model import GatewaySettings
     from passy_proxy.config.problem import Problem
 
 
@@ -47,13 +47,13 @@ class Snapshot:
 
     def __init__(
         self,
-        file: GatewayFile,
+        settings: GatewaySettings,
         *,
         hash: str,
         log: FilteringBoundLogger,
         shared: Shared,
     ) -> None:
-        self.file = file
+        self.settings = settings
         self.hash = hash.encode()
         """Short hash of the configuration's text: ``x-passy-config``."""
         self.log = log
