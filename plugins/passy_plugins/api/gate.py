@@ -7,7 +7,7 @@ from hmac import compare_digest
 from typing import Any
 
 from passy_proxy import json
-from passy_proxy.application import Asgi, Receive, Send
+from passy_proxy.application import Asgi, Message, Receive, Send
 
 Scope = MutableMapping[str, Any]
 Look = Callable[[Mapping[bytes, list[bytes]]], str | None]
@@ -34,6 +34,7 @@ class Gate:
                 await self._refuse(scope, send)
                 return
             scope["state"]["caller"] = caller
+            send = unkept(send)
         await self._served(scope, receive, send)
 
     def _refuse(self, scope: Scope, send: Send) -> Awaitable[None]:
@@ -78,6 +79,17 @@ def said(code: str, message: str, request_id: str, param: str | None = None) -> 
             "request_id": request_id,
         }
     }
+
+
+def unkept(send: Send) -> Send:
+    """Whatever is answered here is for who asked, and for no cache on the way."""
+
+    async def told(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"cache-control", b"no-store")]
+        await send(message)
+
+    return told
 
 
 async def answer(send: Send, status: int, body: object, headers: list[tuple[bytes, bytes]]) -> None:

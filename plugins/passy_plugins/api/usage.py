@@ -327,10 +327,7 @@ async def exported(
     return StreamingResponse(
         pieces(),
         media_type=KINDS[format],
-        headers={
-            "content-disposition": f'attachment; filename="{name}.{format}"',
-            "cache-control": "no-store",
-        },
+        headers={"content-disposition": f'attachment; filename="{name}.{format}"'},
     )
 
 
