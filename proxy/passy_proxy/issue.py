@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from passy_proxy.periods import Period
-from passy_proxy.records import Budget, CredentialRef, CustomProvider, Limits
+from passy_proxy.records import Budget, Credential, CustomProvider, Limits, StoredCredential
 from passy_proxy.site import Site
 
 EVENTS = ("budget.alert",)
@@ -95,6 +95,18 @@ class NewProvider:
     models: tuple[str, ...] = ("*",)
     status: str = "active"
     priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredential:
+    """An organisation's own key for an upstream, as it is entered, but for the key."""
+
+    organisation: str
+    upstream: str
+    """The name of a shared upstream, or the id of a custom provider."""
+    name: str = ""
+    priority: int = 0
+    status: str = "active"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,18 +271,76 @@ class Organiser(Protocol):
         """Its id."""
         ...
 
-    async def list_providers(self) -> Sequence[CustomProvider]: ...
+    async def list_providers(self, organisation: str | None = None) -> Sequence[CustomProvider]: ...
 
-    async def set_status(self, provider: str, status: str) -> bool:
-        """``active`` or ``inactive``; whether there is such a provider."""
+    async def change_provider(self, provider: str, **changes: Any) -> bool:
+        """``changes`` are fields of `NewProvider`, but for the organisation; whether there is such
+        a provider."""
         ...
 
-    async def set_credential(self, organisation: str, upstream: str, credential: str) -> None:
-        """For a shared upstream, by its name."""
+    async def remove_provider(self, provider: str) -> bool:
+        """With its credentials; whether there was one."""
         ...
 
-    async def list_credentials(self) -> Sequence[CredentialRef]:
-        """Whose there are for which shared upstream."""
+    async def add_credential(self, new: NewCredential, secret: str) -> str:
+        """Its id."""
+        ...
+
+    async def list_credentials(
+        self, organisation: str | None = None
+    ) -> Sequence[StoredCredential]: ...
+
+    async def change_credential(self, credential: str, **changes: Any) -> bool:
+        """``changes`` are ``name``, ``priority``, ``status`` and ``secret``; whether there is such
+        a credential."""
+        ...
+
+    async def remove_credential(self, credential: str) -> bool: ...
+
+    async def open_credential(self, credential: str) -> Credential | None:
+        """With its secret, to be tried. Raises `KeyringError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seals:
+    """How many secrets are sealed with one key of the ring."""
+
+    key_id: str
+    """Empty for what is damaged."""
+    given: bool
+    """Whether it is among the secret keys, so that they can be opened."""
+    first: bool
+    """Whether new ones are sealed with it."""
+    current: int
+    earlier: int
+    """Of those, in the earlier format, without a data key of their own."""
+
+
+@dataclass(slots=True)
+class Rotation:
+    """What wrapping everything under the first key came to."""
+
+    seen: int = 0
+    wrapped: int = 0
+    """Are under the first key now, and were not before."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Place and id of what could not be opened → why."""
+
+
+Tell = Callable[[int, int], None]
+"""Is told how many secrets were looked at, and how many there are."""
+
+
+@runtime_checkable
+class Sealing(Protocol):
+    """An open store whose secrets can be put under another key of the ring."""
+
+    async def seals(self) -> Sequence[Seals]: ...
+
+    async def rotate(self, tell: Tell | None = None) -> Rotation:
+        """Wrap under the first key what is not. Beside running gateways and writers: nothing that
+        was written meanwhile is lost. What was done stays done, wherever it is interrupted."""
         ...
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from passy_plugins.api import admin_keys, budgets, gateway, organisations, usage, users
+from passy_plugins.api import (
+    admin_keys,
+    budgets,
+    gateway,
+    organisations,
+    providers,
+    usage,
+    users,
+)
 from passy_plugins.api.framework import api
 
 if TYPE_CHECKING:
@@ -15,7 +23,7 @@ if TYPE_CHECKING:
     from passy_plugins.api.desk import Desk
     from passy_proxy.gateway import Gateway
 
-AREAS = (organisations, users, admin_keys, budgets, usage, gateway)
+AREAS = (organisations, users, admin_keys, providers, budgets, usage, gateway)
 ABOUT = "All that an operator of passy keeps in order, for the holder of the admin token."
 
 

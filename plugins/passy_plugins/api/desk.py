@@ -9,7 +9,6 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, cast
 
 from passy_plugins.api.errors import Denied
-from passy_proxy import StoreUnavailable
 from passy_proxy.keyring import KeyringError
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _courteous(work: Any) -> Any:
         try:
             return await work(*arguments, **named)
         except KeyringError as error:
-            raise StoreUnavailable(str(error)) from error
+            raise Denied(409, "secret_key_missing", str(error)) from error
         except ValueError as error:
             raise Denied(422, "invalid_value", str(error)) from error
 

@@ -119,7 +119,7 @@ class _Absent:
 
     def _nothing(self) -> None: ...
 
-    take = settle = prime = principal = providers = credential = record = _nothing
+    take = settle = prime = principal = providers = credentials = record = _nothing
     publish = listen = hears = spent = admin = _nothing
 
 
@@ -156,6 +156,7 @@ class _Builder:
             models.append(self.model(model))
             yield
         made.models = Models(models, made.upstreams)
+        made.connections = self.connections()
         yield
         self.given = {
             Keyring: self.parts.site.keyring,
@@ -165,7 +166,7 @@ class _Builder:
                 file.settings.prices,
                 PriceBook(self.parts.site.data / "prices.json", self.parts.log),
             ),
-            Connections: self.connections(),
+            Connections: made.connections,
             Vitals: self.parts.site.vitals,
             Remembered: self.remembered(),
         }

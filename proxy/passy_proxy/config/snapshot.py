@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from passy_proxy.config.model import GatewaySettings
     from passy_proxy.config.problem import Problem
+    from passy_proxy.connections import Connections
 
 
 class StartFailed(Exception):
@@ -64,6 +65,8 @@ class Snapshot:
         self.store_keys: dict[str, Hashable] = {}
         self.upstreams = Upstreams()
         self.models = Models((), {})
+        self.connections: Connections
+        """To organisations' own upstreams."""
         self.filters: list[Filter] = []
         self.app_keys: dict[str, Hashable] = {}
         """Path → key in ``shared`` of the application there."""

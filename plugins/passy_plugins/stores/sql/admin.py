@@ -7,16 +7,13 @@ parameter.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import sqlite3
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Executable, Row, func, insert, select, update
+from sqlalchemy import Row, func, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from passy_plugins.stores.sql.allotted import Allotted
@@ -28,21 +25,13 @@ from passy_plugins.stores.sql.lists import Lists
 from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.reports import Reports
-from passy_plugins.stores.sql.schema import (
-    credentials,
-    custom_providers,
-    usage,
-)
+from passy_plugins.stores.sql.schema import usage
 from passy_plugins.stores.sql.tenants import Tenants
+from passy_plugins.stores.sql.vault import Vaulted
 from passy_plugins.stores.sql.verify import Tell, verify, verify_within
 from passy_proxy.evidence import Verdict
-from passy_proxy.issue import NewProvider as NewProvider
-from passy_proxy.json import dumps, loads
-from passy_proxy.records import (
-    CredentialRef,
-    CustomProvider,
-    UsageRecord,
-)
+from passy_proxy.json import loads
+from passy_proxy.records import UsageRecord
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -51,7 +40,7 @@ if TYPE_CHECKING:
     from passy_proxy.keyring import Keyring
 
 
-class Admin(Issued, Tenants, Allotted):
+class Admin(Issued, Tenants, Allotted, Vaulted):
     """Writes to the database of ``url``. See `opened`."""
 
     def __init__(self, engine: AsyncEngine, keyring: Keyring, url: str) -> None:
@@ -80,62 +69,6 @@ class Admin(Issued, Tenants, Allotted):
         finally:
             await engine.dispose()
 
-    async def add_provider(self, new: NewProvider, credential: str | None = None) -> str:
-        """Its id. The credential is sealed for this organisation and this provider."""
-        provider = _new_id("prov")
-        sealed = None
-        if credential is not None:
-            sealed = self._keyring.seal(credential, new.organisation, provider)
-        values = asdict(new) | {
-            "id": provider,
-            "models": dumps(new.models).decode(),
-            "version": 1,
-            "sealed": sealed,
-            "created": _now(),
-        }
-        await self._write_for(new.organisation, insert(custom_providers).values(values))
-        return provider
-
-    async def list_providers(self) -> list[CustomProvider]:
-        """Of all organisations, oldest first, those that are not active among them."""
-        wanted = select(custom_providers).order_by(custom_providers.c.created)
-        return [
-            CustomProvider(
-                id=row.id,
-                organisation=row.organisation,
-                name=row.name,
-                dialect=row.dialect,
-                url=row.url,
-                models=tuple(loads(row.models)),
-                active=row.status == "active",
-                priority=row.priority,
-                version=row.version,
-            )
-            for row in await self._read(wanted)
-        ]
-
-    async def list_credentials(self) -> list[CredentialRef]:
-        """Whose there are for which shared upstream; never the credentials themselves."""
-        mine = credentials.c
-        wanted = select(mine.organisation, mine.upstream).order_by(mine.organisation, mine.upstream)
-        return [CredentialRef(row.organisation, row.upstream) for row in await self._read(wanted)]
-
-    async def set_status(self, provider: str, status: str) -> bool:
-        """``active`` or ``inactive``; whether there is such a provider."""
-        change = update(custom_providers).where(custom_providers.c.id == provider)
-        grown = custom_providers.c.version + 1
-        return bool(await self._write(change.values(status=status, version=grown)))
-
-    async def set_credential(self, organisation: str, upstream: str, credential: str) -> None:
-        """The organisation's own key for a shared upstream, in place of the one it had."""
-        sealed = self._keyring.seal(credential, organisation, upstream)
-        mine = (credentials.c.organisation == organisation, credentials.c.upstream == upstream)
-        if await self._write(update(credentials).where(*mine).values(sealed=sealed)):
-            return
-        values = {"organisation": organisation, "upstream": upstream, "sealed": sealed}
-        statement = insert(credentials).values(values | {"created": _now()})
-        await self._write_for(organisation, statement)
-
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""
         mine = (usage.c.key_id == key_id, BY_KEY)
@@ -157,18 +90,6 @@ class Admin(Issued, Tenants, Allotted):
             return await asyncio.to_thread(verify, path, self._keyring, tell, noted)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"{path}: {error}") from error
-
-    async def _write(self, statement: Executable) -> int:
-        """How many rows it touched. ValueError when the tables' own rules forbid it."""
-        async with self._connected() as connection:
-            return (await connection.execute(statement)).rowcount
-
-    async def _write_for(self, organisation: str | None, statement: Executable) -> None:
-        """ValueError when there is no such organisation."""
-        try:
-            await self._write(statement)
-        except ValueError:
-            raise ValueError(f"there is no organisation {organisation}") from None
 
     @asynccontextmanager
     async def together(self, subject: str) -> AsyncIterator[None]:
@@ -208,14 +129,6 @@ _TOGETHER: ContextVar[tuple[Admin | None, AsyncConnection | None]] = ContextVar(
 """Whose connection a task has for all that it does; see `Admin.together`."""
 
 _USAGE = select(*(usage.c[name] for name in UsageRecord._fields))
-
-
-def _new_id(kind: str) -> str:
-    return f"{kind}_{secrets.token_hex(8)}"
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
 
 
 def _usage(row: Row[Any]) -> UsageRecord:

@@ -13,6 +13,8 @@ from passy_plugins.stores.sql.issued import KEYS, issued
 from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
 from passy_plugins.stores.sql.schema import (
     budgets,
+    credentials,
+    custom_providers,
     keys,
     members,
     organisations,
@@ -20,6 +22,7 @@ from passy_plugins.stores.sql.schema import (
     users,
     webhooks,
 )
+from passy_plugins.stores.sql.vault import provider_of, stored_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -90,6 +93,19 @@ class Lists:
         """By ``organisation``."""
         wanted = _having(select(webhooks), webhooks.c, values)
         return await self._page(wanted, webhooks.c, allotted.webhook, limit, cursor)
+
+    async def providers(
+        self, organisation: str, limit: int = MOST, cursor: str | None = None
+    ) -> Page:
+        mine = custom_providers.c.organisation == organisation
+        wanted = select(custom_providers).where(mine)
+        return await self._page(wanted, custom_providers.c, provider_of, limit, cursor)
+
+    async def credentials(
+        self, organisation: str, limit: int = MOST, cursor: str | None = None
+    ) -> Page:
+        wanted = select(credentials).where(credentials.c.organisation == organisation)
+        return await self._page(wanted, credentials.c, stored_of, limit, cursor)
 
     async def _page(
         self,
