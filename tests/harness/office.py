@@ -12,7 +12,11 @@ TOKEN = "tP2hT0kenOfTheseTests-Qq83Lmx7ZbV"
 
 APPS = """
 apps:
-  /keys: {app: keys, store: books, secret: "${PASSY_SERVICE_SECRET-off}", admin_token: "${PASSY_ADMIN_TOKEN-off}"}
+  /keys:
+    app: keys
+    store: books
+    secret: "${PASSY_SERVICE_SECRET-off}"
+    admin_token: "${PASSY_ADMIN_TOKEN-off}"
   /admin/api: {app: admin, store: books, token: "${PASSY_ADMIN_TOKEN-off}"}
 """
 VARIABLES = {"PASSY_SERVICE_SECRET": SECRET, "PASSY_ADMIN_TOKEN": TOKEN}

@@ -38,7 +38,7 @@ class Admin(Application):
 
         self.desk = Desk(self.config.store)
         look = bearer(self.config.token.reveal().encode(), "admin")
-        served = made(self.desk, lambda: self.gateway, self.log)
+        served = made(self.desk, self.log, lambda: self.gateway)
         return Gate(served, look, REFUSED, b"Bearer")
 
     async def stop(self) -> None:

@@ -27,8 +27,13 @@ AREAS = (organisations, users, admin_keys, providers, budgets, usage, gateway)
 ABOUT = "All that an operator of passy keeps in order, for the holder of the admin token."
 
 
-def made(desk: Desk, living: Callable[[], Gateway], log: FilteringBoundLogger) -> FastAPI:
-    """The application. ``living`` gives the gateway it lives in."""
+def made(
+    desk: Desk | None,
+    log: FilteringBoundLogger | None,
+    living: Callable[[], Gateway] | None = None,
+) -> FastAPI:
+    """The application; to be described only where it is given nothing. ``living`` gives the gateway
+    it lives in."""
     app = api("passy admin API", ABOUT, log, {"admin": {"type": "http", "scheme": "bearer"}})
     app.state.desk = desk
     app.state.gateway = living

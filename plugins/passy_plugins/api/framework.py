@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 
-def api(title: str, about: str, log: FilteringBoundLogger, secured: Mapping[str, Any]) -> FastAPI:
+def api(
+    title: str, about: str, log: FilteringBoundLogger | None, secured: Mapping[str, Any]
+) -> FastAPI:
     """An application without routes. ``secured``: the ways to show who asks, for its OpenAPI
     document, which is at ``/openapi.json`` for those who are let in."""
     app = FastAPI(
@@ -42,13 +44,27 @@ def api(title: str, about: str, log: FilteringBoundLogger, secured: Mapping[str,
                 separate_input_output_schemas=False,
                 servers=app.servers,
             )
-            made.setdefault("components", {})["securitySchemes"] = dict(secured)
+            share_errors(made)
+            made["components"]["securitySchemes"] = dict(secured)
             made["security"] = [{name: []} for name in secured]
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
     return app
+
+
+def share_errors(document: dict[str, Any]) -> None:
+    """Write each error once, and name it everywhere else."""
+    shared: dict[str, Any] = {}
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                content = response.get("content", {}).get("application/json", {})
+                if content.get("schema", {}).get("$ref", "").endswith("/Errors"):
+                    shared[status] = response
+                    operation["responses"][status] = {"$ref": f"#/components/responses/{status}"}
+    document.setdefault("components", {})["responses"] = shared
 
 
 def named(route: APIRoute) -> str:

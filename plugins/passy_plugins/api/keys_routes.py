@@ -138,14 +138,15 @@ WRITE = responses(400, 401, 403, 413, 422, 503)
 CHANGE = responses(400, 401, 403, 404, 413, 422, 503)
 
 
-def made(desk: Desk, log: FilteringBoundLogger) -> FastAPI:
-    """The application."""
-    app = api("passy keys API", __doc__ or "", log, DESCRIBED)
+def made(desk: Desk | None, log: FilteringBoundLogger | None) -> FastAPI:
+    """The application; to be described only where it is given nothing."""
+    app = api("passy keys API", ABOUT, log, DESCRIBED)
     app.state.desk = desk
     app.include_router(router)
     return app
 
 
+ABOUT = "Keys for the users of a service that shows its secret."
 DESCRIBED = {
     "service": {"type": "apiKey", "in": "header", "name": "X-Emby-Secure-Key"},
     "admin": {"type": "http", "scheme": "bearer"},
@@ -170,7 +171,7 @@ async def create_key(request: Request, wanted: Wanted, user: Owner) -> NewOne:
     return NewOne(key=key, **shown(record))
 
 
-@router.get("/", responses=READ)
+@router.get("/", name="list_keys_here", responses=READ)
 @router.get("/api", responses=READ)
 async def list_keys(
     request: Request,

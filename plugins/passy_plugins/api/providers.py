@@ -20,13 +20,12 @@ from passy_plugins.api.editing import (
 from passy_plugins.api.errors import Denied, responses
 from passy_plugins.api.organisations import known as known_organisation
 from passy_plugins.api.words import Body, Id, Line, Models, Name, Shown, changed, shown_at
-from passy_proxy.cli._trial import candidates
 from passy_proxy.config.model import BaseURL
 from passy_proxy.config.problem import nearest
 from passy_proxy.issue import NewCredential, NewProvider
 from passy_proxy.records import Credential, CustomProvider, StoredCredential
 from passy_proxy.transport.connect import BadOrigin, parse_origin
-from passy_proxy.trial import Trial, trial
+from passy_proxy.trial import Trial, candidates, trial
 
 if TYPE_CHECKING:
     from passy_proxy.config.snapshot import Snapshot
@@ -41,7 +40,7 @@ LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1
 def _sendable(secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value()
     if not text.isascii() or not text.isprintable() or text != text.strip():
-        raise ValueError("a header cannot carry this: it has a space at an end, or an odd character")
+        raise ValueError("a header cannot carry this: a space at an end, or an odd character")
     return secret
 
 
@@ -69,7 +68,7 @@ class ProviderChange(Body):
     name: Name = ""
     url: Url = ""
     dialect: Name = ""
-    models: Models = []
+    models: Models = Field(default=[])
     status: Switch = "active"
     priority: Priority = 0
 
@@ -202,9 +201,7 @@ async def change_provider(
         return tagged(response, await current())
 
 
-@router.delete(
-    "/organisations/{id}/providers/{provider_id}", status_code=204, responses=LIST
-)
+@router.delete("/organisations/{id}/providers/{provider_id}", status_code=204, responses=LIST)
 async def delete_provider(request: Request, id: Id, provider_id: Id) -> Response:
     """With its keys."""
     await known_provider(request, id, provider_id)
@@ -213,7 +210,7 @@ async def delete_provider(request: Request, id: Id, provider_id: Id) -> Response
 
 
 @router.post("/organisations/{id}/providers/{provider_id}/test", responses=TRY)
-async def test_provider(
+async def try_provider(
     request: Request, id: Id, provider_id: Id, trying: Trying | None = None
 ) -> Tried:
     """Try it with its first key: is it taken, what is listed, does a call go through. That costs a
@@ -230,9 +227,7 @@ async def test_provider(
 
 
 @router.post("/organisations/{id}/credentials", status_code=201, responses=MAKE)
-async def create_credential(
-    request: Request, id: Id, new: NewCredentialBody
-) -> CredentialShown:
+async def create_credential(request: Request, id: Id, new: NewCredentialBody) -> CredentialShown:
     """Enter an organisation's own key for an upstream."""
     await known_organisation(request, id)
     await check_upstream(request, id, new.upstream)
@@ -283,9 +278,7 @@ async def change_credential(
         return tagged(response, await current())
 
 
-@router.delete(
-    "/organisations/{id}/credentials/{credential_id}", status_code=204, responses=LIST
-)
+@router.delete("/organisations/{id}/credentials/{credential_id}", status_code=204, responses=LIST)
 async def delete_credential(request: Request, id: Id, credential_id: Id) -> Response:
     """Forget it."""
     await known_credential(request, id, credential_id)
@@ -294,7 +287,7 @@ async def delete_credential(request: Request, id: Id, credential_id: Id) -> Resp
 
 
 @router.post("/organisations/{id}/credentials/{credential_id}/test", responses=TRY)
-async def test_credential(
+async def try_credential(
     request: Request, id: Id, credential_id: Id, trying: Trying | None = None
 ) -> Tried:
     """Try it: is it taken, what is listed, does a call go through. That costs a few tokens."""
@@ -318,7 +311,7 @@ async def tried(
     if upstream.dialect is None:
         raise Denied(409, "no_upstream", f"The upstream {upstream.name} takes no key.")
     model = trying.model if trying else ""
-    names = [model] if model else candidates(upstream, snapshot_of(request))
+    names = [model] if model else candidates(upstream, snapshot_of(request).models)
     result: Trial = await trial(upstream, key, names)
     return Tried(
         ok=result.ok,
@@ -358,7 +351,9 @@ def check(request: Request, url: str | None, dialect: str | None) -> None:
         try:
             parse_origin(url, True, parts.connector.settings.allow)
         except BadOrigin as error:
-            raise Denied(422, "invalid_value", f"The url cannot be used: {error}", "body.url") from None
+            raise Denied(
+                422, "invalid_value", f"The url cannot be used: {error}", "body.url"
+            ) from None
     if dialect is not None and dialect not in parts.registry.dialects:
         known = ", ".join(sorted(parts.registry.dialects))
         raise Denied(422, "invalid_value", f"No such dialect; there are {known}.", "body.dialect")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,8 +18,8 @@ WANTED = {"email": "ada@example.com", "description": "For Ada", "usageLimit": No
 
 
 @pytest.fixture(scope="module")
-def office(serve: Serve) -> Iterator[Office]:
-    yield Office(serve(CONFIGURATION, **VARIABLES))
+def office(serve: Serve) -> Office:
+    return Office(serve(CONFIGURATION, **VARIABLES))
 
 
 def code(asked: Asked) -> tuple[int, str]:
@@ -222,7 +221,8 @@ FIELDS = {
     "organisation": "org_1", "team": "team_1", "user_id": "bob", "userId": "bob", "user": "bob",
     "tags": ["x"], "limits": {"requests": "9/s"}, "requests": "9/s", "tokens": "9/s",
     "concurrency": 9, "models": ["*"], "networks": ["0.0.0.0/0"], "upstreams": ["openai"],
-    "usage_limit": 9, "usagePeriod": "day", "usage_period": "day", "expires": 9, "expiresAt": "2030-01-01",
+    "usage_limit": 9, "usagePeriod": "day", "usage_period": "day", "expires": 9,
+    "expiresAt": "2030-01-01",
     "disabled": False, "state": "active", "is_test": False, "is_trial": False, "created": 1,
     "createdAt": "2020-01-01", "created_by": "root", "old_digest": "x", "old_until": 1,
     "deleted": None, "role": "admin", "budgets": [], "last_used": 1,
