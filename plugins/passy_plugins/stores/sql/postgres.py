@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from passy_plugins.stores.sql import shipment
 from passy_plugins.stores.sql.blocking import Blocking
-from passy_proxy.stores import StoreUnavailable
+from passy_proxy.stores import StoreRefuses, StoreUnavailable
 
 if TYPE_CHECKING:
     import asyncpg
@@ -49,6 +49,9 @@ LEFT_OUT = (
     *("tcp_user_timeout", "pgbouncer"),
 )
 """Other drivers' own parameters: here they would be taken for settings of the server."""
+
+REFUSED = ("28", "3D")
+"""Classes of errors that waiting does not mend: who asks, and the name of the database."""
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 3.0
@@ -111,7 +114,9 @@ async def connect(url: str) -> asyncpg.Connection:
             f"{shown(url)}: no connection within {CONNECT_SECONDS:g} s"
         ) from None
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
-        raise StoreUnavailable(f"{shown(url)}: {said(error)}") from None
+        wrong = isinstance(error, ValueError) or getattr(error, "sqlstate", "")[:2] in REFUSED
+        kind = StoreRefuses if wrong else StoreUnavailable
+        raise kind(f"{shown(url)}: {said(error)}") from None
 
 
 def said(error: BaseException) -> str:
