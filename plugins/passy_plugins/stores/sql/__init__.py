@@ -9,20 +9,21 @@ portal.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
-from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from passy_plugins.stores.sql import statements
+from passy_plugins.stores.sql import statements, sums
 from passy_plugins.stores.sql.driver import driver_for, place_of
 from passy_plugins.stores.sql.ledger import Shipper
 from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
+from passy_plugins.stores.sql.tending import Tending
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.evidence import Proof
@@ -55,11 +56,27 @@ READERS = 4
 """Connections of each worker for what requests ask; one more ships usage."""
 
 
+def _days(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"[1-9][0-9]{0,4}d", value):
+        raise ValueError("write whole days, such as 90d")
+    return int(value[:-1])
+
+
+Days = Annotated[int, BeforeValidator(_days), WithJsonSchema({"type": "string"})]
+
+
 class SqlSettings(Settings):
     url: Annotated[Secret, AfterValidator(_known)] = setting(
         ...,
         "Where the database is: sqlite:///relative/file.db, sqlite:////absolute/file.db, or"
         " postgresql://user:password@host:5432/name.",
+    )
+    keep: Days | None = setting(
+        None,
+        "How long single records of usage are kept, in whole days (90d): older ones are dropped,"
+        " and their sums by hour and day stay. For ever when not given.",
     )
     journal: JournalSettings = setting({}, "Where usage records wait for the database.")
 
@@ -83,6 +100,7 @@ class Sql(Store):
         self.place = hashlib.sha256(place.encode()).hexdigest()[:8]
         self._journal = Journal(site.data / "journal" / self.place, settings.journal, log)
         self._shipper = Shipper(self._journal, self._written, log)
+        self._tending = Tending(self._url, settings.keep, self._keyring, log)
 
     async def start(self) -> None:
         """Open the database, make or migrate its tables, begin to take records.
@@ -102,9 +120,11 @@ class Sql(Store):
             await self.stop()  # Nobody will: it was never started.
             raise
         self._shipper.start()
+        self._tending.start()
 
     async def stop(self) -> None:
         """Ship the records that wait, then close."""
+        await self._tending.stop()
         await self._shipper.stop()
         self._journal.stop()
         await self._reader.close()
@@ -178,9 +198,8 @@ class Sql(Store):
 
     async def spent(self, kind: str, subject: str, unit: str, start: float, end: float) -> int:
         """What was shipped, to the millisecond."""
-        last = MOST if end == inf else milliseconds(end)
-        values = (subject, milliseconds(start), last)
-        ((spent,),) = await self._reader.fetch(statements.spent(kind, unit), *values)
+        values = sums.values(subject, start, end)
+        ((spent,),) = await self._reader.fetch(sums.spent(kind, unit), *values)
         return int(cast(int, spent))
 
     async def _written(self, records: Sequence[bytes], prices: Sequence[bytes]) -> None:
@@ -240,11 +259,6 @@ def _sayable(value: Any) -> Any:
     if isinstance(value, int):
         return max(-MOST, min(value, MOST))
     return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
-
-
-def milliseconds(seconds: float) -> int:
-    """As the books round moments."""
-    return int(seconds * 1000 + 0.5)
 
 
 MOST = 2**63 - 1
