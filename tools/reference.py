@@ -122,6 +122,16 @@ REPLIES = {
     "upstream_error": "Every attempt failed, or an organisation's own provider cannot be used.",
     "upstream_timeout": "The only attempt was not answered in time.",
     "url_too_long": "The request target exceeds `edge.max_url_bytes`.",
+    "own_key_missing": (
+        "The organisation uses its own keys only, and has none for any upstream that could answer."
+    ),
+    "own_key_refused": (
+        "The limit of the organisation's own keys is used up, and only the operator's would be "
+        "left."
+    ),
+    "own_key_unreadable": (
+        "The organisation's own key cannot be opened; the message names the secret key it needs."
+    ),
     "vault_unavailable": "`byok` cannot read the organisation's providers now.",
     "version_not_supported": "An HTTP version other than 1.0 and 1.1.",
 }

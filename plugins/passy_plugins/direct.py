@@ -1,10 +1,14 @@
-"""Terminal: one upstream, no second chance. For paths that are passed through as they are."""
+"""Terminal: one upstream, no second chance. For paths that are passed through as they are.
+
+An organisation's next key for it is none: the first was refused, and nothing was done.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from passy_plugins.retrying import another_key
 from passy_proxy import (
     Attempt,
     Dispatch,
@@ -54,6 +58,8 @@ class Direct(Terminal):
                 f"This key is limited to certain models, and {ex.request.path} takes any.",
             )
         attempt = await dispatch(ex, self._target)
+        while another_key(attempt):
+            attempt = await dispatch(ex, self._target)
         await attempt.ready(first_event=False)
         failure = attempt.failure
         return attempt if failure is None or failure.kind == "status" else failed_reply(ex)

@@ -41,6 +41,11 @@ COUNTERS = {
     "filter_failures": ("passy_filter_failures_total", "Hooks that failed.", "filter"),
     "loop_blocked": ("passy_loop_blocked_total", "Times an event loop was held up.", ""),
     "loop_blocked_seconds": ("passy_loop_blocked_seconds_total", "And for how long in all.", ""),
+    "limits_undecided": (
+        "passy_limits_undecided_total",
+        "Requests of which the store of limits decided nothing.",
+        "instead",
+    ),
     "log_dropped": ("passy_log_lines_dropped_total", "Log lines that nobody took.", ""),
     "reloads": ("passy_reloads_total", "Configurations taken, and refused.", "result"),
     "worker_restarts": ("passy_worker_restarts_total", "Workers that were replaced.", "worker"),

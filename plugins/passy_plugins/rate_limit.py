@@ -11,11 +11,13 @@ two chains with limits of their own do not spend each other's.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from math import ceil, inf
 from operator import itemgetter
 from typing import Literal, NamedTuple
 
+from passy_plugins.shares import Shares
 from passy_proxy import (
     Claim,
     Count,
@@ -33,6 +35,7 @@ from passy_proxy import (
     Settings,
     StashKey,
     StoreUnavailable,
+    Vitals,
     duration,
     hookimpl,
     prompt_estimate,
@@ -50,6 +53,8 @@ LONGEST_NAME = 200
 MOST_NAMES = 1_000
 """Of headers."""
 SUBJECT = {"requests": "requests", "tokens": "tokens", "concurrency": "requests at once"}
+UNDECIDED = "limits_undecided"
+"""Table of requests that the store did not decide, by what was done instead."""
 ORDER = ("tokens", "requests", "concurrency")
 """Of the claims of an exchange: first what is settled, last what no header tells."""
 
@@ -65,9 +70,12 @@ class Config(Settings):
     output_guess: Count = setting(
         256, "Output tokens reserved for a request that sets no maximum.", ge=0
     )
-    when_unavailable: Literal["allow", "refuse"] = setting(
-        "allow", "Without an answer from the store: let requests pass unlimited, or refuse them."
+    when_unavailable: Literal["local", "allow", "refuse"] = setting(
+        "local",
+        "Without an answer from the store: each worker holds its share of the limits, lets requests"
+        " pass unlimited, or refuses them.",
     )
+    vitals: Vitals = setting("vitals", "Where the process counts.")
 
 
 class Measure(NamedTuple):
@@ -113,6 +121,7 @@ class Held(Struct, gc=False):
 
     filter: RateLimit
     counted: Counted
+    counters: Counters | Shares
     grant: Grant
     before: Held | None
     """What another one before it was."""
@@ -132,6 +141,8 @@ class RateLimit(Filter):
     async def start(self) -> None:
         config = self.config
         self._counters = config.counters
+        self._shares = Shares(config.counters)
+        self._undecided = config.vitals.row(UNDECIDED, (config.when_unavailable,), 1)
         self._own = Limits(config.requests, config.tokens, config.concurrency)
         self._measures = lru_cache(1_000)(measures)
         self._mix = "+".join(config.per) + ":"
@@ -169,21 +180,25 @@ class RateLimit(Filter):
         try:
             grant = self._counters.take(claims)
         except StoreUnavailable:
-            return self.undecided()
+            return self.undecided(ex, known, claims)
         if isinstance(grant, Grant):
-            return self.decided(ex, known, grant)
-        return self.asked(ex, known, grant)
+            return self.decided(ex, known, self._counters, grant)
+        return self.asked(ex, known, claims, grant)
 
-    async def asked(self, ex: Exchange, known: Counted, answer: Awaitable[Grant]) -> Reply | None:
+    async def asked(
+        self, ex: Exchange, known: Counted, claims: Sequence[Claim], answer: Awaitable[Grant]
+    ) -> Reply | None:
         """``on_request`` with a store that answers later."""
         try:
             grant = await answer
         except StoreUnavailable:
-            return self.undecided()
-        return self.decided(ex, known, grant)
+            return self.undecided(ex, known, claims)
+        return self.decided(ex, known, self._counters, grant)
 
-    def decided(self, ex: Exchange, known: Counted, grant: Grant) -> Reply | None:
-        ex.stash[HELD] = Held(self, known, grant, ex.stash.get(HELD))
+    def decided(
+        self, ex: Exchange, known: Counted, by: Counters | Shares, grant: Grant
+    ) -> Reply | None:
+        ex.stash[HELD] = Held(self, known, by, grant, ex.stash.get(HELD))
         return None if grant.admitted else refused(known.kinds, grant.rooms)
 
     def counted(self, ex: Exchange, principal: Principal) -> Counted:
@@ -242,7 +257,10 @@ class RateLimit(Filter):
         parts = [part[one].replace("%", "%25").replace(":", "%3A") for one in self.config.per]
         return self._mix + ":".join(parts)
 
-    def undecided(self) -> Reply | None:
+    def undecided(self, ex: Exchange, known: Counted, claims: Sequence[Claim]) -> Reply | None:
+        self._undecided[0] += 1
+        if self.config.when_unavailable == "local":
+            return self.decided(ex, known, self._shares, self._shares.take(claims))
         if self.config.when_unavailable == "allow":
             return None
         return Reply(
@@ -290,21 +308,16 @@ class RateLimit(Filter):
         usage = ex.usage
         used = 0 if usage is None else usage.input + usage.output
         try:
-            done = self._counters.settle(held.grant, [used] * held.counted.metered)
+            done = held.counters.settle(held.grant, [used] * held.counted.metered)
         except StoreUnavailable:
-            self.unsettled(ex)
-            return None
-        return None if done is None else self.settled(ex, done)
+            return None  # What was taken stays taken, and heals.
+        return None if done is None else settled(done)
 
-    async def settled(self, ex: Exchange, done: Awaitable[None]) -> None:
-        """``on_complete`` with a store that answers later."""
-        try:
-            await done
-        except StoreUnavailable:
-            self.unsettled(ex)
 
-    def unsettled(self, ex: Exchange) -> None:
-        self.log.warning("rate_limit_unsettled", request_id=ex.id)
+async def settled(done: Awaitable[None]) -> None:
+    """``on_complete`` with a store that answers later."""
+    with suppress(StoreUnavailable):
+        await done
 
 
 def measures(limits: Limits) -> tuple[Measure, ...]:

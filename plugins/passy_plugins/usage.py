@@ -75,11 +75,7 @@ class Metering(Filter):
         self.unmetered = 0
         """Exchanges that left no record."""
         self._price = self.config.prices.of
-        models = self.config.models
-        targets = [target for model in models.aliases for target in model.targets]
-        for name in models.names():
-            targets += models.direct(name) or ()
-        self.config.prices.start(targets)
+        await self.config.prices.start(self.config.models.served())
 
     async def stop(self) -> None:
         if self.unmetered:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -95,6 +95,13 @@ class Models:
             return None
         # An in-process upstream answers to its own name, and to its variants (``echo:slow``).
         return (Target.at(upstream, name),)
+
+    def served(self) -> Iterator[Target]:
+        """All targets that there are before anybody asks for a name."""
+        for model in self.aliases:
+            yield from model.targets
+        for name in self.names():
+            yield from self.direct(name) or ()
 
     def missing(self, name: str) -> tuple[str, ...]:
         """Upstreams that the alias ``name`` would need and that have no credential."""

@@ -34,7 +34,7 @@ def read_body(ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
 
 def gone_round(ex: Exchange) -> Reply | None:
     """A Reply for a request that has passed too many gateways: one of them asks itself."""
-    most = ex.snapshot.file.settings.connect.hops
+    most = ex.snapshot.settings.connect.hops
     passed = ex.request.fields[HOPS]
     if passed.isdigit() and len(passed) < 4 and int(passed) < most:
         return None

@@ -15,7 +15,6 @@ from passy_proxy.evidence import Proof
 from passy_proxy.records import (
     BegunRow,
     Credential,
-    CredentialRef,
     CustomProvider,
     Principal,
     UsageRow,
@@ -112,6 +111,16 @@ class Counters(Protocol):
 
 
 @runtime_checkable
+class Shared(Protocol):
+    """`Counters` that other processes take from as well."""
+
+    @property
+    def workers(self) -> int:
+        """How many do, this one among them, as far as is known."""
+        ...
+
+
+@runtime_checkable
 class Directory(Protocol):
     """Who a key belongs to. ``digest`` is ``keys.digest`` of the whole key."""
 
@@ -122,10 +131,16 @@ class Directory(Protocol):
 class Vault(Protocol):
     """An organisation's own upstreams and credentials."""
 
-    async def providers(self, organisation: str) -> Sequence[CustomProvider]: ...
+    async def providers(self, organisation: str) -> Sequence[CustomProvider]:
+        """By priority, those that are not active among them."""
+        ...
 
-    async def credential(self, ref: CredentialRef) -> Credential | None:
-        """``ref.upstream`` is the name of a shared upstream or the id of a custom provider."""
+    async def credentials(self, organisation: str) -> Sequence[Credential]:
+        """Its active ones, those for one upstream in the order in which they are to be shown.
+
+        One that cannot be opened has no secret, and says why in ``trouble``: it must not be taken
+        for one that is not there.
+        """
         ...
 
 

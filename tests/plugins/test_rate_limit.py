@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from passy_plugins import rate_limit
+from passy_plugins import rate_limit, shares
 from passy_plugins.stores.memory import Memory
 from passy_proxy import (
     Claim,
@@ -547,6 +547,33 @@ async def test_without_its_store_it_does_as_it_was_told(
     if policy == "refuse":
         assert "rate_limit_unavailable" == ex.outcome.code
         assert "1" == header(ex, "retry-after")
+
+
+async def test_without_its_store_a_worker_holds_its_share(
+    limited: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Memory, "workers", 4, raising=False)
+    gate = await limited("requests: 9/min, tokens: 4000/min, concurrency: 1")
+    with monkeypatch.context() as patch:
+        patch.setattr(gate.store, "take", Away().take)
+        ex = await gate.ask()
+        assert (200, "2") == (ex.status, header(ex, "x-ratelimit-limit-requests"))
+        assert "1000" == header(ex, "x-ratelimit-limit-tokens")
+        assert [200, 429] == await gate.statuses("key_a", "key_a")
+    # The store has not counted them, and nothing was settled there.
+    assert 4_000 == await gate.tokens_left("4000/min")
+    assert "8" == header(await gate.ask(), "x-ratelimit-remaining-requests")
+
+
+async def test_d2_shares_add_up_to_no_more_than_the_limit() -> None:
+    for amount in (0, 1, 4, 99, 100, 1_000_003):
+        for workers in (1, 2, 3, 16):
+            most = max(amount, min(amount, 1) * workers)
+            part = shares.share(Rate(amount, 60), workers)
+            assert isinstance(part, Rate)
+            assert part.amount * workers <= most
+            assert part.amount == shares.share(amount, workers)
+            assert part.amount or not amount
 
 
 async def test_an_answer_is_not_lost_when_it_cannot_be_settled(

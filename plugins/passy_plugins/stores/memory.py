@@ -9,11 +9,18 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from passy_plugins.stores.buckets import Buckets
 from passy_proxy import keys
@@ -23,7 +30,6 @@ from passy_proxy.hookspecs import hookimpl
 from passy_proxy.records import (
     BegunRow,
     Credential,
-    CredentialRef,
     CustomProvider,
     Limits,
     Principal,
@@ -93,22 +99,48 @@ class KeySettings(Settings):
         return self
 
 
+class CredentialSettings(Settings):
+    key: Secret = setting(..., 'The key itself, from a variable: "${THEIR_KEY}".')
+    name: str = setting("", "What people call it.")
+    status: Literal["active", "disabled"] = setting("active", "Whether it is shown.")
+    priority: int = setting(0, "Of several, the lowest is shown first.")
+
+
+def _shape(written: object) -> str:
+    return "list" if isinstance(written, list | tuple) else "text"
+
+
+Credentials = Annotated[
+    Annotated[Secret, Tag("text")] | Annotated[tuple[CredentialSettings, ...], Tag("list")],
+    Discriminator(_shape),
+]
+"""One key, or a list of them: the complaint is about the one that was written."""
+
+
 class ProviderSettings(Settings):
     id: str = setting(..., "How it is called in the books: custom-<id>.", min_length=1)
     name: str = setting("", "What people call it.")
     dialect: str = setting("openai", "The dialect it speaks.")
     url: str = setting(..., "Its base URL.", min_length=1)
     models: tuple[str, ...] = setting(("*",), "The models it serves; * is any.")
-    credential: Secret | None = setting(None, "The organisation's key for it.")
-    status: Literal["active", "inactive"] = setting("active", "Whether it is asked.")
+    credential: Credentials | None = setting(
+        None, "The organisation's key for it, or a list of them."
+    )
+    status: Literal["active", "disabled"] = setting("active", "Whether it is asked.")
     priority: int = setting(0, "Of several that serve a model, the lowest is asked first.")
 
 
 class OrganisationSettings(Settings):
-    credentials: dict[str, Secret] = setting(
-        {}, "Upstream → the organisation's own key for it, used in place of the operator's."
+    credentials: dict[str, Credentials] = setting(
+        {},
+        "Upstream → the organisation's own key for it, or a list of them, used in place of the "
+        "operator's.",
     )
     providers: tuple[ProviderSettings, ...] = setting((), "The organisation's own upstreams.")
+    byok: Literal["own_first", "own_only"] = setting(
+        "own_first",
+        "Whether the operator's keys serve it where it has none of its own, or its own alone do.",
+    )
 
 
 class MemorySettings(Settings):
@@ -131,9 +163,11 @@ class Memory(Buckets, Store):
         super().__init__(clock)
         self._keyring = site.keyring
         pepper = site.keyring.pepper if settings.keys else b""
-        self._principals = dict(_principal(each, pepper) for each in settings.keys)
+        self._principals = dict(
+            _principal(each, pepper, settings.organisations) for each in settings.keys
+        )
         self._providers: dict[str, list[CustomProvider]] = {}
-        self._credentials: dict[CredentialRef, Credential] = {}
+        self._credentials: dict[str, list[Credential]] = {}
         for name, organisation in settings.organisations.items():
             self._add(name, organisation)
         self._records: OrderedDict[str, UsageRow] = OrderedDict()
@@ -145,8 +179,11 @@ class Memory(Buckets, Store):
         listed = sorted(settings.providers, key=lambda each: each.priority)
         self._providers[name] = [_provider(name, each) for each in listed]
         own = {each.id: each.credential for each in listed if each.credential}
-        for upstream, secret in (settings.credentials | own).items():
-            self._credentials[CredentialRef(name, upstream)] = Credential(secret.reveal(), name)
+        self._credentials[name] = [
+            credential
+            for upstream, written in (settings.credentials | own).items()
+            for credential in _credentials(name, upstream, written)
+        ]
 
     async def principal(self, digest: bytes) -> Principal | None:
         return self._principals.get(digest)
@@ -163,8 +200,8 @@ class Memory(Buckets, Store):
     async def providers(self, organisation: str) -> Sequence[CustomProvider]:
         return self._providers.get(organisation, ())
 
-    async def credential(self, ref: CredentialRef) -> Credential | None:
-        return self._credentials.get(ref)
+    async def credentials(self, organisation: str) -> Sequence[Credential]:
+        return self._credentials.get(organisation, ())
 
     full = False
 
@@ -206,12 +243,15 @@ class Memory(Buckets, Store):
         return [UsageRecord.of(row) for row in self._records.values()]
 
 
-def _principal(settings: KeySettings, pepper: bytes) -> tuple[bytes, Principal]:
+def _principal(
+    settings: KeySettings, pepper: bytes, organisations: Mapping[str, OrganisationSettings]
+) -> tuple[bytes, Principal]:
     """The digest and whose it is."""
     if settings.key is not None:
         digest = keys.digest(pepper, settings.key.reveal().encode())
     else:
         digest = bytes.fromhex(settings.digest or "")
+    own = organisations.get(settings.organisation or "")
     return digest, Principal(
         key_id=settings.id or f"key_{digest.hex()[:16]}",
         name=settings.name,
@@ -220,7 +260,23 @@ def _principal(settings: KeySettings, pepper: bytes) -> tuple[bytes, Principal]:
         models=settings.models,
         expires=settings.expires,
         disabled=settings.disabled,
+        byok=own.byok if own is not None else "own_first",
     )
+
+
+def _credentials(
+    organisation: str, upstream: str, written: Secret | tuple[CredentialSettings, ...]
+) -> list[Credential]:
+    """Those that are active, in order. Where there are several, their places tell them apart."""
+    if isinstance(written, Secret):
+        return [Credential(written.reveal(), organisation, upstream, upstream)]
+    numbered = enumerate(written, 1)
+    listed = sorted(numbered, key=lambda each: each[1].priority)
+    return [
+        Credential(one.key.reveal(), organisation, f"{upstream}/{number}", upstream)
+        for number, one in listed
+        if one.status == "active"
+    ]
 
 
 def _provider(organisation: str, settings: ProviderSettings) -> CustomProvider:

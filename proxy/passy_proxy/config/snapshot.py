@@ -30,8 +30,9 @@ from passy_proxy.upstream import Upstreams
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.config.model import GatewayFile
+    from passy_proxy.config.model import GatewaySettings
     from passy_proxy.config.problem import Problem
+    from passy_proxy.connections import Connections
 
 
 class StartFailed(Exception):
@@ -47,13 +48,13 @@ class Snapshot:
 
     def __init__(
         self,
-        file: GatewayFile,
+        settings: GatewaySettings,
         *,
         hash: str,
         log: FilteringBoundLogger,
         shared: Shared,
     ) -> None:
-        self.file = file
+        self.settings = settings
         self.hash = hash.encode()
         """Short hash of the configuration's text: ``x-passy-config``."""
         self.log = log
@@ -64,6 +65,8 @@ class Snapshot:
         self.store_keys: dict[str, Hashable] = {}
         self.upstreams = Upstreams()
         self.models = Models((), {})
+        self.connections: Connections
+        """To organisations' own upstreams."""
         self.filters: list[Filter] = []
         self.app_keys: dict[str, Hashable] = {}
         """Path → key in ``shared`` of the application there."""

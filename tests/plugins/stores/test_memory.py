@@ -13,7 +13,6 @@ from passy_proxy.config.problem import Problem
 from passy_proxy.config.settings import read
 from passy_proxy.evidence import Proof
 from passy_proxy.keyring import Keyring
-from passy_proxy.records import CredentialRef
 from passy_proxy.site import Site
 
 pytestmark = pytest.mark.anyio
@@ -50,9 +49,8 @@ organisations:
         principal.organisation,
         principal.models,
     )
-    credential = await store.credential(CredentialRef("acme", "openai"))
-    assert credential is not None
-    assert "sk-acme" == credential.secret
+    [credential] = await store.credentials("acme")
+    assert ("openai", "sk-acme") == (credential.upstream, credential.secret)
 
 
 @pytest.mark.parametrize(

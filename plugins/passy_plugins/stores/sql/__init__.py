@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
@@ -23,6 +23,7 @@ from passy_plugins.stores.sql.driver import driver_for, place_of
 from passy_plugins.stores.sql.ledger import Shipper
 from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
+from passy_plugins.stores.sql.sealed import have_keys, opened
 from passy_plugins.stores.sql.tending import Tending
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
@@ -30,11 +31,9 @@ from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.journal import Journal, JournalSettings
 from passy_proxy.json import dumps, loads
-from passy_proxy.keyring import KeyringError
 from passy_proxy.records import (
     BegunRow,
     Credential,
-    CredentialRef,
     CustomProvider,
     Principal,
     UsageRow,
@@ -79,6 +78,11 @@ class SqlSettings(Settings):
         " and their sums by hour and day stay. For ever when not given.",
     )
     journal: JournalSettings = setting({}, "Where usage records wait for the database.")
+    when_key_missing: Literal["refuse", "serve"] = setting(
+        "refuse",
+        "When credentials are sealed with a secret key that was not given: refuse to start, or "
+        "serve all who need none of them.",
+    )
 
 
 class Sql(Store):
@@ -95,7 +99,8 @@ class Sql(Store):
         # What was shipped leaves the journal: it must not be less safe in the database.
         lasting = settings.journal.durability == "power"
         self._writer = driver_for(self._url, "write", lasting=lasting)
-        log = site.log.bind(store=self.kind)
+        self._serve = settings.when_key_missing == "serve"
+        self._log = log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
         self.place = hashlib.sha256(place.encode()).hexdigest()[:8]
         self._journal = Journal(site.data / "journal" / self.place, settings.journal, log)
@@ -111,6 +116,7 @@ class Sql(Store):
         try:
             await make_ready(self._writer, self._url)
             await agree(self._writer, self._keyring)
+            await have_keys(self._writer, self._keyring, self._log, serve=self._serve)
             await self._reader.open()
             try:
                 self._journal.start()
@@ -143,18 +149,10 @@ class Sql(Store):
             _provider(row) for row in await self._reader.fetch(statements.PROVIDERS, organisation)
         ]
 
-    async def credential(self, ref: CredentialRef) -> Credential | None:
-        """Opened at the moment it is asked for, and kept nowhere."""
-        rows = await self._reader.fetch(statements.CREDENTIAL, ref.organisation, ref.upstream)
-        if not rows:
-            return None
-        try:
-            secret = self._keyring.open(cast(str, rows[0][0]), ref.organisation, ref.upstream)
-        except KeyringError as error:
-            raise StoreUnavailable(
-                f"{ref.organisation}'s key for {ref.upstream}: {error}"
-            ) from None
-        return Credential(secret, ref.organisation)
+    async def credentials(self, organisation: str) -> Sequence[Credential]:
+        """Opened at the moment they are asked for, and kept nowhere."""
+        rows = await self._reader.fetch(statements.CREDENTIALS, organisation)
+        return await opened(self._keyring, organisation, rows)
 
     @property
     def full(self) -> bool:

@@ -259,6 +259,33 @@ CREATE INDEX ix_changes_at ON changes (at);
 
 UPDATE alembic_version SET version_num='0003' WHERE alembic_version.version_num = '0002';
 
+ALTER TABLE credentials RENAME TO earlier_credentials;
+
+CREATE TABLE credentials (
+    id TEXT NOT NULL,
+    organisation TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    name TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    shown TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    sealed TEXT NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (id),
+    FOREIGN KEY(organisation) REFERENCES organisations (id)
+);
+
+DROP TABLE earlier_credentials;
+
+ALTER TABLE custom_providers DROP COLUMN sealed;
+
+CREATE INDEX ix_credentials_organisation ON credentials (organisation);
+
+UPDATE custom_providers SET status = 'disabled' WHERE status <> 'active';
+
+UPDATE alembic_version SET version_num='0004' WHERE alembic_version.version_num = '0003';
+
 CREATE TABLE usage_hours (
     start BIGINT NOT NULL,
     key_id TEXT NOT NULL,
@@ -335,4 +362,4 @@ ALTER TABLE usage ADD COLUMN summed SMALLINT DEFAULT '0' NOT NULL;
 
 CREATE INDEX ix_usage_summed_at ON usage (summed, at) WHERE summed = 0;
 
-UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0003'
+UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004'

@@ -170,18 +170,25 @@ custom_providers = Table(
     Column("status", Text, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("sealed", Text),
     Column("created", BigInteger, nullable=False),
 )
 
 credentials = Table(
     "credentials",
     metadata,
-    Column("organisation", Text, ForeignKey("organisations.id"), primary_key=True),
-    Column("upstream", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("organisation", Text, ForeignKey("organisations.id"), nullable=False, index=True),
+    Column("upstream", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("shown", Text, nullable=False),
+    Column("version", Integer, nullable=False),
     Column("sealed", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
 )
+"""``upstream`` is the name of a shared one or the id of a custom provider. ``version`` grows with
+each new secret, and so does what ``sealed`` is bound to; see ``sealed.py``."""
 
 usage = Table(
     "usage",

@@ -13,7 +13,7 @@ from functools import cache
 from passy_proxy.records import UsageRecord
 from passy_proxy.units import Rate
 
-REVISIONS = ("0001", "0002", "0003", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every revision there has been, oldest first. The database is brought to the last one on start."""
 
 REVISION = "SELECT version_num FROM alembic_version"
@@ -59,14 +59,16 @@ SELECT id, organisation, name, dialect, url, models, status, priority, version
 FROM custom_providers WHERE organisation = ? ORDER BY priority, id
 """
 
-CREDENTIAL = """
-SELECT sealed FROM (
-  SELECT organisation, upstream, sealed FROM credentials
-  UNION ALL
-  SELECT organisation, id, sealed FROM custom_providers WHERE sealed IS NOT NULL
-) AS kept
-WHERE organisation = ? AND upstream = ?
+CREDENTIALS = """
+SELECT id, upstream, version, sealed FROM credentials
+WHERE organisation = ? AND status = 'active' ORDER BY upstream, priority, created, id
 """
+
+SEALED_WITH = """
+SELECT substr(sealed, 4, 8), count(*) FROM credentials WHERE status = 'active' GROUP BY 1
+"""
+"""The ids of the keys that active credentials are sealed with: after two characters of the format
+and a colon."""
 
 MARK = "SELECT value FROM marks WHERE name = ?"
 SET_MARK = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"

@@ -1,0 +1,290 @@
+"""Decisions in batches: what is asked within one turn of the event loop goes in one call.
+
+A call runs all takes and settles in their order, so it costs the server one look at its clock and
+one look at each counter, and the gateway one write and one read. While ``CALLS`` of them are under
+way, more is collected.
+
+A slot or a reservation is a lease, named by its grant's token. Those of exchanges that run for long
+are renewed; those of a worker that died end by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from passy_plugins.stores.redis import script
+from passy_plugins.stores.redis.batch import NO_LEASE, Batch, Lease, Owed
+from passy_plugins.stores.redis.line import Call, Line
+from passy_plugins.stores.redis.script import RATE, Told
+from passy_proxy.stores import Allowance, Claim, Grant, StoreUnavailable
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+WORKERS = Claim("@workers", 1 << 30, 0)
+"""Each worker holds one piece of it; to take none of it is to ask how many do."""
+CALLS = 4
+"""Calls under way at once."""
+OPERATIONS = 128
+"""Most of them in a call: others wait for the server meanwhile."""
+MOST = 10_000
+"""Decisions that may wait; more is refused at once."""
+OWED = 20_000
+"""Settles that are kept for a server that is away."""
+
+
+class Decisions:
+    """`Counters` on the line to a server. ``clock`` gives nanoseconds in place of its time."""
+
+    def __init__(self, names: script.Names, clock: Callable[[], int] | None) -> None:
+        self.line: Line
+        self.workers = 1
+        """That share the server, this one among them; as last known."""
+        self._names = names
+        self._clock = clock
+        self._batch: Batch | None = None
+        """What is collected now."""
+        self._full: deque[Batch] = deque()
+        """Those that wait for their turn, oldest first."""
+        self._asked = False
+        """A flush is on its way."""
+        self._calls = 0
+        """Under way."""
+        self._takes = 0
+        """That wait for an answer."""
+        self._owed: list[Owed] = []
+        self._worker = os.urandom(8)
+        self._presence = self._worker.ljust(16, b"@")
+        self._present = (names.of(WORKERS.key, WORKERS.limit), 1, 1, 0)
+        self._tokens = 0
+        self._leases: dict[Lease, list[Told]] = {}
+        """Of the exchanges that run: what they hold."""
+
+    def take(self, claims: Sequence[Claim]) -> Coroutine[Any, Any, Grant]:
+        if not self.line.up:
+            raise StoreUnavailable(self.line.reason)
+        if self._takes >= MOST:
+            raise StoreUnavailable("too many decisions wait for it")
+        return self._granted(self._take(claims))
+
+    async def _granted(self, future: Future[Grant]) -> Grant:
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not future.cancelled():  # Its taker left between the answer and hearing of it.
+                future.add_done_callback(self._untaken)
+            raise
+
+    def _untaken(self, future: Future[Grant]) -> None:
+        if future.exception() is None:
+            grant = future.result()
+            self.settle(grant, [0] * len(grant.claims))
+
+    def _take(self, claims: Sequence[Claim]) -> Future[Grant]:
+        loop = asyncio.get_running_loop()
+        batch = self._collected()
+        counter_of = self._names.of
+        told: list[Told] = []
+        leased = False
+        for claim in claims:
+            counter = counter_of(claim.key, claim.limit)
+            told.append((counter, len(told) + 1, claim.cost, 0))
+            leased = leased or (counter.kind != RATE and claim.cost > 0)
+        lease = NO_LEASE
+        if leased:
+            self._tokens += 1
+            lease = Lease(self._worker + self._tokens.to_bytes(8, "big"), loop.time())
+            self._leases[lease] = told
+        batch.add(script.TAKE, lease.name, told)
+        future: Future[Grant] = loop.create_future()
+        batch.takes.append((future, claims, lease))
+        self._takes += 1
+        return future
+
+    def settle(self, grant: Grant, actual: Sequence[int | None]) -> None:
+        """On its way when this returns: whoever takes next here comes after it."""
+        lease = grant.token
+        if not isinstance(lease, Lease):
+            return
+        grant.token = None
+        told: list[Told] = []
+        known = len(actual)
+        for number, claim in enumerate(grant.claims):
+            used = actual[number] if number < known else None
+            counter = self._names.of(claim.key, claim.limit)
+            if used is None:
+                if counter.kind == RATE:
+                    continue
+                used = -1
+            elif used < 0:
+                used = 0
+            told.append((counter, number + 1, claim.cost, used))
+        if lease is not NO_LEASE:
+            self._leases.pop(lease, None)
+        if told:
+            self._settle(Owed(lease.name, told))
+
+    def _settle(self, owed: Owed) -> None:
+        if self.line.up:
+            batch = self._collected()
+            operation = script.SETTLE_AGAIN if owed.again else script.SETTLE
+            batch.add(operation, owed.token, owed.claims)
+            batch.settles.append(owed)
+        elif len(self._owed) < OWED:
+            self._owed.append(owed)
+
+    def prime(self, key: str, limit: Allowance, used: int, quiet: float = inf) -> Future[None]:
+        if not self.line.up:
+            raise StoreUnavailable(self.line.reason)
+        batch = self._collected()
+        counter = self._names.of(key, limit)
+        batch.add(script.PRIME, script.NO_TOKEN, [(counter, 1, quiet * 1e6, used)])
+        return batch.awaited()
+
+    def renew(self, age: float) -> None:
+        """Say of each lease of which that was not said for ``age`` seconds that its holder is
+        there, and that this worker is; and what could not be said before."""
+        if not self.line.up:
+            return
+        now = asyncio.get_running_loop().time()
+        for lease, told in self._leases.items():
+            if now - lease.at >= age:
+                lease.at = now
+                self._collected().add(script.RENEW, lease.name, told)
+        owed, self._owed = self._owed, []
+        for each in owed:
+            self._settle(each)
+        self._collected().add(script.RENEW, self._presence, [self._present])
+        self._take([WORKERS]).add_done_callback(self._counted)
+
+    def _counted(self, future: Future[Grant]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            room = future.result().rooms[0]
+            self.workers = max(1, room.limit - room.remaining)
+
+    async def leave(self) -> None:
+        """This worker is going; until all that it said is known there, or cannot be."""
+        if self.line.up:
+            self._settle(Owed(self._presence, [self._present]))
+            with suppress(StoreUnavailable):
+                await self._collected().awaited()
+
+    # What the line asks
+
+    def hello(self) -> tuple[Sequence[bytes], bytes]:
+        """A call by which a server shows that it decides: it counts this worker."""
+        batch = Batch()
+        batch.add(script.RENEW, self._presence, [self._present])
+        batch.add(script.TAKE, self._presence, [(*self._present[:2], 0, 0)])
+        return batch.said(self._clock)
+
+    def heard(self, reply: bytes) -> None:
+        if len(reply) == script.answer_to(1).size:
+            (room,) = script.rooms([WORKERS], script.answer_to(1).unpack(reply))
+            self.workers = max(1, room.limit - room.remaining)
+
+    def turned(self, up: bool) -> None:
+        """The server is away, or back: then it hears what it missed, and who is still there."""
+        if up:
+            return self.renew(0.0)
+        batches = [*self._full, self._batch]
+        self._full.clear()
+        self._batch = None
+        for batch in filter(None, batches):
+            self._failed(batch, self.line.reason, False)
+
+    # Batches
+
+    def _collected(self) -> Batch:
+        """What is collected now. It leaves at the end of this turn of the loop."""
+        batch = self._batch
+        if batch is None or batch.operations >= OPERATIONS:
+            if batch is not None:
+                self._full.append(batch)
+            batch = self._batch = Batch()
+            if not self._asked:
+                self._asked = True
+                asyncio.get_running_loop().call_soon(self._flush)
+        return batch
+
+    def _flush(self) -> None:
+        self._asked = False
+        self._send()
+
+    def _send(self) -> None:
+        while self._calls < CALLS:
+            if self._full:
+                batch = self._full.popleft()
+            elif self._batch is not None and not self._asked:
+                batch, self._batch = self._batch, None
+            else:
+                return
+            self._calls += 1
+            done, lost = partial(self._done, batch), partial(self._lost, batch)
+            self.line.send(Call(*batch.said(self._clock), done, lost))
+
+    def _done(self, batch: Batch, reply: bytes) -> None:
+        self._calls -= 1
+        shapes = [script.answer_to(len(claims)) for _, claims, _ in batch.takes]
+        if len(reply) != sum(shape.size for shape in shapes):
+            return self._failed(batch, "what it says is no answer", True)
+        at = 0
+        for (future, claims, lease), shape in zip(batch.takes, shapes, strict=True):
+            numbers = shape.unpack_from(reply, at)
+            at += shape.size
+            self._decided(future, claims, lease, numbers)
+        self._takes -= len(batch.takes)
+        for told in batch.told:
+            if not told.done():
+                told.set_result(None)
+        self._send()
+
+    def _decided(
+        self,
+        future: Future[Grant],
+        claims: Sequence[Claim],
+        lease: Lease,
+        numbers: tuple[float, ...],
+    ) -> None:
+        if numbers[0] == 1:
+            grant = Grant(True, script.rooms(claims, numbers), claims, lease)
+            if future.done():  # Its taker has left.
+                self.settle(grant, [0] * len(claims))
+                return
+        else:
+            self._leases.pop(lease, None)
+            if numbers[0] == 2:
+                known = numbers[1::3]
+                unknown = [claim for claim, one in zip(claims, known, strict=True) if not one]
+                grant = Grant(False, (), claims, None, unknown)
+            else:
+                grant = Grant(False, script.rooms(claims, numbers), claims)
+        if not future.done():
+            future.set_result(grant)
+
+    def _lost(self, batch: Batch, why: str, sent: bool) -> None:
+        self._calls -= 1
+        self._failed(batch, why, sent)
+        if self.line.up:
+            self._send()
+
+    def _failed(self, batch: Batch, why: str, sent: bool) -> None:
+        """Nobody is admitted by it. What was settled is kept until it can be said (again)."""
+        self._takes -= len(batch.takes)
+        for future, _, lease in batch.takes:
+            self._leases.pop(lease, None)
+            if not future.done():
+                future.set_exception(StoreUnavailable(why))
+        for owed in batch.settles:
+            if (not sent or owed.once_more()) and len(self._owed) < OWED:
+                self._owed.append(owed)
+        for told in batch.told:
+            if not told.done():
+                told.set_exception(StoreUnavailable(why))
