@@ -151,17 +151,13 @@ class _Builder:
         made.upstreams.left_out = frozenset(
             name for name, entry in file.upstreams.items() if entry.left_out
         )
-<<<<<<< HEAD
-        made.models = Models(self.models(), made.upstreams)
-        made.connections = self.connections()
-=======
         models: list[Model] = []
         for model in file.models.values():
             models.append(self.model(model))
             yield
         made.models = Models(models, made.upstreams)
+        made.connections = self.connections()
         yield
->>>>>>> main
         self.given = {
             Keyring: self.parts.site.keyring,
             Models: made.models,
