@@ -327,6 +327,7 @@ class Recorded:
     def __init__(self, body: bytes = b"") -> None:
         self.started = False
         self.gone = False
+        self.peer = "127.0.0.1"
         self.status = 0
         self.headers: Headers = []
         self.sent: list[bytes] = []
