@@ -118,6 +118,7 @@ class Sqlite:
         """See `Database`."""
         while await self._run(lambda connection: _sum_late(connection, now)):
             pass
+        await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
         dropped = 0
         while oldest is not None:
             count = await self._run(lambda connection: _drop(connection, oldest, keyring))

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from passy_plugins.stores.sql import partitions, shipment
+from passy_plugins.stores.sql import partitions, shipment, statements
 from passy_plugins.stores.sql.blocking import Blocking, numbered
 from passy_plugins.stores.sql.partitions import PARTING
 from passy_plugins.stores.sql.retention import forget
 from passy_plugins.stores.sql.shipment import listed
 from passy_plugins.stores.sql.sums import DAY, PRICE_MS
-from passy_proxy.stores import StoreUnavailable
+from passy_proxy.stores import StoreRefuses, StoreUnavailable
 
 if TYPE_CHECKING:
     import asyncpg
@@ -50,6 +50,9 @@ LEFT_OUT = (
     *("tcp_user_timeout", "pgbouncer"),
 )
 """Other drivers' own parameters: here they would be taken for settings of the server."""
+
+REFUSED = ("28", "3D")
+"""Classes of errors that waiting does not mend: who asks, and the name of the database."""
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 3.0
@@ -107,7 +110,9 @@ async def connect(url: str) -> asyncpg.Connection:
             f"{shown(url)}: no connection within {CONNECT_SECONDS:g} s"
         ) from None
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
-        raise StoreUnavailable(f"{shown(url)}: {said(error)}") from None
+        wrong = isinstance(error, ValueError) or getattr(error, "sqlstate", "")[:2] in REFUSED
+        kind = StoreRefuses if wrong else StoreUnavailable
+        raise kind(f"{shown(url)}: {said(error)}") from None
 
 
 class NoPartition(ValueError):
@@ -224,6 +229,7 @@ class Postgres:
         await self._transaction(ahead)
         while await self._transaction(late):
             pass
+        await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
         return sum([await self._dropped(day, keyring) for day in await self._transaction(old)])
 
     async def _dropped(self, day: int, keyring: Keyring) -> int:

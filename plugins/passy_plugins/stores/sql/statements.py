@@ -88,6 +88,9 @@ MOVE_MARK = (
     "INSERT INTO marks (name, value) VALUES (?, ?)"
     " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
+FORGET_CHANGES = "DELETE FROM changes WHERE at < ?"
+"""Nobody looks for changes of yesterday: whoever was away so long forgets all it knew."""
+CHANGES_MS = 86_400_000
 DROP_MARK = "DELETE FROM marks WHERE name = ?"
 GAPS = "SELECT name, value FROM marks WHERE name >= 'dropped:' AND name < 'dropped;'"
 LAST_CHAIN = "SELECT max(chain) FROM evidence"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from math import inf
 from typing import TYPE_CHECKING
 
-from passy_plugins.stores.sql.driver import driver_for
 from passy_plugins.stores.sql.sums import DAY
 from passy_proxy.keyring import KeyringError
 from passy_proxy.stores import StoreUnavailable
@@ -16,22 +17,23 @@ from passy_proxy.stores import StoreUnavailable
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.keyring import Keyring
+    Tend = Callable[[int, int | None], Awaitable[int]]
 
 SECONDS = 60.0
 """Between two times; more or less, so that not all workers come at once."""
+SOON = 5.0
+"""When it could not be done."""
+LOG_EVERY = 600.0
 
 
 class Tending:
     """One task of each process that has the store. Lives on one event loop."""
 
-    def __init__(
-        self, url: str, keep: int | None, keyring: Keyring, log: FilteringBoundLogger
-    ) -> None:
-        """``keep``: how many days single records are kept; ``None`` is for ever."""
-        self._url = url
+    def __init__(self, tend: Tend, keep: int | None, log: FilteringBoundLogger) -> None:
+        """``tend`` is `Database.tend` of whatever database there is. ``keep``: how many days single
+        records are kept; ``None`` is for ever."""
+        self._tend = tend
         self._keep = keep
-        self._keyring = keyring
         self._log = log
         self._task: asyncio.Task[None] | None = None
 
@@ -44,21 +46,22 @@ class Tending:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
+        silent_until = -inf
         while True:
+            pause = SECONDS
             try:
-                await self._tend()
+                await self._tended()
             except (StoreUnavailable, KeyringError, ValueError) as error:
-                self._log.warning("books_untended", error=str(error))
-            await asyncio.sleep(SECONDS * random.uniform(0.5, 1.5))
+                pause = SOON
+                if time.monotonic() >= silent_until:
+                    silent_until = time.monotonic() + LOG_EVERY
+                    self._log.warning("books_untended", error=str(error))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
 
-    async def _tend(self) -> None:
+    async def _tended(self) -> None:
         now = int(time.time() * 1000)
         oldest = None if self._keep is None else (now // DAY - self._keep) * DAY
-        database = driver_for(self._url, "tend")
-        try:
-            dropped = await database.tend(now, oldest, self._keyring)
-        finally:
-            await database.close()
+        dropped = await self._tend(now, oldest)
         if dropped and oldest is not None:
             before = datetime.fromtimestamp(oldest / 1000, UTC)
             self._log.info("usage_dropped", records=dropped, before=f"{before:%Y-%m-%d}")
