@@ -9,16 +9,16 @@ portal.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from passy_plugins.stores.sql import statements
+from passy_plugins.stores.sql import statements, sums
 from passy_plugins.stores.sql.driver import driver_for, is_postgres, place_of
 from passy_plugins.stores.sql.feed import Feed
 from passy_plugins.stores.sql.ledger import Shipper
@@ -26,6 +26,7 @@ from passy_plugins.stores.sql.link import Link
 from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.sealed import have_keys, opened
+from passy_plugins.stores.sql.tending import Tending
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.evidence import Proof
@@ -58,11 +59,27 @@ READERS = 4
 """Connections of each worker for what requests ask; one more ships usage."""
 
 
+def _days(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"[1-9][0-9]{0,4}d", value):
+        raise ValueError("write whole days, such as 90d")
+    return int(value[:-1])
+
+
+Days = Annotated[int, BeforeValidator(_days), WithJsonSchema({"type": "string"})]
+
+
 class SqlSettings(Settings):
     url: Annotated[Secret, AfterValidator(_known)] = setting(
         ...,
         "Where the database is: sqlite:///relative/file.db, sqlite:////absolute/file.db, or"
         " postgresql://user:password@host:5432/name.",
+    )
+    keep: Days | None = setting(
+        None,
+        "How long single records of usage are kept, in whole days (90d): older ones are dropped,"
+        " and their sums by hour and day stay. For ever when not given.",
     )
     journal: JournalSettings = setting({}, "Where usage records wait for the database.")
     start_timeout: Duration = setting(
@@ -103,6 +120,7 @@ class Sql(Store):
         self._patience = settings.start_timeout if is_postgres(self._url) else 0.0
         self._feed = Feed(self._fetch, log)
         self._heralds: list[Changes] = []
+        self._tending = Tending(self._tend, settings.keep, log)
 
     async def start(self) -> None:
         """Open the database, make or migrate its tables, begin to take records.
@@ -123,6 +141,7 @@ class Sql(Store):
             await self.stop()  # Nobody will: it was never started.
             raise
         self._shipper.start()
+        self._tending.start()
 
     async def _prepare(self) -> None:
         await make_ready(self._writer, self._url)
@@ -130,8 +149,17 @@ class Sql(Store):
         await have_keys(self._writer, self._keyring, self._log, serve=self._serve)
         await self._reader.open()
 
+    async def _tend(self, now: int, oldest: int | None) -> int:
+        self._link.check()
+        database = driver_for(self._url, "tend")
+        try:
+            return await database.tend(now, oldest, self._keyring)
+        finally:
+            await database.close()
+
     async def stop(self) -> None:
         """Ship the records that wait, then close."""
+        await self._tending.stop()
         await self._link.stop()
         await self._feed.stop()
         await self._shipper.stop()
@@ -217,9 +245,8 @@ class Sql(Store):
 
     async def spent(self, kind: str, subject: str, unit: str, start: float, end: float) -> int:
         """What was shipped, to the millisecond."""
-        last = MOST if end == inf else milliseconds(end)
-        values = (subject, milliseconds(start), last)
-        ((spent,),) = await self._fetch(statements.spent(kind, unit), *values)
+        values = sums.values(subject, start, end)
+        ((spent,),) = await self._fetch(sums.spent(kind, unit), *values)
         return int(cast(int, spent))
 
     async def _written(self, records: Sequence[bytes], prices: Sequence[bytes]) -> None:
@@ -289,11 +316,6 @@ def _sayable(value: Any) -> Any:
     if isinstance(value, int):
         return max(-MOST, min(value, MOST))
     return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
-
-
-def milliseconds(seconds: float) -> int:
-    """As the books round moments."""
-    return int(seconds * 1000 + 0.5)
 
 
 MOST = 2**63 - 1
