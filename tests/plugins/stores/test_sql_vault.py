@@ -310,7 +310,7 @@ async def test_what_cannot_be_wrapped_is_named_and_the_rest_is(local: str, tmp_p
     await done(local, "UPDATE credentials SET sealed = 'v9:what' WHERE id = :id", id=ids[0])
     stranger = Keyring(["a third secret key of these tests: 0123456789"]).seal("x", "y")
     await done(
-        url, "UPDATE credentials SET sealed = :sealed WHERE id = :id", id=ids[1], sealed=stranger
+        local, "UPDATE credentials SET sealed = :sealed WHERE id = :id", id=ids[1], sealed=stranger
     )
     async with Admin.opened(local, BOTH) as admin:
         turned = await admin.rotate()
