@@ -22,6 +22,7 @@ from passy_proxy import (
     hookimpl,
     setting,
 )
+from passy_proxy.models import may_reach
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -50,7 +51,14 @@ class Direct(Terminal):
             name = self.config.upstream
             message = f"{ex.request.path} is answered by {name}, which has no credential here."
             return Reply(503, "no_healthy_target", message, [(b"x-should-retry", b"false")])
-        if ex.principal is not None and ex.principal.models is not None:
+        principal = ex.principal
+        if principal is None:
+            pass
+        elif not may_reach(principal, self._target.upstream):
+            name = self.config.upstream
+            message = f"This key may not reach {name}, which answers {ex.request.path}."
+            return Reply(403, "upstream_not_allowed", message)
+        elif principal.models is not None or any(one.models is not None for one in principal.above):
             # What is passed through is not looked into, so which model it names cannot be known.
             return Reply(
                 403,

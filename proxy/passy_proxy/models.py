@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from passy_proxy.records import Principal
 from passy_proxy.transport import Timeouts
 from passy_proxy.upstream import Target, Upstream
 
@@ -120,6 +121,17 @@ class Models:
         model = self._exact.get(name)
         targets = model.targets if model is not None else self.direct(name)
         return targets[0].upstream.name if targets else "passy"
+
+
+def may_use(principal: Principal, model: str) -> bool:
+    """Whether the key and all that stands above it allow ``model``."""
+    if principal.models is not None and not serves(principal.models, model):
+        return False
+    return all(level.models is None or serves(level.models, model) for level in principal.above)
+
+
+def may_reach(principal: Principal, upstream: Upstream) -> bool:
+    return principal.upstreams is None or serves(principal.upstreams, upstream.name)
 
 
 def serves(patterns: Sequence[str], model: str) -> bool:

@@ -107,6 +107,10 @@ def parts(whole: int, counts: Sequence[int], surcharges: Sequence[int]) -> list[
     return fitting
 
 
+FREE = Price([Tier(-1, Rates(*[0] * 8))], "free")
+"""Of transports that say so (``free``): nobody has to be paid for what is made in this process."""
+
+
 class Prices:
     """Prices by upstream and model. ``None`` means unknown, which is never shown as free."""
 
@@ -170,6 +174,8 @@ class Prices:
     def _find(self, key: tuple[str, str, str], upstream: Upstream, at: float) -> Price | None:
         model = key[2]
         price = self._overlaid(f"{upstream.name}/{model}")
+        if price is None and getattr(upstream.transport, "free", False):
+            price = FREE
         if price is None and self._book is not None and (asked := question_of(upstream, model)):
             answer = self._book.answer(asked)
             if answer is None:

@@ -6,13 +6,13 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Executable, Row, delete, insert
 
 from passy_plugins.stores.sql.schema import changes
 from passy_plugins.stores.sql.statements import rate_text
+from passy_proxy.addresses import parse_network
 from passy_proxy.json import dumps
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import Limits
@@ -111,15 +111,7 @@ def list_of(names: Sequence[str] | None) -> str | None:
 
 def networks_of(ranges: Sequence[str] | None) -> str | None:
     """Address ranges, as they are compared: without the bits of a host."""
-    return None if ranges is None else list_of([network_of(each) for each in ranges])
-
-
-def network_of(text: str) -> str:
-    try:
-        return str(ip_network(text, strict=False))
-    except ValueError:
-        hint = "write 203.0.113.7, 10.0.0.0/8 or 2001:db8::/32"
-        raise ValueError(f"{text[:60]!r} is no range of addresses; {hint}") from None
+    return None if ranges is None else list_of([str(parse_network(each)) for each in ranges])
 
 
 def tags_of(tags: Iterable[str]) -> str:
