@@ -23,6 +23,7 @@ from passy_proxy.dialect import Untranslatable
 from passy_proxy.downstream import Downstream
 from passy_proxy.exchange import Request
 from passy_proxy.framing import told
+from passy_proxy.models import Models
 from passy_proxy.records import Credential
 from passy_proxy.transport import Timeouts, TransportError, UpstreamRequest
 from passy_proxy.upstream import Target, Upstream
@@ -103,6 +104,13 @@ async def trial(
     if call.verdict == "refused":
         authentication = replace(authentication, verdict="refused", message=call.message)
     return Trial(upstream.name, (authentication, listing, call), listed)
+
+
+def candidates(upstream: Upstream, models: Models) -> list[str]:
+    """Models that are known to be there, by what the configuration says."""
+    table = (choice for model in models.aliases for tier in model.tiers for choice in tier)
+    named = [choice.model for choice in table if choice.upstream is upstream]
+    return [*named, *upstream.models]
 
 
 def likely(models: Sequence[str]) -> str:
