@@ -7,7 +7,7 @@ raises :class:`StoreUnavailable` and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -29,6 +29,10 @@ wait."""
 
 class StoreUnavailable(Exception):
     """The store cannot answer now."""
+
+
+class StoreRefuses(StoreUnavailable):
+    """Nor will it, before somebody changes something: its password, its name, its version."""
 
 
 class Allowance(Struct, frozen=True):
@@ -228,6 +232,14 @@ class Store:
     """Life cycle that every store shares. ``kind`` is the word in gateway.yaml."""
 
     kind: str = ""
+
+    @property
+    def state(self) -> str:
+        """``ok``, or in a few words what is wrong, for the status page: without secrets."""
+        return "ok"
+
+    def meet(self, others: Iterable[Store]) -> None:
+        """The other stores of a configuration that begins to serve."""
 
     async def start(self) -> None: ...
 
