@@ -301,30 +301,6 @@ async def _when(durable: Awaitable[None], kept: bool) -> bool:
     return kept
 
 
-<<<<<<< HEAD
-def milliseconds(seconds: float) -> int:
-    """As the books round moments."""
-    return int(seconds * 1000 + 0.5)
-
-
-=======
-def said(row: tuple[Any, ...]) -> bytes:
-    """``row`` as JSON, whatever clients and upstreams wrote into it."""
-    return dumps(_sayable(row))
-
-
-def _sayable(value: Any) -> Any:
-    """Without halves of characters, and no number beyond what a column holds."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int):
-        return max(-MOST, min(value, MOST))
-    return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
-
-
-MOST = 2**63 - 1
-
->>>>>>> main
 LONGEST_RECORD = 1 << 14
 """Bytes of a record as it is; the usual one has some hundreds."""
 LONGEST_NAME = 200
