@@ -33,7 +33,7 @@ from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.issue import Edited
 from passy_proxy.journal import Journal, JournalSettings
-from passy_proxy.json import MOST, dumps, loads, said
+from passy_proxy.json import dumps, loads, said
 from passy_proxy.records import (
     Credential,
     CustomProvider,
