@@ -23,6 +23,7 @@ from passy_proxy import (
     Reply,
     Settings,
     credentials,
+    duration,
     hookimpl,
     keys,
     setting,
@@ -58,6 +59,11 @@ class Auth(Filter):
     needs = frozenset({"credentials"})
     provides = frozenset({"principal"})
     config: Config
+
+    @property
+    def when_away(self) -> str:
+        stale = duration(self.config.stale)
+        return f"keys known in the last {stale} are taken, 503 for others"
 
     async def start(self) -> None:
         self._shown = credentials(self)

@@ -59,6 +59,13 @@ ORDER = ("tokens", "requests", "concurrency")
 """Of the claims of an exchange: first what is settled, last what no header tells."""
 
 
+WHEN_AWAY = {
+    "local": "local: each worker holds its share of the limits",
+    "allow": "allow: requests pass unlimited, and are counted",
+    "refuse": "refuse: 503",
+}
+
+
 class Config(Settings):
     counters: Counters = setting(..., "The store that counts.")
     per: tuple[Dimension, ...] = setting(
@@ -150,6 +157,10 @@ class RateLimit(Filter):
     vouches = True
     needs = frozenset({"principal", "body"})
     config: Config
+
+    @property
+    def when_away(self) -> str:
+        return WHEN_AWAY[self.config.when_unavailable]
 
     async def start(self) -> None:
         config = self.config

@@ -64,6 +64,11 @@ class Metering(Filter):
     vouches = True
     config: Config
 
+    @property
+    def when_away(self) -> str:
+        full = "503" if self.config.when_full == "refuse" else "served unmetered, and counted"
+        return f"records wait in the journal; when its disk is full: {full}"
+
     async def start(self) -> None:
         self._ledger = self.config.ledger
         self._begin = self.config.ledger.begin

@@ -40,6 +40,8 @@ STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
 LIVE = ("/livez", "/healthz", "/health")
 READY = "/readyz"
+VERBOSE = b"verbose"
+"""The query of `READY` that asks for what is no part of readiness."""
 POLL = 1.0
 """Seconds between two looks at the configuration file."""
 THOROUGHLY = 64
@@ -190,7 +192,7 @@ class Gateway:
         do, would come round to it after some hundred others."""
         self.tasks.start(_collected(thoroughly=sum(self._reloads.values()) % THOROUGHLY == 0))
 
-    def health(self, path: str) -> tuple[int, bytes] | None:
+    def health(self, path: str, query: bytes = b"") -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
         if path in LIVE:
             return 200, b'{"status":"ok"}'
@@ -201,8 +203,10 @@ class Gateway:
                 "overload": self.overload.told if self.overload is not None else "ok",
                 "log_lines_dropped": dropped(),
             }
+            more = self.snapshot.dependencies() if query.startswith(VERBOSE) else {}
             status = "draining" if self.draining else "ok"
-            return 503 if self.draining else 200, json.dumps({"status": status, "checks": checks})
+            told = {"status": status, "checks": checks, **more}
+            return 503 if self.draining else 200, json.dumps(told)
         if path == "/":
             return 200, json.dumps({"passy": "LLM gateway", "base_url": "/v1"})
         return None

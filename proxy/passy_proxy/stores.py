@@ -33,6 +33,10 @@ class StoreUnavailable(Exception):
     """The store cannot answer now."""
 
 
+class StoreRefuses(StoreUnavailable):
+    """Nor will it, before somebody changes something: its password, its name, its version."""
+
+
 class Allowance(Struct, frozen=True):
     """So much in one window of time; nothing refills within it. What budgets count with."""
 
@@ -258,6 +262,11 @@ class Store:
     """Life cycle that every store shares. ``kind`` is the word in gateway.yaml."""
 
     kind: str = ""
+
+    @property
+    def state(self) -> str:
+        """``ok``, or in a few words what is wrong, for the status page: without secrets."""
+        return "ok"
 
     async def start(self) -> None: ...
 

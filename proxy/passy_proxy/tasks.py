@@ -44,11 +44,16 @@ TURN = 0.005
 """Seconds after which others have theirs."""
 
 
-async def in_turns(steps: Generator[object, None, None]) -> None:
-    """Take many small steps in turns with all that there is to do on the event loop."""
+async def in_turns(steps: Generator[object, None, T]) -> T:
+    """Take many small steps in turns with all that there is to do on the event loop; what they come
+    to."""
     with closing(steps):
         end = monotonic() + TURN
-        for _ in steps:
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
             if monotonic() > end:
                 await asyncio.sleep(0)
                 end = monotonic() + TURN

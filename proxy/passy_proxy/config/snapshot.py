@@ -100,6 +100,17 @@ class Snapshot:
                 raise StartFailed(name, exc) from exc
             raise
 
+    def dependencies(self) -> dict[str, dict[str, str]]:
+        """How the stores are, and what filters do while theirs is away: details, for people."""
+        without: dict[str, dict[str, None]] = {}
+        for filter in self.filters:
+            if filter.when_away:
+                without.setdefault(filter.name, {})[filter.when_away] = None
+        return {
+            "stores": {name: store.state for name, store in self.stores.items()},
+            "when_away": {name: "; or ".join(said) for name, said in without.items()},
+        }
+
     def left(self) -> None:
         """An exchange has ended."""
         self.running -= 1
