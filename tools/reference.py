@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -880,6 +881,17 @@ def headers() -> str:
     )
 
 
+# The APIs
+
+
+def described(module: str) -> str:
+    """The OpenAPI document of an application, as it gives it at ``/openapi.json``."""
+    from importlib import import_module
+
+    document = import_module(module).made(None, None).openapi()
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
 WRITERS = {
     "configuration.md": configuration,
     "filters.md": filters,
@@ -887,6 +899,8 @@ WRITERS = {
     "commands.md": commands,
     "replies.md": replies,
     "headers.md": headers,
+    "keys-api.json": lambda: described("passy_plugins.api.keys_routes"),
+    "admin-api.json": lambda: described("passy_plugins.api.admin_routes"),
 }
 
 

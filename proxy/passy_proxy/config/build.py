@@ -426,16 +426,16 @@ class _Builder:
         if kind is None:
             return None
         settings = settings_of(kind)
-        if without := unset(settings, entry.rest):
-            name, how = without
-            message = f"the app at {entry.path} is left out, since its {name} is empty"
-            node = entry.rest.entries[name]
-            self.left_out.append(node.problem(message, how, warning=True))
-            self.made.apps_left_out[entry.path] = how or name
-            return None
         given = self.live(settings, entry.rest, entry.at)
         config = self.read(settings, entry.rest, given)
         if config is None or ABSENT in given.values():
+            return None
+        if (name := switched_off(config)) is not None:
+            message = f"the app at {entry.path} is left out, since its {name} is off"
+            node = entry.rest.entries[name]
+            how = how_to_set(node)
+            self.left_out.append(node.problem(message, how, warning=True))
+            self.made.apps_left_out[entry.path] = how or f"set {name}"
             return None
         live = tuple((name, id(thing)) for name, thing in given.items())
         key = ("app", entry.path, kind, live, repr(plain(entry.rest)))
@@ -679,15 +679,11 @@ class _Builder:
         return message
 
 
-def unset(kind: type[Settings], settings: Mapping) -> tuple[str, str | None] | None:
-    """The first secret that is to be taken from a variable, ``${NAME:-}``, and is empty: nobody set
-    it, and what cannot do without it is not wanted. With how to set it."""
-    for name, declared in kind.model_fields.items():
-        node = settings.entries.get(name)
-        if declared.annotation is not Secret or not declared.is_required():
-            continue
-        if isinstance(node, Text) and node.tainted and not node.text and ":-}" in node.raw:
-            return name, how_to_set(node)
+def switched_off(config: Settings) -> str | None:
+    """A secret without which an application answers nobody, and that is ``off``."""
+    for name, declared in type(config).model_fields.items():
+        if declared.annotation is Secret and declared.is_required() and not getattr(config, name):
+            return name
     return None
 
 

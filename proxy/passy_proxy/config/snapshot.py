@@ -71,7 +71,7 @@ class Snapshot:
         self.app_keys: dict[str, Hashable] = {}
         """Path → key in ``shared`` of the application there."""
         self.apps_left_out: dict[str, str] = {}
-        """Path of an application that has no secret → how to give it one."""
+        """Path of an application whose secret is ``off`` → how to give it one."""
         self.routes = RouteTable(())
         self.warnings: Sequence[Problem] = ()
         self.running = 0
