@@ -7,7 +7,7 @@ raises :class:`StoreUnavailable` and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -267,6 +267,9 @@ class Store:
     def state(self) -> str:
         """``ok``, or in a few words what is wrong, for the status page: without secrets."""
         return "ok"
+
+    def meet(self, others: Iterable[Store]) -> None:
+        """The other stores of a configuration that begins to serve."""
 
     async def start(self) -> None: ...
 

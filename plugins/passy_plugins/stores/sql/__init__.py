@@ -12,8 +12,8 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
@@ -32,6 +32,7 @@ from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
+from passy_proxy.issue import Edited
 from passy_proxy.journal import Journal, JournalSettings
 from passy_proxy.json import dumps, loads
 from passy_proxy.records import (
@@ -42,7 +43,7 @@ from passy_proxy.records import (
     UsageRow,
 )
 from passy_proxy.site import Site
-from passy_proxy.stores import Now, Store, StoreUnavailable
+from passy_proxy.stores import Changes, Now, Store, StoreUnavailable, Told
 from passy_proxy.units import Duration
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Sql(Telling, Store):
         # A file is there or is not; a server may be about to start.
         self._patience = settings.start_timeout if is_postgres(self._url) else 0.0
         self._feed = Feed(self._fetch, log)
-        self.listen, self.publish = self._feed.listen, self._feed.publish
+        self._heralds: list[Changes] = []
         self._tending = Tending(self._tend, settings.keep, log)
 
     async def start(self) -> None:
@@ -173,6 +174,15 @@ class Sql(Telling, Store):
     @property
     def state(self) -> str:
         return "ok" if self._link.up and self._feed.hears is not False else "away"
+
+    def meet(self, others: Iterable[Store]) -> None:
+        self._heralds = [each for each in others if isinstance(each, Changes)]
+
+    async def publish(self, kind: str, subject: str) -> None:
+        await self._feed.publish(kind, subject)
+
+    def listen(self, told: Told) -> Callable[[], None]:
+        return self._feed.listen(told)
 
     @property
     def hears(self) -> bool:
@@ -274,14 +284,23 @@ class Sql(Telling, Store):
         """The writing side of this very database."""
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
-        return Admin.opened(self._url, self._keyring)
+        return Admin.opened(self._url, self._keyring, self._edited)
+
+    async def _edited(self, kind: str, subject: str) -> None:
+        """Let all know at once who listen to something faster than the table of changes."""
+        self._feed.look()
+        for herald in self._heralds:
+            with suppress(StoreUnavailable):
+                await herald.publish(kind, subject)
 
     @classmethod
-    def issuer(cls, settings: SqlSettings, site: Site) -> AbstractAsyncContextManager[Admin]:
+    def issuer(
+        cls, settings: SqlSettings, site: Site, edited: Edited | None = None
+    ) -> AbstractAsyncContextManager[Admin]:
         """What issues keys (see `passy_proxy.issue`), without a running store."""
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
-        return Admin.opened(settings.url.reveal(), site.keyring)
+        return Admin.opened(settings.url.reveal(), site.keyring, edited)
 
 
 async def _when(durable: Awaitable[None], kept: bool) -> bool:
