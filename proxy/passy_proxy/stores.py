@@ -14,7 +14,6 @@ from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 from passy_proxy.config.settings import Secret
 from passy_proxy.evidence import Proof
 from passy_proxy.records import (
-    BegunRow,
     Credential,
     CustomProvider,
     Principal,
@@ -158,9 +157,9 @@ class Ledger(Protocol):
         """Whether a record of what begins now could not be kept."""
         ...
 
-    def begin(self, row: BegunRow) -> None:
-        """An attempt is about to begin. Should the process end within it, this is what the books
-        will have."""
+    def begin(self, id: str, note: bytes) -> None:
+        """An attempt of exchange ``id`` is about to begin. Should the process end within it,
+        ``note``, the JSON of a `BegunRow`, is what the books are made from."""
         ...
 
     def record(self, row: UsageRow, proof: Proof | None = None) -> Now[bool]:

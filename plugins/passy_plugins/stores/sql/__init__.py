@@ -34,9 +34,8 @@ from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.issue import Edited
 from passy_proxy.journal import Journal, JournalSettings
-from passy_proxy.json import dumps, loads
+from passy_proxy.json import MOST, dumps, loads, said
 from passy_proxy.records import (
-    BegunRow,
     Credential,
     CustomProvider,
     Principal,
@@ -212,14 +211,10 @@ class Sql(Telling, Store):
         """Whether the journal has no room for what begins now."""
         return self._journal.full
 
-    def begin(self, row: BegunRow) -> None:
+    def begin(self, id: str, note: bytes) -> None:
         """In the journal, for whoever comes after us."""
-        try:
-            json = dumps(row)
-        except (TypeError, ValueError):
-            json = said(row)
-        if not self._journal.open(row[0], json):
-            self._journal.open(row[0], said(shortened(row)))
+        if not self._journal.open(id, note):
+            self._journal.open(id, said(shortened(loads(note))))
 
     def record(self, row: UsageRow, proof: Proof | None = None) -> Now[bool]:
         """In the journal now, and in the database a moment later, once per id. There it is entered
@@ -234,13 +229,15 @@ class Sql(Telling, Store):
             json = said(clipped(row))
         journal = self._journal
         kept = journal.close(row[0], json)
-        self._shipper.more()
+        if self._shipper.asleep:
+            self._shipper.wake()
         return _when(journal.durable(), kept) if journal.power else kept
 
     def price(self, id: str, nanos: int, price: str) -> None:
         """In the journal, behind the record it belongs to."""
         self._journal.price(said((nanos, price, id)))
-        self._shipper.more()
+        if self._shipper.asleep:
+            self._shipper.wake()
 
     @property
     def waiting(self) -> int:
@@ -308,6 +305,13 @@ async def _when(durable: Awaitable[None], kept: bool) -> bool:
     return kept
 
 
+<<<<<<< HEAD
+def milliseconds(seconds: float) -> int:
+    """As the books round moments."""
+    return int(seconds * 1000 + 0.5)
+
+
+=======
 def said(row: tuple[Any, ...]) -> bytes:
     """``row`` as JSON, whatever clients and upstreams wrote into it."""
     return dumps(_sayable(row))
@@ -324,6 +328,7 @@ def _sayable(value: Any) -> Any:
 
 MOST = 2**63 - 1
 
+>>>>>>> main
 LONGEST_RECORD = 1 << 14
 """Bytes of a record as it is; the usual one has some hundreds."""
 LONGEST_NAME = 200
@@ -338,12 +343,11 @@ def clipped(value: Any) -> Any:
     return tuple(map(clipped, value)) if isinstance(value, tuple | list) else value
 
 
-def shortened(row: BegunRow) -> BegunRow:
-    """``row`` with names of a bearable length and its last attempt alone: it is for a small
+def shortened(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A `BegunRow` with names of a bearable length and its last attempt alone: it is for a small
     place."""
-    names = [_short(name) if isinstance(name, str) else name for name in row[:-1]]
-    upstream, model, started = row[-1][-1]
-    return (*names, [(_short(upstream), _short(model), started)])
+    *facts, asked, _ = row
+    return (*facts, [_short(name) if isinstance(name, str) else name for name in asked], ())
 
 
 def _short(name: str) -> str:
