@@ -22,6 +22,8 @@ from sqlalchemy import (
     text,
 )
 
+from passy_plugins.stores.sql.sums import AMOUNTS, COUNTS, DIMENSIONS, SPANS, SUBJECTS
+
 metadata = MetaData()
 
 
@@ -143,7 +145,9 @@ alerts_sent = Table(
     Column("window", Text, primary_key=True),
     Column("percent", Integer, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),
+    Column("sent", BigInteger),
 )
+"""``at`` somebody began to tell it, and ``sent`` it was told."""
 
 changes = Table(
     "changes",
@@ -218,6 +222,14 @@ usage = Table(
     Column("team", Text, nullable=False, server_default=""),
     Column("user_id", Text, nullable=False, server_default=""),
     Column("tags", Text, nullable=False, server_default=""),
+    Column("summed", SmallInteger, nullable=False, server_default="0"),
+)
+Index(
+    "ix_usage_summed_at",
+    usage.c.summed,
+    usage.c.at,
+    sqlite_where=text("summed = 0"),
+    postgresql_where=text("summed = 0"),
 )
 
 # Partial: an exchange without a key or a team is never looked for by one, and each index
@@ -231,6 +243,31 @@ for column in ("key_id", "organisation", "team", "user_id"):
         sqlite_where=named,
         postgresql_where=named,
     )
+
+
+def _sums(name: str) -> Table:
+    """See ``sums.py``."""
+    table = Table(
+        name,
+        metadata,
+        Column("start", BigInteger, primary_key=True, autoincrement=False),
+        *(Column(dimension, Text, primary_key=True) for dimension in (*DIMENSIONS, "outcome")),
+        *(Column(count, BigInteger, nullable=False) for count in (*COUNTS, *AMOUNTS)),
+        sqlite_with_rowid=False,
+    )
+    for column in SUBJECTS.values():
+        named = text(f"{column} <> ''")
+        Index(
+            f"ix_{name}_{column}_start",
+            table.c[column],
+            table.c.start,
+            sqlite_where=named,
+            postgresql_where=named,
+        )
+    return table
+
+
+usage_hours, usage_days = (_sums(name) for name in SPANS)
 
 evidence = Table(
     "evidence",
