@@ -26,6 +26,7 @@ from passy_plugins.stores.sql.link import Link
 from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.sealed import have_keys, opened
+from passy_plugins.stores.sql.telling import Telling
 from passy_plugins.stores.sql.tending import Tending
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
@@ -94,8 +95,11 @@ class SqlSettings(Settings):
     )
 
 
-class Sql(Store):
-    """Directory, Vault, Ledger and Books on one database. Any number of processes may share it."""
+class Sql(Telling, Store):
+    """Directory, Vault, Ledger, Books and Alerts on one database.
+
+    Any number of processes may share it.
+    """
 
     kind = "sql"
     Settings = SqlSettings
