@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -90,7 +91,9 @@ REPLIES = {
     "invalid_metrics_token": "The metrics are asked for without their token.",
     "metrics": "Not an error: the metrics.",
     "metrics_disabled": "The metrics are asked for, have no token and are not public.",
-    "model_not_allowed": "The key is limited to other models.",
+    "address_not_allowed": "The key may be used from other addresses only.",
+    "model_not_allowed": "The key, or a level above it, is limited to other models or upstreams.",
+    "upstream_not_allowed": "The key may not reach the provider that answers this path.",
     "model_not_found": "Nothing answers to this model; the message names the nearest ones.",
     "models": "Not an error: the list of models, or one of them.",
     "no_healthy_target": "The providers of the model, or of the path, have no credential here.",
@@ -122,6 +125,16 @@ REPLIES = {
     "upstream_error": "Every attempt failed, or an organisation's own provider cannot be used.",
     "upstream_timeout": "The only attempt was not answered in time.",
     "url_too_long": "The request target exceeds `edge.max_url_bytes`.",
+    "own_key_missing": (
+        "The organisation uses its own keys only, and has none for any upstream that could answer."
+    ),
+    "own_key_refused": (
+        "The limit of the organisation's own keys is used up, and only the operator's would be "
+        "left."
+    ),
+    "own_key_unreadable": (
+        "The organisation's own key cannot be opened; the message names the secret key it needs."
+    ),
     "vault_unavailable": "`byok` cannot read the organisation's providers now.",
     "version_not_supported": "An HTTP version other than 1.0 and 1.1.",
 }
@@ -865,6 +878,17 @@ def headers() -> str:
     )
 
 
+# The APIs
+
+
+def described(module: str) -> str:
+    """The OpenAPI document of an application, as it gives it at ``/openapi.json``."""
+    from importlib import import_module
+
+    document = import_module(module).made(None, None).openapi()
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
 WRITERS = {
     "configuration.md": configuration,
     "filters.md": filters,
@@ -872,6 +896,8 @@ WRITERS = {
     "commands.md": commands,
     "replies.md": replies,
     "headers.md": headers,
+    "keys-api.json": lambda: described("passy_plugins.api.keys_routes"),
+    "admin-api.json": lambda: described("passy_plugins.api.admin_routes"),
 }
 
 

@@ -18,13 +18,14 @@ from passy_proxy import (
     Filter,
     Model,
     Models,
+    Principal,
     Reply,
     Settings,
     Target,
     hookimpl,
-    serves,
     setting,
 )
+from passy_proxy.models import may_reach, may_use
 
 if TYPE_CHECKING:
     from passy_proxy.models import Choice
@@ -55,23 +56,35 @@ class Alias(Filter):
     def on_request(self, ex: Exchange) -> Reply | None:
         name = ex.request.head.model
         principal = ex.principal
-        if (
-            principal is not None
-            and principal.models is not None
-            and not serves(principal.models, name)
+        if principal is not None and (
+            principal.models is not None or principal.above or principal.upstreams is not None
         ):
-            return Reply(
-                403,
-                "model_not_allowed",
-                f"This key may not use the model {name[:200]!r}.",
-                param="model",
-            )
+            return self.within(ex, name, principal)
         if ex.targets:
             return None  # An earlier filter chose already: an organisation's own upstream.
         targets = self._fixed.get(name)
         if targets is None:
             return self.look_up(ex, name)
         ex.targets = targets
+        return None
+
+    def within(self, ex: Exchange, name: str, principal: Principal) -> Reply | None:
+        """The targets for who may not use all there is."""
+        if not may_use(principal, name):
+            return not_allowed(f"This key may not use the model {name[:200]!r}.")
+        mine = [target for target in ex.targets if may_reach(principal, target.upstream)]
+        if not mine:
+            targets = self._fixed.get(name)
+            if targets is not None:
+                ex.targets = targets
+            elif (reply := self.look_up(ex, name)) is not None:
+                return reply
+            mine = [target for target in ex.targets if may_reach(principal, target.upstream)]
+        if not mine:
+            reach = ", ".join(principal.upstreams or ()) or "no upstream"
+            kind = "test key" if principal.is_test else "key"
+            return not_allowed(f"This {kind} may only reach {reach}, not the model {name[:200]!r}.")
+        ex.targets = mine
         return None
 
     def look_up(self, ex: Exchange, name: str) -> Reply | None:
@@ -112,6 +125,10 @@ class Alias(Filter):
             f"The model {shown} does not exist here.{hint} GET /v1/models lists those that do.",
             param="model",
         )
+
+
+def not_allowed(message: str) -> Reply:
+    return Reply(403, "model_not_allowed", message, param="model")
 
 
 def shuffled(model: Model, name: str) -> Sequence[Target]:

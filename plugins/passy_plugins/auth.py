@@ -23,10 +23,12 @@ from passy_proxy import (
     Reply,
     Settings,
     credentials,
+    duration,
     hookimpl,
     keys,
     setting,
 )
+from passy_proxy.addresses import NetworkSetting, client_address, within
 
 
 class Config(Settings):
@@ -43,6 +45,11 @@ class Config(Settings):
     patience: Duration = setting(
         "2s", "How long the directory may take to answer, before it counts as away.", ge=0.001
     )
+    trusted_proxies: tuple[NetworkSetting, ...] = setting(
+        (),
+        "Address ranges of proxies in front, whose X-Forwarded-For is believed; for keys that may"
+        " only be used from certain addresses.",
+    )
     known: int = setting(100_000, "How many known keys are remembered at most.", ge=1)
     unknown: int = setting(10_000, "How many unknown keys are remembered at most.", ge=1)
 
@@ -52,6 +59,11 @@ class Auth(Filter):
     needs = frozenset({"credentials"})
     provides = frozenset({"principal"})
     config: Config
+
+    @property
+    def when_away(self) -> str:
+        stale = duration(self.config.stale)
+        return f"keys known in the last {stale} are taken, 503 for others"
 
     async def start(self) -> None:
         self._shown = credentials(self)
@@ -103,17 +115,36 @@ class Auth(Filter):
         if (
             principal is not None
             and not principal.disabled
+            and principal.networks is None
             and len(shown) - len(key) <= LONGEST_SCHEME
         ):
             memory.put(shown, seen)
-        return admit(ex, principal)
+        return self.admit(ex, principal)
 
     async def asked(self, ex: Exchange, key: bytes, digest: bytes) -> Reply | None:
         """The directory's word on a key, where nothing fresh is remembered."""
         if not (self._any or keys.well_formed(key)):
-            return admit(ex, None)
+            return self.admit(ex, None)
         seen = await self._known.look_up(digest)
-        return UNDECIDED if seen is None else admit(ex, seen.principal)
+        return UNDECIDED if seen is None else self.admit(ex, seen.principal)
+
+    def admit(self, ex: Exchange, principal: Principal | None) -> Reply | None:
+        """Let in who may enter; for others what they are told."""
+        if principal is None:
+            return denied("The API key is not known here. Check that it was copied whole.")
+        if principal.disabled:
+            return denied("The API key was disabled.")
+        if principal.expires is not None and principal.expires <= time():
+            return denied("The API key has expired.")
+        ex.principal = principal
+        if principal.networks is not None:
+            trusted = self.config.trusted_proxies
+            address = client_address(ex.downstream.peer, ex.request.headers, trusted)
+            if not within(principal.networks, address):
+                whence = f" It was shown from {address}." if address else ""
+                message = f"This API key may only be used from certain addresses.{whence}"
+                return Reply(403, "address_not_allowed", message)
+        return None
 
 
 LONGEST_SCHEME = len(b"Bearer ")
@@ -123,18 +154,6 @@ def bearer(value: bytes) -> bytes:
     """The key in an ``Authorization`` header; empty where there is none."""
     scheme, _, key = value.partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else b""
-
-
-def admit(ex: Exchange, principal: Principal | None) -> Reply | None:
-    """Let in who may enter; for others what they are told."""
-    if principal is None:
-        return denied("The API key is not known here. Check that it was copied whole.")
-    if principal.disabled:
-        return denied("The API key was disabled.")
-    if principal.expires is not None and principal.expires <= time():
-        return denied("The API key has expired.")
-    ex.principal = principal
-    return None
 
 
 def denied(message: str) -> Reply:

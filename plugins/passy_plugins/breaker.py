@@ -5,9 +5,10 @@ one, 500 and above) an upstream is out: `fallback` passes it over and asks the n
 It comes back by itself, each time after a longer while, and is forgiven as it stays well.
 
 Of the targets of one request no more than a share is passed over, though always one may be, and
-never the last one, unless that is wished for. What is seen is this worker's own, in memory, and
-begins anew with a new configuration. Organisations' own upstreams and keys do not count: what one
-of them meets says nothing to the others.
+never the last one, unless that is wished for. What is seen is this worker's own, in memory. A new
+configuration takes it over for the upstreams that stay as they are, where these numbers do.
+Organisations' own upstreams and keys do not count: what one of them meets says nothing to the
+others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
+from weakref import WeakKeyDictionary
 
 from passy_proxy import (
     Attempt,
@@ -23,7 +25,10 @@ from passy_proxy import (
     Failure,
     Filter,
     Settings,
+    Transport,
     Upstream,
+    Upstreams,
+    Vitals,
     hookimpl,
     setting,
 )
@@ -47,6 +52,8 @@ class Config(Settings):
     last: bool = setting(
         False, "Also pass over the last upstream of a model, and answer 503 at once."
     )
+    upstreams: Upstreams = setting("upstreams", "Those that there are now.")
+    vitals: Vitals = setting("vitals", "What knows this process.")
 
 
 @dataclass(slots=True)
@@ -68,6 +75,17 @@ class Trouble:
         return 0 if self.well is None else int((now - self.well) / interval)
 
 
+Mark = tuple[str, Transport]
+"""An upstream, as it is known from one configuration to the next: they share its connections."""
+Numbers = tuple[int, float, float, float, int, bool]
+KEPT: WeakKeyDictionary[Vitals, dict[Numbers, dict[Mark, Trouble]]] = WeakKeyDictionary()
+"""What the breakers of a process know, those that go by the same numbers together."""
+
+
+def mark(upstream: Upstream) -> Mark:
+    return upstream.name, upstream.transport
+
+
 class Breaker(Filter):
     name = "breaker"
     on_error = "open"
@@ -75,8 +93,13 @@ class Breaker(Filter):
 
     async def start(self) -> None:
         self.clock: Callable[[], float] = monotonic
+        said = self.config
+        numbers = (said.failures, said.rest, said.longest, said.interval, said.share, said.last)
         # Empty while all are well, so that the usual request asks for nothing else.
-        self._known: dict[Upstream, Trouble] = {}
+        self._known = KEPT.setdefault(said.vitals, {}).setdefault(numbers, {})
+        here = set(map(mark, said.upstreams.values()))
+        for gone in self._known.keys() - here:
+            del self._known[gone]
 
     def on_attempt(self, ex: Exchange, attempt: Attempt) -> Failure | None:
         return self.look(ex, attempt.target.upstream) if self._known else None
@@ -90,20 +113,21 @@ class Breaker(Filter):
         now = self.clock()
         if not self.is_out(upstream, now):
             return None
-        several = dict.fromkeys([target.upstream for target in ex.targets])
+        # Without targets there is nobody but the one who was asked, as with `direct`.
+        several = dict.fromkeys([target.upstream for target in ex.targets] or [upstream])
         most = max(1, len(several) * self.config.share // 100)
         if not self.config.last:
             most = min(most, len(several) - 1)
         out = [one for one in several if self.is_out(one, now)]
-        out.sort(key=lambda one: self._known[one].since)
+        out.sort(key=lambda one: self._known[mark(one)].since)
         if upstream not in out[:most]:
             return None
-        left = self._known[upstream].until - now
+        left = self._known[mark(upstream)].until - now
         message = f"it failed too often and is left alone for {left:.0f} s more"
         return Failure("ejected", message, after=left)
 
     def is_out(self, upstream: Upstream, now: float) -> bool:
-        trouble = self._known.get(upstream)
+        trouble = self._known.get(mark(upstream))
         return trouble is not None and now < trouble.until
 
     def count(self, ex: Exchange, attempt: Attempt) -> None:
@@ -112,12 +136,12 @@ class Breaker(Filter):
         if upstream.owner != "operator" or (credential and credential.owner != "operator"):
             return
         well = verdict(ex, attempt)
-        trouble = self._known.get(upstream)
+        trouble = self._known.get(mark(upstream))
         if well is None or (well and trouble is None):
             return
         now = self.clock()
         if trouble is None:
-            trouble = self._known[upstream] = Trouble()
+            trouble = self._known[mark(upstream)] = Trouble()
         if now < trouble.until:
             return  # It was asked before it went out, or because nobody else was there.
         if well:
@@ -133,12 +157,12 @@ class Breaker(Filter):
             trouble.well = now
             self.log.info("upstream_well", upstream=upstream.name)
         if trouble.forgiven(now, self.config.interval) >= trouble.times:
-            del self._known[upstream]
+            del self._known[mark(upstream)]
 
     def eject(self, upstream: Upstream, trouble: Trouble, now: float) -> None:
         times = max(trouble.times - trouble.forgiven(now, self.config.interval), 0) + 1
         rest = min(self.config.rest * times, self.config.longest)
-        self._known[upstream] = Trouble(times=times, since=now, until=now + rest)
+        self._known[mark(upstream)] = Trouble(times=times, since=now, until=now + rest)
         self.log.warning(
             "upstream_ejected", upstream=upstream.name, failures=trouble.failures, seconds=rest
         )

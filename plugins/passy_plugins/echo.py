@@ -129,6 +129,8 @@ class Echo:
     """The transport of upstreams of kind ``echo``: it answers instead of sending."""
 
     Settings = EchoSettings
+    free = True
+    """Nobody has to be paid."""
 
     def __init__(self, settings: EchoSettings, clock: Callable[[], float] = time) -> None:
         self._settings = settings

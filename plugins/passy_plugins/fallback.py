@@ -13,9 +13,9 @@ refused by a filter, no counterpart            never               always
 another 5xx                                    only with           ``5xx``
                                                ``retry_on: 5xx``
 an error before content in a 200               never               ``5xx``
-another 4xx                                    never               only where ``4xx`` is named, and
-                                                                   never after 401, 402 and 403 for
-                                                                   an organisation's own key
+401, 402, 403 and 429 for an organisation's    with its next own   after 429 alone, and never with
+own key                                        key, at once        the operator's key (``byok``)
+another 4xx                                    never               only where ``4xx`` is named
 timeout, cut or garbage after it was sent      never               ``timeout`` / ``5xx``, and only
                                                                    if the request is replay-safe
 anything after the first byte for the client   never               never
@@ -33,7 +33,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from passy_plugins.retrying import BUSY, WAITS, Budget, seconds_to_wait
+from passy_plugins.retrying import (
+    BUSY,
+    WAITS,
+    Budget,
+    another_key,
+    brought,
+    seconds_to_wait,
+    spent,
+)
 from passy_proxy import (
     Attempt,
     Dispatch,
@@ -176,6 +184,8 @@ class Fallback(Terminal):
         failure, label = attempt.failure, attempt.target.label
         if failure is not None and failure.kind in ELSEWHERE:
             return False
+        if failure is not None and failure.status == 429 and brought(attempt):
+            return False  # It is that key's trouble, and nobody else's.
         if failure is None or (failure.kind == "status" and not overloaded(failure.status)):
             self._ill.pop(label, None)
             return False
@@ -187,8 +197,11 @@ class Fallback(Terminal):
     async def again(self, ex: Exchange, dispatch: Dispatch, attempt: Attempt, left: int) -> Attempt:
         """The same target once more, where that may help and the budget allows.
 
-        Never at the expense of the ``left`` targets that have not been asked.
+        Never at the expense of the ``left`` targets that have not been asked. Another key is none
+        of these tries: who shows it is somebody else to the upstream.
         """
+        while another_key(attempt) and made(ex) < self._most:
+            attempt = await self.ask(ex, dispatch, attempt.target)
         for _ in range(self.config.retries):
             if not self.may_repeat(attempt) or not self._budget.allows():
                 break
@@ -291,16 +304,6 @@ CREDENTIAL_REFUSED = frozenset({401, 402, 403})
 def overloaded(status: int) -> bool:
     """Whether a status tells of the upstream's trouble, and not of the request's."""
     return status >= 500 or status == 429
-
-
-def brought(attempt: Attempt) -> bool:
-    """Whether an organisation's own key was shown: refused, it is not replaced by another's."""
-    return attempt.credential is not None and attempt.credential.owner != "operator"
-
-
-def spent(attempt: Attempt) -> bool:
-    """Whether the body was an upload that was passed on as it came: there is no other."""
-    return not isinstance(attempt.request.body, bytes)
 
 
 def conditions(status: int) -> frozenset[str]:

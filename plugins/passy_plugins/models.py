@@ -9,6 +9,7 @@ from passy_proxy import (
     Dispatch,
     Exchange,
     Models,
+    Principal,
     Reply,
     Settings,
     StoreUnavailable,
@@ -16,9 +17,9 @@ from passy_proxy import (
     Vault,
     hookimpl,
     json,
-    serves,
     setting,
 )
+from passy_proxy.models import may_reach, may_use
 
 
 class Config(Settings):
@@ -39,9 +40,11 @@ class ModelList(Terminal):
 
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
         asked = ex.request.path.partition("/models")[2].strip("/")
-        allowed = ex.principal.models if ex.principal else None
+        principal = ex.principal
         known = {**await self.own(ex), **self._cards}
-        cards = [one for name, one in known.items() if allowed is None or serves(allowed, name)]
+        cards = [
+            one for name, one in known.items() if principal is None or self.lists(principal, name)
+        ]
         # Both families of clients ask at this path; Anthropic's say so by this header.
         native = ex.request.header(b"anthropic-version") is not None
         if asked:
@@ -54,6 +57,16 @@ class ModelList(Terminal):
         if native:
             return listed(anthropic_list([anthropic_card(one) for one in cards]))
         return listed({"object": "list", "data": cards})
+
+    def lists(self, principal: Principal, name: str) -> bool:
+        """Whether somebody may use a model, and reach who answers for it."""
+        if not may_use(principal, name):
+            return False
+        if principal.upstreams is None:
+            return True
+        model = self.config.models.find(name)
+        targets = model.at(name) if model is not None else self.config.models.direct(name)
+        return any(may_reach(principal, target.upstream) for target in targets or ())
 
     async def own(self, ex: Exchange) -> dict[str, dict[str, object]]:
         """Cards of the models that the caller's organisation serves itself, by name."""

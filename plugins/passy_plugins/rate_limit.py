@@ -2,7 +2,8 @@
 
 Tokens are reserved on the way in, from the size of the prompt and the longest answer asked for, and
 settled with what the answer really used. A key's own limits are counted for that key; where this
-filter counts keys they replace its limits, elsewhere (``per: [organisation]``) both hold.
+filter counts keys they replace its limits, elsewhere (``per: [organisation]``) both hold. The
+limits of its organisation, team and user hold beside all others: one decision for all of them.
 
 A counter's name holds its rate, so a chain may limit the same key twice (10/s and 1000/day), and
 two chains with limits of their own do not spend each other's.
@@ -46,7 +47,6 @@ from passy_proxy.structs import Struct
 Dimension = Literal["key", "organisation", "model"]
 
 NAME = itemgetter(0)
-NO_LIMITS = Limits()
 REMEMBERED = 10_000
 LONGEST_NAME = 200
 """Of a model or a header, worth remembering."""
@@ -57,6 +57,13 @@ UNDECIDED = "limits_undecided"
 """Table of requests that the store did not decide, by what was done instead."""
 ORDER = ("tokens", "requests", "concurrency")
 """Of the claims of an exchange: first what is settled, last what no header tells."""
+
+
+WHEN_AWAY = {
+    "local": "local: each worker holds its share of the limits",
+    "allow": "allow: requests pass unlimited, and are counted",
+    "refuse": "refuse: 503",
+}
 
 
 class Config(Settings):
@@ -89,31 +96,44 @@ class Measure(NamedTuple):
 class Counted:
     """What exchanges of a key are counted under, as far as it is the same for each of them."""
 
-    __slots__ = ("fixed", "kinds", "lone", "metered", "principal", "shared", "tokens", "told")
+    __slots__ = (
+        "fixed",
+        "kinds",
+        "lone",
+        "metered",
+        "principal",
+        "shared",
+        "tokens",
+        "told",
+        "whose",
+    )
 
     def __init__(
         self,
         principal: Principal,
-        found: Iterable[tuple[str, str, Rate | int]],
+        found: Iterable[tuple[str, str, Rate | int, str]],
         shared: Counted | None = None,
     ) -> None:
-        """``found``: kind, name and limit of each counter."""
+        """``found``: kind, name and limit of each counter, and whose limit it is."""
         ordered = sorted(found, key=lambda one: ORDER.index(one[0]))
         self.principal = principal
         self.tokens = tuple(
             (name, limit, limit.amount)
-            for kind, name, limit in ordered
+            for kind, name, limit, _ in ordered
             if kind == "tokens" and isinstance(limit, Rate)
         )
         self.metered = len(self.tokens)
-        self.fixed = [Claim(name, limit, 1) for kind, name, limit in ordered if kind != "tokens"]
+        self.fixed = [Claim(name, limit, 1) for kind, name, limit, _ in ordered if kind != "tokens"]
         """The claims that cost the same each time; those of tokens come before them."""
-        self.kinds = tuple(kind for kind, _, _ in ordered)
+        self.kinds = tuple(kind for kind, _, _, _ in ordered)
+        self.whose = tuple(whose for _, _, _, whose in ordered)
+        """Of each claim the level above the key that sets the limit, or nothing."""
         self.told = tuple(kind for kind in self.kinds if kind != "concurrency")
         self.lone = len(self.told) == len(set(self.told))
         """No two limits of one kind."""
         self.shared = shared
-        """The same without the key's own limits; ``None`` where it has none."""
+        """The same without the limits of the key and of what is above it; ``None`` where there are
+        none."""
 
 
 class Held(Struct, gc=False):
@@ -129,7 +149,7 @@ class Held(Struct, gc=False):
 
 HELD: StashKey[Held] = StashKey("rate_limit.held")
 OWN: StashKey[bool] = StashKey("rate_limit.own")
-"""The key's own limits are counted, by this filter or one before it."""
+"""The limits of the key and above it are counted, by this filter or one before it."""
 
 
 class RateLimit(Filter):
@@ -137,6 +157,10 @@ class RateLimit(Filter):
     vouches = True
     needs = frozenset({"principal", "body"})
     config: Config
+
+    @property
+    def when_away(self) -> str:
+        return WHEN_AWAY[self.config.when_unavailable]
 
     async def start(self) -> None:
         config = self.config
@@ -199,7 +223,7 @@ class RateLimit(Filter):
         self, ex: Exchange, known: Counted, by: Counters | Shares, grant: Grant
     ) -> Reply | None:
         ex.stash[HELD] = Held(self, known, by, grant, ex.stash.get(HELD))
-        return None if grant.admitted else refused(known.kinds, grant.rooms)
+        return None if grant.admitted else refused(known, grant.rooms)
 
     def counted(self, ex: Exchange, principal: Principal) -> Counted:
         """The counters of an exchange; remembered where they are the same for each of a key's."""
@@ -220,16 +244,20 @@ class RateLimit(Filter):
     def counters(self, ex: Exchange, principal: Principal) -> Counted:
         theirs, subject = principal.limits, self.subject(ex)
         held = [
-            (kind, prefix + subject, limit)
+            (kind, prefix + subject, limit, "")
             for kind, prefix, limit in self._measures(self.beside(theirs))
         ]
-        if theirs == NO_LIMITS:
-            return Counted(principal, held)
         own = [
-            (kind, f"{prefix}key:{principal.key_id}", limit)
+            (kind, f"{prefix}key:{principal.key_id}", limit, "")
             for kind, prefix, limit in self._measures(theirs)
         ]
-        return Counted(principal, held + own, shared=Counted(principal, held))
+        for level in principal.above:
+            # Named apart from what this filter may count for an organisation: both hold.
+            own += [
+                (kind, f"{prefix}above:{level.kind}:{level.id}", limit, level.kind)
+                for kind, prefix, limit in self._measures(level.limits)
+            ]
+        return Counted(principal, held + own, Counted(principal, held) if own else None)
 
     def beside(self, theirs: Limits) -> Limits:
         """This filter's limits for a key that has some of its own."""
@@ -330,11 +358,13 @@ def measures(limits: Limits) -> tuple[Measure, ...]:
     return tuple(Measure(kind, prefix, limit) for kind, prefix, limit in found if limit is not None)
 
 
-def refused(kinds: Sequence[str], rooms: Sequence[Room]) -> Reply:
+def refused(counted: Counted, rooms: Sequence[Room]) -> Reply:
     """429, with the truth about when to come back."""
-    pairs = sorted(zip(kinds, rooms, strict=True), key=lambda pair: pair[0] == "tokens")
-    kind, room = max(pairs, key=lambda pair: pair[1].retry)
-    message = f"Rate limit reached: {SUBJECT[kind]}, limit {room.limit}."
+    found = zip(counted.kinds, counted.whose, rooms, strict=True)
+    ordered = sorted(found, key=lambda one: one[0] == "tokens")
+    kind, whose, room = max(ordered, key=lambda one: one[2].retry)
+    of = f" of the {whose}" if whose else ""
+    message = f"Rate limit reached: {SUBJECT[kind]}{of}, limit {room.limit}."
     if room.retry == inf:
         message += " It admits none."
         return Reply(429, "rate_limit_exceeded", message, [(b"x-should-retry", b"false")])

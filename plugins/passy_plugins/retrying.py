@@ -13,6 +13,31 @@ BUSY = frozenset({429, 503, 529})
 """Statuses that say: later."""
 
 
+KEY_REFUSED = frozenset({401, 402, 403, 429})
+"""Statuses that speak of the key, and not of the request."""
+
+
+def key_refused(attempt: Attempt) -> bool:
+    """Whether its upstream refused the key that was shown, and has done nothing else."""
+    failure = attempt.failure
+    return failure is not None and failure.kind == "status" and failure.status in KEY_REFUSED
+
+
+def brought(attempt: Attempt) -> bool:
+    """Whether an organisation's own key was shown: refused, it is not replaced by another's."""
+    return attempt.credential is not None and attempt.credential.owner != "operator"
+
+
+def spent(attempt: Attempt) -> bool:
+    """Whether the body was an upload that was passed on as it came: there is no other."""
+    return not isinstance(attempt.request.body, bytes)
+
+
+def another_key(attempt: Attempt) -> bool:
+    """Whether the same target may be asked again, with the next key of whose key it refused."""
+    return attempt.spare and key_refused(attempt) and not spent(attempt)
+
+
 class Budget:
     """Bounds tries that help nobody: to a share of the requests, but some there may be.
 

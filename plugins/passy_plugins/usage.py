@@ -64,6 +64,11 @@ class Metering(Filter):
     vouches = True
     config: Config
 
+    @property
+    def when_away(self) -> str:
+        full = "503" if self.config.when_full == "refuse" else "served unmetered, and counted"
+        return f"records wait in the journal; when its disk is full: {full}"
+
     async def start(self) -> None:
         self._ledger = self.config.ledger
         self._begin = self.config.ledger.begin
@@ -75,11 +80,7 @@ class Metering(Filter):
         self.unmetered = 0
         """Exchanges that left no record."""
         self._price = self.config.prices.of
-        models = self.config.models
-        targets = [target for model in models.aliases for target in model.targets]
-        for name in models.names():
-            targets += models.direct(name) or ()
-        self.config.prices.start(targets)
+        await self.config.prices.start(self.config.models.served())
 
     async def stop(self) -> None:
         if self.unmetered:

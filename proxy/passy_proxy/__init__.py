@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from passy_proxy.prices import Prices as Prices
     from passy_proxy.records import AttemptRecord as AttemptRecord
     from passy_proxy.records import Credential as Credential
-    from passy_proxy.records import CredentialRef as CredentialRef
     from passy_proxy.records import CustomProvider as CustomProvider
     from passy_proxy.records import Limits as Limits
     from passy_proxy.records import Principal as Principal
@@ -106,7 +105,7 @@ _HOMES = {
     "log": "LineWriter",
     "models": "Model Models serves",
     "prices": "Price Prices",
-    "records": "AttemptRecord Credential CredentialRef CustomProvider Limits Principal Usage"
+    "records": "AttemptRecord Credential CustomProvider Limits Principal Usage"
     " UsageRecord UsageRow",
     "remembered": "Remembered",
     "site": "Site",

@@ -203,6 +203,8 @@ def failed_reply(ex: Exchange) -> Reply:
     assert failure is not None
     if not made(ex):
         return resting(ex)
+    if failure.reply is not None:
+        return failure.reply
     once, alone = made(ex) == 1, single(ex)
     if failure.kind == "untranslatable" and alone:
         return Reply(400, "unsupported_parameter", failure.message)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from passy_proxy.downstream import AsgiDownstream, Downstream
 from passy_proxy.exchange import Exchange, Request
-from passy_proxy.framing import Refused, RequestHead, check_path, check_told, told
+from passy_proxy.framing import Refused, RequestHead, RequestLine, check_path, check_told, told
 from passy_proxy.refusal import Said, plainly, spoken
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class App:
         snapshot = self.gateway.snapshot
         route = snapshot.routes.find(line.method, line.path)
         if route is None:
-            return self.unrouted(line.method, line.path, downstream)
+            return self.unrouted(line, downstream)
         request = Request(head, downstream)
         return route.chain.run(Exchange(snapshot, route, request, downstream))
 
@@ -69,9 +69,10 @@ class App:
         if (unsent := downstream.settle()) is not None:
             await unsent
 
-    async def unrouted(self, method: str, path: str, downstream: Downstream) -> None:
+    async def unrouted(self, line: RequestLine, downstream: Downstream) -> None:
         """Health for orchestrators, applications; for everything else a 404 that helps."""
-        known = self.gateway.health(path) if method in ("GET", "HEAD") else None
+        method, path = line.method, line.path
+        known = self.gateway.health(path, line.query) if method in ("GET", "HEAD") else None
         snapshot = self.gateway.snapshot
         if (known is None or path == "/") and (mount := snapshot.routes.mount(path)) is not None:
             await mount.serve(snapshot, downstream)

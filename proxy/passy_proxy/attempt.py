@@ -52,6 +52,7 @@ class Attempt:
         "fields",
         "head_at",
         "leg",
+        "spare",
         "started",
         "streamed",
         "tap",
@@ -68,6 +69,8 @@ class Attempt:
         self.target = target
         self.credential: Credential | None = target.upstream.credential
         """Whose key is shown upstream; ``on_attempt`` may replace it."""
+        self.spare = False
+        """Another key of the same owner would be shown, should this one be refused."""
         self.dialect: Dialect = target.upstream.dialect or self._spoken
         self.dropped: tuple[str, ...] = ()
         """Parameters the translation could not carry."""

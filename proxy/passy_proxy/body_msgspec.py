@@ -39,6 +39,7 @@ __all__ = [
     "BadBody",
     "Head",
     "JsonLimits",
+    "check_text",
     "member_span",
     "read_answer",
     "read_counts",
@@ -273,6 +274,7 @@ _decode_no_limits = msgspec.json.Decoder(_NoLimits).decode
 _decode_lists = msgspec.json.Decoder(_Lists).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_answer = msgspec.json.Decoder(Answer).decode
+_decode_raw = msgspec.json.Decoder(Raw).decode
 _encode = msgspec.json.Encoder().encode
 _new = tuple.__new__
 _UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
@@ -392,6 +394,16 @@ def usage_of(body: bytes) -> dict[str, object] | None:
     """The top-level `usage` object of a JSON answer, None without one."""
     answer = read_answer(body)
     return None if answer is None else answer.usage
+
+
+def check_text(text: bytes) -> None:
+    """BadBody unless ``text`` may stand in a JSON string as it is."""
+    try:
+        _decode_raw(b'"%b"' % text)
+    except _UNREADABLE:
+        raise BadBody("The body holds what is no text.") from None
+    if not text.isascii():
+        _check_utf8(text)
 
 
 def _marked(body: bytes) -> tuple[bytes, int]:

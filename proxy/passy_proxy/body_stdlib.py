@@ -20,6 +20,7 @@ __all__ = [
     "BadBody",
     "Head",
     "JsonLimits",
+    "check_text",
     "member_span",
     "read_answer",
     "read_counts",
@@ -229,6 +230,14 @@ def read_head(body: bytes, limits: JsonLimits = LIMITS) -> Head:
         0,
         "stream_options" in members,
     )
+
+
+def check_text(text: bytes) -> None:
+    """BadBody as from `body_msgspec.check_text`."""
+    try:
+        json.loads(b'"%b"' % text)
+    except ValueError:
+        raise BadBody("The body holds what is no text.") from None
 
 
 def _whole(text: str) -> bool:

@@ -167,6 +167,8 @@ class Chain:
             compiled(registry, filters, "on_attempt_end"),
             self.faults,
         )
+        # It refers to itself; the filters in it shall go when they are let go, unlooked for.
+        vars(registry.hook).clear()
 
     def _with_body(self, steps: Compiled) -> Compiled:
         # The body is read just before the first filter that needs it, so that a request which is

@@ -101,6 +101,12 @@ class Cycle:
         self.gone = False
 
     @property
+    def peer(self) -> str:
+        """The address at the other end; a Unix socket has none."""
+        client = self._connection.client
+        return "" if client is None else client[0]
+
+    @property
     def stalled(self) -> bool:
         """Whether it was we who ended the connection, because the client took too little."""
         return self._connection.stalled

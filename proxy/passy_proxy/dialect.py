@@ -79,6 +79,8 @@ class Dialect(Protocol):
     auth_header: bytes
     auth_prefix: bytes
     """How a credential is shown, unless the upstream's settings say otherwise."""
+    models_path: bytes
+    """Where the list of models is, below an upstream's base URL."""
 
     def limit_lines(self, rooms: Iterable[tuple[str, Room]], now: float) -> bytes:
         """The header lines that tell what is left of ``requests`` and ``tokens``; ``now`` in Unix

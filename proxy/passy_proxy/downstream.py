@@ -58,6 +58,11 @@ class Downstream(Protocol):
     """The client hung up."""
 
     @property
+    def peer(self) -> str:
+        """The address at the other end of the connection; empty where there is none."""
+        ...
+
+    @property
     def stalled(self) -> bool:
         """The client is gone because it took too little of its answer, and was cut for it."""
         ...
@@ -176,6 +181,11 @@ class AsgiDownstream:
         self.started = False
         self.finished = False
         self.gone = False
+
+    @property
+    def peer(self) -> str:
+        client = self._scope.get("client")
+        return client[0] if client else ""
 
     @property
     def stalled(self) -> bool:

@@ -84,3 +84,5 @@ class Failure:
     """Seconds until it may be tried again, where that is known."""
     final: bool = False
     """The client's own retry would only add to the trouble."""
+    reply: Reply | None = None
+    """What the client is told, where nobody else answers: of a filter that refused."""

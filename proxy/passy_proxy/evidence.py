@@ -177,6 +177,10 @@ class Verdict:
     """Records that are as they were written, and tell nothing of bodies."""
     before: int = 0
     """Records from before there was evidence: nothing can be said of them."""
+    dropped: int = 0
+    """Records that were dropped for their age, since there is evidence."""
+    dropped_before: int = 0
+    """Unix milliseconds: none of those was of that moment, or later."""
     entries: int = 0
     head: str = ""
     """The end of the last chain: who notes it elsewhere can ask later for what it covered."""

@@ -85,6 +85,12 @@ class Filter:
         self.config = config
         self.log = log
 
+    @property
+    def when_away(self) -> str:
+        """What becomes of exchanges while its store is away, in a few words for the status page;
+        empty where it has none."""
+        return ""
+
     async def start(self) -> None:
         """Called once, before the snapshot goes live."""
 

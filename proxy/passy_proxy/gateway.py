@@ -9,13 +9,13 @@ import hashlib
 import os
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passy_proxy import json
-from passy_proxy.config.build import Parts, build
+from passy_proxy.config.build import Parts, building
 from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid, Problem
@@ -27,7 +27,7 @@ from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
-from passy_proxy.tasks import Tasks
+from passy_proxy.tasks import Tasks, in_turns
 from passy_proxy.transport.connect import AllowList, ConnectSettings
 
 if TYPE_CHECKING:
@@ -40,8 +40,12 @@ STOP = 5.0
 """Seconds that exchanges may still take once the server has stopped."""
 LIVE = ("/livez", "/healthz", "/health")
 READY = "/readyz"
+VERBOSE = b"verbose"
+"""The query of `READY` that asks for what is no part of readiness."""
 POLL = 1.0
 """Seconds between two looks at the configuration file."""
+THOROUGHLY = 64
+"""How many reloads there are to one after which the collector looks through everything."""
 SETTLED = 0.1
 """Seconds that a file must stay as it is: half of one may well be a configuration."""
 
@@ -97,15 +101,14 @@ class Gateway:
             self.log.error("configuration_refused", using=str(good), problems=str(exc))
             self.snapshot = await self._started(content_of(good))
         else:
-            self._keep()
-        self._begun = self.snapshot.file.settings
+            await self._keep()
+        self._begun = self.snapshot.settings
         self.parts.connector.settings = connecting(self._begun.connect)
         self.log.info("plugins_loaded", distributions=self.parts.registry.provenance())
         self._be_counted()
+        gc.freeze()
         if self.gate is not None:
-            self.overload = Overload(
-                self.gate, lambda: self.snapshot.file.settings.overload, self.log
-            )
+            self.overload = Overload(self.gate, lambda: self.snapshot.settings.overload, self.log)
             self.overload.start()
         if self.path is not None:
             self.tasks.start(self._watch())
@@ -126,7 +129,9 @@ class Gateway:
         """Read the configuration again. False when it was refused: the old one goes on serving."""
         async with self._reloading:
             try:
-                following = await self._started(await self._read(), self.snapshot)
+                with undisturbed():
+                    following = await self._started(await self._read(), self.snapshot)
+                    gc.freeze()
             except Exception as exc:
                 # Broad, since plugins run while a snapshot is made: whatever they do, the old
                 # one goes on serving.
@@ -139,13 +144,13 @@ class Gateway:
                 self._tidy()
                 return False
             before, self.snapshot = self.snapshot, following
-            self.problem = ""
-            self._reloads["taken"] += 1
-            self._tell_what_stays(following.file.settings)
-            self._keep()
-            self.log.info("reloaded", config=following.hash.decode())
             self._leaving.append(before)
             self.tasks.start(self._retire(before))
+            self.problem = ""
+            self._reloads["taken"] += 1
+            self._tell_what_stays(following.settings)
+            self.log.info("reloaded", config=following.hash.decode())
+            await self._keep()
             return True
 
     def _be_counted(self) -> None:
@@ -183,11 +188,11 @@ class Gateway:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Free a configuration. It is full of reference cycles, and the collector, which requests
-        leave nothing to do, would come round to it after some hundred others."""
-        self.tasks.start(_collected())
+        """Free what a configuration left behind: the collector, which requests leave nothing to
+        do, would come round to it after some hundred others."""
+        self.tasks.start(_collected(thoroughly=sum(self._reloads.values()) % THOROUGHLY == 0))
 
-    def health(self, path: str) -> tuple[int, bytes] | None:
+    def health(self, path: str, query: bytes = b"") -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
         if path in LIVE:
             return 200, b'{"status":"ok"}'
@@ -198,8 +203,10 @@ class Gateway:
                 "overload": self.overload.told if self.overload is not None else "ok",
                 "log_lines_dropped": dropped(),
             }
+            more = self.snapshot.dependencies() if query.startswith(VERBOSE) else {}
             status = "draining" if self.draining else "ok"
-            return 503 if self.draining else 200, json.dumps({"status": status, "checks": checks})
+            told = {"status": status, "checks": checks, **more}
+            return 503 if self.draining else 200, json.dumps(told)
         if path == "/":
             return 200, json.dumps({"passy": "LLM gateway", "base_url": "/v1"})
         return None
@@ -217,14 +224,16 @@ class Gateway:
         return layers(document, self._variables)
 
     async def _started(self, content: bytes, before: Snapshot | None = None) -> Snapshot:
-        # In a thread: what is a megabyte takes a second, in which others have something to say.
+        # In a thread and in small steps: what is a megabyte takes a second, in which others have
+        # something to say.
         file = await asyncio.to_thread(self._file, content)
-        if before is not None and before.file.routes and not file.routes:
+        if before is not None and before.routes.all and not file.routes:
             # Nobody means that. It is a file that was emptied, perhaps to be written again.
             message = "there are no routes any more, so nobody would be answered"
             raise ConfigInvalid([Problem(str(self.path), 1, 1, message)])
         hash = hashlib.sha256(content).hexdigest()[:8]
-        snapshot = build(file, self.parts, hash)
+        snapshot = Snapshot(file.settings, hash=hash, log=self.log, shared=self.parts.shared)
+        await in_turns(building(snapshot, file, self.parts))
         for warning in snapshot.warnings:
             self.log.debug("configuration", problem=str(warning))
         if snapshot.apps_left_out:
@@ -234,17 +243,19 @@ class Gateway:
         await snapshot.start()
         return snapshot
 
-    def _keep(self) -> None:
+    async def _keep(self) -> None:
         """Remember a configuration that worked."""
-        if self.path is None:
-            return
+        if self.path is not None:
+            await asyncio.to_thread(self._write, self._content)
+
+    def _write(self, content: bytes) -> None:
         good = self.site.data / LAST_GOOD
         # Of its own, since the other workers are writing the same at this very moment.
         draft = good.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
             draft.touch(0o600)  # Nobody else reads it, not even while it is being written.
-            draft.write_bytes(self._content)
+            draft.write_bytes(content)
             draft.replace(good)
 
     async def _watch(self) -> None:
@@ -260,9 +271,31 @@ class Gateway:
                         await self.reload()
 
 
-async def _collected() -> None:
-    """In a task of its own, so that whoever let go of something is gone as well."""
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without the collector, which would look through a half-made configuration again and again,
+    and hold up everything meanwhile."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def _collected(*, thoroughly: bool) -> None:
+    """In a task of its own, so that whoever let go of something is gone as well.
+
+    A configuration holds no reference cycles. While it serves it is frozen: to look through a large
+    one takes the collector a fifth of a second. Only what plugins tie into knots waits for the
+    thorough one.
+    """
+    if thoroughly:
+        gc.unfreeze()
     gc.collect()
+    gc.freeze()
 
 
 def connecting(written: ConnectionSettings) -> ConnectSettings:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from passy_proxy.records import Principal
 from passy_proxy.transport import Timeouts
 from passy_proxy.upstream import Target, Upstream
 
@@ -96,6 +97,13 @@ class Models:
         # An in-process upstream answers to its own name, and to its variants (``echo:slow``).
         return (Target.at(upstream, name),)
 
+    def served(self) -> Iterator[Target]:
+        """All targets that there are before anybody asks for a name."""
+        for model in self.aliases:
+            yield from model.targets
+        for name in self.names():
+            yield from self.direct(name) or ()
+
     def missing(self, name: str) -> tuple[str, ...]:
         """Upstreams that the alias ``name`` would need and that have no credential."""
         model = self.find(name)
@@ -113,6 +121,17 @@ class Models:
         model = self._exact.get(name)
         targets = model.targets if model is not None else self.direct(name)
         return targets[0].upstream.name if targets else "passy"
+
+
+def may_use(principal: Principal, model: str) -> bool:
+    """Whether the key and all that stands above it allow ``model``."""
+    if principal.models is not None and not serves(principal.models, model):
+        return False
+    return all(level.models is None or serves(level.models, model) for level in principal.above)
+
+
+def may_reach(principal: Principal, upstream: Upstream) -> bool:
+    return principal.upstreams is None or serves(principal.upstreams, upstream.name)
 
 
 def serves(patterns: Sequence[str], model: str) -> bool:

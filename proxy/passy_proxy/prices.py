@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from ipaddress import ip_address
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from passy_proxy.listing import Question, Rates, Tier
 from passy_proxy.price_book import PriceBook, keep
 from passy_proxy.records import Usage
+from passy_proxy.tasks import in_turns
 
 if TYPE_CHECKING:
     from passy_proxy.config.model import PriceSettings
@@ -106,6 +107,10 @@ def parts(whole: int, counts: Sequence[int], surcharges: Sequence[int]) -> list[
     return fitting
 
 
+FREE = Price([Tier(-1, Rates(*[0] * 8))], "free")
+"""Of transports that say so (``free``): nobody has to be paid for what is made in this process."""
+
+
 class Prices:
     """Prices by upstream and model. ``None`` means unknown, which is never shown as free."""
 
@@ -120,14 +125,18 @@ class Prices:
         self._lasting: dict[Target, Price | None] = {}
         """Targets that live as long as this, and their price if it is known and holds always."""
 
-    def start(self, targets: Iterable[Target] = ()) -> None:
+    async def start(self, targets: Iterable[Target] = ()) -> None:
         """Open the price list and ask, in the background, what ``targets`` cost."""
         if self._book is not None:
             self._book.open()
+        await in_turns(self._asking(targets))
+
+    def _asking(self, targets: Iterable[Target]) -> Generator[None, None, None]:
         now = time()
         for target in targets:
             self._lasting[target] = None
             self.of(target, target.model, now)
+            yield
 
     async def stop(self) -> None:
         """Ask nothing more; whoever waits is told that the price is unknown."""
@@ -165,6 +174,8 @@ class Prices:
     def _find(self, key: tuple[str, str, str], upstream: Upstream, at: float) -> Price | None:
         model = key[2]
         price = self._overlaid(f"{upstream.name}/{model}")
+        if price is None and getattr(upstream.transport, "free", False):
+            price = FREE
         if price is None and self._book is not None and (asked := question_of(upstream, model)):
             answer = self._book.answer(asked)
             if answer is None:

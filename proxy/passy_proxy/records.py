@@ -87,17 +87,35 @@ class Credential:
     secret: str
     owner: str = "operator"
     """``operator``, or the id of the organisation whose key it is."""
+    id: str = ""
+    """Of one that an organisation brought, as the vault calls it."""
+    upstream: str = ""
+    """What that one is for: the name of a shared upstream, or the id of a custom provider."""
+    trouble: str = ""
+    """Why it cannot be shown, such as a secret key that is missing; ``secret`` is empty then."""
 
     def __repr__(self) -> str:
-        return f"Credential(owner={self.owner!r})"
+        return f"Credential(owner={self.owner!r}, id={self.id!r})"
 
 
 @dataclass(frozen=True, slots=True)
-class CredentialRef:
-    """Names a stored credential without holding it: an organisation's own key for ``upstream``."""
+class StoredCredential:
+    """What is known of a credential of an organisation's own, but for the secret."""
 
+    id: str
     organisation: str
     upstream: str
+    """The name of a shared upstream, or the id of a custom provider."""
+    name: str = ""
+    priority: int = 0
+    """Of several for one upstream, the lowest is shown first."""
+    active: bool = True
+    shown: str = ""
+    """The last four characters, where that gives little of it away; empty where nobody knows."""
+    version: int = 1
+    """Grows with each new secret."""
+    created: float = 0.0
+    """Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from passy_proxy.body import BadBody, read_head
+from passy_proxy.body import BadBody, Head, read_head
+from passy_proxy.body_large import LARGE, read_large
 from passy_proxy.dialect import bodyless
 from passy_proxy.downstream import BadUpload, BodyTimeout, BodyTooLarge
 from passy_proxy.event import Reply
-from passy_proxy.exchange import NO_HEAD, Exchange
+from passy_proxy.exchange import Exchange
 from passy_proxy.keys import PREFIX
+from passy_proxy.tasks import in_turns
 from passy_proxy.units import size
 
 HOPS = b"x-passy-hops"
@@ -34,7 +36,7 @@ def read_body(ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
 
 def gone_round(ex: Exchange) -> Reply | None:
     """A Reply for a request that has passed too many gateways: one of them asks itself."""
-    most = ex.snapshot.file.settings.connect.hops
+    most = ex.snapshot.settings.connect.hops
     passed = ex.request.fields[HOPS]
     if passed.isdigit() and len(passed) < 4 and int(passed) < most:
         return None
@@ -48,7 +50,14 @@ async def _awaited(ex: Exchange) -> Reply | None:
         body = await ex.downstream.body(request.limit)
     except (BodyTooLarge, BodyTimeout) as exc:
         return body_refused(ex, exc)
-    return _taken(ex, body)
+    if len(body) <= LARGE or not request.operation:
+        return _taken(ex, body)
+    request.body = body
+    try:
+        head = await in_turns(read_large(body, ex.route.json_limits))
+    except BadBody as exc:
+        return _unreadable(exc)
+    return _steered(ex, head)
 
 
 def _taken(ex: Exchange, body: bytes) -> Reply | None:
@@ -56,14 +65,23 @@ def _taken(ex: Exchange, body: bytes) -> Reply | None:
     request.body = body
     if request.operation:
         try:
-            request.head = read_head(body, ex.route.json_limits)
+            head = read_head(body, ex.route.json_limits)
         except BadBody as exc:
-            code = "invalid_value" if exc.param else "invalid_json"
-            return Reply(400, code, str(exc), param=exc.param)
-        if PREFIX in request.head.model:  # The books and the logs keep the name.
-            request.head = NO_HEAD
-            return Reply(400, "invalid_value", KEY_AS_MODEL, param="model")
+            return _unreadable(exc)
+        return _steered(ex, head)
     return None
+
+
+def _steered(ex: Exchange, head: Head) -> Reply | None:
+    if PREFIX in head.model:  # The books and the logs keep the name.
+        return Reply(400, "invalid_value", KEY_AS_MODEL, param="model")
+    ex.request.head = head
+    return None
+
+
+def _unreadable(why: BadBody) -> Reply:
+    code = "invalid_value" if why.param else "invalid_json"
+    return Reply(400, code, str(why), param=why.param)
 
 
 def body_refused(ex: Exchange, why: BodyTooLarge | BodyTimeout | BadUpload) -> Reply:

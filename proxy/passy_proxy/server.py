@@ -77,10 +77,8 @@ class Lifespan(LifespanOn):
     async def startup(self) -> None:
         uvicorns = logging.getLogger("uvicorn.error")
         uvicorns.disabled = True
-        try:
-            await super().startup()
-        finally:
-            uvicorns.disabled = False
+        await super().startup()  # Who is told to stop meanwhile has nothing more to say.
+        uvicorns.disabled = False
         if self.should_exit:
             failure = getattr(self.config.loaded_app, "failure", None)
             sys.stderr.write(f"passy: {redacted(str(failure) or repr(failure))}\n")
@@ -143,11 +141,26 @@ class Server(uvicorn.Server):
         self._lame_until = NEVER
         self._patience: float = edge.shutdown_timeout
         self._waiting = False  # for running answers
+        self._starting: asyncio.Task[None] | None = None
         self._listening: list[socket.socket] = []
         self._doors: list[Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._starting = asyncio.current_task()
+        try:
+            await self._started(sockets)
+        except asyncio.CancelledError:
+            if not self._gateway.draining:
+                raise
+            self.should_exit = True  # A store was waited for, and is no more.
+        finally:
+            self._starting = None
+
+    async def _started(self, sockets: list[socket.socket] | None) -> None:
         vitals = self._gateway.site.vitals
+        if self._line is not None:
+            self._line.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._line, self._commanded, self._line)
         if self._line is None:
             # What uvicorn closes is its own copy: ours is for those who wait at the end.
             self._listening = [sock.dup() for sock in sockets or ()]
@@ -159,9 +172,6 @@ class Server(uvicorn.Server):
             ]
         if self.should_exit:
             return
-        if self._line is not None:
-            self._line.setblocking(False)
-            asyncio.get_running_loop().add_reader(self._line, self._commanded, self._line)
         for door in self._doors:
             door.open()
         if self._when_ready is not None:
@@ -206,9 +216,15 @@ class Server(uvicorn.Server):
         if interrupted:
             wait, self._patience = 0.0, min(self._patience, INTERRUPTED)
         self._gateway.draining = True
+        if self._starting is not None:
+            self._starting.get_loop().call_soon_threadsafe(self._give_up)
         if isinstance(self.config.http, Edge):
             self.config.http.draining = True
         self._lame_until = min(self._lame_until, monotonic() + wait)
+
+    def _give_up(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
 
     def hurry(self) -> None:
         """Make an end of what the end waits for."""
@@ -221,7 +237,8 @@ class Server(uvicorn.Server):
         for number in commands:
             command = bytes([number])
             if command == RELOAD:
-                self._gateway.tasks.start(self._gateway.reload())
+                if self.started:
+                    self._gateway.tasks.start(self._gateway.reload())
             elif command == HURRY:
                 self.hurry()
             else:

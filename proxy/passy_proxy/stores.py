@@ -7,7 +7,7 @@ raises :class:`StoreUnavailable` and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -15,7 +15,6 @@ from passy_proxy.evidence import Proof
 from passy_proxy.records import (
     BegunRow,
     Credential,
-    CredentialRef,
     CustomProvider,
     Principal,
     UsageRow,
@@ -31,6 +30,10 @@ wait."""
 
 class StoreUnavailable(Exception):
     """The store cannot answer now."""
+
+
+class StoreRefuses(StoreUnavailable):
+    """Nor will it, before somebody changes something: its password, its name, its version."""
 
 
 class Allowance(Struct, frozen=True):
@@ -132,10 +135,16 @@ class Directory(Protocol):
 class Vault(Protocol):
     """An organisation's own upstreams and credentials."""
 
-    async def providers(self, organisation: str) -> Sequence[CustomProvider]: ...
+    async def providers(self, organisation: str) -> Sequence[CustomProvider]:
+        """By priority, those that are not active among them."""
+        ...
 
-    async def credential(self, ref: CredentialRef) -> Credential | None:
-        """``ref.upstream`` is the name of a shared upstream or the id of a custom provider."""
+    async def credentials(self, organisation: str) -> Sequence[Credential]:
+        """Its active ones, those for one upstream in the order in which they are to be shown.
+
+        One that cannot be opened has no secret, and says why in ``trouble``: it must not be taken
+        for one that is not there.
+        """
         ...
 
 
@@ -224,6 +233,14 @@ class Store:
     """Life cycle that every store shares. ``kind`` is the word in gateway.yaml."""
 
     kind: str = ""
+
+    @property
+    def state(self) -> str:
+        """``ok``, or in a few words what is wrong, for the status page: without secrets."""
+        return "ok"
+
+    def meet(self, others: Iterable[Store]) -> None:
+        """The other stores of a configuration that begins to serve."""
 
     async def start(self) -> None: ...
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from contextlib import closing
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -36,3 +38,22 @@ class Tasks:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+TURN = 0.005
+"""Seconds after which others have theirs."""
+
+
+async def in_turns(steps: Generator[object, None, T]) -> T:
+    """Take many small steps in turns with all that there is to do on the event loop; what they come
+    to."""
+    with closing(steps):
+        end = monotonic() + TURN
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            if monotonic() > end:
+                await asyncio.sleep(0)
+                end = monotonic() + TURN

@@ -327,6 +327,7 @@ class Recorded:
     def __init__(self, body: bytes = b"") -> None:
         self.started = False
         self.gone = False
+        self.peer = "127.0.0.1"
         self.status = 0
         self.headers: Headers = []
         self.sent: list[bytes] = []
@@ -688,7 +689,8 @@ class Client:
         named["content-length"] = str(len(raw))
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
         fields = (f"{name}: {value}" for name, value in named.items() if value)
-        lines = [f"{method} {parts.path} HTTP/1.1", *fields, "", ""]
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        lines = [f"{method} {target} HTTP/1.1", *fields, "", ""]
         asked.writer.write("\r\n".join(lines).encode() + raw)
         return asked
 

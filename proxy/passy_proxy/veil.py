@@ -53,3 +53,26 @@ class Veil:
             self.held = data[-begun:]
             data = data[:-begun]
         return data
+
+
+LONGEST_LEFT = 7
+"""Characters of a secret in a row that a text may hold: providers show so many to name a key."""
+
+
+def concealed(text: str, secret: str) -> str:
+    """A short ``text`` without ``secret``, and without any long piece of it."""
+    shortest = LONGEST_LEFT + 1
+    if len(secret) < SHORTEST or not text:
+        return text
+    kept, place = [], 0
+    while place < len(text):
+        size = shortest
+        while size <= len(text) - place and text[place : place + size] in secret:
+            size += 1
+        if size > shortest:
+            kept.append(REDACTED.decode())
+            place += size - 1
+        else:
+            kept.append(text[place])
+            place += 1
+    return "".join(kept)

@@ -11,10 +11,10 @@ from harness.postgres import Database
 
 from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_plugins.stores.sql import Sql, SqlSettings
-from passy_plugins.stores.sql.admin import Admin, NewProvider
+from passy_plugins.stores.sql.admin import Admin
 from passy_proxy.config.settings import Secret
+from passy_proxy.issue import NewCredential, NewProvider
 from passy_proxy.keyring import Keyring
-from passy_proxy.records import CredentialRef
 from passy_proxy.site import Site
 from passy_proxy.stores import Vault
 
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.anyio
 
 
 class Filled(NamedTuple):
-    """A vault: ``acme`` has a key for openai and two providers, ``other`` a key for nebius."""
+    """A vault: ``acme`` has three keys for openai and two providers, ``other`` a key for nebius."""
 
     store: Vault
     acme: str
     other: str
     first: str
-    """acme's inactive provider of m1 and m2, priority 0, with the credential ``sk-first``."""
+    """acme's disabled provider of m1 and m2, priority 0, with the credential ``sk-first``."""
     second: str
     """acme's active provider of everything, priority 5, without a credential."""
 
@@ -41,32 +41,34 @@ class VaultContract:
         raise NotImplementedError
         yield  # noqa: PT022  # makes it the generator that overrides are
 
-    async def test_an_organisation_is_given_its_own_credential(self, vault: Filled) -> None:
-        found = await vault.store.credential(CredentialRef(vault.acme, "openai"))
-        assert found is not None
-        assert ("sk-acme", vault.acme) == (found.secret, found.owner)
+    async def test_an_organisation_is_given_its_own_credentials_in_order(
+        self, vault: Filled
+    ) -> None:
+        found = await vault.store.credentials(vault.acme)
+        shown = [one.secret for one in found if one.upstream == "openai"]
+        assert ["sk-acme", "sk-acme-second"] == shown, "by priority, without the disabled one"
+        assert {vault.acme} == {one.owner for one in found}
+        assert {""} == {one.trouble for one in found}
+
+    async def test_each_credential_has_an_id_of_its_own(self, vault: Filled) -> None:
+        found = await vault.store.credentials(vault.acme)
+        assert len(found) == len({one.id for one in found}) == 3
+        assert all(one.id for one in found)
 
     async def test_a_credential_does_not_show_itself(self, vault: Filled) -> None:
-        found = await vault.store.credential(CredentialRef(vault.acme, "openai"))
-        assert "sk-acme" not in f"{found} {found!r}"
+        found = await vault.store.credentials(vault.acme)
+        assert "sk-" not in f"{found} {found!r}"
 
-    async def test_no_other_credential_is_given_in_its_place(self, vault: Filled) -> None:
-        refs = [
-            CredentialRef(vault.other, "openai"),
-            CredentialRef(vault.acme, "nebius"),
-            CredentialRef(vault.acme, ""),
-            CredentialRef("", "openai"),
-            CredentialRef("nobody", "openai"),
-            CredentialRef(vault.other, vault.first),
-            CredentialRef(vault.acme, "%"),
-        ]
-        assert [None] * len(refs) == [await vault.store.credential(ref) for ref in refs]
+    async def test_nobody_is_given_another_s_credentials(self, vault: Filled) -> None:
+        (only,) = await vault.store.credentials(vault.other)
+        assert ("nebius", "sk-other") == (only.upstream, only.secret)
+        for nobody in ("", "nobody", "%", vault.first, "openai"):
+            assert [] == list(await vault.store.credentials(nobody))
 
     async def test_a_provider_s_credential_goes_by_its_id(self, vault: Filled) -> None:
-        found = await vault.store.credential(CredentialRef(vault.acme, vault.first))
-        assert found is not None
-        assert ("sk-first", vault.acme) == (found.secret, found.owner)
-        assert await vault.store.credential(CredentialRef(vault.acme, vault.second)) is None
+        found = {one.upstream: one.secret for one in await vault.store.credentials(vault.acme)}
+        assert "sk-first" == found[vault.first]
+        assert vault.second not in found
 
     async def test_providers_come_in_order_of_priority(self, vault: Filled) -> None:
         first, second = await vault.store.providers(vault.acme)
@@ -87,7 +89,7 @@ FIRST = {
     "dialect": "anthropic",
     "url": "https://first.test/v1",
     "models": ("m1", "m2"),
-    "status": "inactive",
+    "status": "disabled",
 }
 SECOND = {"name": "Second", "url": "https://second.test/v1", "priority": 5}
 
@@ -96,7 +98,13 @@ class TestMemory(VaultContract):
     @pytest.fixture
     async def vault(self, tmp_path: Path) -> AsyncIterator[Filled]:
         acme = {
-            "credentials": {"openai": "sk-acme"},
+            "credentials": {
+                "openai": [
+                    {"key": "sk-acme-second", "priority": 2},
+                    {"key": "sk-acme-gone", "status": "disabled"},
+                    {"key": "sk-acme", "priority": 1},
+                ]
+            },
             "providers": [
                 {"id": "two", **SECOND},
                 {"id": "one", "credential": "sk-first", **FIRST},
@@ -122,13 +130,7 @@ class TestSqlite(VaultContract):
         store = Sql(SqlSettings(url=Secret(url)), site)
         await store.start()
         async with Admin.opened(url, site.keyring) as admin:
-            acme = await admin.create_organisation("Acme")
-            other = await admin.create_organisation("Other")
-            await admin.set_credential(acme, "openai", "sk-old")
-            await admin.set_credential(acme, "openai", "sk-acme")
-            await admin.set_credential(other, "nebius", "sk-other")
-            second = await admin.add_provider(NewProvider(acme, **SECOND))
-            first = await admin.add_provider(NewProvider(acme, **FIRST), "sk-first")
+            acme, other, first, second = await filled(admin)
         yield Filled(store, acme, other, first, second)
         await store.stop()
 
@@ -137,3 +139,18 @@ class TestPostgres(TestSqlite):
     @pytest.fixture
     def url(self, database: Database) -> str:
         return database.url
+
+
+async def filled(admin: Admin) -> tuple[str, str, str, str]:
+    """What a vault that is written to is filled with; acme, other and acme's two providers."""
+    acme = await admin.create_organisation("Acme")
+    other = await admin.create_organisation("Other")
+    await admin.add_credential(NewCredential(acme, "openai", priority=2), "sk-acme-second")
+    gone = await admin.add_credential(NewCredential(acme, "openai"), "sk-acme-gone")
+    assert await admin.change_credential(gone, status="disabled")
+    mine = await admin.add_credential(NewCredential(acme, "openai", priority=1), "sk-old")
+    assert await admin.change_credential(mine, secret="sk-acme")
+    await admin.add_credential(NewCredential(other, "nebius"), "sk-other")
+    second = await admin.add_provider(NewProvider(acme, **SECOND))
+    first = await admin.add_provider(NewProvider(acme, **FIRST), "sk-first")
+    return acme, other, first, second

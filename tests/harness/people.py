@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from passy_plugins.stores.sql.admin import Admin
-from passy_proxy.issue import NewKey, NewProvider
+from passy_proxy.issue import NewCredential, NewKey, NewProvider
 from passy_proxy.keyring import Keyring
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ class People:
         wanted = NewKey(name, organisation=organisation)
         return self._done(lambda books: books.create_key(wanted))[1]
 
-    def brings(self, organisation: str, upstream: str, secret: str) -> None:
-        """A key of its own for a shared upstream."""
-        self._done(lambda books: books.set_credential(organisation, upstream, secret))
+    def brings(self, organisation: str, upstream: str, secret: str, priority: int = 0) -> str:
+        """A key of its own for a shared upstream; the id of that."""
+        new = NewCredential(organisation, upstream, priority=priority)
+        return self._done(lambda books: books.add_credential(new, secret))
 
     def provider(self, organisation: str, name: str, url: str, secret: str | None = None) -> str:
         """An upstream of its own, which serves one model of the same name."""

@@ -10,6 +10,9 @@ import pytest
 
 from passy_plugins.breaker import Breaker
 from passy_proxy import Attempt, Exchange, Failure, Filter, Principal
+from passy_proxy.config.build import build
+from passy_proxy.config.document import parse
+from passy_proxy.config.legacy import layers
 from passy_proxy.records import Credential
 from passy_proxy.testing import SSE, Answer, Bench, Recorded, ScriptedUpstream, Wire, chat_events
 
@@ -60,6 +63,20 @@ class Three:
         await self.ask(model)
         seen = [n for n, one in self.providers.items() if len(one.requests) > before[n]]
         return " ".join(seen)
+
+    async def reloaded(self, old: str, new: str) -> None:
+        """Go on with the configuration after an edit."""
+        bench, before = self.bench, self.bench.snapshot
+        edited = bench._text.replace(old, new)
+        assert edited != bench._text
+        bench._text = edited
+        file = layers(parse(edited, "test.yaml", {}), {})
+        bench.snapshot = build(file, bench.parts, "edited")
+        await bench.snapshot.start()
+        await before.retire()
+        for one in bench.snapshot.filters:
+            if isinstance(one, Breaker):
+                one.clock = self.clock
 
     def answers(self, name: str, answer: Answer) -> None:
         """From here on ``name`` answers so."""
@@ -308,3 +325,57 @@ async def test_U11_answers_to_earlier_requests_do_not_prolong_the_rest(three: Ma
     assert "two" == await made.asked()
     made.clock.now += 1
     assert "one" == await made.asked()
+
+
+async def test_U11_a_reload_forgets_nothing_of_an_upstream_that_stays(three: Make) -> None:
+    made = await three()
+    assert ["one two"] * 3 == [await made.asked() for _ in range(3)]
+    await made.reloaded("pair: [one/m, two/m]", "pair: [one/n, two/m]")
+    assert ["one two"] * 2 == [await made.asked() for _ in range(2)]
+    assert "two" == await made.asked(), "five in a row, of two configurations"
+    await made.reloaded("alone: [one/m]", "alone: [one/n]")
+    assert "two" == await made.asked(), "it is out as long as before"
+    made.clock.now += 30
+    assert "one two" == await made.asked()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("first_byte: 200ms", "first_byte: 300ms"), ('/v1", timeouts', '/v2", timeouts')],
+    ids=["a timeout", "a path"],
+)
+async def test_U11_what_is_known_of_an_upstream_is_so_of_its_address(
+    old: str, new: str, three: Make
+) -> None:
+    made = await three()
+    for _ in range(5):
+        await made.asked()
+    await made.reloaded(old, new)
+    assert "two" == await made.asked()
+
+
+async def test_U11_an_upstream_with_a_new_address_begins_anew(three: Make) -> None:
+    made = await three()
+    for _ in range(5):
+        await made.asked()
+    await made.reloaded(f"{made.providers['one'].url}/v1", f"{made.providers['three'].url}/v1")
+    assert "three" == await made.asked()
+    await made.reloaded("breaker: {}", "breaker: {failures: 4}")
+    [breaker] = [one for one in made.bench.snapshot.filters if isinstance(one, Breaker)]
+    assert {} == breaker._known
+
+
+@pytest.mark.parametrize(("settings", "hits"), [("", 6), ("last: true", 5)])
+async def test_U11_the_only_upstream_there_is_goes_where_that_is_wished_for(
+    settings: str, hits: int, three: Make
+) -> None:
+    made = await three(settings)
+    chain = f"breaker: {{{settings}}}, "
+    await made.reloaded(
+        f"alias, {chain}fallback: {{retries: 0}}", f"{chain}direct: {{upstream: one}}"
+    )
+    for _ in range(6):
+        ex = await made.ask()
+    assert hits == len(made.providers["one"].requests)
+    if settings:
+        assert (503, "no_healthy_target") == (ex.status, ex.outcome.code)

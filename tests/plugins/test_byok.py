@@ -12,7 +12,6 @@ import pytest
 from passy_plugins import byok
 from passy_proxy import (
     Credential,
-    CredentialRef,
     CustomProvider,
     Exchange,
     Principal,
@@ -48,13 +47,15 @@ class Vault:
 
     def __init__(self) -> None:
         self.listed: dict[str, list[CustomProvider]] = {}
-        self.held: dict[CredentialRef, Credential] = {}
+        self.held: dict[str, list[Credential]] = {}
         self.queries = 0
         self.away = self.sealed = False
 
-    def bring(self, upstream: str, secret: str, organisation: str = "acme") -> None:
-        ref = CredentialRef(organisation, upstream)
-        self.held[ref] = Credential(secret, organisation)
+    def bring(self, upstream: str, *secrets: str, organisation: str = "acme") -> None:
+        """In the order in which they are to be shown."""
+        held = self.held.setdefault(organisation, [])
+        held[:] = [one for one in held if one.upstream != upstream]
+        held += [Credential(one, organisation, f"cred {one}", upstream) for one in secrets]
 
     async def providers(self, organisation: str) -> list[CustomProvider]:
         self.queries += 1
@@ -62,11 +63,15 @@ class Vault:
             raise StoreUnavailable
         return self.listed.get(organisation, [])
 
-    async def credential(self, ref: CredentialRef) -> Credential | None:
+    async def credentials(self, organisation: str) -> list[Credential]:
         self.queries += 1
-        if self.away or self.sealed:
+        if self.away:
             raise StoreUnavailable
-        return self.held.get(ref)
+        held = self.held.get(organisation, [])
+        if not self.sealed:
+            return held
+        trouble = "sealed with key 0123abcd, which is not among the secret keys given"
+        return [replace(one, secret="", trouble=trouble) for one in held]
 
 
 @dataclass
@@ -113,7 +118,7 @@ async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
         vault = Vault()
         store = bench.snapshot.stores["books"]
         monkeypatch.setattr(store, "providers", vault.providers)
-        monkeypatch.setattr(store, "credential", vault.credential)
+        monkeypatch.setattr(store, "credentials", vault.credentials)
         made = House(bench, vault, one, two, own)
         made.allow("127.0.0.1")
         monkeypatch.setattr(byok, "monotonic", lambda: made.now)
@@ -230,6 +235,175 @@ async def test_each_upstream_is_shown_the_key_that_belongs_to_it(house: House) -
     assert ("Bearer sk-for-one", "Bearer sk-for-two") == (shown(house.one), shown(house.two))
 
 
+# Several of their own
+
+
+def answering(upstream: ScriptedUpstream, *statuses: int, **headers: str) -> None:
+    """A script of refusals, and then an answer."""
+    upstream._script.clear()
+    for status in statuses:
+        upstream.json({"error": {"message": f"no: {status}"}}, status, **headers)
+    upstream.chat("at last")
+
+
+def all_shown(upstream: ScriptedUpstream) -> list[str]:
+    return [one.headers["authorization"].removeprefix("Bearer ") for one in upstream.requests]
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 429])
+async def test_the_next_own_key_is_shown_when_one_is_refused(house: House, status: int) -> None:
+    house.vault.bring("one", "sk-first", "sk-second", "sk-third")
+    answering(house.one, status, status)
+    ex = await house.ask()
+    assert (200, ["sk-first", "sk-second", "sk-third"]) == (ex.status, all_shown(house.one))
+    assert [status, status, 200] == [attempt.status for attempt in ex.attempts]
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+async def test_what_is_wrong_with_the_request_is_not_asked_twice(house: House, status: int) -> None:
+    house.vault.bring("one", "sk-first", "sk-second")
+    house.one._script.clear()
+    house.one.json({"error": {"message": "no"}}, status)
+    await house.ask()
+    assert ["sk-first"] == all_shown(house.one)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_when_all_own_keys_are_refused_that_is_the_answer(house: House, status: int) -> None:
+    house.vault.bring("one", "sk-first", "sk-second")
+    house.one._script.clear()
+    house.one.json({"error": {"message": "wrong key"}}, status)
+    ex = await house.ask()
+    assert (status, (2, 0, 0)) == (ex.status, house.hits)
+    assert "sk-operator-one" not in all_shown(house.one)
+
+
+async def test_a_limit_of_their_keys_is_not_met_with_the_operators_key(house: House) -> None:
+    house.vault.bring("one", "sk-first", "sk-second")
+    house.one._script.clear()
+    house.one.json({"error": {"message": "slow down"}}, 429, retry_after="7")
+    ex = await house.ask()
+    assert (429, "own_key_refused", (2, 0, 0)) == (ex.status, ex.outcome.code, house.hits)
+    assert b"7" == sent(ex).header(b"retry-after")
+    assert "operator's is not used" in sent(ex).json["error"]["message"]
+
+
+async def test_a_limit_of_their_keys_is_met_with_their_key_elsewhere(house: House) -> None:
+    house.vault.bring("one", "sk-first")
+    house.vault.bring("two", "sk-for-two")
+    house.one._script.clear()
+    house.one.json({"error": {"message": "slow down"}}, 429)
+    ex = await house.ask()
+    assert (200, ["sk-first"], ["sk-for-two"]) == (
+        ex.status,
+        all_shown(house.one),
+        all_shown(house.two),
+    )
+
+
+async def test_a_refused_key_stands_behind_the_others_for_a_while(house: House) -> None:
+    house.vault.bring("one", "sk-first", "sk-second")
+    answering(house.one, 401)
+    for _ in range(3):
+        await house.ask()
+    house.now += 10
+    await house.ask()
+    expected = ["sk-first", "sk-second", "sk-second", "sk-second", "sk-first"]
+    assert expected == all_shown(house.one)
+
+
+async def test_a_key_rests_for_as_long_as_its_upstream_says(house: House) -> None:
+    house.vault.bring("one", "sk-first", "sk-second")
+    answering(house.one, 429, retry_after="25")
+    await house.ask()
+    house.now += 24
+    await house.ask()
+    house.now += 2
+    await house.ask()
+    assert ["sk-first", "sk-second", "sk-second", "sk-first"] == all_shown(house.one)
+
+
+async def test_keys_that_all_rest_cost_one_try_each_time(house: House) -> None:
+    house.vault.bring("one", "sk-first", "sk-second")
+    house.one._script.clear()
+    house.one.json({"error": {"message": "slow down"}}, 429)
+    for _ in range(5):
+        assert 429 == (await house.ask()).status
+    assert len(all_shown(house.one)) <= 2 + 2 * 4
+    before = len(house.one.requests)
+    for _ in range(5):
+        await house.ask()
+    assert before + 5 == len(house.one.requests)
+
+
+async def test_one_organisations_limit_says_nothing_of_the_upstream_to_others(
+    house: House,
+) -> None:
+    house.vault.bring("one", "sk-first")
+    house.one._script.clear()
+    house.one.json({"error": {"message": "slow down"}}, 429)
+    for _ in range(10):
+        await house.ask()
+    house.one._script.clear()
+    house.one.chat("from one")
+    ex = await house.ask(organisation="brown")
+    assert (200, "Bearer sk-operator-one") == (ex.status, shown(house.one))
+
+
+async def test_a_key_without_trouble_is_shown_in_place_of_one_with(house: House) -> None:
+    house.vault.bring("one", "sk-first", "sk-second")
+    house.vault.held["acme"][0] = replace(house.vault.held["acme"][0], secret="", trouble="gone")
+    assert 200 == (await house.ask()).status
+    assert ["sk-second"] == all_shown(house.one)
+
+
+async def test_a_provider_of_their_own_may_have_several_keys_too(house: House) -> None:
+    house.build(OWN)
+    house.vault.bring("p1", "sk-first", "sk-second")
+    answering(house.own, 401)
+    assert 200 == (await house.ask()).status
+    assert ["sk-first", "sk-second"] == all_shown(house.own)
+
+
+async def test_another_upstream_of_theirs_follows_where_the_first_fails(house: House) -> None:
+    house.build(OWN, replace(OWN, id="p2", priority=1, url=f"{house.two.url}/v1"))
+    house.own._script.clear()
+    house.own.json({"error": {"message": "down"}}, 503)
+    ex = await house.ask()
+    assert (200, (0, 1, 1)) == (ex.status, house.hits)
+    assert b"custom-p2/m" == sent(ex).header(b"x-passy-upstream")
+    assert shown(house.two) is None
+
+
+# Whose keys serve
+
+
+async def test_own_only_never_shows_the_operators_key(house: House) -> None:
+    ex = await house.ask(byok="own_only")
+    assert (403, "own_key_missing", (0, 0, 0)) == (ex.status, ex.outcome.code, house.hits)
+    assert "has none for two" in sent(ex).json["error"]["message"]
+
+
+async def test_own_only_goes_on_to_where_there_is_an_own_key(house: House) -> None:
+    house.vault.bring("two", "sk-for-two")
+    ex = await house.ask(byok="own_only")
+    assert (200, (0, 1, 0), "Bearer sk-for-two") == (ex.status, house.hits, shown(house.two))
+
+
+async def test_own_only_is_content_with_an_upstream_of_theirs(house: House) -> None:
+    house.build(OWN)
+    assert 200 == (await house.ask(byok="own_only")).status
+    assert (0, 0, 1) == house.hits
+
+
+async def test_own_first_shows_the_operators_key_where_there_is_none(house: House) -> None:
+    house.vault.bring("one", "sk-theirs")
+    house.one._script.clear()
+    house.one.json({"error": {"message": "down"}}, 503)
+    ex = await house.ask()
+    assert (200, "Bearer sk-operator-two") == (ex.status, shown(house.two))
+
+
 # The vault
 
 
@@ -257,20 +431,69 @@ async def test_a_vault_that_is_away_is_remembered_for_a_while(house: House) -> N
     assert b"1" == sent(ex).header(b"retry-after")
 
 
-async def test_a_key_outlives_the_vault_also_when_the_list_was_read_anew(house: House) -> None:
+async def test_a_vault_that_is_away_is_asked_once_a_second(house: House) -> None:
     house.vault.bring("one", "sk-theirs")
     await house.ask()
+    house.vault.away = True
     house.now += 60
-    house.vault.sealed = True
-    assert 200 == (await house.ask()).status
-    assert "Bearer sk-theirs" == shown(house.one)
+    asked = house.vault.queries
+    for _ in range(10):
+        assert 200 == (await house.ask()).status
+    assert asked + 1 == house.vault.queries
 
 
-async def test_without_their_key_the_operators_is_not_shown(house: House) -> None:
+async def test_K6_a_key_that_cannot_be_opened_is_named_and_replaced_by_no_other(
+    house: House,
+) -> None:
     house.vault.bring("one", "sk-theirs")
     house.vault.sealed = True
     ex = await house.ask()
-    assert (502, (0, 0, 0)) == (ex.status, house.hits)
+    assert (503, "own_key_unreadable", (0, 0, 0)) == (ex.status, ex.outcome.code, house.hits)
+    assert "0123abcd" in sent(ex).json["error"]["message"]
+    assert b"false" == sent(ex).header(b"x-should-retry")
+    assert 200 == (await house.ask(organisation="brown")).status
+
+
+async def test_K6_no_key_stays_in_memory_for_longer_than_it_may_be_shown(
+    house: House,
+) -> None:
+    house.vault.bring("one", "sk-theirs")
+    await house.ask()
+    (filter,) = [one for one in house.bench.snapshot.filters if isinstance(one, byok.Byok)]
+    assert ["acme"] == list(filter._known)
+    house.now += 15 * 60 - 1
+    await house.ask(organisation="brown")
+    filter._sweep()
+    assert ["acme", "brown"] == sorted(filter._known)
+    house.now += 1
+    filter._sweep()
+    assert ["brown"] == list(filter._known)
+    assert filter._sweeper is not None
+    await filter.stop()
+    assert {} == filter._known
+    assert filter._sweeper.cancelled()
+
+
+async def test_what_was_edited_is_read_at_once_when_somebody_tells(house: House) -> None:
+    house.vault.bring("one", "sk-theirs")
+    await house.ask()
+    (filter,) = [one for one in house.bench.snapshot.filters if isinstance(one, byok.Byok)]
+    house.vault.bring("one", "sk-new")
+    for kind, subject, expected in (
+        ("key", "acme", "sk-theirs"),
+        ("organisation", "brown", "sk-theirs"),
+        ("organisation", "acme", "sk-new"),
+    ):
+        filter.told(kind, subject)
+        await house.ask()
+        assert f"Bearer {expected}" == shown(house.one)
+    house.vault.bring("one", "sk-newest")
+    filter.told("", "")
+    await house.ask()
+    assert "Bearer sk-newest" == shown(house.one)
+    filter.told("", "")
+    house.vault.away = True
+    assert 200 == (await house.ask()).status
 
 
 async def test_others_are_served_while_the_vault_is_away(house: House) -> None:

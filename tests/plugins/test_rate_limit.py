@@ -25,6 +25,7 @@ from passy_proxy import (
     Reply,
     StoreUnavailable,
 )
+from passy_proxy.records import Level
 from passy_proxy.testing import Answer, Bench, Recorded, ScriptedUpstream, completion
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +113,75 @@ def sent(ex: Exchange) -> Recorded:
 def header(ex: Exchange, name: str) -> str | None:
     value = sent(ex).header(name.encode())
     return None if value is None else value.decode()
+
+
+# Levels
+
+NO_LIMITS = Limits()
+ACME = Level("organisation", "org_1", Limits(Rate(5, 60), Rate(1_000, 60)))
+TEAM = Level("team", "team_1", Limits(requests=Rate(3, 60), concurrency=2))
+
+
+def worker(key: str, *above: Level, limits: Limits = NO_LIMITS) -> Principal:
+    return Principal(key, organisation="org_1", limits=limits, above=above)
+
+
+async def test_l1_the_tightest_level_decides_and_is_named(limited: Make) -> None:
+    gate = await limited("requests: 100/min")
+    one, other = worker("key_1", ACME, TEAM), worker("key_2", ACME)
+    assert [200, 200, 200, 429] == await gate.statuses(one, one, one, one)
+    refused = await gate.ask(one)
+    assert "requests of the team, limit 3" in sent(refused).json["error"]["message"]
+    assert [200, 200, 429] == await gate.statuses(other, other, other)
+    refused = await gate.ask(other)
+    assert "requests of the organisation, limit 5" in sent(refused).json["error"]["message"]
+
+
+async def test_l1_a_level_that_refuses_takes_from_no_other(limited: Make) -> None:
+    gate = await limited("requests: 4/min")
+    narrow, free = worker("key_1", TEAM), worker("key_1")
+    assert [200, 200, 200, 429, 429, 429] == await gate.statuses(*[narrow] * 6)
+    assert [200, 429] == await gate.statuses(free, free)  # The fourth of the key's own.
+
+
+async def test_what_is_told_is_the_tightest_of_all_levels(limited: Make) -> None:
+    gate = await limited("requests: 100/min, tokens: 100k/min")
+    answer = await gate.ask(worker("key_1", ACME, limits=Limits(requests=Rate(4, 60))))
+    told = (
+        header(answer, "x-ratelimit-limit-requests"),
+        header(answer, "x-ratelimit-limit-tokens"),
+    )
+    assert ("4", "1000") == told
+
+
+async def test_l2_tokens_are_settled_on_each_level(limited: Make) -> None:
+    gate = await limited("requests: 100/min")
+    who = worker("key_1", ACME, limits=Limits(tokens=Rate(500, 60)))
+    answer = await gate.ask(who, max_tokens=300)
+    used = sent(answer).json["usage"]["total_tokens"]
+    assert 0 < used < 100
+    for name, rate in (("t500/min:key:key_1", 500), ("t1000/min:above:organisation:org_1", 1_000)):
+        room = gate.store.take([Claim(name, Rate(rate, 60.0), 0)]).rooms[0]
+        assert rate - used == room.remaining
+
+
+async def test_two_filters_count_the_levels_once(limited: Make) -> None:
+    gate = await limited("requests: 100/min", "per: [model], requests: 100/min")
+    assert [200, 200, 200, 429] == await gate.statuses(*[worker("key_1", TEAM)] * 4)
+
+
+async def test_an_equal_limit_of_the_filter_and_of_a_level_count_apart(limited: Make) -> None:
+    gate = await limited("per: [organisation], requests: 5/min")
+    assert [200] * 5 + [429] == await gate.statuses(*[worker("key_1", ACME)] * 6)
+
+
+async def test_levels_cost_nothing_where_there_are_none(limited: Make) -> None:
+    gate = await limited("requests: 100/min")
+    rate = next(f for f in gate.bench.snapshot.filters if isinstance(f, rate_limit.RateLimit))
+    ex = gate.exchange(Principal("key_1"))
+    rate.on_request(ex)
+    assert rate._counted["key_1"].shared is None
+    assert 1 == len(rate._counted["key_1"].fixed)
 
 
 # Requests

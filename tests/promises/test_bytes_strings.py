@@ -18,7 +18,7 @@ from passy_plugins.dialects.openai import OpenAI
 from passy_proxy.answer import named
 from passy_proxy.cli.keys import run
 from passy_proxy.framing import HeadLimits, HeadReader, Refused
-from passy_proxy.issue import NewKey, NewProvider
+from passy_proxy.issue import NewCredential, NewKey, NewProvider
 from passy_proxy.transport import TransportError, UpstreamRequest
 from passy_proxy.transport.connect import parse_origin
 from passy_proxy.transport.head import HeadWriter
@@ -268,15 +268,15 @@ def test_S7_a_key_that_no_header_can_carry_is_shown_to_nobody(
             provider = NewProvider(organisation, name, "https://provider.test/v1", "openai", ("m",))
             await store.add_provider(provider, BAD_KEYS[name])
         else:
-            await store.set_credential(organisation, "openai", BAD_KEYS[name])
+            await store.add_credential(NewCredential(organisation, "openai"), BAD_KEYS[name])
         key: str = (await store.create_key(NewKey(organisation=organisation)))[1]
         return key
 
     url = f"sqlite:///{gateway.folder}/.passy/passy.db"
     key, before = run(made, gateway.file, gateway.folder / "data", url), len(upstream.hits)
     answer = ask(gateway, key, chat("m"))
-    assert (502, before) == (answer.status, len(upstream.hits))
+    assert (503, before) == (answer.status, len(upstream.hits))
     error = json.loads(answer.body)["error"]
-    assert "upstream_error" == error["code"]
+    assert "own_key_unreadable" == error["code"]
     assert "no header can carry" in error["message"]
     assert "theirs" not in answer.body.decode()

@@ -192,10 +192,9 @@ def gone(pid: int) -> bool:
     return state == "Z"  # Nobody here buries it.
 
 
-async def test_O4_a_store_that_is_away_does_not_end_what_runs(
+async def test_D4_O4_a_worker_starts_again_while_its_store_is_away(
     serve: Serve, upstream: RawUpstream, trouble: str, client: Client
 ) -> None:
-    """A worker that cannot start again is tried again; the others serve on."""
     gateway = serve(configuration(upstream.url), "--workers", "2", PYTHONPATH=trouble)
     await workers(gateway, client, 2)
     books = gateway.folder / "books.db"
@@ -204,11 +203,13 @@ async def test_O4_a_store_that_is_away_does_not_end_what_runs(
     books.mkdir()
     blow = await client.send(f"{gateway.url}/who", method="GET", x_trouble="kill")
     assert b"" == await blow.reader.read()
-    once(gateway, "worker_died", lambda line: line["cause"] == "exit 69")
-    asked = await client.ask(f"{gateway.url}/who", method="GET")
-    assert b"hello" == await asked.rest()
-    books.rmdir()
+    once(gateway, "store_away", lambda line: line["store"] == "sql")
     await workers(gateway, client, 2)
+    asked = await client.ask(gateway.url + CHAT, STREAM)
+    assert await whole(asked)
+    assert 1 == len(logged(gateway, "worker_died"))
+    books.rmdir()
+    once(gateway, "store_back", lambda line: line["store"] == "sql")
 
 
 async def test_O4_kept_connections_are_spread_over_the_workers(

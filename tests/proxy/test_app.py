@@ -123,6 +123,36 @@ async def test_readiness_ends_with_draining_and_liveness_does_not(
     assert "draining" == (await ready.json())["status"]
 
 
+async def test_the_details_of_readiness_say_how_stores_are_and_what_filters_do_without(
+    client: Client, tmp_path: Path
+) -> None:
+    text = """
+stores: {state: {kind: redis, url: "redis://127.0.0.1:1"}, books: {kind: memory}}
+upstreams: {echo: {kind: echo}}
+models: {m: [echo]}
+chains:
+  default:
+    - usage: {ledger: books, when_full: serve}
+    - auth: {directory: books, stale: 5m}
+    - rate_limit: {counters: state, requests: 5/s, when_unavailable: refuse}
+    - rate_limit: {counters: state, requests: 9/min}
+    - alias
+    - fallback
+routes: [{match: POST /v1/chat/completions}]
+"""
+    async with serving(text, tmp_path) as site:
+        brief = await (await client.ask(f"{site.url}/readyz", method="GET")).json()
+        asked = await client.ask(f"{site.url}/readyz?verbose", method="GET")
+        told = await asked.json()
+        assert (200, "ok") == (asked.status, told["status"])
+        assert {"status", "checks"} == set(brief)
+        assert {"state": "away", "books": "ok"} == told["stores"]
+        assert {"usage", "auth", "rate_limit"} == set(told["when_away"])
+        assert "5m0s" in told["when_away"]["auth"]
+        assert "refuse" in told["when_away"]["rate_limit"]
+        assert "local" in told["when_away"]["rate_limit"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "words"),
     [

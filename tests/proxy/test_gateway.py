@@ -136,7 +136,7 @@ async def test_code_that_breaks_while_a_snapshot_is_built_stops_no_watch(
         raise RuntimeError("nobody expected this")
 
     with monkeypatch.context() as patched:
-        patched.setattr("passy_proxy.gateway.build", broken)
+        patched.setattr("passy_proxy.gateway.building", broken)
         assert not await gateway.reload()
     assert "nobody expected this" in gateway.problem
     assert await gateway.reload()

@@ -197,7 +197,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return started
 
 
-Open = Callable[..., Prices]
+Open = Callable[..., Awaitable[Prices]]
 
 
 @pytest.fixture
@@ -205,10 +205,10 @@ async def opened(tmp_path: Path) -> AsyncIterator[Open]:
     """Makes started price tables with a file in the test's folder, and stops them."""
     made: list[Prices] = []
 
-    def open(*targets: Target, overlay: dict[str, PriceSettings] | None = None) -> Prices:
+    async def open(*targets: Target, overlay: dict[str, PriceSettings] | None = None) -> Prices:
         book = PriceBook(tmp_path / "prices.json", structlog.get_logger())
         made.append(Prices(overlay or {}, book))
-        made[-1].start(targets)
+        await made[-1].start(targets)
         return made[-1]
 
     yield open
@@ -226,7 +226,7 @@ def priced(table: Prices, upstream: Upstream, model: str) -> Awaitable[Price | N
 async def test_the_price_list_is_asked_once_and_then_remembered(
     opened: Open, children: list[Any], tmp_path: Path
 ) -> None:
-    table = opened()
+    table = await opened()
     assert table.price(OPENAI, "gpt-4o", NOW) is None
     price = known(await priced(table, OPENAI, "gpt-4o"))
     assert 1_000 * 2_500 + 1_000 * 10_000 == price.cost(Usage(1_000, 1_000))
@@ -235,7 +235,7 @@ async def test_the_price_list_is_asked_once_and_then_remembered(
     assert price is table.price(OPENAI, "gpt-4o", NOW)
     await ended(children, 1)
 
-    later = opened(Target.at(OPENAI, "gpt-4o"))
+    later = await opened(Target.at(OPENAI, "gpt-4o"))
     assert price.source == known(later.price(OPENAI, "gpt-4o", NOW)).source
     assert 1 == len(children)
     assert ["prices.json"] == os.listdir(tmp_path)
@@ -248,7 +248,7 @@ async def ended(children: list[Any], count: int) -> None:
 
 
 async def test_questions_asked_at_start_share_one_child(opened: Open, children: list[Any]) -> None:
-    table = opened(Target.at(OPENAI, "gpt-4o"), Target.at(ANTHROPIC, "claude-sonnet-4-5"))
+    table = await opened(Target.at(OPENAI, "gpt-4o"), Target.at(ANTHROPIC, "claude-sonnet-4-5"))
     prices = await asyncio.gather(
         priced(table, ANTHROPIC, "claude-sonnet-4-5"),
         priced(table, OPENAI, "gpt-4o"),
@@ -262,11 +262,11 @@ async def test_what_the_list_does_not_know_is_not_asked_again(
     opened: Open, children: list[Any]
 ) -> None:
     stranger = at("stranger", "https://llm.example.com/v1")
-    table = opened()
+    table = await opened()
     assert await priced(table, OPENAI, "gpt-of-dreams") is None
     assert await priced(table, stranger, "m") is None
     asked = len(children)
-    for one in (table, opened()):
+    for one in (table, await opened()):
         assert await priced(one, OPENAI, "gpt-of-dreams") is None
         assert await priced(one, stranger, "another") is None
     assert asked == len(children)
@@ -274,12 +274,12 @@ async def test_what_the_list_does_not_know_is_not_asked_again(
 
 async def test_an_address_nobody_knows_is_told_by_the_name_of_its_upstream(opened: Open) -> None:
     relay = at("openai", "https://llm.example.com/v1")
-    assert known(await priced(opened(), relay, "gpt-4o")).source.endswith(": openai/gpt-4o")
+    assert known(await priced(await opened(), relay, "gpt-4o")).source.endswith(": openai/gpt-4o")
 
 
 async def test_the_overlay_wins_and_asks_nobody(opened: Open, children: list[Any]) -> None:
     written = {"first/gpt-4o": PriceSettings(input=1, output=1)}
-    table = opened(Target.at(OPENAI, "gpt-4o"), overlay=written)
+    table = await opened(Target.at(OPENAI, "gpt-4o"), overlay=written)
     assert "prices: first/gpt-4o" == known(table.price(OPENAI, "gpt-4o", NOW)).source
     assert [] == children
 
@@ -287,17 +287,17 @@ async def test_the_overlay_wins_and_asks_nobody(opened: Open, children: list[Any
 @pytest.mark.parametrize("content", [b"\xff{", b'{"source": 1}'])
 async def test_a_damaged_file_is_asked_anew(opened: Open, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "prices.json").write_bytes(content)
-    assert await priced(opened(), OPENAI, "gpt-4o") is not None
+    assert await priced(await opened(), OPENAI, "gpt-4o") is not None
 
 
 async def test_what_another_version_of_the_list_said_is_forgotten(
     opened: Open, tmp_path: Path, children: list[Any]
 ) -> None:
-    assert await priced(opened(), OPENAI, "gpt-4o") is not None
+    assert await priced(await opened(), OPENAI, "gpt-4o") is not None
     await ended(children, 1)
     file = tmp_path / "prices.json"
     file.write_bytes(file.read_bytes().replace(b"genai-prices ", b"genai-prices 0.0.0+"))
-    assert await priced(opened(), OPENAI, "gpt-4o") is not None
+    assert await priced(await opened(), OPENAI, "gpt-4o") is not None
     assert 2 == len(children)
 
 
@@ -305,7 +305,7 @@ async def test_what_another_version_of_the_list_said_is_forgotten(
 async def test_stopping_ends_the_child_and_tells_who_waits(
     opened: Open, children: list[Any]
 ) -> None:
-    table = opened()
+    table = await opened()
     waiting = asyncio.ensure_future(priced(table, OPENAI, "gpt-4o"))
     async with asyncio.timeout(60):
         while not children:  # noqa: ASYNC110 - it is patched to be here
@@ -322,7 +322,7 @@ async def test_without_a_child_prices_are_unknown_and_nobody_asks_for_a_while(
     opened: Open, monkeypatch: pytest.MonkeyPatch, program: str, children: list[Any]
 ) -> None:
     monkeypatch.setattr(sys, "executable", program)
-    table = opened()
+    table = await opened()
     assert await priced(table, OPENAI, "gpt-4o") is None
     before = len(children)
     assert await priced(table, OPENAI, "gpt-4o") is None
@@ -337,7 +337,7 @@ async def test_a_child_that_says_nothing_is_given_up(
     silent.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(silent))
     monkeypatch.setattr(PriceBook, "PATIENCE", 0.05)
-    assert await priced(opened(), OPENAI, "gpt-4o") is None
+    assert await priced(await opened(), OPENAI, "gpt-4o") is None
     await ended(children, 1)
 
 

@@ -765,7 +765,7 @@ stores:
         providers:
           - {{id: own, url: "{own}/v1", models: [gpt-4o], credential: sk-acme-own}}
           - {{id: keyless, url: "{own}/v1", models: [gpt-4o, bare]}}
-          - {{id: off, url: "{own}/v1", models: ["*"], status: inactive}}
+          - {{id: off, url: "{own}/v1", models: ["*"], status: disabled}}
   books: {{kind: sql, url: "sqlite:///{folder}/books.db"}}
 upstreams: {{shared: {{url: "{shared}/v1", credential: sk-operator}}}}
 models: {{gpt-4o: [shared/gpt-4o], small: [shared/gpt-4o-mini]}}
@@ -830,7 +830,7 @@ async def test_byok_an_own_provider_without_a_key_never_sees_the_operator_s(tmp_
 
 
 @pytest.mark.anyio
-async def test_byok_an_inactive_provider_leaves_it_to_the_routing_table(tmp_path: Path) -> None:
+async def test_byok_a_disabled_provider_leaves_it_to_the_routing_table(tmp_path: Path) -> None:
     acme = Acme(tmp_path)
     async with acme.own, acme.shared.chat():
         raw = await acme.ask("small", acme.key)

@@ -85,6 +85,7 @@ class Anthropic:
     name = "anthropic"
     auth_header = b"x-api-key"
     auth_prefix = b""
+    models_path = b"/v1/models"
 
     def limit_lines(self, rooms: Iterable[tuple[str, Room]], now: float) -> bytes:
         lines = b""

@@ -109,6 +109,7 @@ class OpenAI:
     name = "openai"
     auth_header = b"authorization"
     auth_prefix = b"Bearer "
+    models_path = b"/models"
 
     def limit_lines(self, rooms: Iterable[tuple[str, Room]], now: float) -> bytes:
         lines = b""

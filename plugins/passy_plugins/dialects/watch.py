@@ -212,15 +212,17 @@ class Watch:
         """``data`` is one or more complete messages."""
         if self.done:
             return data
-        if not self.model:
-            self._name(data)
         if self.notable(data) or NAMED_ERROR.search(data):
             # What matters comes at the end: what is before it may be as ordinary as ever.
             front = data[: _before_last(data)]
             if front and front.find(b"\r") < 0 and self._unremarkable(front):
+                if not self.model:
+                    self._name(front)
                 self._forget()  # What is like its last chunk need not begin where a message does.
                 return front + self._one_by_one(data[len(front) :])
             return self._one_by_one(data)
+        if not self.model:
+            self._name(data)
         self._count(data)
         return data
 
@@ -241,6 +243,8 @@ class Watch:
         kept: list[bytes] = []
         for message in messages(data):
             raw = message.raw
+            if not (self.model or self.done):
+                self._name(raw)
             if self.done:
                 pass  # The books are closed with the end mark.
             elif self.notable(raw):

@@ -13,18 +13,33 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from passy_plugins.stores.buckets import Buckets
+from passy_plugins.stores.levels import (
+    BudgetSettings,
+    LevelSettings,
+    Tags,
+    budgets_of,
+)
 from passy_proxy import keys
+from passy_proxy.addresses import NetworkSetting
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.records import (
+    ECHO_ONLY,
     BegunRow,
     Credential,
-    CredentialRef,
     CustomProvider,
+    Level,
     Limits,
     Principal,
     UsageRecord,
@@ -77,12 +92,24 @@ class KeySettings(Settings):
     id: str = setting("", "How the books call the key; made from its digest when not given.")
     name: str = setting("", "Whose it is or what it is for.")
     organisation: str | None = setting(None, "The organisation it belongs to.")
+    team: str | None = setting(None, "The team of that organisation that it belongs to.")
+    user: str | None = setting(None, "Whose it is, for the limits of users and for the books.")
+    tags: Tags = setting((), "Words that its records in the books carry.")
     requests: RateSetting | None = setting(None, "Requests, such as 60/min.")
     tokens: RateSetting | None = setting(None, "Tokens in and out, such as 100k/min.")
     concurrency: int | None = setting(None, "Requests at the same time.", ge=1)
     models: tuple[str, ...] | None = setting(
         None, "The models it may ask for, exact or with *; all when not given."
     )
+    budgets: tuple[BudgetSettings, ...] = setting((), "How much it may spend.")
+    networks: tuple[NetworkSetting, ...] | None = setting(
+        None, "Address ranges it may be used from, such as 10.0.0.0/8; any when not given."
+    )
+    upstreams: tuple[str, ...] | None = setting(
+        None, "The only upstreams it may reach, exact or with *; all when not given."
+    )
+    test: bool = setting(False, "A test key: it reaches the upstream echo alone, or 'upstreams'.")
+    trial: bool = setting(False, "A trial key.")
     expires: Moment | None = setting(None, "When it ends: a date or time, UTC.")
     disabled: bool = setting(False, "Refuse it.")
 
@@ -93,28 +120,69 @@ class KeySettings(Settings):
         return self
 
 
+class CredentialSettings(Settings):
+    key: Secret = setting(..., 'The key itself, from a variable: "${THEIR_KEY}".')
+    name: str = setting("", "What people call it.")
+    status: Literal["active", "disabled"] = setting("active", "Whether it is shown.")
+    priority: int = setting(0, "Of several, the lowest is shown first.")
+
+
+def _shape(written: object) -> str:
+    return "list" if isinstance(written, list | tuple) else "text"
+
+
+Credentials = Annotated[
+    Annotated[Secret, Tag("text")] | Annotated[tuple[CredentialSettings, ...], Tag("list")],
+    Discriminator(_shape),
+]
+"""One key, or a list of them: the complaint is about the one that was written."""
+
+
 class ProviderSettings(Settings):
     id: str = setting(..., "How it is called in the books: custom-<id>.", min_length=1)
     name: str = setting("", "What people call it.")
     dialect: str = setting("openai", "The dialect it speaks.")
     url: str = setting(..., "Its base URL.", min_length=1)
     models: tuple[str, ...] = setting(("*",), "The models it serves; * is any.")
-    credential: Secret | None = setting(None, "The organisation's key for it.")
-    status: Literal["active", "inactive"] = setting("active", "Whether it is asked.")
+    credential: Credentials | None = setting(
+        None, "The organisation's key for it, or a list of them."
+    )
+    status: Literal["active", "disabled"] = setting("active", "Whether it is asked.")
     priority: int = setting(0, "Of several that serve a model, the lowest is asked first.")
 
 
-class OrganisationSettings(Settings):
-    credentials: dict[str, Secret] = setting(
-        {}, "Upstream → the organisation's own key for it, used in place of the operator's."
+class OrganisationSettings(LevelSettings):
+    teams: dict[str, LevelSettings] = setting({}, "Team → what is held beside the rest.")
+    credentials: dict[str, Credentials] = setting(
+        {},
+        "Upstream → the organisation's own key for it, or a list of them, used in place of the "
+        "operator's.",
     )
     providers: tuple[ProviderSettings, ...] = setting((), "The organisation's own upstreams.")
+    byok: Literal["own_first", "own_only"] = setting(
+        "own_first",
+        "Whether the operator's keys serve it where it has none of its own, or its own alone do.",
+    )
 
 
 class MemorySettings(Settings):
     keys: tuple[KeySettings, ...] = setting((), "Client keys.")
-    organisations: dict[str, OrganisationSettings] = setting({}, "Name → what it brings itself.")
+    organisations: dict[str, OrganisationSettings] = setting(
+        {}, "Name → what it may use, and what it brings itself."
+    )
+    users: dict[str, LevelSettings] = setting({}, "User → what is held beside the rest.")
     keep: int = setting(1_000, "How many of the last usage records to hold.", ge=0)
+
+    @model_validator(mode="after")
+    def _known(self) -> MemorySettings:
+        for key in self.keys:
+            organisation = self.organisations.get(key.organisation or "")
+            if key.team is not None and (
+                organisation is None or key.team not in organisation.teams
+            ):
+                name = key.name or key.id or "of a key"
+                raise ValueError(f"the team {key.team!r} ({name}) is none of its organisation's")
+        return self
 
 
 class Memory(Buckets, Store):
@@ -131,9 +199,9 @@ class Memory(Buckets, Store):
         super().__init__(clock)
         self._keyring = site.keyring
         pepper = site.keyring.pepper if settings.keys else b""
-        self._principals = dict(_principal(each, pepper) for each in settings.keys)
+        self._principals = dict(_principal(each, settings, pepper) for each in settings.keys)
         self._providers: dict[str, list[CustomProvider]] = {}
-        self._credentials: dict[CredentialRef, Credential] = {}
+        self._credentials: dict[str, list[Credential]] = {}
         for name, organisation in settings.organisations.items():
             self._add(name, organisation)
         self._records: OrderedDict[str, UsageRow] = OrderedDict()
@@ -145,8 +213,11 @@ class Memory(Buckets, Store):
         listed = sorted(settings.providers, key=lambda each: each.priority)
         self._providers[name] = [_provider(name, each) for each in listed]
         own = {each.id: each.credential for each in listed if each.credential}
-        for upstream, secret in (settings.credentials | own).items():
-            self._credentials[CredentialRef(name, upstream)] = Credential(secret.reveal(), name)
+        self._credentials[name] = [
+            credential
+            for upstream, written in (settings.credentials | own).items()
+            for credential in _credentials(name, upstream, written)
+        ]
 
     async def principal(self, digest: bytes) -> Principal | None:
         return self._principals.get(digest)
@@ -156,15 +227,15 @@ class Memory(Buckets, Store):
         key, ends = keys.new_key(), time.time() + seconds
         digest = keys.digest(self._keyring.pepper, key.encode())
         self._principals[digest] = Principal(
-            f"key_{digest.hex()[:16]}", name, expires=ends, is_test=True
+            f"key_{digest.hex()[:16]}", name, expires=ends, is_test=True, upstreams=ECHO_ONLY
         )
         return key
 
     async def providers(self, organisation: str) -> Sequence[CustomProvider]:
         return self._providers.get(organisation, ())
 
-    async def credential(self, ref: CredentialRef) -> Credential | None:
-        return self._credentials.get(ref)
+    async def credentials(self, organisation: str) -> Sequence[Credential]:
+        return self._credentials.get(organisation, ())
 
     full = False
 
@@ -206,21 +277,61 @@ class Memory(Buckets, Store):
         return [UsageRecord.of(row) for row in self._records.values()]
 
 
-def _principal(settings: KeySettings, pepper: bytes) -> tuple[bytes, Principal]:
+def _principal(
+    settings: KeySettings, others: MemorySettings, pepper: bytes
+) -> tuple[bytes, Principal]:
     """The digest and whose it is."""
     if settings.key is not None:
         digest = keys.digest(pepper, settings.key.reveal().encode())
     else:
         digest = bytes.fromhex(settings.digest or "")
+    key_id = settings.id or f"key_{digest.hex()[:16]}"
+    organisation = others.organisations.get(settings.organisation or "")
+    team = organisation and organisation.teams.get(settings.team or "")
+    user = others.users.get(settings.user or "")
+    held = [level for level in (organisation, team, user) if level is not None]
+    above = [
+        organisation and organisation.level("organisation", settings.organisation or ""),
+        team and team.level("team", settings.team or ""),
+        user and user.level("user", settings.user or ""),
+    ]
+    upstreams = settings.upstreams
+    if upstreams is None and settings.test:
+        upstreams = ECHO_ONLY
     return digest, Principal(
-        key_id=settings.id or f"key_{digest.hex()[:16]}",
+        key_id=key_id,
         name=settings.name,
         organisation=settings.organisation,
         limits=Limits(settings.requests, settings.tokens, settings.concurrency),
         models=settings.models,
         expires=settings.expires,
-        disabled=settings.disabled,
+        disabled=settings.disabled or any(level.disabled for level in held),
+        is_test=settings.test,
+        is_trial=settings.trial,
+        team=settings.team,
+        user=settings.user,
+        tags=",".join(settings.tags),
+        budgets=budgets_of(settings.budgets, f"key:{key_id}"),
+        above=tuple([one for one in above if one and one != Level(one.kind, one.id)]),
+        networks=settings.networks,
+        upstreams=upstreams,
+        byok=organisation.byok if organisation is not None else "own_first",
     )
+
+
+def _credentials(
+    organisation: str, upstream: str, written: Secret | tuple[CredentialSettings, ...]
+) -> list[Credential]:
+    """Those that are active, in order. Where there are several, their places tell them apart."""
+    if isinstance(written, Secret):
+        return [Credential(written.reveal(), organisation, upstream, upstream)]
+    numbered = enumerate(written, 1)
+    listed = sorted(numbered, key=lambda each: each[1].priority)
+    return [
+        Credential(one.key.reveal(), organisation, f"{upstream}/{number}", upstream)
+        for number, one in listed
+        if one.status == "active"
+    ]
 
 
 def _provider(organisation: str, settings: ProviderSettings) -> CustomProvider:

@@ -1,4 +1,4 @@
-"""Add, list and disable what organisations bring: upstreams and credentials of their own."""
+"""Add, list, change and try what organisations bring: upstreams and credentials of their own."""
 
 from __future__ import annotations
 
@@ -12,30 +12,45 @@ import click
 from passy_proxy import json
 from passy_proxy.cli import Exit
 from passy_proxy.cli._terms import fail
+from passy_proxy.cli._trial import try_one
 from passy_proxy.cli.keys import Setting, listed, on_books, print_table, run
 from passy_proxy.config.document import environment
 from passy_proxy.config.model import BaseURL
-from passy_proxy.issue import NewProvider, Organiser
-from passy_proxy.records import CredentialRef, CustomProvider
+from passy_proxy.issue import NewCredential, NewProvider, Organiser
+from passy_proxy.records import CustomProvider, StoredCredential
 from passy_proxy.registry import Registry
 
-Everything = tuple[list[CustomProvider], list[CredentialRef]]
+Everything = tuple[list[CustomProvider], list[StoredCredential]]
+
+KEY_ENV = click.option(
+    "--key-env", metavar="VARIABLE", help="Holds the key. [asked for, or standard input]"
+)
+DIALECT = click.option("--dialect", help="What it speaks. [openai]")
+BASE_URL = click.option("--base-url", type=Setting(BaseURL, "URL"), help="Where it is.")
+PROVIDER = "prov_"
+"""How ids of upstreams begin; those of credentials do not."""
 
 
 @click.group()
 def command() -> None:
-    """Add, list and disable organisations' own upstreams and credentials."""
+    """Add, list, change and try organisations' own upstreams and credentials."""
 
 
 @command.command()
 @on_books
 @click.option("--organisation", required=True, help="The id of the organisation.")
-@click.option("--for", "shared", metavar="UPSTREAM", help="A key for this shared upstream.")
-@click.option("--name", help="What people call the upstream.")
-@click.option("--base-url", type=Setting(BaseURL, "URL"), help="Where it is.")
-@click.option("--dialect", default="openai", help="What it speaks. [openai]")
+@click.option(
+    "--for",
+    "upstream",
+    metavar="UPSTREAM",
+    help="A key for this one: a shared upstream by its name, or one of its own by its id.",
+)
+@click.option("--name", default="", help="What people call the upstream, or the key.")
+@BASE_URL
+@DIALECT
 @click.option("--models", default="*", help="Models it serves, with commas. [*]")
-@click.option("--key-env", metavar="VARIABLE", help="Holds the key. [asked for, or standard input]")
+@click.option("--priority", type=int, default=0, help="Of several, the lowest is first. [0]")
+@KEY_ENV
 @click.option("--no-key", is_flag=True, help="The upstream needs no key.")
 def add(
     config: Path | None,
@@ -44,29 +59,37 @@ def add(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Enter an upstream of an organisation's own, or its own key for a shared one.
+    """Enter an upstream of an organisation's own, or a key of its own for an upstream.
 
     The key comes from a variable or by standard input: everybody can read a command's arguments.
     """
-    organisation, shared = given["organisation"], given["shared"]
+    organisation, upstream = given["organisation"], given["upstream"]
     own = given["name"] and given["base_url"]
-    if bool(shared) == bool(own) or (shared and given["no_key"]):
+    if bool(upstream) == bool(own) or (upstream and (given["no_key"] or given["base_url"])):
         raise click.UsageError("give either --for, or --name and --base-url")
-    if Registry().dialect(given["dialect"]) is None:
-        raise click.BadParameter(f"there is no dialect {given['dialect']}", param_hint="--dialect")
+    dialect = known_dialect(given["dialect"])
     key = None if given["no_key"] else secret(given["key_env"])
 
     async def work(store: Organiser) -> str:
-        if shared:
-            await store.set_credential(organisation, shared, key or "")
-            return str(shared)
+        name, priority = given["name"], given["priority"]
+        if upstream:
+            mine = NewCredential(organisation, upstream, name, priority)
+            return await store.add_credential(mine, key or "")
         models = listed(given["models"]) or ("*",)
-        new = NewProvider(organisation, given["name"], given["base_url"], given["dialect"], models)
+        place = given["base_url"]
+        new = NewProvider(organisation, name, place, dialect, models, priority=priority)
         return await store.add_provider(new, key)
 
     made = run(work, config, data, url)
-    said = {"organisation": organisation, "for" if shared else "id": made}
+    said = {"organisation": organisation, "id": made} | ({"for": upstream} if upstream else {})
     click.echo(json.dumps(said).decode() if as_json else made)
+
+
+def known_dialect(name: str | None) -> str:
+    """Exits 2 where there is none of that name."""
+    if Registry().dialect(name or "openai") is None:
+        raise click.BadParameter(f"there is no dialect {name}", param_hint="--dialect")
+    return name or "openai"
 
 
 def secret(variable: str | None) -> str:
@@ -86,41 +109,134 @@ def secret(variable: str | None) -> str:
 
 @command.command("list")
 @on_books
-def list_(config: Path | None, data: Path | None, url: str | None, as_json: bool) -> None:
-    """List upstreams, and which shared ones have a key; never a key."""
+@click.option("--organisation", help="The id of one organisation. [all]")
+def list_(
+    config: Path | None, data: Path | None, url: str | None, as_json: bool, organisation: str | None
+) -> None:
+    """List upstreams and keys; of a key its last four characters."""
 
     async def work(store: Organiser) -> Everything:
-        return list(await store.list_providers()), list(await store.list_credentials())
+        providers = await store.list_providers(organisation)
+        return list(providers), list(await store.list_credentials(organisation))
 
     providers, credentials = run(work, config, data, url)
     if as_json:
-        own = [asdict(each) for each in providers]
-        shared = [{"organisation": each.organisation, "for": each.upstream} for each in credentials]
-        click.echo(json.dumps({"providers": own, "credentials": shared}))
+        own, keys = [asdict(each) for each in providers], [asdict(each) for each in credentials]
+        click.echo(json.dumps({"providers": own, "credentials": keys}))
         return
     rows = [
-        (one.id, one.organisation, one.name, one.url, "active" if one.active else "inactive")
+        (one.id, one.organisation, one.name, one.url, str(one.priority), state(one.active))
         for one in providers
     ]
-    rows += [("", one.organisation, one.upstream, "(shared)", "active") for one in credentials]
+    rows += [
+        (
+            one.id,
+            one.organisation,
+            f"{one.name} …{one.shown}".strip() if one.shown else one.name,
+            f"key for {one.upstream}",
+            str(one.priority),
+            state(one.active),
+        )
+        for one in credentials
+    ]
     if rows:
-        print_table(("ID", "Organisation", "Name", "URL", "State"), rows)
+        print_table(("ID", "Organisation", "Name", "Where", "Priority", "State"), rows)
     else:
         click.echo("no providers yet; try: passy providers add --help")
 
 
+def state(active: bool) -> str:
+    return "active" if active else "disabled"
+
+
 @command.command()
 @on_books
-@click.argument("provider", metavar="ID")
-def disable(
-    config: Path | None, data: Path | None, url: str | None, as_json: bool, provider: str
+@click.argument("one", metavar="ID")
+@click.option("--name", help="What people call it.")
+@click.option("--priority", type=int, help="Of several, the lowest is first.")
+@BASE_URL
+@DIALECT
+@click.option("--models", help="Models an upstream serves, with commas.")
+@click.option("--new-key", is_flag=True, help="Replace the key, by standard input.")
+@KEY_ENV
+def change(
+    config: Path | None, data: Path | None, url: str | None, as_json: bool, one: str, **given: Any
 ) -> None:
-    """Ask an upstream no more."""
+    """Change an upstream or a key; what is not named stays as it is."""
+    new_key, variable = given.pop("new_key"), given.pop("key_env")
+    values = {name: value for name, value in given.items() if value is not None}
+    if "dialect" in values:
+        known_dialect(values["dialect"])
+    if "models" in values:
+        values["models"] = listed(values["models"]) or ("*",)
+    if "base_url" in values:
+        values["url"] = values.pop("base_url")
+    if one.startswith(PROVIDER) and (new_key or variable):
+        raise click.UsageError("name the key itself; see: passy providers list")
+    if not one.startswith(PROVIDER) and not values.keys() <= {"name", "priority"}:
+        raise click.UsageError("of a key there is a name, a priority and the key itself")
+    if new_key or variable:
+        values["secret"] = secret(variable)
+    if not values:
+        raise click.UsageError("say what to change")
+    _change(one, values, config, data, url)
+    click.echo(json.dumps({"id": one}).decode() if as_json else f"{one} is changed")
+
+
+@command.command()
+@on_books
+@click.argument("one", metavar="ID")
+def disable(
+    config: Path | None, data: Path | None, url: str | None, as_json: bool, one: str
+) -> None:
+    """Use an upstream or a key no more."""
+    _change(one, {"status": "disabled"}, config, data, url)
+    click.echo(json.dumps({"id": one, "active": False}).decode() if as_json else f"{one}: disabled")
+
+
+@command.command()
+@on_books
+@click.argument("one", metavar="ID")
+def enable(
+    config: Path | None, data: Path | None, url: str | None, as_json: bool, one: str
+) -> None:
+    """Use an upstream or a key again."""
+    _change(one, {"status": "active"}, config, data, url)
+    click.echo(json.dumps({"id": one, "active": True}).decode() if as_json else f"{one}: active")
+
+
+@command.command()
+@on_books
+@click.argument("one", metavar="ID")
+def remove(
+    config: Path | None, data: Path | None, url: str | None, as_json: bool, one: str
+) -> None:
+    """Forget a key, or an upstream and its keys."""
 
     async def work(store: Organiser) -> bool:
-        return await store.set_status(provider, "inactive")
+        if one.startswith(PROVIDER):
+            return await store.remove_provider(one)
+        return await store.remove_credential(one)
 
     if not run(work, config, data, url):
-        fail(f"there is no provider {provider}; try: passy providers list")
-    said = {"id": provider, "active": False}
-    click.echo(json.dumps(said).decode() if as_json else f"{provider} is inactive")
+        unknown(one)
+    click.echo(json.dumps({"id": one}).decode() if as_json else f"{one} is gone")
+
+
+def _change(
+    one: str, values: dict[str, Any], config: Path | None, data: Path | None, url: str | None
+) -> None:
+    async def work(store: Organiser) -> bool:
+        if one.startswith(PROVIDER):
+            return await store.change_provider(one, **values)
+        return await store.change_credential(one, **values)
+
+    if not run(work, config, data, url):
+        unknown(one)
+
+
+def unknown(one: str) -> None:
+    fail(f"there is no provider and no key {one}; try: passy providers list")
+
+
+command.add_command(try_one)

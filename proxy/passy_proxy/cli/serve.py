@@ -96,7 +96,7 @@ def serve(
     dead = edge.loop_dead if post is None else 0.0
     server = Server(server_config(Served(gateway), at, file), gateway, edge, dead=dead, line=line)
     server.run([sock])
-    if not server.started:
+    if not server.started and not gateway.draining:
         raise SystemExit(Exit.failed)
 
 

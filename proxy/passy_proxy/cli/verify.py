@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -86,5 +87,8 @@ def _tell(verdict: Verdict) -> None:
     click.echo(f"{verdict.proved} records as they were written, with digests of both bodies")
     click.echo(f"{verdict.bare} records as they were written, without digests")
     click.echo(f"{verdict.before} records from before there was evidence")
+    if verdict.dropped:
+        day = datetime.fromtimestamp(verdict.dropped_before / 1000, UTC)
+        click.echo(f"{verdict.dropped} records from before {day:%Y-%m-%d} dropped for their age")
     if verdict.head:
         click.echo(f"head {verdict.head}")

@@ -7,7 +7,7 @@ each with its place in the file.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterator
+from collections.abc import Generator, Hashable, Iterator
 from collections.abc import Mapping as Map
 from dataclasses import replace
 from functools import cache
@@ -97,12 +97,20 @@ class Parts:
 
 def build(file: GatewayFile, parts: Parts, hash: str) -> Snapshot:
     """A snapshot, not started. Raises ConfigInvalid with everything that is wrong."""
-    builder = _Builder(file, parts, hash)
+    made = Snapshot(file.settings, hash=hash, log=parts.log, shared=parts.shared)
+    for _ in building(made, file, parts):
+        pass
+    return made
+
+
+def building(made: Snapshot, file: GatewayFile, parts: Parts) -> Generator[None, None, None]:
+    """Build ``made`` in small steps, so that others have their turns in between. Raises as
+    `build`."""
     try:
-        return builder.snapshot()
-    except BaseException:
+        yield from _Builder(made, file, parts).steps()
+    except BaseException:  # Also of who does not want it any more.
         # What was taken from `shared` has not been started, so forgetting it is all there is to do.
-        parts.shared.forget(builder.made.held)
+        parts.shared.forget(made.held)
         raise
 
 
@@ -111,7 +119,7 @@ class _Absent:
 
     def _nothing(self) -> None: ...
 
-    take = settle = prime = principal = providers = credential = record = _nothing
+    take = settle = prime = principal = providers = credentials = record = _nothing
     publish = listen = hears = spent = admin = _nothing
 
 
@@ -119,27 +127,37 @@ ABSENT = _Absent()
 
 
 class _Builder:
-    def __init__(self, file: GatewayFile, parts: Parts, hash: str) -> None:
+    def __init__(self, made: Snapshot, file: GatewayFile, parts: Parts) -> None:
         self.file = file
         self.parts = parts
         self.registry = parts.registry
-        self.made = Snapshot(file, hash=hash, log=parts.log, shared=parts.shared)
+        self.made = made
         self.problems: list[Problem] = []
         self.filters: dict[tuple[object, ...], Filter] = {}
         self.given: dict[type, object] = {}
+        self.chains: dict[str, Chain | None] = {}
+        """Those that routes take as they are."""
         self.places: dict[int, list[str]] = {}
         self.left_out: list[Problem] = []
 
-    def snapshot(self) -> Snapshot:
-        """The whole, or ConfigInvalid."""
+    def steps(self) -> Iterator[None]:
+        """The whole, or ConfigInvalid. What there may be thousands of is a step each."""
         made, file = self.made, self.file
         self.plugins()
         made.stores = self.stores()
-        made.upstreams = Upstreams(self.upstreams())
+        yield
+        made.upstreams = Upstreams()
+        yield from self.upstreams(made.upstreams)
         made.upstreams.left_out = frozenset(
             name for name, entry in file.upstreams.items() if entry.left_out
         )
-        made.models = Models(self.models(), made.upstreams)
+        models: list[Model] = []
+        for model in file.models.values():
+            models.append(self.model(model))
+            yield
+        made.models = Models(models, made.upstreams)
+        made.connections = self.connections()
+        yield
         self.given = {
             Keyring: self.parts.site.keyring,
             Models: made.models,
@@ -148,20 +166,27 @@ class _Builder:
                 file.settings.prices,
                 PriceBook(self.parts.site.data / "prices.json", self.parts.log),
             ),
-            Connections: self.connections(),
+            Connections: made.connections,
             Vitals: self.parts.site.vitals,
             Remembered: self.remembered(),
         }
-        routes = [route for entry in file.routes if (route := self.route(entry))]
+        routes: list[Route] = []
+        for entry in file.routes:
+            if route := self.route(entry):
+                routes.append(route)
+            yield
         mounts = [mount for app in file.apps if (mount := self.mount(app))]
+        used = {entry.chain for entry in file.routes if isinstance(entry.chain, str)}
         for name, chain in file.chains.items():
-            self.check_unused(name, chain)
+            if name not in used:  # Mistakes in it are mistakes as in any other.
+                for one in chain:
+                    self.filter(one, one.settings)
+                yield
         made.routes = RouteTable(routes, mounts)
         made.filters = list(self.filters.values())
         made.warnings = (*file.warnings, *self.left_out, *self.unpriced())
         if self.problems:
             raise ConfigInvalid(self.problems)
-        return made
 
     def unpriced(self) -> Iterator[Problem]:
         """A warning for each price of an upstream that there is not."""
@@ -248,13 +273,12 @@ class _Builder:
             return None
         return read_in
 
-    def upstreams(self) -> dict[str, Upstream]:
-        made = {}
+    def upstreams(self, made: Upstreams) -> Iterator[None]:
         # Of several that list the same model, the one that comes first is asked.
         for entry in sorted(self.file.upstreams.values(), key=lambda one: one.settings.priority):
             if not entry.left_out and (upstream := self.upstream(entry)) is not None:
                 made[entry.name] = upstream
-        return made
+            yield
 
     def upstream(self, entry: UpstreamEntry) -> Upstream | None:
         if not isinstance(entry.settings, HttpUpstream):
@@ -377,9 +401,6 @@ class _Builder:
         made: Remembered = self.share("remembered", make, "aclose")
         return made
 
-    def models(self) -> list[Model]:
-        return [self.model(entry) for entry in self.file.models.values()]
-
     def model(self, entry: ModelEntry) -> Model:
         choices, missing = [], []
         for position, target in enumerate(entry.targets):
@@ -404,16 +425,16 @@ class _Builder:
         if kind is None:
             return None
         settings = settings_of(kind)
-        if without := unset(settings, entry.rest):
-            name, how = without
-            message = f"the app at {entry.path} is left out, since its {name} is empty"
-            node = entry.rest.entries[name]
-            self.left_out.append(node.problem(message, how, warning=True))
-            self.made.apps_left_out[entry.path] = how or name
-            return None
         given = self.live(settings, entry.rest, entry.at)
         config = self.read(settings, entry.rest, given)
         if config is None or ABSENT in given.values():
+            return None
+        if (name := switched_off(config)) is not None:
+            message = f"the app at {entry.path} is left out, since its {name} is off"
+            node = entry.rest.entries[name]
+            how = how_to_set(node)
+            self.left_out.append(node.problem(message, how, warning=True))
+            self.made.apps_left_out[entry.path] = how or f"set {name}"
             return None
         live = tuple((name, id(thing)) for name, thing in given.items())
         key = ("app", entry.path, kind, live, repr(plain(entry.rest)))
@@ -493,7 +514,14 @@ class _Builder:
                 hint = f"; did you mean {meant!r}?" if meant else ""
                 self.complain(at, f"no chain is named {written!r}{hint}")
                 return None
+            if not entry.override:
+                if written not in self.chains:
+                    self.chains[written] = self.linked(entry, self.file.chains[written])
+                return self.chains[written]
             written = self.file.chains[written]
+        return self.linked(entry, written)
+
+    def linked(self, entry: RouteEntry, written: tuple[ChainEntry, ...]) -> Chain | None:
         known = [one.name for one in written]
         for name in entry.override:
             if name not in known:
@@ -649,23 +677,12 @@ class _Builder:
                 return f"{message}; put it after {other.name!r} (line {other.node.line})"
         return message
 
-    def check_unused(self, name: str, chain: tuple[ChainEntry, ...]) -> None:
-        """Complain of mistakes in a chain that no route uses, as in any other."""
-        if any(entry.chain == name for entry in self.file.routes):
-            return
-        for one in chain:
-            self.filter(one, one.settings)
 
-
-def unset(kind: type[Settings], settings: Mapping) -> tuple[str, str | None] | None:
-    """The first secret that is to be taken from a variable, ``${NAME:-}``, and is empty: nobody set
-    it, and what cannot do without it is not wanted. With how to set it."""
-    for name, declared in kind.model_fields.items():
-        node = settings.entries.get(name)
-        if declared.annotation is not Secret or not declared.is_required():
-            continue
-        if isinstance(node, Text) and node.tainted and not node.text and ":-}" in node.raw:
-            return name, how_to_set(node)
+def switched_off(config: Settings) -> str | None:
+    """A secret without which an application answers nobody, and that is ``off``."""
+    for name, declared in type(config).model_fields.items():
+        if declared.annotation is Secret and declared.is_required() and not getattr(config, name):
+            return name
     return None
 
 

@@ -30,8 +30,9 @@ from passy_proxy.upstream import Upstreams
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from passy_proxy.config.model import GatewayFile
+    from passy_proxy.config.model import GatewaySettings
     from passy_proxy.config.problem import Problem
+    from passy_proxy.connections import Connections
 
 
 class StartFailed(Exception):
@@ -47,13 +48,13 @@ class Snapshot:
 
     def __init__(
         self,
-        file: GatewayFile,
+        settings: GatewaySettings,
         *,
         hash: str,
         log: FilteringBoundLogger,
         shared: Shared,
     ) -> None:
-        self.file = file
+        self.settings = settings
         self.hash = hash.encode()
         """Short hash of the configuration's text: ``x-passy-config``."""
         self.log = log
@@ -64,11 +65,13 @@ class Snapshot:
         self.store_keys: dict[str, Hashable] = {}
         self.upstreams = Upstreams()
         self.models = Models((), {})
+        self.connections: Connections
+        """To organisations' own upstreams."""
         self.filters: list[Filter] = []
         self.app_keys: dict[str, Hashable] = {}
         """Path → key in ``shared`` of the application there."""
         self.apps_left_out: dict[str, str] = {}
-        """Path of an application that has no secret → how to give it one."""
+        """Path of an application whose secret is ``off`` → how to give it one."""
         self.routes = RouteTable(())
         self.warnings: Sequence[Problem] = ()
         self.running = 0
@@ -82,6 +85,9 @@ class Snapshot:
         StartFailed."""
         for name, key in self.store_keys.items():
             await self._start(f"the store {name}", self.shared.start(key))
+        stores = list(self.stores.values())
+        for store in stores:
+            store.meet([other for other in stores if other is not store])
         for filter in self.filters:
             self._started.append(filter)
             await self._start(f"the filter {filter.name}", filter.start())
@@ -96,6 +102,17 @@ class Snapshot:
             if isinstance(exc, Exception):
                 raise StartFailed(name, exc) from exc
             raise
+
+    def dependencies(self) -> dict[str, dict[str, str]]:
+        """How the stores are, and what filters do while theirs is away: details, for people."""
+        without: dict[str, dict[str, None]] = {}
+        for filter in self.filters:
+            if filter.when_away:
+                without.setdefault(filter.name, {})[filter.when_away] = None
+        return {
+            "stores": {name: store.state for name, store in self.stores.items()},
+            "when_away": {name: "; or ".join(said) for name, said in without.items()},
+        }
 
     def left(self) -> None:
         """An exchange has ended."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from passy_plugins.stores.memory import KeySettings, Memory, MemorySettings
 from passy_proxy import keys
@@ -13,8 +15,9 @@ from passy_proxy.config.problem import Problem
 from passy_proxy.config.settings import read
 from passy_proxy.evidence import Proof
 from passy_proxy.keyring import Keyring
-from passy_proxy.records import CredentialRef
+from passy_proxy.records import Budget, Level, Limits, Principal
 from passy_proxy.site import Site
+from passy_proxy.units import Rate
 
 pytestmark = pytest.mark.anyio
 
@@ -50,9 +53,8 @@ organisations:
         principal.organisation,
         principal.models,
     )
-    credential = await store.credential(CredentialRef("acme", "openai"))
-    assert credential is not None
-    assert "sk-acme" == credential.secret
+    [credential] = await store.credentials("acme")
+    assert ("openai", "sk-acme") == (credential.upstream, credential.secret)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +97,83 @@ def test_it_keeps_proofs_as_long_as_their_records() -> None:
     assert {"1": proof} == store.proofs
     store.record(("3",), proof)
     assert {"3": proof} == store.proofs
+
+
+async def test_the_file_knows_levels_as_the_database_does(tmp_path: Path) -> None:
+    settings = MemorySettings.model_validate(
+        {
+            "keys": [
+                {
+                    "key": "a key of these tests, long enough",
+                    "id": "key_1",
+                    "organisation": "acme",
+                    "team": "research",
+                    "user": "ada",
+                    "tags": ["blue", "green"],
+                    "budgets": [{"usd": 0.1, "per": "total"}],
+                    "networks": ["10.1.2.3/8"],
+                },
+                {"key": "another key of these tests", "test": True},
+            ],
+            "organisations": {
+                "acme": {
+                    "requests": "600/min",
+                    "byok": "own_only",
+                    "budgets": [{"tokens": "10M", "per": "day", "hard": False, "alerts": [90]}],
+                    "teams": {"research": {}, "sales": {}},
+                }
+            },
+            "users": {"ada": {"models": ["gpt-*"], "disabled": True}},
+        }
+    )
+    store = Memory(settings, Site(tmp_path, RING))
+
+    async def found(key: str) -> Principal | None:
+        return await store.principal(keys.digest(RING.pepper, key.encode()))
+
+    assert await found("a key of these tests, long enough") == Principal(
+        key_id="key_1",
+        organisation="acme",
+        team="research",
+        user="ada",
+        tags="blue,green",
+        disabled=True,
+        budgets=(Budget("key:key_1:usd:total", "usd", 10**8, "total", True, (50, 80, 100)),),
+        above=(
+            Level(
+                "organisation",
+                "acme",
+                Limits(requests=Rate(600, 60)),
+                None,
+                (Budget("organisation:acme:tokens:day", "tokens", 10**7, "day", False, (90,)),),
+            ),
+            Level("user", "ada", models=("gpt-*",)),
+        ),
+        networks=("10.0.0.0/8",),
+        byok="own_only",
+    )
+    test = await found("another key of these tests")
+    assert test is not None
+    assert (True, ("echo",)) == (test.is_test, test.upstreams)
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ({"team": "sales", "organisation": "acme"}, "none of its organisation's"),
+        ({"team": "research"}, "none of its organisation's"),
+        ({"budgets": [{}]}, "either 'usd' or 'tokens'"),
+        ({"budgets": [{"usd": 1, "tokens": 1}]}, "either 'usd' or 'tokens'"),
+        ({"budgets": [{"usd": -1}]}, "greater than or equal to 0"),
+        ({"budgets": [{"usd": 1, "alerts": [0]}]}, "1 to 1000 percent"),
+        ({"networks": ["10.0.0.0/33"]}, "no range of addresses"),
+        ({"tags": ["a,b"]}, "no tag"),
+    ],
+)
+def test_what_cannot_be_held_is_said(written: dict[str, Any], why: str) -> None:
+    file = {
+        "keys": [{"key": "a key of these tests, long enough", **written}],
+        "organisations": {"acme": {"teams": {"research": {}}}},
+    }
+    with pytest.raises(ValidationError, match=why):
+        MemorySettings.model_validate(file)

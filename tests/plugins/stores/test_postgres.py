@@ -24,9 +24,9 @@ from passy_plugins.stores.sql.schema import metadata
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret
 from passy_proxy.evidence import Proof
-from passy_proxy.issue import NewKey
+from passy_proxy.issue import NewCredential, NewKey
 from passy_proxy.keyring import Keyring
-from passy_proxy.records import CredentialRef, UsageRecord
+from passy_proxy.records import UsageRecord
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
 
@@ -297,7 +297,7 @@ async def test_all_of_it_works_behind_pgbouncer_in_transaction_mode(
         await asyncio.gather(*(store.start() for store in stores))
         async with Admin.opened(url, RING) as admin:
             acme = await admin.create_organisation("Acme")
-            await admin.set_credential(acme, "openai", "sk-acme")
+            await admin.add_credential(NewCredential(acme, "openai"), "sk-acme")
             made = [await admin.create_key(NewKey(organisation=acme)) for _ in range(5)]
             digests = [keys.digest(RING.pepper, key.encode()) for _, key in made]
 
@@ -305,9 +305,8 @@ async def test_all_of_it_works_behind_pgbouncer_in_transaction_mode(
                 found = await store.principal(digests[turn % 5])
                 assert found is not None
                 assert made[turn % 5][0].id == found.key_id
-                secret = await store.credential(CredentialRef(acme, "openai"))
-                assert secret is not None
-                assert "sk-acme" == secret.secret
+                [own] = await store.credentials(acme)
+                assert "sk-acme" == own.secret
                 assert acme == (await admin.list_organisations())[0].id
 
             for number, store in enumerate(stores):

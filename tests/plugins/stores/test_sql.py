@@ -19,14 +19,13 @@ from pydantic import ValidationError
 from sqlalchemy import create_engine
 
 from passy_plugins.stores.sql import Sql, SqlSettings, migrate, statements
-from passy_plugins.stores.sql.admin import Admin, NewProvider
+from passy_plugins.stores.sql.admin import Admin
 from passy_plugins.stores.sql.schema import metadata
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret
-from passy_proxy.issue import NewKey
+from passy_proxy.issue import NewCredential, NewKey, NewProvider
 from passy_proxy.keyring import Keyring, KeyringError
 from passy_proxy.log import configure
-from passy_proxy.records import CredentialRef
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
 
@@ -37,8 +36,9 @@ NEW = "a newer secret key of these tests: 9876543210"
 RING = Keyring([OLD])
 
 
-def store_at(path: Path, ring: Keyring = RING) -> Sql:
-    return Sql(SqlSettings(url=Secret(url_of(path))), Site(path.parent, ring))
+def store_at(path: Path, ring: Keyring = RING, **settings: object) -> Sql:
+    given = {"url": Secret(url_of(path)), **settings}
+    return Sql(SqlSettings.model_validate(given), Site(path.parent, ring))
 
 
 def url_of(path: Path) -> str:
@@ -101,7 +101,7 @@ USAGE = "SELECT * FROM usage WHERE key_id = ? AND key_id <> '' ORDER BY at DESC 
 
 
 @pytest.mark.parametrize(
-    "statement", [statements.PRINCIPAL, statements.PROVIDERS, statements.CREDENTIAL, USAGE]
+    "statement", [statements.PRINCIPAL, statements.PROVIDERS, statements.CREDENTIALS, USAGE]
 )
 async def test_no_question_reads_a_whole_table(store: Sql, path: Path, statement: str) -> None:
     values = ["x"] * statement.count("?")
@@ -218,40 +218,39 @@ async def test_a_new_secret_key_in_front_changes_nothing_for_clients(path: Path)
     await second.stop()
 
 
-async def test_a_credential_sealed_with_a_missing_key_is_unavailable(path: Path) -> None:
+async def test_K6_a_missing_key_refuses_the_start_or_its_credentials_alone(path: Path) -> None:
     rotated = Keyring([NEW, OLD])
     async with Admin.opened(url_of(path), rotated) as admin:
         acme = await admin.create_organisation("Acme")
-        await admin.set_credential(acme, "openai", "sk-acme")
-    store = store_at(path)
+        await admin.add_credential(NewCredential(acme, "openai"), "sk-acme")
+    with pytest.raises(KeyringError, match=f"1 credential is sealed with {rotated.first}"):
+        await store_at(path).start()
+    async with Admin.opened(url_of(path), RING) as admin:
+        await admin.add_credential(NewCredential(acme, "nebius"), "sk-other")
+    store = store_at(path, when_key_missing="serve")
     await store.start()
-    with pytest.raises(StoreUnavailable, match=rotated.first):
-        await store.credential(CredentialRef(acme, "openai"))
+    nebius, openai = await store.credentials(acme)
+    assert ("sk-other", "") == (nebius.secret, nebius.trouble)
+    assert ("openai", "") == (openai.upstream, openai.secret)
+    assert rotated.first in openai.trouble
     await store.stop()
 
 
-async def test_a_credential_moved_to_another_row_does_not_open(store: Sql, path: Path) -> None:
-    async with Admin.opened(url_of(path), RING) as admin:
+async def test_a_disabled_credential_needs_no_key(path: Path) -> None:
+    async with Admin.opened(url_of(path), Keyring([NEW, OLD])) as admin:
         acme = await admin.create_organisation("Acme")
-        other = await admin.create_organisation("Other")
-        for organisation in (acme, other):
-            await admin.set_credential(organisation, "openai", f"sk-{organisation}")
-        mine = await admin.add_provider(NewProvider(acme, "Mine", "https://mine.test"), "sk-mine")
-    with sqlite3.connect(path) as connection:
-        swap = "UPDATE credentials SET sealed = (SELECT sealed FROM custom_providers)"
-        connection.execute(f"{swap} WHERE organisation = ?", (other,))
-    connection.close()
-    assert await store.credential(CredentialRef(acme, mine))
-    assert await store.credential(CredentialRef(acme, "openai"))
-    with pytest.raises(StoreUnavailable, match="belongs elsewhere"):
-        await store.credential(CredentialRef(other, "openai"))
+        await admin.add_credential(NewCredential(acme, "openai", status="disabled"), "sk-acme")
+    store = store_at(path)
+    await store.start()
+    assert [] == await store.credentials(acme)
+    await store.stop()
 
 
 async def test_the_file_holds_no_key_no_credential_and_no_pepper(path: Path) -> None:
     async with Admin.opened(url_of(path), RING) as admin:
         _, key = await admin.create_key(NewKey(name="Ada"))
         acme = await admin.create_organisation("Acme")
-        await admin.set_credential(acme, "openai", "sk-canary-of-acme")
+        await admin.add_credential(NewCredential(acme, "openai"), "sk-canary-of-acme")
     content = b"".join(file.read_bytes() for file in path.parent.glob("passy.db*"))
     assert b"Ada" in content
     for secret in (key.encode(), b"sk-canary-of-acme", RING.pepper, RING.pepper.hex().encode()):
@@ -312,8 +311,10 @@ async def test_a_switched_off_provider_has_another_version(store: Sql, path: Pat
     async with Admin.opened(url_of(path), RING) as admin:
         acme = await admin.create_organisation("Acme")
         mine = await admin.add_provider(NewProvider(acme, "Mine", "https://mine.test"))
-        assert await admin.set_status(mine, "inactive")
-        assert not await admin.set_status("prov_nowhere", "inactive")
+        assert await admin.change_provider(mine, status="disabled")
+        assert not await admin.change_provider("prov_nowhere", status="disabled")
+        with pytest.raises(ValueError, match="active or disabled"):
+            await admin.change_provider(mine, status="inactive")
     (provider,) = await store.providers(acme)
     assert (False, 2) == (provider.active, provider.version)
 

@@ -67,7 +67,7 @@ def look(ex: Exchange, it: Any = None) -> None:
     shown += [request.header(name) for name in (b"authorization", b"x-api-key", b"cookie")]
     shown += [request.path, request.query, ex.attempts, ex.reply, ex.head, ex.outcome, ex.usage, it]
     shown += [getattr(attempt, "credential", None) for attempt in ex.attempts]
-    shown += [repr(ex), ex.snapshot, ex.snapshot.file.settings, ex.snapshot.file.upstreams]
+    shown += [repr(ex), ex.snapshot, ex.snapshot.settings, ex.snapshot.upstreams]
     if not ex.depth:
         shown.append(request.body)
     print("shown", ascii(shown), file=sys.stderr, flush=True)

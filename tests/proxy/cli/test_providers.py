@@ -61,8 +61,80 @@ def test_a_key_for_a_shared_upstream_comes_from_a_variable(
     arguments = ("--organisation", acme, "--for", "openai", "--key-env", "ACME_KEY")
     assert 0 == passy("providers", "add", *arguments).exit_code
     result = passy("providers", "list", "--json")
-    assert [{"organisation": acme, "for": "openai"}] == json.loads(result.stdout)["credentials"]
+    [found] = json.loads(result.stdout)["credentials"]
+    assert (acme, "openai", True, 1) == (
+        found["organisation"],
+        found["upstream"],
+        found["active"],
+        found["version"],
+    )
     assert "another-secret" not in result.output
+
+
+def test_a_key_is_shown_by_its_last_four_and_edited_without_being_seen(
+    passy: Passy, acme: str
+) -> None:
+    arguments = ("--organisation", acme, "--for", "openai", "--name", "main", "--priority", "3")
+    key = passy("providers", "add", *arguments).stdout.strip()
+    assert key.startswith("cred_")
+
+    def known() -> dict[str, object]:
+        [found] = json.loads(passy("providers", "list", "--json").stdout)["credentials"]
+        return dict(found)
+
+    assert (KEY[-4:], "main", 3, 1) == tuple(
+        known()[name] for name in ("shown", "name", "priority", "version")
+    )
+    assert KEY[-4:] in passy("providers", "list").stdout
+    assert 0 == passy("providers", "change", key, "--name", "spare", "--priority", "9").exit_code
+    assert ("spare", 9, 1) == tuple(known()[name] for name in ("name", "priority", "version"))
+    assert 0 == passy("providers", "change", key, "--new-key").exit_code
+    assert 2 == known()["version"]
+    assert 0 == passy("providers", "disable", key).exit_code
+    assert known()["active"] is False
+    assert 0 == passy("providers", "enable", key).exit_code
+    assert known()["active"] is True
+    assert 0 == passy("providers", "remove", key).exit_code
+    assert [] == json.loads(passy("providers", "list", "--json").stdout)["credentials"]
+
+
+def test_an_upstream_is_changed_and_removed_with_its_keys(passy: Passy, acme: str) -> None:
+    provider = passy("providers", "add", "--organisation", acme, *OWN).stdout.strip()
+    arguments = ("--organisation", acme, "--for", provider, "--priority", "1")
+    assert 0 == passy("providers", "add", *arguments).exit_code
+    changed = passy("providers", "change", provider, "--models", "x,y", "--base-url", "https://b.c")
+    assert 0 == changed.exit_code, changed.output
+    said = json.loads(passy("providers", "list", "--json", "--organisation", acme).stdout)
+    [found] = said["providers"]
+    assert (["x", "y"], "https://b.c", 2) == (found["models"], found["url"], found["version"])
+    assert [provider, provider] == [one["upstream"] for one in said["credentials"]]
+    assert 0 == passy("providers", "remove", provider).exit_code
+    assert {"providers": [], "credentials": []} == json.loads(
+        passy("providers", "list", "--json").stdout
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("change", "cred_x"),
+        ("change", "cred_x", "--models", "m"),
+        ("change", "prov_x", "--new-key"),
+        ("change", "prov_x", "--dialect", "klingon"),
+        ("test",),
+        ("test", "cred_x", "--for", "openai"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_2(passy: Passy, arguments: tuple[str, ...]) -> None:
+    assert 2 == passy("providers", *arguments).exit_code
+
+
+@pytest.mark.parametrize("word", ["enable", "disable", "remove", "test"])
+@pytest.mark.parametrize("one", ["prov_nowhere", "cred_nowhere"])
+def test_what_is_not_there_ends_with_1(passy: Passy, word: str, one: str) -> None:
+    result = passy("providers", word, one)
+    assert 1 == result.exit_code
+    assert one in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -82,10 +154,6 @@ def test_what_cannot_be_is_refused(passy: Passy, arguments: tuple[str, ...], cod
     result = passy("providers", "add", "--organisation", "org_nowhere", *arguments)
     assert code == result.exit_code, result.output
     assert KEY not in result.output
-
-
-def test_an_unknown_provider_ends_with_1(passy: Passy) -> None:
-    assert 1 == passy("providers", "disable", "prov_nowhere").exit_code
 
 
 def test_empty_lists_say_what_to_do(passy: Passy) -> None:

@@ -121,6 +121,36 @@ def test_a_store_out_of_reach_ends_with_69(start: Start, tmp_path: Path, workers
     assert "Application startup failed" not in errors
 
 
+AWAY = "postgresql://passy:a-password-of-ours@127.0.0.1:1/passy"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_D4_a_first_start_with_a_server_that_is_not_there_ends_with_69(
+    start: Start, tmp_path: Path, workers: str
+) -> None:
+    books = f'stores: {{books: {{kind: sql, url: "{AWAY}", start_timeout: 500ms}}}}\n'
+    (tmp_path / "gateway.yaml").write_text(books + CONFIGURATION)
+    code, errors = start("serve", "--workers", workers).ends()
+    assert 69 == code
+    assert "passy: the store books could not be started: postgresql://127.0.0.1:1/passy" in errors
+    assert "waiting_for_store" in errors
+    assert "a-password" not in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2")])
+def test_D4_who_waits_for_a_server_can_be_told_to_stop(
+    start: Start, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    books = f'stores: {{books: {{kind: sql, url: "{AWAY}", start_timeout: 1h}}}}\n'
+    (tmp_path / "gateway.yaml").write_text(books + CONFIGURATION)
+    running = start("serve", *arguments)
+    running.until(lambda: "waiting_for_store" in running.errors)
+    running.process.terminate()
+    assert 0 == running.ends()[0]
+    assert "Traceback" not in running.errors
+
+
 def test_the_data_folder_is_for_its_owner_alone(start: Start, tmp_path: Path) -> None:
     running = start("serve")
     running.answers("first")

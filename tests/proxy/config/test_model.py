@@ -125,6 +125,7 @@ edge:
   shutdown_timeout: 1s
   loop_lag: 1s
   loop_dead: 1s
+  start_timeout: 3m
 
 overload:
   max_requests: 100

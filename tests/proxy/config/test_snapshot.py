@@ -50,7 +50,7 @@ def told() -> list[str]:
 def make(tmp_path: Path, told: list[str]) -> Make:
     def snapshot(*filters: str, fault: BaseException | None = None, at: str = "") -> Snapshot:
         log: Any = structlog.get_logger()
-        made = Snapshot(GatewayFile(), hash="hash", log=log, shared=Shared())
+        made = Snapshot(GatewayFile().settings, hash="hash", log=log, shared=Shared())
         made.store_keys["books"] = "key"
         made.shared.take(
             "key", lambda: Part("books", told, fault if at == "books" else None), "stop"

@@ -101,6 +101,10 @@ class Redis(Store):
         """How many share these counters, as far as is known."""
         return 1 if self._there is None else self._there.decisions.workers
 
+    @property
+    def state(self) -> str:
+        return "ok" if self._there is None or self._there.up else "away"
+
     async def publish(self, kind: str, subject: str) -> None:
         await self._changes.publish(kind, subject)
 

@@ -43,6 +43,11 @@ class There:
         self._tasks.start(self._renewed())
         self.changes.start()
 
+    @property
+    def up(self) -> bool:
+        """Whether decisions are made there now."""
+        return self._line.up
+
     async def stop(self) -> None:
         await self.changes.stop()
         await self._tasks.stop()

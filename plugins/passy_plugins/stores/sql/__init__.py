@@ -9,41 +9,45 @@ portal.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import time
-from collections.abc import Awaitable, Sequence
-from contextlib import AbstractAsyncContextManager
-from math import inf
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from passy_plugins.stores.sql import statements
-from passy_plugins.stores.sql.driver import driver_for, place_of
+from passy_plugins.stores.sql import statements, sums
+from passy_plugins.stores.sql.driver import driver_for, is_postgres, place_of
+from passy_plugins.stores.sql.feed import Feed
 from passy_plugins.stores.sql.ledger import Shipper
+from passy_plugins.stores.sql.link import Link
 from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
+from passy_plugins.stores.sql.sealed import have_keys, opened
+from passy_plugins.stores.sql.tending import Tending
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
+from passy_proxy.issue import Edited
 from passy_proxy.journal import Journal, JournalSettings
 from passy_proxy.json import dumps, loads
-from passy_proxy.keyring import KeyringError
 from passy_proxy.records import (
     BegunRow,
     Credential,
-    CredentialRef,
     CustomProvider,
     Principal,
     UsageRow,
 )
 from passy_proxy.site import Site
-from passy_proxy.stores import Now, Store, StoreUnavailable
+from passy_proxy.stores import Changes, Now, Store, StoreUnavailable, Told
+from passy_proxy.units import Duration
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
-    from passy_plugins.stores.sql.database import Row
+    from passy_plugins.stores.sql.database import Row, Value
 
 
 def _known(url: Secret) -> Secret:
@@ -55,13 +59,40 @@ READERS = 4
 """Connections of each worker for what requests ask; one more ships usage."""
 
 
+def _days(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"[1-9][0-9]{0,4}d", value):
+        raise ValueError("write whole days, such as 90d")
+    return int(value[:-1])
+
+
+Days = Annotated[int, BeforeValidator(_days), WithJsonSchema({"type": "string"})]
+
+
 class SqlSettings(Settings):
     url: Annotated[Secret, AfterValidator(_known)] = setting(
         ...,
         "Where the database is: sqlite:///relative/file.db, sqlite:////absolute/file.db, or"
         " postgresql://user:password@host:5432/name.",
     )
+    keep: Days | None = setting(
+        None,
+        "How long single records of usage are kept, in whole days (90d): older ones are dropped,"
+        " and their sums by hour and day stay. For ever when not given.",
+    )
     journal: JournalSettings = setting({}, "Where usage records wait for the database.")
+    start_timeout: Duration = setting(
+        "30s",
+        "How long a first start waits for a server that cannot be reached. Where it was reached"
+        " before, what is known of it serves until it is back.",
+        ge=0,
+    )
+    when_key_missing: Literal["refuse", "serve"] = setting(
+        "refuse",
+        "When credentials are sealed with a secret key that was not given: refuse to start, or "
+        "serve all who need none of them.",
+    )
 
 
 class Sql(Store):
@@ -78,22 +109,30 @@ class Sql(Store):
         # What was shipped leaves the journal: it must not be less safe in the database.
         lasting = settings.journal.durability == "power"
         self._writer = driver_for(self._url, "write", lasting=lasting)
-        log = site.log.bind(store=self.kind)
+        self._serve = settings.when_key_missing == "serve"
+        self._log = log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
         self.place = hashlib.sha256(place.encode()).hexdigest()[:8]
         self._journal = Journal(site.data / "journal" / self.place, settings.journal, log)
         self._shipper = Shipper(self._journal, self._written, log)
+        self._link = Link(self._prepare, log)
+        # A file is there or is not; a server may be about to start.
+        self._patience = settings.start_timeout if is_postgres(self._url) else 0.0
+        self._feed = Feed(self._fetch, log)
+        self._heralds: list[Changes] = []
+        self._tending = Tending(self._tend, settings.keep, log)
 
     async def start(self) -> None:
         """Open the database, make or migrate its tables, begin to take records.
 
-        `StoreUnavailable` when it cannot be opened, is of a later version, or was made under
+        Where it was reached before it may be away now. Else `StoreUnavailable` when it cannot be
+        opened. `StoreRefuses` when it is of a later version, `KeyringError` when it was made under
         another secret key.
         """
         try:
-            await make_ready(self._writer, self._url)
-            await agree(self._writer, self._keyring)
-            await self._reader.open()
+            # The folder is made once the database was reached.
+            before = self._journal.folder.is_dir()
+            await self._link.start(None if before else self._patience)
             try:
                 self._journal.start()
             except OSError as error:
@@ -102,39 +141,67 @@ class Sql(Store):
             await self.stop()  # Nobody will: it was never started.
             raise
         self._shipper.start()
+        self._tending.start()
+
+    async def _prepare(self) -> None:
+        await make_ready(self._writer, self._url)
+        await agree(self._writer, self._keyring)
+        await have_keys(self._writer, self._keyring, self._log, serve=self._serve)
+        await self._reader.open()
+
+    async def _tend(self, now: int, oldest: int | None) -> int:
+        self._link.check()
+        database = driver_for(self._url, "tend")
+        try:
+            return await database.tend(now, oldest, self._keyring)
+        finally:
+            await database.close()
 
     async def stop(self) -> None:
         """Ship the records that wait, then close."""
+        await self._tending.stop()
+        await self._link.stop()
+        await self._feed.stop()
         await self._shipper.stop()
         self._journal.stop()
         await self._reader.close()
         await self._writer.close()
 
+    @property
+    def state(self) -> str:
+        return "ok" if self._link.up and self._feed.hears is not False else "away"
+
+    def meet(self, others: Iterable[Store]) -> None:
+        self._heralds = [each for each in others if isinstance(each, Changes)]
+
+    async def publish(self, kind: str, subject: str) -> None:
+        await self._feed.publish(kind, subject)
+
+    def listen(self, told: Told) -> Callable[[], None]:
+        return self._feed.listen(told)
+
+    @property
+    def hears(self) -> bool:
+        """Whether edits are seen as they happen: within `feed.EVERY` seconds."""
+        return self._feed.hears is True
+
+    async def _fetch(self, statement: str, *values: Value) -> list[Row]:
+        self._link.check()
+        return await self._reader.fetch(statement, *values)
+
     async def principal(self, digest: bytes) -> Principal | None:
         """One look-up by the unique index of the digests."""
         now = int(time.time() * 1000)
-        return principal_of(
-            await self._reader.fetch(statements.PRINCIPAL, digest, digest, now), digest
-        )
+        return principal_of(await self._fetch(statements.PRINCIPAL, digest, digest, now), digest)
 
     async def providers(self, organisation: str) -> Sequence[CustomProvider]:
         """By priority, those that are not active among them."""
-        return [
-            _provider(row) for row in await self._reader.fetch(statements.PROVIDERS, organisation)
-        ]
+        return [_provider(row) for row in await self._fetch(statements.PROVIDERS, organisation)]
 
-    async def credential(self, ref: CredentialRef) -> Credential | None:
-        """Opened at the moment it is asked for, and kept nowhere."""
-        rows = await self._reader.fetch(statements.CREDENTIAL, ref.organisation, ref.upstream)
-        if not rows:
-            return None
-        try:
-            secret = self._keyring.open(cast(str, rows[0][0]), ref.organisation, ref.upstream)
-        except KeyringError as error:
-            raise StoreUnavailable(
-                f"{ref.organisation}'s key for {ref.upstream}: {error}"
-            ) from None
-        return Credential(secret, ref.organisation)
+    async def credentials(self, organisation: str) -> Sequence[Credential]:
+        """Opened at the moment they are asked for, and kept nowhere."""
+        rows = await self._fetch(statements.CREDENTIALS, organisation)
+        return await opened(self._keyring, organisation, rows)
 
     @property
     def full(self) -> bool:
@@ -178,12 +245,12 @@ class Sql(Store):
 
     async def spent(self, kind: str, subject: str, unit: str, start: float, end: float) -> int:
         """What was shipped, to the millisecond."""
-        last = MOST if end == inf else milliseconds(end)
-        values = (subject, milliseconds(start), last)
-        ((spent,),) = await self._reader.fetch(statements.spent(kind, unit), *values)
+        values = sums.values(subject, start, end)
+        ((spent,),) = await self._fetch(sums.spent(kind, unit), *values)
         return int(cast(int, spent))
 
     async def _written(self, records: Sequence[bytes], prices: Sequence[bytes]) -> None:
+        self._link.check()
         await self._writer.record(records, prices, self._keyring)
 
     async def first_key(self) -> str | None:
@@ -213,14 +280,23 @@ class Sql(Store):
         """The writing side of this very database."""
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
-        return Admin.opened(self._url, self._keyring)
+        return Admin.opened(self._url, self._keyring, self._edited)
+
+    async def _edited(self, kind: str, subject: str) -> None:
+        """Let all know at once who listen to something faster than the table of changes."""
+        self._feed.look()
+        for herald in self._heralds:
+            with suppress(StoreUnavailable):
+                await herald.publish(kind, subject)
 
     @classmethod
-    def issuer(cls, settings: SqlSettings, site: Site) -> AbstractAsyncContextManager[Admin]:
+    def issuer(
+        cls, settings: SqlSettings, site: Site, edited: Edited | None = None
+    ) -> AbstractAsyncContextManager[Admin]:
         """What issues keys (see `passy_proxy.issue`), without a running store."""
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
-        return Admin.opened(settings.url.reveal(), site.keyring)
+        return Admin.opened(settings.url.reveal(), site.keyring, edited)
 
 
 async def _when(durable: Awaitable[None], kept: bool) -> bool:
@@ -240,11 +316,6 @@ def _sayable(value: Any) -> Any:
     if isinstance(value, int):
         return max(-MOST, min(value, MOST))
     return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
-
-
-def milliseconds(seconds: float) -> int:
-    """As the books round moments."""
-    return int(seconds * 1000 + 0.5)
 
 
 MOST = 2**63 - 1

@@ -7,43 +7,32 @@ parameter.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Executable, Row, func, insert, select, text, update
+from sqlalchemy import Row, func, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from passy_plugins.stores.sql.allotted import Allotted
 from passy_plugins.stores.sql.database import sqlite_path
 from passy_plugins.stores.sql.driver import driver_for, is_postgres
 from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.issued import BY_KEY, Issued
+from passy_plugins.stores.sql.lists import Lists
 from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.ready import agree, make_ready
-from passy_plugins.stores.sql.schema import (
-    budgets,
-    credentials,
-    custom_providers,
-    keys,
-    organisations,
-    usage,
-)
-from passy_plugins.stores.sql.statements import rate_of, rate_text
+from passy_plugins.stores.sql.reports import Reports
+from passy_plugins.stores.sql.schema import usage
+from passy_plugins.stores.sql.tenants import Tenants
+from passy_plugins.stores.sql.vault import Vaulted
 from passy_plugins.stores.sql.verify import Tell, verify, verify_within
-from passy_proxy import keys as client_keys
 from passy_proxy.evidence import Verdict
-from passy_proxy.issue import IssuedKey, NewKey, Organisation
-from passy_proxy.issue import NewProvider as NewProvider
-from passy_proxy.json import dumps, loads
-from passy_proxy.records import (
-    CredentialRef,
-    CustomProvider,
-    Limits,
-    UsageRecord,
-)
+from passy_proxy.issue import Edited
+from passy_proxy.json import loads
+from passy_proxy.records import UsageRecord
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -52,18 +41,27 @@ if TYPE_CHECKING:
     from passy_proxy.keyring import Keyring
 
 
-class Admin:
+class Admin(Issued, Tenants, Allotted, Vaulted):
     """Writes to the database of ``url``. See `opened`."""
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, url: str) -> None:
+    def __init__(
+        self, engine: AsyncEngine, keyring: Keyring, url: str, edited: Edited | None = None
+    ) -> None:
         self._engine = engine
         self._url = url
         self._keyring = keyring
+        self._edited = edited
+        self._noted = {}
+        self.reports = Reports(self._connected)
+        self.lists = Lists(self._connected)
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, url: str, keyring: Keyring) -> AsyncIterator[Admin]:
+    async def opened(
+        cls, url: str, keyring: Keyring, edited: Edited | None = None
+    ) -> AsyncIterator[Admin]:
         """An Admin on a database that is there and of the newest revision, closed at the end.
+        ``edited`` is told of each edit once it is entered.
 
         `StoreUnavailable` when it cannot be had, `KeyringError` when its keys are not ours.
         """
@@ -75,140 +73,13 @@ class Admin:
             await database.close()
         engine = engine_for(url)
         try:
-            yield cls(engine, keyring, url)
+            yield cls(engine, keyring, url, edited)
         finally:
             await engine.dispose()
 
-    async def create_key(self, wanted: NewKey) -> tuple[IssuedKey, str]:
-        """The record, and the key itself: this once. ValueError for an unknown organisation."""
-        key = client_keys.new_key()
-        key_id = _new_id("key")
-        limits = wanted.limits
-        statement = insert(keys).values(
-            id=key_id,
-            digest=client_keys.digest(self._keyring.pepper, key.encode()),
-            shown=client_keys.shown(key),
-            name=wanted.name,
-            email=None if wanted.is_test else wanted.email,
-            description=wanted.described(),
-            organisation=wanted.organisation,
-            user_id=wanted.user_id,
-            requests=rate_text(limits.requests),
-            tokens=rate_text(limits.tokens),
-            concurrency=limits.concurrency,
-            models=None if wanted.models is None else dumps(wanted.models).decode(),
-            is_test=wanted.is_test,
-            is_trial=wanted.is_trial,
-            expires=None if wanted.expires is None else int(wanted.expires * 1000),
-            disabled=False,
-            created=_now(),
-        )
-        await self._write_for(wanted.organisation, statement)
-        if wanted.usage_limit is not None:
-            await self._write(
-                insert(budgets).values(
-                    id=_new_id("bud"),
-                    kind="key",
-                    subject=key_id,
-                    unit="usd",
-                    amount=round(wanted.usage_limit * NANOS),
-                    period="total",
-                    hard=True,
-                    alerts="[]",
-                    created=_now(),
-                )
-            )
-        record = await self.get_key(key_id)
-        assert record is not None
-        return record, key
-
-    async def list_keys(self, organisation: str | None = None) -> list[IssuedKey]:
-        """All keys, or those of an organisation, oldest first."""
-        wanted = _KEYS.order_by(keys.c.created, keys.c.id)
-        if organisation is not None:
-            wanted = wanted.where(keys.c.organisation == organisation)
-        return [_issued(row) for row in await self._read(wanted)]
-
-    async def get_key(self, key_id: str) -> IssuedKey | None:
-        rows = await self._read(_KEYS.where(keys.c.id == key_id))
-        return _issued(rows[0]) if rows else None
-
-    async def disable_key(self, key_id: str) -> IssuedKey | None:
-        """The record as it is now; ``None`` when there is no such key."""
-        await self._write(update(keys).where(keys.c.id == key_id).values(disabled=True))
-        return await self.get_key(key_id)
-
-    async def create_organisation(self, name: str) -> str:
-        """Its id."""
-        organisation = _new_id("org")
-        values = {"id": organisation, "name": name, "created": _now()}
-        await self._write(insert(organisations).values(values))
-        return organisation
-
-    async def add_provider(self, new: NewProvider, credential: str | None = None) -> str:
-        """Its id. The credential is sealed for this organisation and this provider."""
-        provider = _new_id("prov")
-        sealed = None
-        if credential is not None:
-            sealed = self._keyring.seal(credential, new.organisation, provider)
-        values = asdict(new) | {
-            "id": provider,
-            "models": dumps(new.models).decode(),
-            "version": 1,
-            "sealed": sealed,
-            "created": _now(),
-        }
-        await self._write_for(new.organisation, insert(custom_providers).values(values))
-        return provider
-
-    async def list_organisations(self) -> list[Organisation]:
-        """Oldest first."""
-        wanted = select(organisations).order_by(organisations.c.created, organisations.c.id)
-        return [Organisation(r.id, r.name, r.created / 1000) for r in await self._read(wanted)]
-
-    async def list_providers(self) -> list[CustomProvider]:
-        """Of all organisations, oldest first, those that are not active among them."""
-        wanted = select(custom_providers).order_by(custom_providers.c.created)
-        return [
-            CustomProvider(
-                id=row.id,
-                organisation=row.organisation,
-                name=row.name,
-                dialect=row.dialect,
-                url=row.url,
-                models=tuple(loads(row.models)),
-                active=row.status == "active",
-                priority=row.priority,
-                version=row.version,
-            )
-            for row in await self._read(wanted)
-        ]
-
-    async def list_credentials(self) -> list[CredentialRef]:
-        """Whose there are for which shared upstream; never the credentials themselves."""
-        mine = credentials.c
-        wanted = select(mine.organisation, mine.upstream).order_by(mine.organisation, mine.upstream)
-        return [CredentialRef(row.organisation, row.upstream) for row in await self._read(wanted)]
-
-    async def set_status(self, provider: str, status: str) -> bool:
-        """``active`` or ``inactive``; whether there is such a provider."""
-        change = update(custom_providers).where(custom_providers.c.id == provider)
-        grown = custom_providers.c.version + 1
-        return bool(await self._write(change.values(status=status, version=grown)))
-
-    async def set_credential(self, organisation: str, upstream: str, credential: str) -> None:
-        """The organisation's own key for a shared upstream, in place of the one it had."""
-        sealed = self._keyring.seal(credential, organisation, upstream)
-        mine = (credentials.c.organisation == organisation, credentials.c.upstream == upstream)
-        if await self._write(update(credentials).where(*mine).values(sealed=sealed)):
-            return
-        values = {"organisation": organisation, "upstream": upstream, "sealed": sealed}
-        statement = insert(credentials).values(values | {"created": _now()})
-        await self._write_for(organisation, statement)
-
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""
-        mine = (usage.c.key_id == key_id, _BY_KEY)
+        mine = (usage.c.key_id == key_id, BY_KEY)
         rows = await self._read(_USAGE.where(*mine).order_by(usage.c.at.desc()).limit(most))
         return [_usage(row) for row in rows]
 
@@ -228,86 +99,58 @@ class Admin:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"{path}: {error}") from error
 
-    async def _read(self, statement: Executable) -> Sequence[Row[Any]]:
+    @asynccontextmanager
+    async def together(self, subject: str) -> AsyncIterator[None]:
+        """All that is read and written within is one transaction, and only one of ``subject`` runs
+        at a time, in whatever process."""
         async with self._connected() as connection:
-            return (await connection.execute(statement)).all()
-
-    async def _write(self, statement: Executable) -> int:
-        """How many rows it touched. ValueError when the tables' own rules forbid it."""
-        async with self._connected() as connection:
-            return (await connection.execute(statement)).rowcount
-
-    async def _write_for(self, organisation: str | None, statement: Executable) -> None:
-        """ValueError when there is no such organisation."""
-        try:
-            await self._write(statement)
-        except ValueError:
-            raise ValueError(f"there is no organisation {organisation}") from None
+            if is_postgres(self._url):
+                name = f"passy:{subject}"
+                await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
+            else:
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            token = _TOGETHER.set((self, connection))
+            try:
+                yield
+            finally:
+                _TOGETHER.reset(token)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncConnection]:
         """A connection and its transaction; what is said of a failure holds no values."""
+        owner, shared = _TOGETHER.get()
         try:
-            async with self._engine.begin() as connection:
-                yield connection
+            if owner is self and shared is not None:
+                yield shared
+            else:
+                async with self._transaction() as connection:
+                    yield connection
         except IntegrityError as error:
             raise ValueError(str(error.orig)) from None
         except (DBAPIError, OSError) as error:
             raise StoreUnavailable(str(getattr(error, "orig", error))) from None
 
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        """One that tells of its edits once it has ended."""
+        noted: list[tuple[str, str]] = []
+        async with self._engine.begin() as connection:
+            self._noted[connection] = noted
+            try:
+                yield connection
+            finally:
+                del self._noted[connection]
+        if self._edited is not None:
+            for kind, subject in noted:
+                await self._edited(kind, subject)
 
-NANOS = 1_000_000_000
-"""In a dollar."""
 
-_BY_KEY = text("usage.key_id <> ''")
-"""What the index of usage by key is limited to; a query that does not say it is not given it."""
+_TOGETHER: ContextVar[tuple[Admin | None, AsyncConnection | None]] = ContextVar(
+    "together", default=(None, None)
+)
+"""Whose connection a task has for all that it does; see `Admin.together`."""
 
 _USAGE = select(*(usage.c[name] for name in UsageRecord._fields))
-
-_LAST_USED = (
-    select(func.max(usage.c.at)).where(usage.c.key_id == keys.c.id, _BY_KEY).scalar_subquery()
-)
-_USAGE_LIMIT = (
-    select(func.min(budgets.c.amount))
-    .where(budgets.c.kind == "key", budgets.c.subject == keys.c.id)
-    .where(budgets.c.unit == "usd", budgets.c.hard)
-    .scalar_subquery()
-)
-_KEYS = select(keys, _LAST_USED.label("last_used"), _USAGE_LIMIT.label("usage_limit"))
-
-
-def _new_id(kind: str) -> str:
-    return f"{kind}_{secrets.token_hex(8)}"
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000
-
-
-def _issued(row: Row[Any]) -> IssuedKey:
-    return IssuedKey(
-        id=row.id,
-        digest=row.digest,
-        shown=row.shown,
-        name=row.name,
-        email=row.email,
-        description=row.description,
-        organisation=row.organisation,
-        user_id=row.user_id,
-        limits=Limits(rate_of(row.requests), rate_of(row.tokens), row.concurrency),
-        models=None if row.models is None else tuple(loads(row.models)),
-        usage_limit=None if row.usage_limit is None else row.usage_limit / NANOS,
-        expires=_seconds(row.expires),
-        disabled=row.disabled,
-        is_test=row.is_test,
-        is_trial=row.is_trial,
-        created=row.created / 1000,
-        last_used=_seconds(row.last_used),
-    )
 
 
 def _usage(row: Row[Any]) -> UsageRecord:

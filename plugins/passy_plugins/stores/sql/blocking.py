@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import count
+from re import sub
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -17,6 +20,13 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1_000
 """Rows of a long answer that are here at a time."""
+
+
+@cache
+def numbered(statement: str) -> str:
+    """``?`` as ``$1``, ``$2`` …"""
+    numbers = count(1)
+    return sub(r"\?", lambda _: f"${next(numbers)}", statement)
 
 
 class Answer(Protocol):
@@ -61,8 +71,6 @@ class Blocking:
     def execute(self, statement: str, values: Sequence[Any] = (), /) -> Rows:
         """As sqlite3 does, with ``?``. A question without values may have a long answer: it is read
         part by part."""
-        from passy_plugins.stores.sql.postgres import numbered
-
         if not values and statement.lstrip().startswith("SELECT"):
             return Rows(self._parts(statement))
         return Rows([self._fetched(numbered(statement), *values)])

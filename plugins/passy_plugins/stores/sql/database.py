@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from passy_plugins.stores.sql import statements
-from passy_plugins.stores.sql.evidence import Chain, tolerant
+from passy_plugins.stores.sql import statements, sums
+from passy_plugins.stores.sql.evidence import Chain, priced, tolerant
+from passy_plugins.stores.sql.retention import forget
 from passy_proxy.json import dumps, loads
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import UsageRecord
@@ -31,6 +32,15 @@ BUSY_SECONDS = 5.0
 
 COLUMNS = len(UsageRecord._fields)
 
+_LAST_ROW = "SELECT coalesce(max(rowid), 0) FROM usage"
+_LATE = (
+    "usage WHERE rowid IN (SELECT rowid FROM usage WHERE summed = 0"
+    f" AND (cost_nanos IS NOT NULL OR at < ?) ORDER BY at LIMIT {sums.AT_ONCE})"
+)
+_OLD = (
+    "usage WHERE rowid IN (SELECT rowid FROM usage WHERE at < ? AND summed = 1"
+    " ORDER BY at LIMIT 2000)"
+)
 _FRESH = Path(__file__).with_name("fresh.sql")
 _TABLES = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
 
@@ -103,6 +113,20 @@ class Sqlite:
         may write."""
         if await self.fetch(_TABLES) == [(0,)]:
             await self._run(_make)
+
+    async def tend(self, now: int, oldest: int | None, keyring: Keyring) -> int:
+        """See `Database`."""
+        while await self._run(lambda connection: _sum_late(connection, now)):
+            pass
+        await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
+        dropped = 0
+        while oldest is not None:
+            count = await self._run(lambda connection: _drop(connection, oldest, keyring))
+            if not count:
+                break
+            dropped += count
+            await asyncio.sleep(0.05)  # Others write meanwhile.
+        return dropped
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
@@ -190,6 +214,7 @@ def _record(
 ) -> None:
     def work() -> None:
         start = 0
+        ((last,),) = connection.execute(_LAST_ROW)
         evidence = Chain.last(connection, keyring)
         for size in statements.ROWS_AT_ONCE:
             while len(records) - start >= size:
@@ -210,10 +235,12 @@ def _record(
                     told = connection.execute(statements.record_usage(size, True), values)
                     evidence.enter_all(told.fetchall(), proofs)
                 start += size
+        for table in sums.SPANS if records else ():
+            connection.execute(sums.add(table, "usage WHERE rowid > ?"), (last,))
         for price in prices:
             nanos, text, id = loads(price)
             if evidence is None:
-                connection.execute(statements.PRICE, (nanos, text, id))
+                priced(connection, (nanos, text, id))
             else:
                 evidence.price(id, (nanos, text, id))
         if evidence is not None:
@@ -221,6 +248,36 @@ def _record(
 
     connection.text_factory = tolerant
     _transaction(connection, work)
+
+
+def _sum_late(connection: sqlite3.Connection, now: int) -> bool:
+    """Add a piece of what is in no sum yet; whether there was any."""
+    values = (now - sums.PRICE_MS,)
+    if connection.execute(f"SELECT 1 FROM {_LATE} LIMIT 1", values).fetchone() is None:
+        return False
+
+    def work() -> None:
+        for table in sums.SPANS:
+            connection.execute(sums.add(table, _LATE), values)
+        connection.execute("UPDATE usage SET summed = 1" + _LATE.removeprefix("usage"), values)
+
+    _transaction(connection, work)
+    return True
+
+
+def _drop(connection: sqlite3.Connection, oldest: int, keyring: Keyring) -> int:
+    """Drop a piece of what is of a time before ``oldest``; how many records."""
+    count = 0
+
+    def work() -> None:
+        nonlocal count
+        forget(connection, keyring, _OLD, (oldest,), oldest)
+        count = connection.execute(f"DELETE FROM {_OLD}", (oldest,)).rowcount
+
+    connection.text_factory = tolerant
+    if connection.execute(f"SELECT 1 FROM {_OLD} LIMIT 1", (oldest,)).fetchone() is not None:
+        _transaction(connection, work)
+    return count
 
 
 def _make(connection: sqlite3.Connection) -> None:

@@ -49,6 +49,13 @@ class Database(Protocol):
         """
         ...
 
+    async def tend(self, now: int, oldest: int | None, keyring: Keyring) -> int:
+        """What is to be done once in a while, by one of all who share the database: make room for
+        the days to come, add up what nobody has added yet, forget changes of yesterday, and drop
+        the records of a time before ``oldest`` (Unix milliseconds, as ``now``; the beginning of a
+        day). How many were dropped."""
+        ...
+
 
 def is_postgres(url: str) -> bool:
     return url.partition("://")[0] in SCHEMES

@@ -24,7 +24,7 @@ from itertools import chain
 from json import JSONEncoder
 from typing import Any, NamedTuple
 
-from passy_plugins.stores.sql import statements
+from passy_plugins.stores.sql import statements, sums
 from passy_plugins.stores.sql.blocking import Connection
 from passy_proxy.json import loads
 from passy_proxy.keyring import Keyring, KeyringError
@@ -149,9 +149,12 @@ class Chain:
         execute = self._connection.execute
         row = execute(statements.ROW, (id,)).fetchone()
         last = execute(statements.LAST_ENTRY, (id,)).fetchone()
-        changed = execute(statements.PRICE_TOLD, work).fetchone()
-        if changed is not None and last == (digest(row),):
+        if priced(self._connection, work) and last == (digest(row),):
             self.enter(PRICED, execute(statements.ROW, (id,)).fetchone())
+
+    def drop(self, bare: int) -> None:
+        """So many of the records that had no entry when the chain began are gone by our hand."""
+        self._head = self._head._replace(before=max(0, self._head.before - bare))
 
     def close(self) -> None:
         """Write what was entered, and the mark of the end."""
@@ -168,6 +171,16 @@ class Chain:
                 self._connection.execute(statements.enter(size), values)
                 start += size
         entries.clear()
+
+
+def priced(connection: Connection, work: Sequence[Any]) -> bool:
+    """Enter nanos and price in the row of an id and in the sums; whether they were not known."""
+    if connection.execute(statements.PRICE, work).fetchone() is None:
+        return False
+    for table in sums.SPANS:
+        source = "usage WHERE id = ? AND summed = 1"
+        connection.execute(sums.add(table, source, priced=True), work[-1:])
+    return True
 
 
 def number_of(name: Any) -> int:

@@ -259,3 +259,137 @@ CREATE TABLE changes (
 CREATE INDEX ix_changes_at ON changes (at);
 
 UPDATE alembic_version SET version_num='0003' WHERE alembic_version.version_num = '0002';
+
+ALTER TABLE credentials RENAME TO earlier_credentials;
+
+CREATE TABLE credentials (
+    id TEXT NOT NULL,
+    organisation TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    name TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    shown TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    sealed TEXT NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (id),
+    FOREIGN KEY(organisation) REFERENCES organisations (id)
+);
+
+DROP TABLE earlier_credentials;
+
+ALTER TABLE custom_providers DROP COLUMN sealed;
+
+CREATE INDEX ix_credentials_organisation ON credentials (organisation);
+
+UPDATE custom_providers SET status = 'disabled' WHERE status <> 'active';
+
+UPDATE alembic_version SET version_num='0004' WHERE alembic_version.version_num = '0003';
+
+CREATE TABLE usage_hours (
+    start BIGINT NOT NULL,
+    key_id TEXT NOT NULL,
+    organisation TEXT NOT NULL,
+    team TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    tags TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    streamed BIGINT NOT NULL,
+    estimated BIGINT NOT NULL,
+    unpriced BIGINT NOT NULL,
+    input BIGINT NOT NULL,
+    output BIGINT NOT NULL,
+    cached BIGINT NOT NULL,
+    cache_write BIGINT NOT NULL,
+    reasoning BIGINT NOT NULL,
+    audio_input BIGINT NOT NULL,
+    audio_output BIGINT NOT NULL,
+    cost_nanos BIGINT NOT NULL,
+    first_ms BIGINT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    PRIMARY KEY (start, key_id, organisation, team, user_id, model, upstream, tags, outcome)
+);
+
+CREATE INDEX ix_usage_hours_key_id_start ON usage_hours (key_id, start) WHERE key_id <> '';
+
+CREATE INDEX ix_usage_hours_organisation_start ON usage_hours (organisation, start) WHERE organisation <> '';
+
+CREATE INDEX ix_usage_hours_team_start ON usage_hours (team, start) WHERE team <> '';
+
+CREATE INDEX ix_usage_hours_user_id_start ON usage_hours (user_id, start) WHERE user_id <> '';
+
+CREATE TABLE usage_days (
+    start BIGINT NOT NULL,
+    key_id TEXT NOT NULL,
+    organisation TEXT NOT NULL,
+    team TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    tags TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    streamed BIGINT NOT NULL,
+    estimated BIGINT NOT NULL,
+    unpriced BIGINT NOT NULL,
+    input BIGINT NOT NULL,
+    output BIGINT NOT NULL,
+    cached BIGINT NOT NULL,
+    cache_write BIGINT NOT NULL,
+    reasoning BIGINT NOT NULL,
+    audio_input BIGINT NOT NULL,
+    audio_output BIGINT NOT NULL,
+    cost_nanos BIGINT NOT NULL,
+    first_ms BIGINT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    PRIMARY KEY (start, key_id, organisation, team, user_id, model, upstream, tags, outcome)
+);
+
+CREATE INDEX ix_usage_days_key_id_start ON usage_days (key_id, start) WHERE key_id <> '';
+
+CREATE INDEX ix_usage_days_organisation_start ON usage_days (organisation, start) WHERE organisation <> '';
+
+CREATE INDEX ix_usage_days_team_start ON usage_days (team, start) WHERE team <> '';
+
+CREATE INDEX ix_usage_days_user_id_start ON usage_days (user_id, start) WHERE user_id <> '';
+
+ALTER TABLE usage ADD COLUMN summed SMALLINT DEFAULT '0' NOT NULL;
+
+ALTER TABLE usage RENAME TO whole_usage;
+
+CREATE TABLE usage (LIKE whole_usage INCLUDING DEFAULTS) PARTITION BY RANGE (at);
+
+DO $$
+DECLARE day BIGINT;
+BEGIN
+  FOR day IN SELECT DISTINCT at / 86400000 FROM whole_usage LOOP
+    EXECUTE format(
+      'CREATE TABLE %I PARTITION OF usage FOR VALUES FROM (%s) TO (%s)',
+      'usage_' || to_char(DATE '1970-01-01' + day::int, 'YYYYMMDD'),
+      day * 86400000, (day + 1) * 86400000
+    );
+  END LOOP;
+  INSERT INTO usage SELECT * FROM whole_usage;
+END $$;
+
+DROP TABLE whole_usage;
+
+ALTER TABLE usage ADD CONSTRAINT usage_pkey PRIMARY KEY (id, at);
+
+CREATE INDEX ix_usage_at ON usage (at);
+
+CREATE INDEX ix_usage_key_id_at ON usage (key_id, at) WHERE key_id <> '';
+
+CREATE INDEX ix_usage_organisation_at ON usage (organisation, at) WHERE organisation <> '';
+
+CREATE INDEX ix_usage_team_at ON usage (team, at) WHERE team <> '';
+
+CREATE INDEX ix_usage_user_id_at ON usage (user_id, at) WHERE user_id <> '';
+
+CREATE INDEX ix_usage_summed_at ON usage (summed, at) WHERE summed = 0;
+
+UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004';

@@ -14,17 +14,18 @@ import asyncio
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import cache
-from itertools import count
 from math import inf
 from pathlib import Path
-from re import sub
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from passy_plugins.stores.sql import shipment
-from passy_plugins.stores.sql.blocking import Blocking
-from passy_proxy.stores import StoreUnavailable
+from passy_plugins.stores.sql import partitions, shipment, statements
+from passy_plugins.stores.sql.blocking import Blocking, numbered
+from passy_plugins.stores.sql.partitions import PARTING
+from passy_plugins.stores.sql.retention import forget
+from passy_plugins.stores.sql.shipment import listed
+from passy_plugins.stores.sql.sums import DAY, PRICE_MS
+from passy_proxy.stores import StoreRefuses, StoreUnavailable
 
 if TYPE_CHECKING:
     import asyncpg
@@ -50,9 +51,14 @@ LEFT_OUT = (
 )
 """Other drivers' own parameters: here they would be taken for settings of the server."""
 
+REFUSED = ("28", "3D")
+"""Classes of errors that waiting does not mend: who asks, and the name of the database."""
+
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 3.0
 WRITE_SECONDS = 30.0
+DROP_SECONDS = 600.0
+TRIES = 3
 LONGEST = 86_400.0
 PAUSE_SECONDS = 0.5
 """After a failure, for so long nobody else waits for the same."""
@@ -93,13 +99,6 @@ def shown(url: str) -> str:
     return f"postgresql://{host}{name}"
 
 
-@cache
-def numbered(statement: str) -> str:
-    """``?`` as ``$1``, ``$2`` …"""
-    numbers = count(1)
-    return sub(r"\?", lambda _: f"${next(numbers)}", statement)
-
-
 async def connect(url: str) -> asyncpg.Connection:
     """A new connection, without a cache of statements."""
     import asyncpg
@@ -111,7 +110,13 @@ async def connect(url: str) -> asyncpg.Connection:
             f"{shown(url)}: no connection within {CONNECT_SECONDS:g} s"
         ) from None
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
-        raise StoreUnavailable(f"{shown(url)}: {said(error)}") from None
+        wrong = isinstance(error, ValueError) or getattr(error, "sqlstate", "")[:2] in REFUSED
+        kind = StoreRefuses if wrong else StoreUnavailable
+        raise kind(f"{shown(url)}: {said(error)}") from None
+
+
+class NoPartition(ValueError):
+    """There is no table for the day of a record."""
 
 
 def said(error: BaseException) -> str:
@@ -171,6 +176,26 @@ class Postgres:
     ) -> None:
         """All or none; see `passy_plugins.stores.sql.driver.Database`."""
 
+        for _ in range(TRIES):
+            try:
+                await self._enter(records, prices, keyring)
+                return
+            except NoPartition:
+                await self._part(listed(records))
+        raise StoreUnavailable(f"{self.place}: somebody drops what is to be entered")
+
+    async def _part(self, records: str) -> None:
+        """Make tables for the days of ``records``."""
+
+        async def work(connection: asyncpg.Connection) -> None:
+            days = [day for (day,) in await connection.fetch(partitions.DAYS, records)]
+            await partitions.make(connection, days)
+
+        await self._transaction(work)
+
+    async def _enter(
+        self, records: Sequence[bytes], prices: Sequence[bytes], keyring: Keyring
+    ) -> None:
         async def work(connection: asyncpg.Connection) -> bool:
             await connection.execute(f"SELECT pg_advisory_xact_lock_shared({CHAINING})")
             if any(map(shipment.has_proof, records)) or await connection.fetchval(_CHAINS):
@@ -187,6 +212,53 @@ class Postgres:
         if not await self._transaction(work):
             await self._transaction(prove)
 
+    async def tend(self, now: int, oldest: int | None, keyring: Keyring) -> int:
+        """See `Database`."""
+        today = now // DAY
+
+        async def ahead(connection: asyncpg.Connection) -> None:
+            await partitions.make(connection, range(today - 1, today + partitions.AHEAD))
+
+        async def late(connection: asyncpg.Connection) -> int:
+            return int(await connection.fetchval(shipment.LATE, now - PRICE_MS))
+
+        async def old(connection: asyncpg.Connection) -> list[int]:
+            ends = (oldest or 0) // DAY
+            return sorted(day for day in await partitions.known(connection) if day < ends)
+
+        await self._transaction(ahead)
+        while await self._transaction(late):
+            pass
+        await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
+        return sum([await self._dropped(day, keyring) for day in await self._transaction(old)])
+
+    async def _dropped(self, day: int, keyring: Keyring) -> int:
+        """How many records there were of that day, which are gone with its table."""
+        name = partitions.name_of(day)
+
+        def forgotten(blocking: Blocking) -> None:
+            forget(blocking, keyring, f"{name} WHERE true", (), (day + 1) * DAY)
+
+        async def work(connection: asyncpg.Connection) -> int:
+            await connection.execute(
+                # Rather not today than that all others wait for us, who wait for one of them.
+                f"SET LOCAL lock_timeout = '2s';"
+                f"SET LOCAL statement_timeout = '{DROP_SECONDS:.0f}s';"
+                f"SELECT pg_advisory_xact_lock({PARTING}), pg_advisory_xact_lock({CHAINING})"
+            )
+            if day not in await partitions.known(connection):
+                return 0  # Somebody else was faster.
+            # Nobody writes to it any more; to drop it takes all of usage, for a moment.
+            await connection.execute(f"LOCK TABLE {name} IN SHARE MODE")
+            if await connection.fetchval(f"SELECT 1 FROM {name} WHERE summed = 0 LIMIT 1"):
+                return 0
+            count = int(await connection.fetchval(f"SELECT count(*) FROM {name}"))
+            await asyncio.to_thread(forgotten, Blocking(connection, get_running_loop()))
+            await connection.execute(f"DROP TABLE {name}")
+            return count
+
+        return await self._transaction(work, DROP_SECONDS)
+
     async def look(self, work: Callable[[Blocking], T]) -> T:
         """What ``work``, in a thread, makes of the books as they are at one moment, however long
         that takes."""
@@ -199,14 +271,16 @@ class Postgres:
 
         return await self._served(within, LONGEST)
 
-    async def _transaction(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    async def _transaction(
+        self, work: Callable[[asyncpg.Connection], Awaitable[T]], seconds: float = WRITE_SECONDS
+    ) -> T:
         async def within(connection: asyncpg.Connection) -> T:
             await connection.execute(self._begin)
             done = await work(connection)
             await connection.execute("COMMIT")
             return done
 
-        return await self._served(within, WRITE_SECONDS)
+        return await self._served(within, seconds)
 
     async def _served(
         self, work: Callable[[asyncpg.Connection], Awaitable[T]], seconds: float
@@ -262,6 +336,8 @@ class Postgres:
         """What the caller is told of an error; those who come next need not meet it as well."""
         import asyncpg
 
+        if isinstance(error, asyncpg.CheckViolationError) and "no partition" in said(error):
+            return NoPartition(said(error))
         wrong = ValueError | asyncpg.DataError | asyncpg.IntegrityConstraintViolationError
         if isinstance(error, wrong):
             return ValueError(said(error))

@@ -8,7 +8,7 @@ import sys
 from passy_plugins.stores.sql import statements
 from passy_plugins.stores.sql.driver import Database
 from passy_proxy.keyring import Keyring, KeyringError
-from passy_proxy.stores import StoreUnavailable
+from passy_proxy.stores import StoreRefuses, StoreUnavailable
 
 
 async def make_ready(database: Database, url: str) -> None:
@@ -22,7 +22,7 @@ async def make_ready(database: Database, url: str) -> None:
     if found == newest:
         return
     if found is not None and found not in statements.REVISIONS:
-        raise StoreUnavailable(
+        raise StoreRefuses(
             f"the database is of revision {found}, which this version does not know; "
             f"it knows up to {newest}"
         )

@@ -22,6 +22,8 @@ from sqlalchemy import (
     text,
 )
 
+from passy_plugins.stores.sql.sums import AMOUNTS, COUNTS, DIMENSIONS, SPANS, SUBJECTS
+
 metadata = MetaData()
 
 
@@ -168,18 +170,25 @@ custom_providers = Table(
     Column("status", Text, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("sealed", Text),
     Column("created", BigInteger, nullable=False),
 )
 
 credentials = Table(
     "credentials",
     metadata,
-    Column("organisation", Text, ForeignKey("organisations.id"), primary_key=True),
-    Column("upstream", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("organisation", Text, ForeignKey("organisations.id"), nullable=False, index=True),
+    Column("upstream", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("shown", Text, nullable=False),
+    Column("version", Integer, nullable=False),
     Column("sealed", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
 )
+"""``upstream`` is the name of a shared one or the id of a custom provider. ``version`` grows with
+each new secret, and so does what ``sealed`` is bound to; see ``sealed.py``."""
 
 usage = Table(
     "usage",
@@ -211,6 +220,14 @@ usage = Table(
     Column("team", Text, nullable=False, server_default=""),
     Column("user_id", Text, nullable=False, server_default=""),
     Column("tags", Text, nullable=False, server_default=""),
+    Column("summed", SmallInteger, nullable=False, server_default="0"),
+)
+Index(
+    "ix_usage_summed_at",
+    usage.c.summed,
+    usage.c.at,
+    sqlite_where=text("summed = 0"),
+    postgresql_where=text("summed = 0"),
 )
 
 # Partial: an exchange without a key or a team is never looked for by one, and each index
@@ -224,6 +241,31 @@ for column in ("key_id", "organisation", "team", "user_id"):
         sqlite_where=named,
         postgresql_where=named,
     )
+
+
+def _sums(name: str) -> Table:
+    """See ``sums.py``."""
+    table = Table(
+        name,
+        metadata,
+        Column("start", BigInteger, primary_key=True, autoincrement=False),
+        *(Column(dimension, Text, primary_key=True) for dimension in (*DIMENSIONS, "outcome")),
+        *(Column(count, BigInteger, nullable=False) for count in (*COUNTS, *AMOUNTS)),
+        sqlite_with_rowid=False,
+    )
+    for column in SUBJECTS.values():
+        named = text(f"{column} <> ''")
+        Index(
+            f"ix_{name}_{column}_start",
+            table.c[column],
+            table.c.start,
+            sqlite_where=named,
+            postgresql_where=named,
+        )
+    return table
+
+
+usage_hours, usage_days = (_sums(name) for name in SPANS)
 
 evidence = Table(
     "evidence",

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from passy_plugins.stores.sql import sums
+from passy_plugins.stores.sql.blocking import numbered
 from passy_plugins.stores.sql.evidence import Chain
 from passy_proxy.json import dumps, loads
 from passy_proxy.records import UsageRecord
@@ -50,19 +52,44 @@ def _read(place: int, column: str) -> str:
 _COLUMNS = ", ".join(UsageRecord._fields)
 _VALUES = ", ".join(_read(place, column) for place, column in enumerate(UsageRecord._fields))
 
-RECORDS = f"""
-INSERT INTO usage ({_COLUMNS}) SELECT {_VALUES}
-FROM jsonb_array_elements($1::jsonb) AS r ON CONFLICT DO NOTHING
-"""
-RECORDS_TOLD = RECORDS.replace("$1", "?") + f"RETURNING {_COLUMNS}"
-PRICES = """
-UPDATE usage SET cost_nanos = told.nanos, price = told.price
-FROM (
+
+def _summed(change: str, source: str, *, priced: bool = False) -> str:
+    """``change``, of which ``new`` are the rows, and the sums of them."""
+    hours, days = (sums.add(table, source, priced=priced) for table in sums.SPANS)
+    return f"WITH {change}, hours AS ({hours}), days AS ({days})"
+
+
+_ENTERED = _summed(
+    f"new AS (INSERT INTO usage ({_COLUMNS}, summed) SELECT {_VALUES}, 1"
+    " FROM jsonb_array_elements(?::jsonb) AS r ON CONFLICT DO NOTHING RETURNING *)",
+    "new",
+)
+RECORDS, RECORDS_TOLD = (f"{_ENTERED} SELECT {what} FROM new" for what in ("count(*)", _COLUMNS))
+_PRICED = """
+told AS (
   SELECT DISTINCT ON (r->>2) (r->>0)::bigint AS nanos, r->>1 AS price, r->>2 AS id
-  FROM jsonb_array_elements($1::jsonb) AS r
-) AS told
-WHERE usage.id = told.id AND usage.cost_nanos IS NULL
+  FROM jsonb_array_elements(?::jsonb) WITH ORDINALITY AS listed (r, place)
+  ORDER BY r->>2, place
+),
+new AS (
+  UPDATE usage SET cost_nanos = told.nanos, price = told.price
+  FROM told WHERE usage.id = told.id AND usage.cost_nanos IS NULL
+  RETURNING usage.*
+)
 """
+PRICES = f"{_summed(_PRICED, 'new WHERE summed = 1', priced=True)} SELECT count(*) FROM new"
+_LATE = f"""
+late AS (
+  SELECT id, at FROM usage WHERE summed = 0 AND (cost_nanos IS NOT NULL OR at < ?)
+  ORDER BY at LIMIT {sums.AT_ONCE} FOR UPDATE SKIP LOCKED
+),
+new AS (
+  UPDATE usage SET summed = 1 FROM late WHERE usage.id = late.id AND usage.at = late.at
+  RETURNING usage.*
+)
+"""
+LATE = f"{_summed(_LATE, 'new')} SELECT count(*) FROM new".replace("?", "$1")
+"""Adds records that somebody has entered who knows of no sums; at most so many at once."""
 
 
 async def enter(
@@ -70,9 +97,9 @@ async def enter(
 ) -> None:
     """Within somebody's transaction."""
     if records:
-        await connection.execute(RECORDS, listed(records))
+        await connection.fetch(numbered(RECORDS), listed(records))
     if prices:
-        await connection.execute(PRICES, listed(prices))
+        await connection.fetch(numbered(PRICES), listed(prices))
 
 
 def has_proof(record: bytes) -> bool:

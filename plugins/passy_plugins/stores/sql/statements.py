@@ -13,7 +13,7 @@ from functools import cache
 from passy_proxy.records import UsageRecord
 from passy_proxy.units import Rate
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every revision there has been, oldest first. The database is brought to the last one on start."""
 
 REVISION = "SELECT version_num FROM alembic_version"
@@ -59,38 +59,26 @@ SELECT id, organisation, name, dialect, url, models, status, priority, version
 FROM custom_providers WHERE organisation = ? ORDER BY priority, id
 """
 
-CREDENTIAL = """
-SELECT sealed FROM (
-  SELECT organisation, upstream, sealed FROM credentials
-  UNION ALL
-  SELECT organisation, id, sealed FROM custom_providers WHERE sealed IS NOT NULL
-) AS kept
-WHERE organisation = ? AND upstream = ?
+CREDENTIALS = """
+SELECT id, upstream, version, sealed FROM credentials
+WHERE organisation = ? AND status = 'active' ORDER BY upstream, priority, created, id
 """
 
-SUBJECTS = {"organisation": "organisation", "team": "team", "user": "user_id", "key": "key_id"}
-"""Kind of who spends → its column in the books."""
-SUMS = {"usd": "sum(cost_nanos)", "tokens": "sum(input + output)"}
-
-
-@cache
-def spent(kind: str, unit: str) -> str:
-    """What one of a kind has used, in a span of time."""
-    column = SUBJECTS[kind]
-    return (
-        f"SELECT coalesce({SUMS[unit]}, 0) FROM usage"
-        f" WHERE {column} = ? AND {column} <> '' AND at >= ? AND at < ?"
-    )
-
+SEALED_WITH = """
+SELECT substr(sealed, 4, 8), count(*) FROM credentials WHERE status = 'active' GROUP BY 1
+"""
+"""The ids of the keys that active credentials are sealed with: after two characters of the format
+and a colon."""
 
 MARK = "SELECT value FROM marks WHERE name = ?"
 SET_MARK = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 
-PRICE = "UPDATE usage SET cost_nanos = ?, price = ? WHERE id = ? AND cost_nanos IS NULL"
-PRICE_TOLD = f"{PRICE} RETURNING id"
+PRICE = """
+UPDATE usage SET cost_nanos = ?, price = ? WHERE id = ? AND cost_nanos IS NULL RETURNING id
+"""
 
 _COLUMNS = ", ".join(UsageRecord._fields)
-_ROW = "(" + ", ".join("?" * len(UsageRecord._fields)) + ")"
+_ROW = "(" + ", ".join("?" * len(UsageRecord._fields)) + ", 1)"
 
 
 ROW = f"SELECT {_COLUMNS} FROM usage WHERE id = ?"
@@ -100,6 +88,11 @@ MOVE_MARK = (
     "INSERT INTO marks (name, value) VALUES (?, ?)"
     " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
+FORGET_CHANGES = "DELETE FROM changes WHERE at < ?"
+"""Nobody looks for changes of yesterday: whoever was away so long forgets all it knew."""
+CHANGES_MS = 86_400_000
+DROP_MARK = "DELETE FROM marks WHERE name = ?"
+GAPS = "SELECT name, value FROM marks WHERE name >= 'dropped:' AND name < 'dropped;'"
 LAST_CHAIN = "SELECT max(chain) FROM evidence"
 WITHOUT_EVIDENCE = """
 SELECT count(*), max(at) FROM usage
@@ -122,6 +115,32 @@ SIZE = "SELECT (SELECT count(*) FROM evidence) + (SELECT count(*) FROM usage)"
 NOTED = "SELECT 1 FROM evidence WHERE chain = ? AND seq = ? AND link = ?"
 
 
+def without_entries(source: str) -> str:
+    """How many records of ``source`` (a table, and its WHERE) have no entry of evidence."""
+    return (
+        f"SELECT count(*) FROM (SELECT id FROM {source}) AS old"
+        " WHERE NOT EXISTS (SELECT 1 FROM evidence WHERE evidence.id = old.id)"
+    )
+
+
+def runs_of(source: str) -> str:
+    """Entries of the records of ``source`` that follow on each other: chain, the first and the last
+    of each run, and the link of the last one."""
+    return f"""
+SELECT runs.chain, runs.first, runs.last, evidence.link FROM (
+  SELECT chain, min(seq) AS first, max(seq) AS last FROM (
+    SELECT chain, seq, seq - row_number() OVER (PARTITION BY chain ORDER BY seq) AS run
+    FROM evidence WHERE id IN (SELECT id FROM {source})
+  ) AS numbered GROUP BY chain, run
+) AS runs JOIN evidence ON evidence.chain = runs.chain AND evidence.seq = runs.last
+ORDER BY runs.chain, runs.first
+"""
+
+
+def drop_entries(source: str) -> str:
+    return f"DELETE FROM evidence WHERE id IN (SELECT id FROM {source})"
+
+
 ROWS_AT_ONCE = (125, 25, 5, 1)
 """Rows in one INSERT: each statement gives up the interpreter lock and has to win it back.
 
@@ -135,7 +154,10 @@ def record_usage(rows: int, told: bool = False) -> str:
     those that were not, as they are stored, if they are to be ``told``."""
     values = ", ".join([_ROW] * rows)
     returning = f" RETURNING {_COLUMNS}" if told else ""
-    return f"INSERT INTO usage ({_COLUMNS}) VALUES {values} ON CONFLICT (id) DO NOTHING{returning}"
+    return (
+        f"INSERT INTO usage ({_COLUMNS}, summed) VALUES {values}"
+        f" ON CONFLICT (id) DO NOTHING{returning}"
+    )
 
 
 @cache

@@ -24,6 +24,7 @@ from passy_plugins.stores.sql.evidence import (
     number_of,
     tolerant,
 )
+from passy_plugins.stores.sql.retention import Gap, Total, gaps_of, total_of
 from passy_proxy.evidence import Verdict
 from passy_proxy.keyring import Keyring, KeyringError
 from passy_proxy.records import UsageRecord
@@ -35,6 +36,7 @@ COLUMNS = len(UsageRecord._fields)
 AT = UsageRecord._fields.index("at")
 TELL_EVERY = 1_000
 NO_HEAD = Head(0, "", 0, 0)
+NOTHING = Total(0, 0)
 
 
 def verify(path: Path, keyring: Keyring, tell: Tell | None = None, noted: str = "") -> Verdict:
@@ -63,18 +65,25 @@ class _Look:
         self._seen = self._size = 0
         self._verdict = Verdict()
         self._unknown: set[str] = set()
+        self._gaps: dict[tuple[int, int], Gap] = {}
 
     def through(self, noted: str) -> Verdict:
         verdict = self._verdict
         ((self._size,),) = self._connection.execute(statements.SIZE)
         heads = self._heads()
+        self._gaps, strange = gaps_of(self._connection, self._keyring)
+        total = total_of(self._connection, self._keyring)
+        if strange or total is None:
+            why = "what is said to have been dropped for its age is not ours"
+            verdict.found("edited", "", 0, 0, why)
+        verdict.dropped, verdict.dropped_before = total or NOTHING
         ends = self._chains()
         previous = 0
         for number in sorted({*heads, *ends}):
             if number > previous + 1:
                 why = f"the chains before {number} are gone"
                 verdict.found("removed", "", previous + 1, 0, why)
-            self._end(number, heads.get(number), ends.get(number, (0, "")))
+            self._end(number, heads.get(number), self._over(number, *ends.get(number, (0, ""))))
             previous = number
         whole = [number for number, head in heads.items() if head is not None]
         last = heads[max(whole)] if whole else None
@@ -114,7 +123,7 @@ class _Look:
             if not isinstance(chain, int) or not isinstance(seq, int) or chain < 1 or seq < 1:
                 self._verdict.found("added", id, *_place(chain, seq), "an entry of no chain")
                 continue
-            last, before = ends.get(chain, (0, ""))
+            last, before = self._over(chain, *ends.get(chain, (0, "")))
             if seq != last + 1:
                 why = f"entries {last + 1} to {seq - 1} are gone"
                 self._verdict.found("removed", "", chain, last + 1, why)
@@ -123,6 +132,11 @@ class _Look:
                 self._verdict.found("edited", id, chain, seq, why)
             ends[chain] = (seq, link)
         return ends
+
+    def _over(self, chain: int, last: int, link: str) -> tuple[int, str]:
+        """Where a chain goes on behind ``last``, when what followed was dropped for its age."""
+        gap = self._gaps.get((chain, last + 1))
+        return (last, link) if gap is None else (gap.last, gap.link)
 
     def _linked(self, entry: list[Any], link: Any, chain: int) -> bool:
         try:
@@ -189,6 +203,11 @@ class _Look:
             values = (int(chain), int(seq), link)
         except ValueError:
             return False
+        if any(
+            gap.chain == values[0] and gap.first <= values[1] <= gap.last
+            for gap in self._gaps.values()
+        ):
+            return True  # Dropped for its age.
         return self._connection.execute(statements.NOTED, values).fetchone() is not None
 
 

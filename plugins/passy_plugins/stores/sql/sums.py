@@ -1,0 +1,133 @@
+"""The books added up, by the hour and by the day of UTC: what was spent is asked of these, and not
+of single records, of which there are too many.
+
+Whoever enters records adds them to the sums in the same transaction, and a price that becomes known
+later too. A gateway of the version before knows of no sums: what it enters says so (``summed`` is
+0) and is added a moment later, by `Database.tend`. Until then it is counted by itself, so the sums
+and the rest are exact at any time.
+
+The statements are the same for both databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from math import inf
+from typing import Any
+
+HOUR, DAY = 3_600_000, 86_400_000
+"""Milliseconds."""
+SPANS = {"usage_hours": HOUR, "usage_days": DAY}
+
+DIMENSIONS = ("key_id", "organisation", "team", "user_id", "model", "upstream", "tags")
+OUTCOME = (
+    "CASE WHEN outcome = 'client_gone' THEN 'left'"
+    " WHEN outcome = 'ok' AND status < 400 THEN 'ok'"
+    " WHEN status BETWEEN 400 AND 499 THEN 'refused' ELSE 'failed' END"
+)
+"""``ok``, ``refused`` (4xx), ``failed`` (all else), and ``left``: the client did."""
+AMOUNTS = (
+    "input",
+    "output",
+    "cached",
+    "cache_write",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+    "cost_nanos",
+    "first_ms",
+    "duration_ms",
+)
+COUNTS = {
+    "requests": "1",
+    "streamed": "streamed",
+    "estimated": "estimated",
+    "unpriced": "CASE WHEN cost_nanos IS NULL THEN 1 ELSE 0 END",
+}
+MOST, MOST_EACH = 2**63 - 1, 1 << 49
+"""No sum goes beyond what a column holds, and no record adds more than so much: half a million
+dollars. Nobody who makes an upstream say enormous numbers can stop the books with that."""
+
+SUBJECTS = {"organisation": "organisation", "team": "team", "user": "user_id", "key": "key_id"}
+"""Kind of who spends → the column of its id."""
+AT_ONCE = 10_000
+"""Records that are added later, in one transaction; by `MOST_EACH` they fit into a sum."""
+PRICE_MS = 3_600_000
+"""After so long nobody comes with the price of a record any more."""
+
+
+@cache
+def add(table: str, source: str, *, priced: bool = False) -> str:
+    """Add the records of ``source`` (a table and its WHERE) to ``table``; or only what a price that
+    became known later changes."""
+    counts, amounts, span = COUNTS, {name: _capped(name) for name in AMOUNTS}, SPANS[table]
+    if priced:
+        counts = dict.fromkeys(COUNTS, "0") | {"unpriced": "-1"}
+        amounts = dict.fromkeys(AMOUNTS, "0") | {"cost_nanos": amounts["cost_nanos"]}
+    sums = [f"sum({each})" for each in (*counts.values(), *amounts.values())]
+    names = ", ".join((*DIMENSIONS, "outcome", *counts, *amounts))
+    by = ", ".join(map(str, range(1, len(DIMENSIONS) + 3)))
+    more = [f"{name} = {table}.{name} + excluded.{name}" for name in counts]
+    more += [
+        f"{name} = CASE WHEN {table}.{name} > {MOST} - excluded.{name} THEN {MOST}"
+        f" ELSE {table}.{name} + excluded.{name} END"
+        for name in amounts
+    ]
+    return (
+        f"INSERT INTO {table} (start, {names})"
+        f" SELECT at - at % {span}, {', '.join(DIMENSIONS)}, {OUTCOME}, {', '.join(sums)}"
+        # In order: two who add to the same sums wait for each other, and not both.
+        f" FROM {source} GROUP BY {by} ORDER BY {by}"
+        f" ON CONFLICT (start, {', '.join(DIMENSIONS)}, outcome) DO UPDATE SET {', '.join(more)}"
+    )
+
+
+def _capped(name: str) -> str:
+    return f"CASE WHEN {name} > {MOST_EACH} THEN {MOST_EACH} ELSE coalesce({name}, 0) END"
+
+
+@cache
+def spent(kind: str, unit: str) -> str:
+    """What one of a ``kind`` has used; for the `values` of a span."""
+    subject = SUBJECTS[kind]
+    names = ("cost_nanos",) if unit == "usd" else ("input", "output")
+    each, summed = (f"sum({' + '.join(n)})" for n in (map(_capped, names), names))
+    mine = f"{subject} = ? AND {subject} <> ''"
+    # As an expression: else all records of this subject would be looked through for the few that
+    # nobody has added yet.
+    late = f"summed = 0 AND {subject} || '' = ?"
+    parts = (
+        f"SELECT {each} AS n FROM usage WHERE {mine} AND at >= ? AND at < ?",
+        f"SELECT {each} FROM usage WHERE {mine} AND at >= ? AND at < ?",
+        f"SELECT {summed} FROM usage_hours WHERE {mine} AND start >= ? AND start < ?",
+        f"SELECT {summed} FROM usage_hours WHERE {mine} AND start >= ? AND start < ?",
+        f"SELECT {summed} FROM usage_days WHERE {mine} AND start >= ? AND start < ?",
+        f"SELECT {each} FROM usage WHERE {late} AND at >= ? AND at < ?",
+    )
+    return f"SELECT coalesce(sum(n), 0) FROM ({' UNION ALL '.join(parts)}) AS parts"
+
+
+def ranges(start: int, end: int) -> Sequence[tuple[int, int]]:
+    """A span of time in milliseconds, as `spent` asks for it: records, records, hours, hours, days,
+    and records that are in no sum yet. Each of them but the last one is of a time of its own; it is
+    that of the sums."""
+    first, last = -(-start // HOUR) * HOUR, end // HOUR * HOUR
+    if first >= last:
+        none = (start, start)
+        return (start, end), none, none, none, none, none
+    dawn, dusk = -(-first // DAY) * DAY, last // DAY * DAY
+    if dawn >= dusk:
+        dawn = dusk = last
+    return (start, first), (last, end), (first, dawn), (dusk, last), (dawn, dusk), (first, last)
+
+
+def values(subject: str, start: float, end: float) -> list[Any]:
+    """Of `spent`, for Unix seconds."""
+    span = milliseconds(start), MOST if end == inf else milliseconds(end)
+    return [value for part in ranges(*span) for value in (subject, *part)]
+
+
+def milliseconds(seconds: float) -> int:
+    """As the books round moments."""
+    return int(seconds * 1000 + 0.5)
