@@ -26,6 +26,7 @@ from passy_plugins.stores.sql.link import Link
 from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.sealed import have_keys, opened
+from passy_plugins.stores.sql.telling import Telling
 from passy_plugins.stores.sql.tending import Tending
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
@@ -33,9 +34,8 @@ from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.issue import Edited
 from passy_proxy.journal import Journal, JournalSettings
-from passy_proxy.json import dumps, loads
+from passy_proxy.json import dumps, loads, said
 from passy_proxy.records import (
-    BegunRow,
     Credential,
     CustomProvider,
     Principal,
@@ -95,8 +95,11 @@ class SqlSettings(Settings):
     )
 
 
-class Sql(Store):
-    """Directory, Vault, Ledger and Books on one database. Any number of processes may share it."""
+class Sql(Telling, Store):
+    """Directory, Vault, Ledger, Books and Alerts on one database.
+
+    Any number of processes may share it.
+    """
 
     kind = "sql"
     Settings = SqlSettings
@@ -208,14 +211,10 @@ class Sql(Store):
         """Whether the journal has no room for what begins now."""
         return self._journal.full
 
-    def begin(self, row: BegunRow) -> None:
+    def begin(self, id: str, note: bytes) -> None:
         """In the journal, for whoever comes after us."""
-        try:
-            json = dumps(row)
-        except (TypeError, ValueError):
-            json = said(row)
-        if not self._journal.open(row[0], json):
-            self._journal.open(row[0], said(shortened(row)))
+        if not self._journal.open(id, note):
+            self._journal.open(id, said(shortened(loads(note))))
 
     def record(self, row: UsageRow, proof: Proof | None = None) -> Now[bool]:
         """In the journal now, and in the database a moment later, once per id. There it is entered
@@ -230,13 +229,15 @@ class Sql(Store):
             json = said(clipped(row))
         journal = self._journal
         kept = journal.close(row[0], json)
-        self._shipper.more()
+        if self._shipper.asleep:
+            self._shipper.wake()
         return _when(journal.durable(), kept) if journal.power else kept
 
     def price(self, id: str, nanos: int, price: str) -> None:
         """In the journal, behind the record it belongs to."""
         self._journal.price(said((nanos, price, id)))
-        self._shipper.more()
+        if self._shipper.asleep:
+            self._shipper.wake()
 
     @property
     def waiting(self) -> int:
@@ -304,22 +305,6 @@ async def _when(durable: Awaitable[None], kept: bool) -> bool:
     return kept
 
 
-def said(row: tuple[Any, ...]) -> bytes:
-    """``row`` as JSON, whatever clients and upstreams wrote into it."""
-    return dumps(_sayable(row))
-
-
-def _sayable(value: Any) -> Any:
-    """Without halves of characters, and no number beyond what a column holds."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int):
-        return max(-MOST, min(value, MOST))
-    return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
-
-
-MOST = 2**63 - 1
-
 LONGEST_RECORD = 1 << 14
 """Bytes of a record as it is; the usual one has some hundreds."""
 LONGEST_NAME = 200
@@ -334,12 +319,11 @@ def clipped(value: Any) -> Any:
     return tuple(map(clipped, value)) if isinstance(value, tuple | list) else value
 
 
-def shortened(row: BegunRow) -> BegunRow:
-    """``row`` with names of a bearable length and its last attempt alone: it is for a small
+def shortened(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A `BegunRow` with names of a bearable length and its last attempt alone: it is for a small
     place."""
-    names = [_short(name) if isinstance(name, str) else name for name in row[:-1]]
-    upstream, model, started = row[-1][-1]
-    return (*names, [(_short(upstream), _short(model), started)])
+    *facts, asked, _ = row
+    return (*facts, [_short(name) if isinstance(name, str) else name for name in asked], ())
 
 
 def _short(name: str) -> str:
