@@ -43,7 +43,7 @@ async def create(
 ) -> tuple[IssuedKey, str]:
     """The record and the key. It belongs to who makes it: what holds for them holds for it."""
     wanted = NewKey(
-        **fields,
+        **{**fields, "description": fields["description"] or fields["name"]},
         organisation=visitor.organisation,
         user_id=visitor.user,
         created_by=visitor.user,
