@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from passy_plugins import byok
+from passy_plugins import byok, known_providers
 from passy_proxy import (
     Credential,
     CustomProvider,
@@ -121,7 +121,8 @@ async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
         monkeypatch.setattr(store, "credentials", vault.credentials)
         made = House(bench, vault, one, two, own)
         made.allow("127.0.0.1")
-        monkeypatch.setattr(byok, "monotonic", lambda: made.now)
+        for module in (byok, known_providers):
+            monkeypatch.setattr(module, "monotonic", lambda: made.now)
         yield made
 
 
@@ -460,18 +461,19 @@ async def test_K6_no_key_stays_in_memory_for_longer_than_it_may_be_shown(
     house.vault.bring("one", "sk-theirs")
     await house.ask()
     (filter,) = [one for one in house.bench.snapshot.filters if isinstance(one, byok.Byok)]
-    assert ["acme"] == list(filter._known)
+    known = filter._known
+    assert ["acme"] == list(known._entries)
     house.now += 15 * 60 - 1
     await house.ask(organisation="brown")
-    filter._sweep()
-    assert ["acme", "brown"] == sorted(filter._known)
+    known._sweep()
+    assert ["acme", "brown"] == sorted(known._entries)
     house.now += 1
-    filter._sweep()
-    assert ["brown"] == list(filter._known)
-    assert filter._sweeper is not None
+    known._sweep()
+    assert ["brown"] == list(known._entries)
+    assert known._sweeper is not None
     await filter.stop()
-    assert {} == filter._known
-    assert filter._sweeper.cancelled()
+    assert {} == known._entries
+    assert known._sweeper.cancelled()
 
 
 async def test_what_was_edited_is_read_at_once_when_somebody_tells(house: House) -> None:
@@ -484,7 +486,7 @@ async def test_what_was_edited_is_read_at_once_when_somebody_tells(house: House)
         ("organisation", "brown", "sk-theirs"),
         ("organisation", "acme", "sk-new"),
     ):
-        filter.told(kind, subject)
+        filter._known.told(kind, subject)
         await house.ask()
         assert f"Bearer {expected}" == shown(house.one)
     house.vault.bring("one", "sk-newest")
