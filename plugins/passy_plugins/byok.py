@@ -62,6 +62,7 @@ class Config(Settings):
 
 class Byok(Filter):
     name = "byok"
+    vouches = True
     needs = frozenset({"principal", "body"})
     config: Config
 

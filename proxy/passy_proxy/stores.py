@@ -7,13 +7,12 @@ raises :class:`StoreUnavailable` and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from passy_proxy.evidence import Proof
 from passy_proxy.records import (
-    BegunRow,
     Credential,
     CustomProvider,
     Principal,
@@ -157,9 +156,9 @@ class Ledger(Protocol):
         """Whether a record of what begins now could not be kept."""
         ...
 
-    def begin(self, row: BegunRow) -> None:
-        """An attempt is about to begin. Should the process end within it, this is what the books
-        will have."""
+    def begin(self, id: str, note: bytes) -> None:
+        """An attempt of exchange ``id`` is about to begin. Should the process end within it,
+        ``note``, the JSON of a `BegunRow`, is what the books are made from."""
         ...
 
     def record(self, row: UsageRow, proof: Proof | None = None) -> Now[bool]:
@@ -238,6 +237,9 @@ class Store:
     def state(self) -> str:
         """``ok``, or in a few words what is wrong, for the status page: without secrets."""
         return "ok"
+
+    def meet(self, others: Iterable[Store]) -> None:
+        """The other stores of a configuration that begins to serve."""
 
     async def start(self) -> None: ...
 

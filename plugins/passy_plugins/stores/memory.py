@@ -36,7 +36,6 @@ from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.records import (
     ECHO_ONLY,
-    BegunRow,
     Credential,
     CustomProvider,
     Level,
@@ -239,7 +238,7 @@ class Memory(Buckets, Store):
 
     full = False
 
-    def begin(self, row: BegunRow) -> None:
+    def begin(self, id: str, note: bytes) -> None:
         """Nothing of it would be left after the process."""
 
     def record(self, row: UsageRow, proof: Proof | None = None) -> bool:
