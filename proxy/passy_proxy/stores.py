@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from passy_proxy.config.settings import Secret
 from passy_proxy.evidence import Proof
 from passy_proxy.records import (
     Credential,
@@ -194,6 +195,34 @@ class Books(Protocol):
 
         Records that a ledger has taken and not yet entered may be missing.
         """
+        ...
+
+
+class Hook(Struct, frozen=True):
+    """Where somebody wants to be told, and what the messages are signed with."""
+
+    id: str
+    url: str
+    secret: Secret
+
+
+@runtime_checkable
+class Alerts(Protocol):
+    """What was told of budgets, so that all workers of all hosts together tell it once."""
+
+    async def raise_alert(self, budget: str, window: str, percent: int, patience: float) -> bool:
+        """Whether it is for the caller to tell that so much of a budget was used in a window.
+
+        False where somebody has told it, or began to less than ``patience`` seconds ago.
+        """
+        ...
+
+    async def alerted(self, budget: str, window: str, percent: int) -> None:
+        """It was told."""
+        ...
+
+    async def hooks(self, organisation: str | None, event: str) -> Sequence[Hook]:
+        """Where ``event`` of an organisation is to be told: its own, and the operator's."""
         ...
 
 

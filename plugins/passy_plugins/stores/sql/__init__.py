@@ -26,6 +26,7 @@ from passy_plugins.stores.sql.link import Link
 from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.sealed import have_keys, opened
+from passy_plugins.stores.sql.telling import Telling
 from passy_plugins.stores.sql.tending import Tending
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
@@ -33,7 +34,7 @@ from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.issue import Edited
 from passy_proxy.journal import Journal, JournalSettings
-from passy_proxy.json import MOST, dumps, loads, said
+from passy_proxy.json import dumps, loads, said
 from passy_proxy.records import (
     Credential,
     CustomProvider,
@@ -94,8 +95,11 @@ class SqlSettings(Settings):
     )
 
 
-class Sql(Store):
-    """Directory, Vault, Ledger and Books on one database. Any number of processes may share it."""
+class Sql(Telling, Store):
+    """Directory, Vault, Ledger, Books and Alerts on one database.
+
+    Any number of processes may share it.
+    """
 
     kind = "sql"
     Settings = SqlSettings
@@ -301,30 +305,6 @@ async def _when(durable: Awaitable[None], kept: bool) -> bool:
     return kept
 
 
-<<<<<<< HEAD
-def milliseconds(seconds: float) -> int:
-    """As the books round moments."""
-    return int(seconds * 1000 + 0.5)
-
-
-=======
-def said(row: tuple[Any, ...]) -> bytes:
-    """``row`` as JSON, whatever clients and upstreams wrote into it."""
-    return dumps(_sayable(row))
-
-
-def _sayable(value: Any) -> Any:
-    """Without halves of characters, and no number beyond what a column holds."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int):
-        return max(-MOST, min(value, MOST))
-    return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
-
-
-MOST = 2**63 - 1
-
->>>>>>> main
 LONGEST_RECORD = 1 << 14
 """Bytes of a record as it is; the usual one has some hundreds."""
 LONGEST_NAME = 200
