@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from time import monotonic
+from typing import TypeVar
 
-from passy_plugins.known_providers import Brought, Known, Own, remember
+from passy_plugins.brought import Brought, Memory, Own
 from passy_plugins.retrying import brought, key_refused, seconds_to_wait
 from passy_proxy import (
     Attempt,
@@ -29,7 +30,6 @@ from passy_proxy import (
     Remembered,
     Reply,
     Settings,
-    StoreUnavailable,
     Target,
     Vault,
     duration,
@@ -44,9 +44,9 @@ class Config(Settings):
     changes: Changes | None = setting(
         None, "A store that tells of edits sooner than the vault does, such as a Redis."
     )
+    connections: Connections = setting("connections", "Where connections to them are made.")
     keyring: Keyring = setting("keyring", "The secret keys of this installation.")
     remembered: Remembered = setting("remembered", "What is known, on disk.")
-    connections: Connections = setting("connections", "Where connections to them are made.")
     ttl: Duration = setting("30s", "How long an answer of the vault is used.", ge=0)
     stale: Duration = setting(
         "15m", "How long it is still used while the vault cannot be asked.", ge=0
@@ -69,17 +69,18 @@ class Byok(Filter):
     @property
     def when_away(self) -> str:
         stale = duration(self.config.stale)
-        return f"what was known in the last {stale} is used, 503 for others; never another key"
+        return f"what organisations brought is used for {stale}, 503 for them after that"
 
     async def start(self) -> None:
         self._resting: dict[tuple[str, str], float] = {}
         """Organisation and credential → until when."""
-        self._known = Known(self.config, self.log)
-        self._known.start()
+        self._memory = Memory(self.config, self.log)
+        self._memory.start()
+        self._known = self._memory.get
 
     async def stop(self) -> None:
-        if (known := getattr(self, "_known", None)) is not None:
-            await known.stop()
+        if (memory := getattr(self, "_memory", None)) is not None:
+            await memory.stop()
 
     def on_request(self, ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
         principal = ex.principal
@@ -87,18 +88,15 @@ class Byok(Filter):
         organisation = principal.organisation
         if organisation is None:
             return None
-        known = self._known.now(organisation)
-        if known is None:
+        known = self._known(organisation)
+        if known is None or known.due <= monotonic():
             return self.asked(ex, organisation)
         return self.choose(ex, known) if known.providers else None
 
     async def asked(self, ex: Exchange, organisation: str) -> Reply | None:
-        """``on_request`` where the vault has to be asked."""
-        try:
-            known = await self._known.look_up(organisation)
-        except StoreUnavailable:
-            return UNDECIDED
-        return self.choose(ex, known)
+        """``on_request`` where the vault is to be asked."""
+        known = await self._memory.look_up(organisation)
+        return UNDECIDED if known is None else self.choose(ex, known)
 
     def choose(self, ex: Exchange, known: Brought) -> Reply | None:
         """Their own upstreams, if any serves what is asked for."""
@@ -129,7 +127,7 @@ class Byok(Filter):
         upstream = attempt.target.upstream
         if upstream.dialect is None:
             return None
-        known = self._known.get(organisation)
+        known = self._known(organisation)
         if known is None:
             return self.read(ex, attempt, principal, organisation)
         own = known.own.get(upstream.key)
@@ -141,9 +139,8 @@ class Byok(Filter):
         self, ex: Exchange, attempt: Attempt, principal: Principal, organisation: str
     ) -> Failure | None:
         """``on_attempt`` where what was read for the request is forgotten by now."""
-        try:
-            known = await self._known.look_up(organisation)
-        except StoreUnavailable:
+        known = await self._memory.look_up(organisation)
+        if known is None:
             return Failure("refused", UNDECIDED.message, reply=UNDECIDED)
         own = known.own.get(attempt.target.upstream.key)
         if own is None:
@@ -216,6 +213,18 @@ def withheld(ex: Exchange) -> Reply | None:
             headers = [(name, value) for name, value in one.fields.items() if name in RETRY]
             return Reply(429, "own_key_refused", message, headers, "provider_error")
     return None
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def remember(entries: dict[K, V], key: K, value: V, most: int) -> None:
+    """Put ``value`` last; of more than ``most`` entries the first is forgotten."""
+    entries.pop(key, None)
+    entries[key] = value
+    if len(entries) > most:
+        del entries[next(iter(entries))]
 
 
 def unreachable(provider: CustomProvider, why: ValueError) -> Reply:
