@@ -163,7 +163,6 @@ def test_D3_D5_a_gateway_that_starts_while_all_is_away_serves_who_it_knew(
 
 
 def ok_records(site: Site) -> list[tuple[Any, ...]]:
-    print(site.database.rows("SELECT outcome, count(*) FROM usage GROUP BY 1"))
     return site.database.rows("SELECT count(*) FROM usage WHERE outcome = 'ok'")
 
 
