@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -90,6 +91,9 @@ REPLIES = {
     "invalid_metrics_token": "The metrics are asked for without their token.",
     "metrics": "Not an error: the metrics.",
     "metrics_disabled": "The metrics are asked for, have no token and are not public.",
+    "budget_unavailable": "A hard budget cannot be checked: its store cannot be asked.",
+    "insufficient_quota": "What is left of a hard budget does not cover the request.",
+    "price_unknown": "Under a hard budget: what the model or the path costs is not known.",
     "address_not_allowed": "The key may be used from other addresses only.",
     "model_not_allowed": "The key, or a level above it, is limited to other models or upstreams.",
     "upstream_not_allowed": "The key may not reach the provider that answers this path.",
@@ -877,6 +881,17 @@ def headers() -> str:
     )
 
 
+# The APIs
+
+
+def described(module: str) -> str:
+    """The OpenAPI document of an application, as it gives it at ``/openapi.json``."""
+    from importlib import import_module
+
+    document = import_module(module).made(None, None).openapi()
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
 WRITERS = {
     "configuration.md": configuration,
     "filters.md": filters,
@@ -884,6 +899,8 @@ WRITERS = {
     "commands.md": commands,
     "replies.md": replies,
     "headers.md": headers,
+    "keys-api.json": lambda: described("passy_plugins.api.keys_routes"),
+    "admin-api.json": lambda: described("passy_plugins.api.admin_routes"),
 }
 
 

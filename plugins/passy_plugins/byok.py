@@ -75,6 +75,7 @@ class Brought(NamedTuple):
 
 class Byok(Filter):
     name = "byok"
+    vouches = True
     needs = frozenset({"principal", "body"})
     config: Config
 

@@ -27,8 +27,8 @@ class Application:
 
     name: ClassVar[str]
     config: Any
-    """Subclasses annotate it: ``config: Config``; stores arrive in it as in a filter's. An
-    application one of whose secrets is an empty ``${NAME:-}`` is left out."""
+    """Subclasses annotate it: ``config: Config``; stores arrive in it as in a filter's. Where a
+    secret that it needs is ``off`` (see `StrongSecretOrOff`), the application is left out."""
     if TYPE_CHECKING:  # The loader reads what is annotated here, and would have to know it.
         gateway: Gateway
         """Where it lives, from its start on."""

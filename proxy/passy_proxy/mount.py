@@ -60,7 +60,9 @@ class _Visit:
     async def serve(self) -> None:
         mount = self._mount
         scope, self._receive, self._send = self._downstream.asgi()
-        scope["root_path"] = scope.get("root_path", "") + mount.path
+        scope["root_path"] = root = scope.get("root_path", "") + mount.path
+        if scope["path"] == root:  # With or without a slash, it is the application's own root.
+            scope["path"] += "/"
         scope["state"] = {**scope.get("state", {}), "request_id": self.id}
         log = mount.application.log
         try:

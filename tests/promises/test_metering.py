@@ -144,6 +144,7 @@ from passy_proxy.keyring import Keyring
 from passy_proxy.records import UsageRecord
 from passy_proxy.site import Site
 
+ledger.FLUSH_SECONDS = 0.02
 folder, point, first, after = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 calls = 0
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from passy_proxy import Application, Secret, Settings, Site, hookimpl, setting
+from passy_proxy import Application, Secret, Settings, Site, StrongSecretOrOff, hookimpl, setting
 from passy_proxy.application import Asgi, Receive, Send
 from passy_proxy.config.build import Parts, build
 from passy_proxy.config.document import parse
@@ -31,7 +31,7 @@ class Config(Settings):
 
 
 class Told(Config):
-    secret: Secret = setting(..., "Whom it answers.")
+    secret: StrongSecretOrOff = setting(..., "Whom it answers.")
 
 
 class Parrot(Application):
@@ -159,14 +159,14 @@ async def client() -> AsyncIterator[Client]:
 @pytest.mark.parametrize(
     ("method", "path", "said"),
     [
-        ("GET", "/a", "hello /a  0"),
+        ("GET", "/a", "hello /a / 0"),
         ("GET", "/a/", "hello /a / 0"),
         ("POST", "/a/x/y", "hello /a /x/y 0"),
         ("GET", "/a/exact", '"route"'),
         ("POST", "/a/exact", "hello /a /exact 0"),
         ("GET", "/a/b", "hello /a /b 0"),
         ("GET", "/a/b/x", '"route"'),
-        ("GET", "/a/b/c", "inner /a/b/c  0"),
+        ("GET", "/a/b/c", "inner /a/b/c / 0"),
         ("GET", "/a/b/c/d", "inner /a/b/c /d 0"),
         ("GET", "/a/b/cd", '"route"'),
         ("OPTIONS", "/a/x", "hello /a /x 0"),
@@ -310,7 +310,7 @@ async def test_an_app_may_have_no_lifespan(tmp_path: Path, client: Client) -> No
     )
     async with serving(text, tmp_path) as site:
         asked = await client.ask(f"{site.url}/a", method="GET")
-        assert b"None /a  0" == await asked.rest()
+        assert b"None /a / 0" == await asked.rest()
 
 
 # What is written of them
@@ -343,6 +343,7 @@ def built(apps: str, parts: Parts, **variables: str) -> Snapshot:
         ("/a: {app: parrot, body_limit: x}", 33, "'x'"),
         ("/a: {app: careful}", 7, "'secret' is missing"),
         ("/a: {app: careful, secret: ''}", 30, "this secret is empty"),
+        ("/a: {app: careful, secret: canary}", 30, "this secret has 6 bytes"),
         ('/a: {app: careful, secret: "${EMPTY}"}', 30, "this secret is empty"),
     ],
 )
@@ -357,18 +358,16 @@ def test_a_mistake_is_found_where_it_stands(
 
 
 def test_an_app_whose_secret_nobody_has_set_is_left_out_and_that_is_said(parts: Parts) -> None:
-    written = '/a: {app: careful, secret: "${A_SECRET:-}"}'
+    written = '/a: {app: careful, secret: "${A_SECRET-off}"}'
     snapshot = built(written, parts)
     assert [] == snapshot.routes.mounts
     assert {"/a": "set A_SECRET"} == snapshot.apps_left_out
     [warning] = snapshot.warnings
     assert ("warning", 3, 30) == (warning.severity, warning.line, warning.column)
-    assert "the app at /a is left out, since its secret is empty" == warning.message
-    [mount] = built(written, parts, A_SECRET="canary").routes.mounts
-    assert ("careful", "canary") == (
-        mount.application.name,
-        mount.application.config.secret.reveal(),
-    )
+    assert "the app at /a is left out, since its secret is off" == warning.message
+    secret = "Yw9vUpkVgv6q0Pmg1EKM4x6NYb5wHd7e"
+    [mount] = built(written, parts, A_SECRET=secret).routes.mounts
+    assert secret == mount.application.config.secret.reveal()
 
 
 def test_equal_words_are_one_app_and_others_another(parts: Parts) -> None:

@@ -103,7 +103,7 @@ async def carried_out(
     """Through the transports of the configuration, under its rules for tenants."""
     from passy_proxy.config.build import build
     from passy_proxy.gateway import connecting
-    from passy_proxy.trial import trial
+    from passy_proxy.trial import candidates, trial
 
     try:
         file = place.file(variables)
@@ -114,7 +114,7 @@ async def carried_out(
         complain(error)
     upstream = upstream_of(tried, snapshot)
     try:
-        names = [model] if model else candidates(upstream, snapshot)
+        names = [model] if model else candidates(upstream, snapshot.models)
         return await trial(upstream, tried.credential, names)
     finally:
         await upstream.transport.aclose()
@@ -135,13 +135,6 @@ def upstream_of(tried: Tried, snapshot: Snapshot) -> Upstream:
     meant = nearest(name, snapshot.upstreams)
     hint = f"; did you mean {meant}?" if meant else ""
     fail(f"no upstream is named {name}, or it takes no key{hint}")
-
-
-def candidates(upstream: Upstream, snapshot: Snapshot) -> list[str]:
-    """Models that are known to be there, by what the configuration says."""
-    table = (choice for model in snapshot.models.aliases for tier in model.tiers for choice in tier)
-    named = [choice.model for choice in table if choice.upstream is upstream]
-    return [*named, *upstream.models]
 
 
 def show(result: Trial) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isnan
@@ -163,7 +164,7 @@ def show(
 def disable(
     config: Path | None, data: Path | None, url: str | None, as_json: bool, key_id: str
 ) -> None:
-    """Disable a key for good. Gateways follow when what they remember of it has aged."""
+    """Disable a key for good. Gateways follow within seconds."""
     _tell(run(lambda issuer: issuer.disable_key(key_id), config, data, url), key_id, as_json)
 
 
@@ -175,8 +176,16 @@ def run(work: Work[T], config: Path | None, data: Path | None, url: str | None) 
         kind, settings = _by_url(url) if url else _configured(place, variables)
 
         async def within() -> T:
-            async with kind.issuer(settings, site) as issuer:
-                return await work(issuer)
+            edits: list[tuple[str, str]] = []
+
+            async def edited(kind: str, subject: str) -> None:
+                edits.append((kind, subject))
+
+            async with kind.issuer(settings, site, edited) as issuer:
+                done = await work(issuer)
+            if edits and not url:
+                await announced(edits, place, variables, site)
+            return done
 
         return asyncio.run(within())
     except (KeyringError, BadPlugin) as error:
@@ -187,6 +196,25 @@ def run(work: Work[T], config: Path | None, data: Path | None, url: str | None) 
         fail(str(error), Exit.unavailable)
     except ValueError as error:
         fail(str(error))
+
+
+async def announced(
+    edits: Sequence[tuple[str, str]], place: Place, variables: Mapping[str, str], site: Site
+) -> None:
+    """Tell those who listen through a store of the configuration. Whoever cannot be told that way
+    sees it in the books, a little later."""
+    registry = Registry()
+    for entry in place.file(variables).stores.values():
+        kind: Any = registry.store(entry.kind)
+        if kind is None or issubclass(kind, Issuing) or not hasattr(kind, "publish"):
+            continue
+        settings = read(settings_of(kind), entry.settings)
+        if not isinstance(settings, list):
+            store = kind(settings, site)
+            with suppress(StoreUnavailable):
+                for edit in edits:
+                    await store.publish(*edit)
+            await store.stop()
 
 
 def _by_url(url: str) -> tuple[type[Issuing], Any]:

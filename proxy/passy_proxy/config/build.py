@@ -48,7 +48,7 @@ from passy_proxy.remembered import Remembered
 from passy_proxy.route import Route, RouteTable
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
-from passy_proxy.stores import Books, Changes, Counters, Directory, Ledger, Store, Vault
+from passy_proxy.stores import Alerts, Books, Changes, Counters, Directory, Ledger, Store, Vault
 from passy_proxy.transport import DEFAULT_LIMITS, Limits, Timeouts, Transport
 from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
 from passy_proxy.transport.head import SECRET
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
     from passy_proxy.application import Application
 
-STORES = (Counters, Directory, Vault, Ledger, Books, Changes, Administered)
+STORES = (Counters, Directory, Vault, Ledger, Books, Alerts, Changes, Administered)
 """A setting of one of these types is written as the name of a store."""
 
 GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals, Remembered)
@@ -121,6 +121,7 @@ class _Absent:
 
     take = settle = prime = principal = providers = credentials = record = _nothing
     publish = listen = hears = spent = admin = _nothing
+    raise_alert = alerted = hooks = _nothing
 
 
 ABSENT = _Absent()
@@ -384,8 +385,8 @@ class _Builder:
         """One for all snapshots: organisations' pools stay warm over a reload too."""
         connector, dialects = self.parts.connector, self.registry.dialect
 
-        def make(url: str) -> Transport:
-            origin = parse_origin(url, True, connector.settings.allow)
+        def make(url: str, restricted: bool = True) -> Transport:
+            origin = parse_origin(url, restricted, connector.settings.allow)
             return plain_transport(root_of(origin), connector)
 
         made: Connections = self.share("connections", lambda: Connections(make, dialects), "aclose")
@@ -425,16 +426,16 @@ class _Builder:
         if kind is None:
             return None
         settings = settings_of(kind)
-        if without := unset(settings, entry.rest):
-            name, how = without
-            message = f"the app at {entry.path} is left out, since its {name} is empty"
-            node = entry.rest.entries[name]
-            self.left_out.append(node.problem(message, how, warning=True))
-            self.made.apps_left_out[entry.path] = how or name
-            return None
         given = self.live(settings, entry.rest, entry.at)
         config = self.read(settings, entry.rest, given)
         if config is None or ABSENT in given.values():
+            return None
+        if (name := switched_off(config)) is not None:
+            message = f"the app at {entry.path} is left out, since its {name} is off"
+            node = entry.rest.entries[name]
+            how = how_to_set(node)
+            self.left_out.append(node.problem(message, how, warning=True))
+            self.made.apps_left_out[entry.path] = how or f"set {name}"
             return None
         live = tuple((name, id(thing)) for name, thing in given.items())
         key = ("app", entry.path, kind, live, repr(plain(entry.rest)))
@@ -678,15 +679,11 @@ class _Builder:
         return message
 
 
-def unset(kind: type[Settings], settings: Mapping) -> tuple[str, str | None] | None:
-    """The first secret that is to be taken from a variable, ``${NAME:-}``, and is empty: nobody set
-    it, and what cannot do without it is not wanted. With how to set it."""
-    for name, declared in kind.model_fields.items():
-        node = settings.entries.get(name)
-        if declared.annotation is not Secret or not declared.is_required():
-            continue
-        if isinstance(node, Text) and node.tainted and not node.text and ":-}" in node.raw:
-            return name, how_to_set(node)
+def switched_off(config: Settings) -> str | None:
+    """A secret without which an application answers nobody, and that is ``off``."""
+    for name, declared in type(config).model_fields.items():
+        if declared.annotation is Secret and declared.is_required() and not getattr(config, name):
+            return name
     return None
 
 

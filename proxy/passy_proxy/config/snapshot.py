@@ -71,7 +71,7 @@ class Snapshot:
         self.app_keys: dict[str, Hashable] = {}
         """Path → key in ``shared`` of the application there."""
         self.apps_left_out: dict[str, str] = {}
-        """Path of an application that has no secret → how to give it one."""
+        """Path of an application whose secret is ``off`` → how to give it one."""
         self.routes = RouteTable(())
         self.warnings: Sequence[Problem] = ()
         self.running = 0
@@ -85,6 +85,9 @@ class Snapshot:
         StartFailed."""
         for name, key in self.store_keys.items():
             await self._start(f"the store {name}", self.shared.start(key))
+        stores = list(self.stores.values())
+        for store in stores:
+            store.meet([other for other in stores if other is not store])
         for filter in self.filters:
             self._started.append(filter)
             await self._start(f"the filter {filter.name}", filter.start())

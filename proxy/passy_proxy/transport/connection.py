@@ -28,6 +28,7 @@ from .answer import (
     Leg,
     WholeLeg,
     may_begin,
+    read_little,
     reason,
 )
 from .head import JOINED_BYTES
@@ -319,6 +320,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         # 1, not 0: asyncio's TLS transport takes an empty buffer for a full one at 0.
         self._transport.set_write_buffer_limits(high=1, low=0)
+        read_little(self._transport)
 
     def pause_writing(self) -> None:
         self._unwritten = True

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,7 @@ async def test_k1_a_rolled_key_is_good_for_its_grace_and_no_longer(
     assert new is not None
     assert old is not None
     assert (None, again.old_until) == (new.expires, old.expires)
-    assert new == Principal(
-        **{each: getattr(old, each) for each in old.__slots__} | {"expires": None}
-    )
+    assert new == replace(old, expires=None)
     await asyncio.sleep(max(0.0, again.old_until - time.time()) + 0.01)
     assert await principal(store, first) is None
     assert await principal(store, second) is not None

@@ -10,9 +10,10 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from passy_plugins.stores.sql.allotted import Allotted
@@ -20,13 +21,16 @@ from passy_plugins.stores.sql.database import sqlite_path
 from passy_plugins.stores.sql.driver import driver_for, is_postgres
 from passy_plugins.stores.sql.engine import engine_for
 from passy_plugins.stores.sql.issued import BY_KEY, Issued
+from passy_plugins.stores.sql.lists import Lists
 from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.ready import agree, make_ready
+from passy_plugins.stores.sql.reports import Reports
 from passy_plugins.stores.sql.schema import usage
 from passy_plugins.stores.sql.tenants import Tenants
 from passy_plugins.stores.sql.vault import Vaulted
 from passy_plugins.stores.sql.verify import Tell, verify, verify_within
 from passy_proxy.evidence import Verdict
+from passy_proxy.issue import Edited
 from passy_proxy.json import loads
 from passy_proxy.records import UsageRecord
 from passy_proxy.stores import StoreUnavailable
@@ -40,15 +44,24 @@ if TYPE_CHECKING:
 class Admin(Issued, Tenants, Allotted, Vaulted):
     """Writes to the database of ``url``. See `opened`."""
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, url: str) -> None:
+    def __init__(
+        self, engine: AsyncEngine, keyring: Keyring, url: str, edited: Edited | None = None
+    ) -> None:
         self._engine = engine
         self._url = url
         self._keyring = keyring
+        self._edited = edited
+        self._noted = {}
+        self.reports = Reports(self._connected)
+        self.lists = Lists(self._connected)
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, url: str, keyring: Keyring) -> AsyncIterator[Admin]:
+    async def opened(
+        cls, url: str, keyring: Keyring, edited: Edited | None = None
+    ) -> AsyncIterator[Admin]:
         """An Admin on a database that is there and of the newest revision, closed at the end.
+        ``edited`` is told of each edit once it is entered.
 
         `StoreUnavailable` when it cannot be had, `KeyringError` when its keys are not ours.
         """
@@ -60,7 +73,7 @@ class Admin(Issued, Tenants, Allotted, Vaulted):
             await database.close()
         engine = engine_for(url)
         try:
-            yield cls(engine, keyring, url)
+            yield cls(engine, keyring, url, edited)
         finally:
             await engine.dispose()
 
@@ -87,16 +100,55 @@ class Admin(Issued, Tenants, Allotted, Vaulted):
             raise StoreUnavailable(f"{path}: {error}") from error
 
     @asynccontextmanager
+    async def together(self, subject: str) -> AsyncIterator[None]:
+        """All that is read and written within is one transaction, and only one of ``subject`` runs
+        at a time, in whatever process."""
+        async with self._connected() as connection:
+            if is_postgres(self._url):
+                name = f"passy:{subject}"
+                await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
+            else:
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            token = _TOGETHER.set((self, connection))
+            try:
+                yield
+            finally:
+                _TOGETHER.reset(token)
+
+    @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncConnection]:
         """A connection and its transaction; what is said of a failure holds no values."""
+        owner, shared = _TOGETHER.get()
         try:
-            async with self._engine.begin() as connection:
-                yield connection
+            if owner is self and shared is not None:
+                yield shared
+            else:
+                async with self._transaction() as connection:
+                    yield connection
         except IntegrityError as error:
             raise ValueError(str(error.orig)) from None
         except (DBAPIError, OSError) as error:
             raise StoreUnavailable(str(getattr(error, "orig", error))) from None
 
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        """One that tells of its edits once it has ended."""
+        noted: list[tuple[str, str]] = []
+        async with self._engine.begin() as connection:
+            self._noted[connection] = noted
+            try:
+                yield connection
+            finally:
+                del self._noted[connection]
+        if self._edited is not None:
+            for kind, subject in noted:
+                await self._edited(kind, subject)
+
+
+_TOGETHER: ContextVar[tuple[Admin | None, AsyncConnection | None]] = ContextVar(
+    "together", default=(None, None)
+)
+"""Whose connection a task has for all that it does; see `Admin.together`."""
 
 _USAGE = select(*(usage.c[name] for name in UsageRecord._fields))
 

@@ -63,7 +63,7 @@ class Vaulted(Rotating):
         wanted = select(custom_providers).order_by(mine.created, mine.id)
         if organisation is not None:
             wanted = wanted.where(mine.organisation == organisation)
-        return [_provider(row) for row in await self._read(wanted)]
+        return [provider_of(row) for row in await self._read(wanted)]
 
     async def change_provider(self, provider: str, **changes: Any) -> bool:
         """Whether there is such a provider."""
@@ -104,7 +104,7 @@ class Vaulted(Rotating):
         wanted = select(credentials).order_by(*order)
         if organisation is not None:
             wanted = wanted.where(mine.organisation == organisation)
-        return [_stored(row) for row in await self._read(wanted)]
+        return [stored_of(row) for row in await self._read(wanted)]
 
     async def change_credential(self, credential: str, **changes: Any) -> bool:
         """Whether there is such a credential. A new ``secret`` is its next version; of two at once
@@ -179,7 +179,8 @@ def _fields(new: NewProvider | NewCredential) -> dict[str, Any]:
     return fields
 
 
-def _provider(row: Row[Any]) -> CustomProvider:
+def provider_of(row: Row[Any]) -> CustomProvider:
+    """Of a row of `custom_providers`."""
     return CustomProvider(
         id=row.id,
         organisation=row.organisation,
@@ -193,7 +194,8 @@ def _provider(row: Row[Any]) -> CustomProvider:
     )
 
 
-def _stored(row: Row[Any]) -> StoredCredential:
+def stored_of(row: Row[Any]) -> StoredCredential:
+    """Of a row of `credentials`."""
     return StoredCredential(
         id=row.id,
         organisation=row.organisation,

@@ -1,0 +1,52 @@
+"""App: everything an operator keeps in order over HTTP, for the holder of the admin token.
+
+Organisations, teams, users, keys, limits, budgets, providers and their credentials, webhooks,
+usage, single exchanges, the routing table and the state of the gateway. Its OpenAPI document is at
+`/openapi.json` below it; the guide is docs/guides/admin-api.md.
+"""
+
+from __future__ import annotations
+
+from passy_plugins.api.desk import Desk
+from passy_plugins.api.gate import Gate, bearer
+from passy_proxy import (
+    Administered,
+    Application,
+    Settings,
+    StrongSecretOrOff,
+    hookimpl,
+    setting,
+)
+from passy_proxy.application import Asgi
+
+REFUSED = "This needs the admin token: Authorization: Bearer …"
+
+
+class Config(Settings):
+    store: Administered = setting(..., "The store that is administered, of kind sql.")
+    token: StrongSecretOrOff = setting(
+        ..., "The admin token: 32 random bytes or more. off leaves the app out."
+    )
+
+
+class Admin(Application):
+    name = "admin"
+    config: Config
+
+    def asgi(self) -> Asgi:
+        from passy_plugins.api.admin_routes import made
+
+        self.desk = Desk(self.config.store)
+        look = bearer(self.config.token.reveal().encode(), "admin")
+        served = made(self.desk, self.log, lambda: self.gateway)
+        return Gate(served, look, REFUSED, b"Bearer")
+
+    async def stop(self) -> None:
+        await super().stop()
+        if (desk := getattr(self, "desk", None)) is not None:
+            await desk.close()
+
+
+@hookimpl
+def passy_apps() -> list[type[Application]]:
+    return [Admin]

@@ -1,0 +1,221 @@
+"""Budgets of organisations, teams, users and keys, and the webhooks that hear of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field, model_validator
+
+from passy_plugins.api.editing import From, IfMatch, Limit, admin_of, editing, present, tagged
+from passy_plugins.api.errors import Denied, responses
+from passy_plugins.api.words import Body, Id, Shown, UserId, shown_at
+from passy_plugins.stores.sql.issued import NANOS
+from passy_proxy.issue import DEFAULT_ALERTS, Kind, NewBudget, StoredBudget, Webhook
+from passy_proxy.periods import Period
+
+router = APIRouter(tags=["budgets"])
+
+MOST = 9_000_000_000_000_000
+Unit = Literal["usd", "tokens"]
+Amount = Annotated[float, Field(ge=0, le=MOST, description="US dollars, or tokens.")]
+Alerts = Annotated[
+    list[Annotated[int, Field(ge=1, le=1_000)]],
+    Field(max_length=20, description="Percentages at which somebody is told."),
+]
+
+
+class NewBudgetBody(Body):
+    kind: Kind = Field(description="Whose it is.")
+    subject: UserId = Field(description="The id of that.")
+    unit: Unit
+    amount: Amount
+    period: Period = "month"
+    hard: bool = Field(
+        default=True, description="Whether it refuses when it is used up, or only tells."
+    )
+    alerts: Alerts = Field(default=list(DEFAULT_ALERTS))
+
+    @model_validator(mode="after")
+    def _can_be(self) -> NewBudgetBody:
+        check(self.amount, self.unit)
+        return self
+
+
+class BudgetChange(Body):
+    amount: Amount = 0
+    hard: bool = True
+    alerts: Alerts = Field(default=list(DEFAULT_ALERTS))
+
+
+class BudgetShown(Shown):
+    id: str
+    kind: Kind
+    subject: str
+    unit: Unit
+    amount: float
+    period: Period
+    hard: bool
+    alerts: list[int]
+    created_at: str | None
+
+
+class Budgets(Shown):
+    rows: list[BudgetShown]
+    cursor: str | None
+
+
+class NewWebhook(Body):
+    organisation: Id | None = Field(
+        default=None, description="null: the operator's, told of everything."
+    )
+    url: Annotated[str, Field(max_length=2_000, pattern=r"^https?://[!-~]+$")]
+
+
+class WebhookShown(Shown):
+    id: str
+    organisation: str | None
+    url: str
+    events: list[str]
+    created_at: str | None
+
+
+class WebhookMade(WebhookShown):
+    secret: str = Field(description="What its messages are signed with. It is shown this once.")
+
+
+class Webhooks(Shown):
+    rows: list[WebhookShown]
+    cursor: str | None
+
+
+ONE = responses(401, 404, 422, 503)
+
+
+@router.post("/budgets", status_code=201, responses=responses(400, 401, 413, 422, 503))
+async def create_budget(request: Request, new: NewBudgetBody) -> BudgetShown:
+    """Set how much may be spent."""
+    amount = nanos(new.amount, new.unit)
+    wanted = NewBudget(
+        new.kind, new.subject, new.unit, amount, new.period, new.hard, tuple(new.alerts)
+    )
+    return budget(await (await admin_of(request)).add_budget(wanted))
+
+
+@router.get("/budgets", responses=responses(401, 422, 503))
+async def list_budgets(
+    request: Request,
+    kind: Annotated[Kind | None, Query()] = None,
+    subject: Annotated[UserId | None, Query()] = None,
+    limit: Limit = 100,
+    cursor: From = None,
+) -> Budgets:
+    """All of them, oldest first."""
+    wanted = {"kind": kind, "subject": subject}
+    values = {name: value for name, value in wanted.items() if value is not None}
+    page = await (await admin_of(request)).lists.budgets(values, limit, cursor)
+    return Budgets(rows=[budget(one) for one in page.rows], cursor=page.cursor)
+
+
+@router.get("/budgets/{id}", responses=ONE)
+async def show_budget(request: Request, response: Response, id: Id) -> BudgetShown:
+    """What is known of one."""
+    return tagged(response, await known(request, id))
+
+
+@router.patch("/budgets/{id}", responses=responses(400, 401, 404, 412, 413, 422, 503))
+async def change_budget(
+    request: Request, response: Response, id: Id, change: BudgetChange, if_match: IfMatch = None
+) -> BudgetShown:
+    """Change what is named. What was spent stays spent."""
+    async with editing(request, id, if_match, lambda: known(request, id)) as admin:
+        named: dict[str, Any] = {name: getattr(change, name) for name in change.model_fields_set}
+        if "amount" in named:
+            unit = (await known(request, id)).unit
+            try:
+                check(change.amount, unit)
+            except ValueError as error:
+                raise Denied(422, "invalid_value", str(error), "body.amount") from None
+            named["amount"] = nanos(change.amount, unit)
+        present(await admin.change_budget(id, **named), "budget")
+        return tagged(response, await known(request, id))
+
+
+@router.delete("/budgets/{id}", status_code=204, responses=ONE)
+async def delete_budget(request: Request, id: Id) -> Response:
+    """Spend without it."""
+    present(await (await admin_of(request)).remove_budget(id), "budget")
+    return Response(status_code=204)
+
+
+# Webhooks
+
+
+@router.post("/webhooks", status_code=201, responses=responses(400, 401, 413, 422, 503))
+async def create_webhook(request: Request, new: NewWebhook) -> WebhookMade:
+    """Have somebody told of budgets that run out."""
+    made, secret = await (await admin_of(request)).add_webhook(new.organisation, new.url)
+    return WebhookMade(secret=secret, **webhook(made))
+
+
+@router.get("/webhooks", responses=responses(401, 422, 503))
+async def list_webhooks(
+    request: Request,
+    organisation: Annotated[Id | None, Query()] = None,
+    limit: Limit = 100,
+    cursor: From = None,
+) -> Webhooks:
+    """All of them, oldest first."""
+    values = {} if organisation is None else {"organisation": organisation}
+    page = await (await admin_of(request)).lists.webhooks(values, limit, cursor)
+    return Webhooks(rows=[WebhookShown(**webhook(one)) for one in page.rows], cursor=page.cursor)
+
+
+@router.delete("/webhooks/{id}", status_code=204, responses=ONE)
+async def delete_webhook(request: Request, id: Id) -> Response:
+    """Tell it no more."""
+    present(await (await admin_of(request)).remove_webhook(id), "webhook")
+    return Response(status_code=204)
+
+
+def check(amount: float, unit: str) -> None:
+    """ValueError for what cannot be counted."""
+    if unit == "tokens" and not float(amount).is_integer():
+        raise ValueError("tokens are counted in whole numbers")
+    if unit == "usd" and amount * NANOS > MOST:
+        raise ValueError("a budget is at most nine million dollars")
+
+
+def nanos(amount: float, unit: str) -> int:
+    """As the books count."""
+    return round(amount * NANOS) if unit == "usd" else int(amount)
+
+
+async def known(request: Request, id: str) -> BudgetShown:
+    return budget(present(await (await admin_of(request)).get_budget(id), "budget"))
+
+
+def budget(one: StoredBudget) -> BudgetShown:
+    amount = one.budget.amount
+    return BudgetShown(
+        id=one.budget.id,
+        kind=one.kind,
+        subject=one.subject,
+        unit=one.budget.unit,
+        amount=amount / NANOS if one.budget.unit == "usd" else amount,
+        period=one.budget.period,
+        hard=one.budget.hard,
+        alerts=list(one.budget.alerts),
+        created_at=shown_at(one.created),
+    )
+
+
+def webhook(one: Webhook) -> dict[str, Any]:
+    """The fields of `WebhookShown`."""
+    return {
+        "id": one.id,
+        "organisation": one.organisation,
+        "url": one.url,
+        "events": list(one.events),
+        "created_at": shown_at(one.created),
+    }

@@ -1,0 +1,378 @@
+"""What the books say, for people: sums by time and by whatever else is asked, and single exchanges.
+
+Names of columns come from the tables below and from nowhere else; values are parameters. Each page
+is a short transaction of its own that goes on behind the last row of the one before, so that a long
+export holds nothing open and one that is read while rows come in skips none and repeats none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+)
+
+from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
+from passy_plugins.stores.sql.schema import usage
+from passy_proxy.json import loads
+from passy_proxy.records import UsageRecord
+from passy_proxy.stores import StoreUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+Bucket = Literal["hour", "day", "total"]
+Dimension = Literal[
+    "model", "upstream", "upstream_model", "key", "team", "user", "organisation", "tag", "route",
+    "outcome",
+]  # fmt: skip
+Order = Literal["time", "requests", "tokens", "cost"]
+
+MOST_SETS = 20_000
+"""Groups that are looked at to find the sums of single tags."""
+PATIENCE = 10.0
+"""Seconds that one statement may take."""
+_SPAN = {"hour": 3_600_000, "day": 86_400_000}
+_COLUMN = {"key": "key_id", "user": "user_id", "tag": "tags"}
+"""Columns that are not called like their dimension."""
+
+
+class TooLong(StoreUnavailable):
+    """The question takes the database too long: it should ask for less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which exchanges are meant: from ``since`` to before ``until``, in milliseconds of Unix time,
+    with these values. ``search`` is what an id begins with, or what is in a model's name."""
+
+    since: int
+    until: int
+    values: Mapping[Dimension, str] = field(default_factory=dict)
+    search: str = ""
+
+
+class Sums(NamedTuple):
+    """What some exchanges come to."""
+
+    requests: int = 0
+    ok: int = 0
+    """Those of them whose outcome is ``ok``."""
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    audio_input: int = 0
+    audio_output: int = 0
+    cost_nanos: int = 0
+    """Of those with a price."""
+    unpriced: int = 0
+    """Those that used tokens and whose price is not known: the cost is a lower bound."""
+    estimated: int = 0
+    """Those whose tokens were not told by the provider."""
+    duration_ms: int = 0
+    """Of all of them together, as is ``first_ms``."""
+    first_ms: int = 0
+
+    def plus(self, other: Sums) -> Sums:
+        """Both together."""
+        return Sums(*map(sum, zip(self, other, strict=True)))
+
+    @property
+    def tokens(self) -> int:
+        return self.input + self.output
+
+
+class Group(NamedTuple):
+    """The sums of what has one time and one value in each dimension."""
+
+    at: int | None
+    """The beginning of its hour or day, in milliseconds; ``None`` for all the time asked."""
+    by: tuple[str, ...]
+    sums: Sums
+
+
+class Reports:
+    """Reads the books through ``connected``. Raises `StoreUnavailable`, `TooLong`, and ValueError
+    for a cursor that is none."""
+
+    def __init__(
+        self, connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+    ) -> None:
+        self._connected = connected
+
+    async def totals(self, asked: Asked) -> Sums:
+        [row] = await self._read(select(*_SUMS).where(*_conditions(asked)))
+        return _sums(row)
+
+    async def groups(
+        self,
+        asked: Asked,
+        bucket: Bucket = "day",
+        by: Sequence[Dimension] = (),
+        order: Order = "time",
+        limit: int = MOST,
+        cursor: str | None = None,
+    ) -> Page:
+        """Sums by time and dimensions. ``time`` goes forward; the other orders begin with the
+        most."""
+        if "tag" in by:
+            return await self._by_tag(asked, bucket, by, order, limit, cursor)
+        statement = _grouped(asked, bucket, by)
+        if order == "time" and bucket == "total" and not by:
+            return Page([_group(row, bucket) for row in await self._read(statement)], None)
+        inner = statement.subquery()
+        keys = [inner.c[f"k{n}"] for n in range(len(_keys(bucket, by)))]
+        measure = _measure(inner, order)
+        wanted = select(inner)
+        if cursor is not None:
+            wanted = wanted.where(_behind(keys, measure, _position(cursor, bucket, by, order)))
+        orders = ([] if measure is None else [measure.desc()]) + [key.asc() for key in keys]
+        rows = await self._read(wanted.order_by(*orders).limit(limit + 1))
+        found = [_group(row, bucket) for row in rows]
+        return paged(found, limit, lambda last: _place(last, order))
+
+    async def _by_tag(
+        self,
+        asked: Asked,
+        bucket: Bucket,
+        by: Sequence[Dimension],
+        order: Order,
+        limit: int,
+        cursor: str | None,
+    ) -> Page:
+        """As `groups`. What has several tags counts for each of them; what has none, for ``""``."""
+        rows = await self._read(_grouped(asked, bucket, by).limit(MOST_SETS + 1))
+        if len(rows) > MOST_SETS:
+            raise TooLong("there are too many groups; ask for less time, or fewer dimensions")
+        place = list(by).index("tag")
+        wanted = asked.values.get("tag")
+        merged: dict[tuple[int | None, tuple[str, ...]], Sums] = {}
+        for row in rows:
+            at, key, sums = _group(row, bucket)
+            for tag in key[place].split(","):
+                if wanted is None or tag == wanted:
+                    one = (at, (*key[:place], tag, *key[place + 1 :]))
+                    merged[one] = merged.get(one, Sums()).plus(sums)
+        found = [Group(at, key, sums) for (at, key), sums in merged.items()]
+        found.sort(key=lambda group: _rank(group, order))
+        if cursor is not None:
+            position = _position(cursor, bucket, by, order)
+            last = (0, *position) if order == "time" else (-position[0], *position[1:])
+            found = [group for group in found if _rank(group, order) > last]
+        return paged(found[: limit + 1], limit, lambda last: _place(last, order))
+
+    async def exchanges(self, asked: Asked, limit: int = MOST, cursor: str | None = None) -> Page:
+        """`UsageRecord`s, latest first."""
+        wanted = select(*_RECORD).where(*_conditions(asked))
+        if cursor is not None:
+            at, id = position_of(cursor, (int, str))
+            wanted = wanted.where(tuple_(usage.c.at, usage.c.id) < (at, id))
+        latest = wanted.order_by(usage.c.at.desc(), usage.c.id.desc()).limit(limit + 1)
+        found = [_record(row) for row in await self._read(latest)]
+        return paged(found, limit, lambda last: (int(last.at * 1000 + 0.5), last.id))
+
+    async def exchange(self, id: str) -> UsageRecord | None:
+        """One of them, with its attempts."""
+        rows = await self._read(select(*_RECORD).where(usage.c.id == id))
+        return _record(rows[0]) if rows else None
+
+    async def all_groups(
+        self, asked: Asked, bucket: Bucket, by: Sequence[Dimension], order: Order
+    ) -> AsyncIterator[Sequence[Group]]:
+        """Every page of `groups`."""
+        cursor: str | None = None
+        while True:
+            page = await self.groups(asked, bucket, by, order, MOST, cursor)
+            yield page.rows
+            if (cursor := page.cursor) is None:
+                return
+
+    async def all_exchanges(self, asked: Asked) -> AsyncIterator[Sequence[UsageRecord]]:
+        """Every page of `exchanges`."""
+        cursor: str | None = None
+        while True:
+            page = await self.exchanges(asked, MOST, cursor)
+            yield page.rows
+            if (cursor := page.cursor) is None:
+                return
+
+    async def _read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        began = monotonic()
+        try:
+            async with self._connected() as connection:
+                undo = await _bounded(connection)
+                try:
+                    rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
+                    return rows
+                finally:
+                    await undo()
+        except StoreUnavailable as error:
+            if monotonic() - began >= PATIENCE:
+                raise TooLong(
+                    f"the books were searched for {PATIENCE:g} s; ask for less"
+                ) from error
+            raise
+
+
+async def _bounded(connection: AsyncConnection) -> Callable[[], Any]:
+    """Have statements end after `PATIENCE`; the result ends that."""
+
+    async def nothing() -> None: ...
+
+    if connection.dialect.name == "postgresql":
+        patience = str(round(PATIENCE * 1000))
+        await connection.execute(select(func.set_config("statement_timeout", patience, True)))
+        return nothing
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    end = monotonic() + PATIENCE
+    await driver.set_progress_handler(lambda: int(monotonic() > end), 10_000)
+
+    async def unbounded() -> None:
+        await driver.set_progress_handler(None, 0)
+
+    return unbounded
+
+
+_OK = case((usage.c.outcome == "ok", 1), else_=0)
+_UNPRICED = case(
+    (and_(usage.c.cost_nanos.is_(None), usage.c.input + usage.c.output > 0), 1), else_=0
+)
+_ADDED: dict[str, ColumnElement[Any]] = {
+    "ok": _OK,
+    "cost_nanos": func.coalesce(usage.c.cost_nanos, 0),
+    "unpriced": _UNPRICED,
+}
+_SUMS = [
+    func.count().label(name)
+    if name == "requests"
+    else func.coalesce(func.sum(_ADDED.get(name, usage.c.get(name))), 0).label(name)
+    for name in Sums._fields
+]
+_RECORD = [usage.c[name] for name in UsageRecord._fields]
+
+
+def column_of(dimension: Dimension) -> ColumnElement[Any]:
+    """The column of a dimension."""
+    return usage.c[_COLUMN.get(dimension, dimension)]
+
+
+def _conditions(asked: Asked) -> list[ColumnElement[bool]]:
+    conditions = [usage.c.at >= asked.since, usage.c.at < asked.until]
+    for dimension, value in asked.values.items():
+        column = column_of(dimension)
+        if dimension == "tag":
+            conditions.append(_holds(literal(",") + column + literal(","), f",{value},"))
+            continue
+        conditions.append(column == value)
+        if value and column.name in _SOMETIMES:
+            conditions.append(literal_column(_SOMETIMES[column.name], Boolean))
+    if asked.search:
+        begins = func.substr(usage.c.id, 1, len(asked.search)) == asked.search
+        conditions.append(or_(begins, _holds(usage.c.model, asked.search)))
+    return conditions
+
+
+def _holds(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
+    """Whether ``text`` is in it, to the letter: LIKE knows wildcards, and SQLite's does not tell
+    small letters from large ones."""
+    found: ColumnElement[bool] = func.replace(column, text, "") != column
+    return found
+
+
+_SOMETIMES = {
+    "key_id": "usage.key_id <> ''",
+    "organisation": "usage.organisation <> ''",
+    "team": "usage.team <> ''",
+    "user_id": "usage.user_id <> ''",
+}
+"""What partial indexes are limited to; a query that does not say it is not given them."""
+
+
+def _keys(bucket: Bucket, by: Sequence[Dimension]) -> list[ColumnElement[Any]]:
+    times = [] if bucket == "total" else [usage.c.at - usage.c.at % _SPAN[bucket]]
+    return times + [column_of(dimension) for dimension in by]
+
+
+def _grouped(asked: Asked, bucket: Bucket, by: Sequence[Dimension]) -> Select[Any]:
+    keys = [key.label(f"k{n}") for n, key in enumerate(_keys(bucket, by))]
+    return select(*keys, *_SUMS).where(*_conditions(asked)).group_by(*keys)
+
+
+def _measure(inner: Any, order: Order) -> ColumnElement[Any] | None:
+    measures = {
+        "requests": lambda: inner.c.requests,
+        "tokens": lambda: inner.c.input + inner.c.output,
+        "cost": lambda: inner.c.cost_nanos,
+    }
+    return measures[order]() if order in measures else None
+
+
+def _behind(
+    keys: Sequence[ColumnElement[Any]], measure: ColumnElement[Any] | None, position: Sequence[Any]
+) -> ColumnElement[bool]:
+    """What comes after a position."""
+    if measure is None:
+        return tuple_(*keys) > tuple(position)
+    first, *rest = position
+    less: ColumnElement[bool] = measure < first
+    if not keys:
+        return less
+    return or_(measure < first, and_(measure == first, tuple_(*keys) > tuple(rest)))
+
+
+def _rank(group: Group, order: Order) -> tuple[Any, ...]:
+    """What `_behind` compares, for groups that Python puts in order."""
+    measures = {
+        "requests": group.sums.requests,
+        "tokens": group.sums.tokens,
+        "cost": group.sums.cost_nanos,
+    }
+    times = () if group.at is None else (group.at,)
+    return (-measures.get(order, 0), *times, *group.by)
+
+
+def _place(group: Group, order: Order) -> list[Any]:
+    """What a cursor says of where a group is."""
+    first, *keys = _rank(group, order)
+    return keys if order == "time" else [-first, *keys]
+
+
+def _position(
+    cursor: str, bucket: Bucket, by: Sequence[Dimension], order: Order
+) -> tuple[Any, ...]:
+    """What `_place` said."""
+    kinds = [int] * ((order != "time") + (bucket != "total")) + [str] * len(by)
+    return position_of(cursor, kinds)
+
+
+def _group(row: Row[Any], bucket: Bucket) -> Group:
+    keys = list(row[: len(row) - len(Sums._fields)])
+    at = None if bucket == "total" else int(keys.pop(0))
+    return Group(at, tuple(keys), _sums(row[len(row) - len(Sums._fields) :]))
+
+
+def _sums(values: Sequence[Any]) -> Sums:
+    return Sums(*map(int, values))
+
+
+def _record(row: Row[Any]) -> UsageRecord:
+    values = row._asdict()
+    return UsageRecord.of([*({**values, "attempts": loads(values["attempts"])}.values())])
