@@ -77,7 +77,9 @@ class NoPartition(ValueError):
 
 def said(error: BaseException) -> str:
     """What an error says, without the row it speaks of."""
-    return str(error.args[0] if error.args else error) or type(error).__name__
+    if isinstance(error, OSError) or not error.args:
+        return str(error) or type(error).__name__
+    return str(error.args[0])
 
 
 class Postgres:

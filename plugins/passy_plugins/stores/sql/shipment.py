@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _NUMBERS = {
     "status": "integer",
-    "streamed": "smallint",
-    "estimated": "smallint",
+    "streamed": "boolean::integer",  # 0 and 1 as well as false and true
+    "estimated": "boolean::integer",
     "first_ms": "integer",
     "duration_ms": "integer",
 } | dict.fromkeys(
