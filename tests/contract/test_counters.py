@@ -428,7 +428,7 @@ class CountersContract:
         assert not (await store.take([Claim("budget", million, 2)])).admitted
         assert (await store.take([Claim("budget", million, 1)])).admitted
 
-    def test_it_agrees_with_exact_arithmetic(self) -> None:
+    def test_l2_it_agrees_with_exact_arithmetic(self) -> None:
         ours = {"counters": staticmethod(self.counters), "unit": self.unit}
         machine = type("Machine", (Model,), ours)
         run_state_machine_as_test(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from statistics import quantiles
 from typing import Any, TypeVar
 
@@ -20,10 +21,14 @@ from harness.postgres import Database, OwnServer
 from harness.upstream import RawUpstream, plainly
 from harness.valkey import Valkey, free_port
 
+from passy_plugins.shares import Shares
+from passy_plugins.stores.redis import Redis, RedisSettings
 from passy_plugins.stores.sql.admin import Admin
-from passy_proxy import keys
+from passy_proxy import Claim, Rate, Vitals, keys
 from passy_proxy.issue import NewKey
 from passy_proxy.keyring import Keyring
+from passy_proxy.pulse import Slot
+from passy_proxy.site import Site as ProcessSite
 
 T = TypeVar("T")
 
@@ -123,7 +128,7 @@ def stores(gateway: Gateway) -> Any:
     return gateway.ask("/readyz?verbose").json["stores"]
 
 
-def test_D3_a_gateway_that_starts_while_all_is_away_serves_who_it_knew(
+def test_D3_D5_a_gateway_that_starts_while_all_is_away_serves_who_it_knew(
     site: Site, own_postgres: OwnServer, figure: Note
 ) -> None:
     gateway = site.gateway()
@@ -252,7 +257,7 @@ def test_D6_a_revocation_holds_in_time(
     assert longest < limit + 1.0  # The machine may be busy with other things.
 
 
-def test_D3_M4_no_request_waits_for_postgresql(
+def test_D3_D5_M4_no_request_waits_for_postgresql(
     site: Site, own_postgres: OwnServer, figure: Note
 ) -> None:
     """Stopped, and stopped dead: with its sockets open and nobody behind them."""
@@ -272,6 +277,7 @@ def test_D3_M4_no_request_waits_for_postgresql(
     calm = load(300)
     own_postgres.pause()
     frozen = load(600)
+    assert (200, 200) == probes(gateway)
     own_postgres.resume()
     own_postgres.stop()
     stopped = load(600)
@@ -282,3 +288,17 @@ def test_D3_M4_no_request_waits_for_postgresql(
     assert max(frozen + stopped) < 1.0  # Nobody has waited for a time limit.
     until(lambda: [(1550,)] == ok_records(site) or None)
     assert 0 == gateway.stop()
+
+
+def test_D2_shares_of_a_server_never_heard_of_are_those_of_this_gateways_workers(
+    tmp_path: Path,
+) -> None:
+    slots = [Slot() for _ in range(3)]
+    vitals = Vitals(slots, 1)
+    settings = RedisSettings.model_validate({"url": "redis://127.0.0.1:1"})
+    store = Redis(settings, ProcessSite(tmp_path, Keyring([SECRET]), vitals=vitals))
+    claim = Claim("key:1", Rate(90, 3600.0), 1)
+    shares = Shares(store)
+    assert 30 == sum(shares.take([claim]).admitted for _ in range(100))
+    for slot in slots:
+        slot.close()
