@@ -52,9 +52,10 @@ def rescuing(transport: asyncio.Transport) -> None:
     asyncio closes the socket before it tells us. What it tells first is its own TLS protocol, by a
     call that is made to read to the end here.
     """
-    tls: Any = getattr(transport, "_ssl_protocol", None)
-    if not isinstance(tls, SSLProtocol) or hasattr(tls._transport, "_ssl_protocol"):
+    found = getattr(transport, "_ssl_protocol", None)
+    if not isinstance(found, SSLProtocol) or hasattr(found._transport, "_ssl_protocol"):
         return
+    tls: Any = found
     lost, sock = tls.connection_lost, transport.get_extra_info("socket")
 
     def connection_lost(exc: Exception | None) -> None:
