@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _NUMBERS = {
     "status": "integer",
-    "streamed": "boolean::integer",  # 0 and 1 as well as false and true
+    # Written as truth or as a number.
+    "streamed": "boolean::integer",
     "estimated": "boolean::integer",
     "first_ms": "integer",
     "duration_ms": "integer",
