@@ -16,7 +16,13 @@ settings.register_profile(
 settings.load_profile("fuzz" if "PASSY_FUZZ" in os.environ else "same")
 
 
-pytest_plugins = ["harness.figures", "harness.gateway", "harness.postgres", "harness.valkey"]
+pytest_plugins = [
+    "harness.figures",
+    "harness.gateway",
+    "harness.hosts",
+    "harness.postgres",
+    "harness.valkey",
+]
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,7 @@ def mark(upstream: Upstream) -> Mark:
 class Breaker(Filter):
     name = "breaker"
     on_error = "open"
+    vouches = True
     config: Config
 
     async def start(self) -> None:

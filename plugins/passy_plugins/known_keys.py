@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PAUSE = 1.0
 """Seconds between two questions to a directory that is away."""
+BRIEF = 0.1
+"""Seconds that who is known waits for an answer; it is then taken when it comes."""
 SHARE = 10
 """So many times in ``stale`` what is known is written to disk."""
 ASKED_AT_ONCE = 1_000
@@ -158,12 +160,13 @@ class Known:
         holds = known is not None and known.stale > now
         if self._may_ask(now):
             asking = self._ask(digest)
-            # While it is away, who is known need not wait to hear that it still is.
+            # While it is away, who is known need not wait to hear that it still is; nor for long
+            # to find that out.
             if not (self._away_until and holds):
                 # Of all that wait for one answer any may leave.
-                answer = await asyncio.shield(asking)
-                if answer is not None:
-                    return answer
+                await asyncio.wait([asking], timeout=BRIEF if holds else None)
+            if asking.done() and (answer := asking.result()) is not None:
+                return answer
         known = self._known.get(digest)
         if known is None or known.stale <= now:
             known = await self._recalled(digest)
@@ -224,7 +227,8 @@ class Known:
         self._unknown.forget(digest)
         self._known.put(digest, seen)
         if self._kind and began >= seen.kept + stale / SHARE:
-            seen.kept = began
+            # Soon again: another worker may only then hear of the edit that made it new.
+            seen.kept = began if seen.kept else began - stale / SHARE
             self._keep(digest, seen, asked.at)
         return seen
 

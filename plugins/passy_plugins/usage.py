@@ -19,6 +19,7 @@ from passy_proxy import (
     Ledger,
     Models,
     Prices,
+    Principal,
     Reply,
     Settings,
     StashKey,
@@ -30,6 +31,7 @@ from passy_proxy import (
 )
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.evidence import Seal
+from passy_proxy.json import said
 from passy_proxy.prices import Price
 
 
@@ -59,6 +61,12 @@ class Config(Settings):
     )
 
 
+Way = tuple[Target, str, bool, object, int]
+"""What is asked of whom, for whom: a principal's identity, since its value takes long to hash."""
+NOTE = b'["%b",%d,%d,%d,%b,[%b]]'
+"""A `BegunRow`."""
+
+
 class Metering(Filter):
     name = "usage"
     vouches = True
@@ -79,6 +87,8 @@ class Metering(Filter):
         self._seals = self.config.evidence
         self.unmetered = 0
         """Exchanges that left no record."""
+        self._asked: dict[Way, tuple[Principal | None, bytes]] = {}
+        """The principal is kept: as long as it is, nobody else has its identity."""
         self._price = self.config.prices.of
         await self.config.prices.start(self.config.models.served())
 
@@ -96,27 +106,35 @@ class Metering(Filter):
         return None
 
     def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
-        ex.drains = self._drains
-        request, principal = ex.request, ex.principal
+        if self._drains:
+            ex.drains = True
+        request = ex.request
         head = request.head
-        self._begin(
-            (
-                ex.id,
-                int(ex.at * 1000 + 0.5),
-                principal.key_id if principal else "",
-                (principal.organisation or "") if principal else "",
-                (principal.team or "") if principal else "",
-                (principal.user or "") if principal else "",
-                principal.tags if principal else "",
-                ex.route.match,
-                head.model,
-                1 if head.stream else 0,
-                len(request.body) if request.operation in METERED else 0,
-                [begun(ex, each) for each in ex.attempts]
-                if len(ex.attempts) > 1
-                else [begun(ex, attempt)],
-            )
+        way = (attempt.target, head.model, head.stream, ex.route, id(ex.principal))
+        known = self._asked.get(way) or self.asked(ex, attempt, way)
+        at = int(ex.at * 1000 + 0.5)
+        size = len(request.body) if request.operation in METERED else 0
+        began = int((attempt.started - ex.started) * 1000)
+        before = b"" if ex.attempts[0] is attempt else earlier(ex)
+        self._begin(ex.id, NOTE % (ex.id.encode(), at, size, began, known[1], before))
+
+    def asked(self, ex: Exchange, attempt: Attempt, way: Way) -> tuple[Principal | None, bytes]:
+        """What a `BegunRow` says of the question, as JSON; remembered where it may come again."""
+        principal, target, head = ex.principal, attempt.target, ex.request.head
+        asked = (
+            *(principal.whose if principal else NOBODY),
+            ex.route.match,
+            head.model,
+            1 if head.stream else 0,
+            target.upstream.name,
+            target.model or head.model,
         )
+        known = (principal, said(asked))
+        if len(head.model) <= LONGEST_NAME:
+            if len(self._asked) >= REMEMBERED:
+                self._asked.clear()
+            self._asked[way] = known
+        return known
 
     def on_response(self, ex: Exchange, head: Head) -> None:
         # A plain answer was read whole before its head is sent, so its cost is known in time.
@@ -145,11 +163,12 @@ class Metering(Filter):
                 cost = ex.stash[COST] = (price.cost(usage), price.text)
         proof = None if ex.seal is None else ex.seal.proof(ex)
         kept = self._record(row(ex, cost or UNPRICED), proof)
-        if isinstance(kept, Awaitable):
-            return self._count(kept)
-        if not kept:
+        if kept is True:
+            return None
+        if kept is False:
             self.unmetered += 1
-        return None
+            return None
+        return self._count(kept)
 
     async def _count(self, kept: Awaitable[bool]) -> None:
         if not await kept:
@@ -177,11 +196,19 @@ def reached(attempt: Attempt) -> bool:
     return attempt.failure is None or attempt.failure.sent
 
 
-def begun(ex: Exchange, attempt: Attempt) -> tuple[str, str, int]:
-    """Whom an attempt asks, and how many milliseconds after the exchange began."""
-    target = attempt.target
-    model = target.model or ex.request.head.model
-    return target.upstream.name, model, int((attempt.started - ex.started) * 1000)
+def earlier(ex: Exchange) -> bytes:
+    """Of each attempt but the last whom it asked, and how many milliseconds after the exchange
+    began; without the brackets of a list."""
+    asked = ex.request.head.model
+    told = [
+        (
+            attempt.target.upstream.name,
+            attempt.target.model or asked,
+            int((attempt.started - ex.started) * 1000),
+        )
+        for attempt in ex.attempts[:-1]
+    ]
+    return said(tuple(told))[1:-1]
 
 
 def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
@@ -207,42 +234,26 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
         head_ms = int((attempt.head_at - began) * 1000)
         began_ms = int((began - started) * 1000)
         attempts.append((upstream, model, status, why, began_ms, head_ms, billed))
-    input, output, cached, write, reasoning, heard, spoken, guessed = ex.usage or NONE
-    nanos, price = cost
+    answered = (model or asked) if attempts else ""
+    code = outcome.code or outcome.kind
+    first_ms = int((written_at - started) * 1000) if written_at else 0
     return (
-        ex.id,
-        int(ex.at * 1000 + 0.5),
-        principal.key_id if principal else "",
-        (principal.organisation or "") if principal else "",
-        (principal.team or "") if principal else "",
-        (principal.user or "") if principal else "",
-        principal.tags if principal else "",
-        ex.route.match,
-        asked,
-        upstream,
-        (model or asked) if attempts else "",
-        outcome.code or outcome.kind,
-        ex.status,
-        1 if head.stream else 0,
-        input,
-        output,
-        cached,
-        write,
-        reasoning,
-        heard,
-        spoken,
-        1 if guessed else 0,
-        nanos,
-        price,
-        int((written_at - started) * 1000) if written_at else 0,
-        int((monotonic() - started) * 1000),
-        attempts,
+        (ex.id, int(ex.at * 1000 + 0.5))
+        + (NOBODY if principal is None else principal.whose)
+        + (ex.route.match, asked, upstream, answered, code, ex.status, head.stream)
+        + (ex.usage or NONE)
+        + cost
+        + (first_ms, int((monotonic() - started) * 1000), attempts)
     )
 
 
+REMEMBERED = 1_000
+"""Questions whose words are kept as JSON."""
+LONGEST_NAME = 200
 COST: StashKey[tuple[int, str]] = StashKey("usage.cost")
 UNPRICED = (None, "")
-NONE = (0, 0, 0, 0, 0, 0, 0, False)
+NONE = Usage()
+NOBODY = ("", "", "", "", "")
 
 
 @hookimpl

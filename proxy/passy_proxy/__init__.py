@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from passy_proxy.site import Site as Site
     from passy_proxy.stash import Stash as Stash
     from passy_proxy.stash import StashKey as StashKey
+    from passy_proxy.stores import Alerts as Alerts
+    from passy_proxy.stores import Allowance as Allowance
     from passy_proxy.stores import Books as Books
     from passy_proxy.stores import Changes as Changes
     from passy_proxy.stores import Claim as Claim
@@ -110,8 +112,8 @@ _HOMES = {
     "remembered": "Remembered",
     "site": "Site",
     "stash": "Stash StashKey",
-    "stores": "Books Changes Claim Counters Directory Grant Ledger Room Store StoreUnavailable"
-    " Vault",
+    "stores": "Alerts Allowance Books Changes Claim Counters Directory Grant Ledger Room Store"
+    " StoreUnavailable Vault",
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",

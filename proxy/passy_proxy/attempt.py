@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, cast
 
 from passy_proxy.dialect import Dialect, Tap, Untranslatable
 from passy_proxy.downstream import ClientGone
-from passy_proxy.edits import legal_attempt
 from passy_proxy.event import Failure
 from passy_proxy.faults import FilterFailed
 from passy_proxy.records import Credential
 from passy_proxy.transport import Leg, TransportError, UpstreamRequest
 from passy_proxy.unpacking import INFLATED, OpaqueTap, UnpackingTap, inflated
-from passy_proxy.veil import SHORTEST, veiled
+from passy_proxy.veil import veiled
 
 if TYPE_CHECKING:
     from passy_proxy.chain import Compiled
@@ -41,7 +40,6 @@ class Attempt:
 
     __slots__ = (
         "_client",
-        "_secrets",
         "_spoken",
         "answer",
         "built",
@@ -52,6 +50,7 @@ class Attempt:
         "fields",
         "head_at",
         "leg",
+        "secrets",
         "spare",
         "started",
         "streamed",
@@ -76,7 +75,9 @@ class Attempt:
         """Parameters the translation could not carry."""
         self.built: UpstreamRequest | None = None
         """``request``, once somebody has asked for it."""
-        self._secrets: tuple[bytes, ...] | None = None
+        self.secrets: Sequence[bytes] = ()
+        """What was shown to the upstream and is nobody else's, as far as it may be repeated; known
+        with the head."""
         self.leg: Leg | None = None
         self.fields: Mapping[bytes, bytes] = NO_FIELDS
         """The answer's headers by name; of repeated ones the last."""
@@ -117,6 +118,9 @@ class Attempt:
         once."""
         self.leg = leg
         self.fields = fields = dict(leg.headers)
+        upstream, credential = self.target.upstream, self.credential
+        own = credential is upstream.credential
+        self.secrets = upstream.shown if own else upstream.shown_with(credential)
         client = self._client
         status = leg.status
         if 200 <= status < 300:
@@ -287,16 +291,6 @@ class Attempt:
             body = b""
         return veiled(self.dialect.problem(status, body, self._spoken.name), self.secrets)
 
-    @property
-    def secrets(self) -> Sequence[bytes]:
-        """What was shown to the upstream and is nobody else's, as far as it may be repeated."""
-        credential = self.credential
-        if credential is None or len(credential.secret) < SHORTEST:
-            return self.target.upstream.secrets
-        if self._secrets is None:
-            self._secrets = (credential.secret.encode(), *self.target.upstream.secrets)
-        return self._secrets
-
     def veiled(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """``headers`` without the secrets, should the upstream have repeated one."""
         secrets = self.secrets
@@ -365,17 +359,14 @@ class Dispatch:
         attempt = Attempt(ex, target)
         ex.attempts.append(attempt)
         for depth, hook in self.before:
-            credential = attempt.credential
             try:
                 refusal = hook(ex, attempt)
-                if refusal is not None and not isinstance(refusal, Failure):
+                if refusal is None:
+                    continue
+                if not isinstance(refusal, Failure):
                     refusal = await self.judged(ex, depth, refusal)
-                if attempt.built is not None or attempt.credential is not credential:
-                    legal_attempt(attempt, credential)
             except BaseException as exc:
                 refusal = self.failed(ex, attempt, depth, exc)
-                if refusal is None:
-                    attempt.built, attempt.credential = None, credential
             if refusal is not None:
                 attempt.failure = refusal
                 attempt.head_at = monotonic()

@@ -40,7 +40,7 @@ from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
 from passy_proxy.dialect import Tap
 from passy_proxy.downstream import BadUpload, BodyTimeout, BodyTooLarge, ClientGone
-from passy_proxy.edits import legal_events, legal_reply, watched
+from passy_proxy.edits import legal_events, legal_reply, watched, watched_attempt
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
 from passy_proxy.exchange import (
@@ -140,6 +140,11 @@ def compiled(registry: FilterRegistry, filters: Sequence[Filter], hook: str) -> 
     return tuple(sorted(found, key=lambda step: step[0]))
 
 
+def entered(steps: Compiled, depth: int) -> Compiled:
+    """Of the steps of a hook that runs backward, those of the first ``depth`` filters."""
+    return tuple([step for step in steps if step[0] <= depth])
+
+
 class Chain:
     """An ordered tuple of filters, compiled."""
 
@@ -163,7 +168,10 @@ class Chain:
         self.on_end = compiled(registry, filters, "on_end")[::-1]
         self.on_complete = compiled(registry, filters, "on_complete")[::-1]
         self.dispatch = Dispatch(
-            compiled(registry, filters, "on_attempt"),
+            tuple(
+                (depth, hook if self.filters[depth - 1].vouches else watched_attempt(hook))
+                for depth, hook in compiled(registry, filters, "on_attempt")
+            ),
             compiled(registry, filters, "on_attempt_end"),
             self.faults,
         )
@@ -226,16 +234,19 @@ class Chain:
     async def descend(self, ex: Exchange) -> Attempt | Reply:
         """Forward through the filters, then the terminal one."""
         for depth, hook in self.on_request:
-            ex.depth = depth
             try:
-                reply = hook(ex)
-                if reply is not None and not isinstance(reply, Reply):
+                reply: Reply | None = hook(ex)
+                if reply is None:
+                    continue
+                if not isinstance(reply, Reply):
                     reply = await self.replied(ex, depth, hook, reply)
             except BaseException as exc:
+                ex.depth = depth
                 if hook is read_body:
                     raise
                 reply = self.faults.failed(ex, depth, "on_request", exc)
             if reply is not None:
+                ex.depth = depth
                 return reply
         ex.depth = self.full
         try:
@@ -282,16 +293,16 @@ class Chain:
             body = await answer.problem()
             head = problem_head(ex, answer)
             outcome = Outcome("ok", "upstream_status")
-        entered = ex.depth if outermost is None else outermost
-        for depth, hook in self.on_response:
-            if depth <= entered:
-                try:
-                    edited = hook(ex, head)
-                    if edited is not None and edited is not head:
-                        await self.edited(ex, depth, edited, head)
-                except BaseException as exc:
-                    if (reply := self.turned(ex, depth, exc)) is not None:
-                        return await self.ascend(ex, reply, depth - 1)
+        depth = ex.depth if outermost is None else outermost
+        steps = self.on_response if depth == self.full else entered(self.on_response, depth)
+        for depth, hook in steps:
+            try:
+                edited = hook(ex, head)
+                if edited is not None and edited is not head:
+                    await self.edited(ex, depth, edited, head)
+            except BaseException as exc:
+                if (reply := self.turned(ex, depth, exc)) is not None:
+                    return await self.ascend(ex, reply, depth - 1)
         if streamed:
             assert isinstance(answer, Attempt)
             await self.stream(ex, answer, head)
@@ -345,15 +356,15 @@ class Chain:
             self.reckon(ex, ex.attempts[-1], tap)
         waits: list[tuple[int, Any]] | None = None
         refused = None
-        for depth, hook in self.on_end:
-            if depth <= ex.depth:
-                try:
-                    done = hook(ex)
-                    if done is not None:
-                        waits = [*(waits or ()), (depth, done)]
-                except BaseException as exc:
-                    if (reply := self.faults.ended(ex, depth, "on_end", exc)) is not None:
-                        refused = refuse(ex, reply)
+        steps = self.on_end
+        for depth, hook in steps if ex.depth == self.full else entered(steps, ex.depth):
+            try:
+                done = hook(ex)
+                if done is not None:
+                    waits = [*(waits or ()), (depth, done)]
+            except BaseException as exc:
+                if (reply := self.faults.ended(ex, depth, "on_end", exc)) is not None:
+                    refused = refuse(ex, reply)
         if waits is not None:
             return self.in_turn(ex, waits, refused)
         if refused is not None:
@@ -580,9 +591,8 @@ class Chain:
             else:
                 if waited is not None:
                     cancelled = await self.end_rest(ex, last, waited)
-        for depth, hook in self.on_complete:
-            if depth > ex.depth:
-                continue
+        steps = self.on_complete
+        for depth, hook in steps if ex.depth == self.full else entered(steps, ex.depth):
             try:
                 done = hook(ex)
                 if done is not None:

@@ -20,7 +20,7 @@ class Connections:
     KEPT = 1_000
 
     def __init__(
-        self, make: Callable[[str], Transport], dialects: Callable[[str], Dialect | None]
+        self, make: Callable[[str, bool], Transport], dialects: Callable[[str], Dialect | None]
     ) -> None:
         self._make = make
         self._dialects = dialects
@@ -38,6 +38,11 @@ class Connections:
             del self._custom[next(iter(self._custom))]
         return known[1]
 
+    def transport(self, url: str, *, restricted: bool = True) -> Transport:
+        """A transport of the caller's own, to be closed by it; ``restricted`` by the SSRF rules,
+        which is for words of tenants. Raises BadOrigin (a ValueError)."""
+        return self._make(url, restricted)
+
     async def aclose(self) -> None:
         """Close all pools: idle connections now, busy ones when their answers end."""
         for _, upstream in self._custom.values():
@@ -51,7 +56,7 @@ class Connections:
         path = provider.url.partition("://")[2].partition("/")[2].rstrip("/")
         return Upstream(
             name=f"custom-{provider.id}",
-            transport=self._make(provider.url),
+            transport=self._make(provider.url, True),
             dialect=dialect,
             url=provider.url,
             path=b"/" + path.encode() if path else b"",

@@ -111,6 +111,35 @@ def watched(hook: Callable[[Exchange, Head], Any]) -> Callable[[Exchange, Head],
     return on_response
 
 
+def watched_attempt(hook: Callable[[Exchange, Attempt], Any]) -> Callable[[Exchange, Attempt], Any]:
+    """``on_attempt`` of a filter that does not vouch for what it makes of the request: the same."""
+
+    def on_attempt(ex: Exchange, attempt: Attempt) -> Any:
+        credential = attempt.credential
+        try:
+            answer = hook(ex, attempt)
+            if answer is not None and isinstance(answer, Awaitable):
+                return on_attempt_awaited(answer, attempt, credential)
+            legal_attempt(attempt, credential)
+        except BaseException:
+            attempt.built, attempt.credential = None, credential
+            raise
+        return answer
+
+    async def on_attempt_awaited(
+        answer: Awaitable[Any], attempt: Attempt, credential: Credential | None
+    ) -> Any:
+        try:
+            result = await answer
+            legal_attempt(attempt, credential)
+        except BaseException:
+            attempt.built, attempt.credential = None, credential
+            raise
+        return result
+
+    return on_attempt
+
+
 class _Before:
     """A head as it was."""
 

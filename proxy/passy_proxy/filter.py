@@ -76,7 +76,7 @@ class Filter:
     """What its failure means where ``on_error`` is not set: the exchange is answered with an error,
     or goes on without it. Open suits what only looks on."""
     vouches: ClassVar[bool] = False
-    """What its ``on_response`` makes of a head can always be sent, and is not looked at again."""
+    """What it makes of heads and of attempts can always be sent, and is not looked at again."""
     status: ClassVar[str] = "stable"
     config: Any
     """Subclasses annotate it: ``config: Config``; the loader reads that annotation."""

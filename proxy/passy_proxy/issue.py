@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -22,6 +22,9 @@ Status = Literal["active", "disabled", "deleted"]
 
 Role = Literal["owner", "admin", "developer", "viewer", "billing"]
 ROLES: tuple[Role, ...] = ("owner", "admin", "developer", "viewer", "billing")
+
+Edited = Callable[[str, str], Awaitable[None]]
+"""Told the kind and the id of what was edited, once it is entered."""
 
 Kind = Literal["organisation", "team", "user", "key"]
 KINDS: tuple[Kind, ...] = ("organisation", "team", "user", "key")
@@ -411,8 +414,10 @@ class Issuing(Protocol):
     """A store class that can issue keys without a running store."""
 
     @classmethod
-    def issuer(cls, settings: Any, site: Site) -> AbstractAsyncContextManager[Issuer]:
-        """``settings`` are of the class's own ``Settings``."""
+    def issuer(
+        cls, settings: Any, site: Site, edited: Edited | None = None
+    ) -> AbstractAsyncContextManager[Issuer]:
+        """``settings`` are of the class's own ``Settings``; ``edited`` is told of each edit."""
         ...
 
 

@@ -34,11 +34,13 @@ import mmap
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
 from passy_proxy.config.settings import Settings, setting
@@ -56,6 +58,8 @@ CHUNK = 1 << 20
 RESERVE = 1 << 20
 """Bytes at the end of a segment that only exchanges under way use, in a segment that can spare
 them."""
+RECENT = 4_096
+"""Records that are kept in memory until they are shipped, at most."""
 SLOT = 512
 FIRST_SLOTS = 256
 RETRY_SECONDS = 1.0
@@ -155,10 +159,16 @@ class Journal:
         self._most = max(2, int(settings.limit) // self._size)
         self._segments: dict[int, Segment] = {}
         self._segment: Segment | None = None
+        self._recent: deque[bytes] = deque(maxlen=RECENT)
+        self._remember = self._recent.append
+        """The records since ``_recent_from``: what is shipped soon need not be read again."""
+        self._recent_from: tuple[int, int] | None = (0, 0)
         self._soft = 0
         """Where in the segment the next one is due."""
         self._number = 0
         self._slots: Mapped | None = None
+        self._notes: Any = b""
+        """The bytes of all slots."""
         self._free: list[int] = []
         self._running: dict[str, int] = {}
         """Exchange → where its slot is."""
@@ -174,8 +184,11 @@ class Journal:
         is no error, but a state."""
         for folder in (*reversed(self.folder.parents), self.folder):
             folder.mkdir(mode=0o700, exist_ok=True)
-        self.name = f"{int(time.time() * 1000):012x}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._lock = locked(self.folder / f"{self.name}.lock")
+        while self._lock < 0:
+            self.name = f"{int(time.time() * 1000):012x}-{os.getpid()}-{secrets.token_hex(3)}"
+            # Who looks for what others left behind may have seen it before it was locked.
+            with suppress(BlockingIOError):
+                self._lock = locked(self.folder / f"{self.name}.lock")
         if self.power:
             self._disk = ThreadPoolExecutor(1, thread_name_prefix="passy-journal")
         self._rotate()
@@ -227,32 +240,39 @@ class Journal:
         size = len(data)
         if size > SLOT or (not self._free and not self._more_slots()):
             return False
-        slots = self._slots
-        assert slots is not None
         at = self._free.pop()
-        slots.bytes[at : at + size] = data
+        self._notes[at : at + size] = data
         before = self._running.get(id)
         self._running[id] = at
         if before is not None:
-            slots.bytes[before] = 0
+            self._notes[before] = 0
             self._free.append(before)
         return True
 
     def close(self, id: str, json: bytes) -> bool:
         """Exchange ``id`` is over; ``json`` is its record. False when that could not be written."""
-        written = self._write(b"%08xc%b\n" % (crc32(json, _CLOSE), json))
+        data = b"%08xc%b\n" % (crc32(json, _CLOSE), json)
+        segment = self._segment
+        if segment is None or (end := segment.end + len(data)) > self._soft or self.power:
+            written = self._write(data)
+            if written:
+                self._remember(json)
+            else:
+                self.failed += 1
+        else:  # The same without a detour: each exchange comes through here.
+            segment.bytes[segment.end : end] = data
+            segment.end = end
+            self._remember(json)
+            written = True
         slot = self._running.pop(id, None)
         if slot is not None:
-            slots = self._slots
-            assert slots is not None
-            slots.bytes[slot] = 0
+            self._notes[slot] = 0
             self._free.append(slot)
-        if not written:
-            self.failed += 1
         return written
 
     def price(self, json: bytes) -> bool:
         """What an exchange that is over has cost."""
+        self._recent_from = None  # It has to stay behind its record: both are read.
         return self._write(line(PRICE, json))
 
     def _write(self, data: bytes) -> bool:
@@ -283,6 +303,7 @@ class Journal:
             if slots is None:
                 before, size = 0, FIRST_SLOTS * SLOT
                 self._slots = Mapped(self.folder / f"{self.name}.running", size)
+                self._notes = self._slots.bytes
             else:
                 before, size = slots.size, 2 * slots.size
                 slots.grow(size)
@@ -368,14 +389,33 @@ class Journal:
 
     # Reading, for the shipper
 
+    def recent(self) -> list[bytes] | None:
+        """All records that are not shipped, if they are still in memory; ``None`` when some have to
+        be read first. They are not here a second time."""
+        segment, records = self._segment, list(self._recent)
+        here = self._recent_from
+        whole = here is not None and len(records) < RECENT
+        if whole and self.unshipped() is not None:
+            return None
+        self._recent.clear()
+        self._recent_from = self.cursor if segment is None else (segment.number, segment.end)
+        return records if whole else None
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """Segment and offset up to which `recent` has told."""
+        return self._recent_from or self.cursor
+
     def unshipped(self) -> tuple[Segment, int, int] | None:
-        """A segment, and from where to where nothing of it is shipped; in order, ``None`` when
-        all is."""
+        """A segment, and from where to where nothing of it is shipped and all has to be read; in
+        order, ``None`` when there is no such part."""
         number, offset = self.cursor
-        for n in sorted(n for n in self._segments if n >= number):
+        last, end = self._recent_from or (inf, 0)
+        for n in sorted(n for n in self._segments if number <= n <= last):
             segment, start = self._segments[n], offset if n == number else 0
-            if start < segment.end:
-                return segment, start, segment.end
+            stop = end if n == last else segment.end
+            if start < stop:
+                return segment, start, stop
         return None
 
     def finished(self) -> list[Segment]:
@@ -425,10 +465,12 @@ def remove_marks(folder: Path, name: str) -> None:
 
 def locked(path: Path) -> int:
     """The descriptor of a file that is locked until it is closed, or the process ends.
-    BlockingIOError while somebody else holds it."""
+    BlockingIOError while somebody else holds it, or has just removed it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            raise BlockingIOError(f"{path} was removed")
     except BaseException:
         os.close(descriptor)
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from passy_proxy.units import Rate
@@ -78,6 +78,12 @@ class Principal:
     test key it is `ECHO_ONLY`, unless somebody said otherwise."""
     byok: Literal["own_first", "own_only"] = "own_first"
     """Whether the operator's credentials serve where the organisation has none of its own."""
+    whose: tuple[str, str, str, str, str] = field(init=False, repr=False, compare=False)
+    """``key_id``, ``organisation``, ``team``, ``user_id`` and ``tags`` as every record has them."""
+
+    def __post_init__(self) -> None:
+        whose = (self.key_id, self.organisation or "", self.team or "", self.user or "", self.tags)
+        object.__setattr__(self, "whose", whose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +171,7 @@ class AttemptRecord(NamedTuple):
 
 UsageRow = tuple[Any, ...]
 """A usage record on its way into the books: the values of `UsageRecord` in their order, with ``at``
-in milliseconds, truth as 0 and 1, and ``attempts`` as a list of plain tuples.
+in milliseconds, truth as 0 and 1 or as itself, and ``attempts`` as a list of plain tuples.
 
 Databases take them as they are. One is made for each exchange, and a named tuple costs more.
 """
@@ -230,10 +236,17 @@ class UsageRecord(NamedTuple):
         )
 
 
-BegunRow = tuple[Any, ...]
-"""An attempt that begins, as a journal keeps it should nothing follow.
+class BegunRow(NamedTuple):
+    """An attempt that begins, as a journal keeps it should nothing follow."""
 
-Of the exchange ``id``, ``at`` in milliseconds, ``key_id``, ``organisation``, ``team``, ``user_id``,
-``tags``, ``route``, ``model`` and ``streamed`` (0 or 1) as in `UsageRecord`; the bytes of the body
-where it costs tokens; and of each attempt so far its ``upstream``, ``model`` and ``started_ms``.
-"""
+    id: str
+    at: int
+    """Milliseconds."""
+    size: int
+    """Bytes of the body where it costs tokens."""
+    started_ms: int
+    asked: Sequence[Any]
+    """``key_id``, ``organisation``, ``team``, ``user_id``, ``tags``, ``route``, ``model`` and
+    ``streamed`` (0 or 1) as in `UsageRecord`; the attempt's ``upstream`` and ``model``."""
+    before: Sequence[Sequence[Any]]
+    """Of each earlier attempt its ``upstream``, ``model`` and ``started_ms``."""

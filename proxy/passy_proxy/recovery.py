@@ -25,7 +25,7 @@ from passy_proxy.journal import (
     remove_marks,
 )
 from passy_proxy.json import dumps, loads
-from passy_proxy.records import UsageRow
+from passy_proxy.records import BegunRow, UsageRow
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -99,11 +99,11 @@ def interrupted(begun: Sequence[Any]) -> UsageRow:
 
     The upstream was asked, perhaps: what is recorded is a marked guess of the prompt.
     """
-    *whose, route, asked, streamed, size, tried = begun
-    *failed, (upstream, model, started) = tried
-    attempts = [(*each[:2], 0, "failed", each[2], 0, True) for each in failed]
+    id, at, size, started, asked, before = BegunRow._make(begun)
+    *names, streamed, upstream, model = asked
+    attempts = [(*each[:2], 0, "failed", each[2], 0, True) for each in before]
     attempts.append((upstream, model, 0, "interrupted", started, 0, True))
-    names = (*whose, route, asked, upstream, model, "interrupted")
+    names = [id, at, *names, upstream, model, "interrupted"]
     tokens = (prompt_tokens(size) if size else 0, 0, 0, 0, 0, 0, 0)
     return (*names, 0, streamed, *tokens, 1, None, "", 0, 0, attempts)
 

@@ -46,6 +46,8 @@ LOG_EVERY = 60.0
 BUSY = 1.0
 """Seconds that one worker waits for another's write."""
 VERSION = 1
+SECOND = 1_000_000
+"""In the unit of the file's times."""
 
 _TABLES = f"""
 DROP TABLE IF EXISTS remembered;
@@ -129,7 +131,7 @@ class Remembered:
         """``only_known``: in place of an entry, and not where there is none."""
         if self._closed or (len(self._entries) >= WAITING and (kind, key) not in self._entries):
             return
-        at, until = int(said.asked * 1000), int((said.asked + said.seconds) * 1000)
+        at, until = _micros(said.asked), _micros(said.asked + said.seconds)
         about = json.dumps(said.subjects).decode()
         self._entries[kind, key] = _Entry(at, until, about, said.value, only_known)
         self._gather()
@@ -137,14 +139,14 @@ class Remembered:
     def edited(self, subject: str) -> None:
         """Whatever was said of ``subject`` before is to be believed no more. Written at once."""
         if not self._closed:
-            self._edits[subject] = int(time() * 1000)
+            self._edits[subject] = _micros(time())
             self._gather()
             self._hurry.set()
 
     async def find(self, kind: str, key: bytes) -> Found | None:
         """What was put and may still be believed."""
         entry = self._entries.get((kind, key))
-        now = int(time() * 1000)
+        now = _micros(time())
         if entry is not None and not entry.only_known:
             if any(self._edits.get(one, -1) >= entry.at for one in json.loads(entry.subjects)):
                 return None
@@ -231,7 +233,7 @@ class Remembered:
                 if monotonic() >= self._tidied + TIDIED:
                     self._tidied = monotonic()
                     for statement in _TIDY:
-                        database.execute(statement, {"now": int(time() * 1000), "kept": KEPT})
+                        database.execute(statement, {"now": _micros(time()), "kept": KEPT})
         except sqlite3.Error:
             self._close()  # It may be another file by now, or need to be.
             raise
@@ -262,11 +264,15 @@ class Remembered:
             return False
 
 
+def _micros(seconds: float) -> int:
+    return int(seconds * SECOND)
+
+
 def _believed(entry: _Entry, now: int) -> Found | None:
     """Nothing of the future: a clock was set back, and nobody knows how old it is."""
-    if entry.at > now + 1000 or entry.until <= now:
+    if entry.at > now + SECOND or entry.until <= now:
         return None
-    return Found(entry.value, (entry.until - now) / 1000)
+    return Found(entry.value, (entry.until - now) / SECOND)
 
 
 def _signed(kind: str, key: bytes, entry: _Entry) -> bytes:

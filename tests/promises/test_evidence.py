@@ -358,6 +358,7 @@ import sys
 sys.path[:0] = {sys.path!r}
 import asyncio
 from pathlib import Path
+from passy_proxy.json import dumps
 from promises.test_evidence import numbered, proof_of, store_at
 
 
@@ -366,7 +367,8 @@ async def live():
     await store.start()
     first = int(sys.argv[2])
     for number, record in enumerate(numbered(first, first + 100_000), start=first):
-        store.begin((record.id, 0, *[""] * 7, 0, 1, [("echo", "echo", 0)]))
+        asked = [*[""] * 7, 0, "echo", "echo"]
+        store.begin(record.id, dumps([record.id, 0, 1, 0, asked, []]))
         if number % 50 == 49:
             await asyncio.sleep(0.01)
             print(number, flush=True)

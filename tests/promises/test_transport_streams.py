@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from harness.calm import Calm
 from harness.catalogue import raw
 from harness.figures import Note
 from harness.gateway import Gateway, Serve
@@ -28,8 +29,6 @@ TINY = {"send": {"repeat": f"{len(EVENT):x}\r\n{EVENT}\r\n", "times": 1000}}
 DONE = {"chunk": "data: [DONE]\n\n"}
 STOP = {"chunk": 'event: message_stop\ndata: {"type":"message_stop"}\n\n'}
 LAST = {"send": "0\r\n\r\n"}
-CALM = 0.01
-"""Seconds between two pieces of the other stream."""
 GROWTH = 16 * MIB
 
 
@@ -95,9 +94,10 @@ class Memory:
 
 
 class Scene:
-    def __init__(self, gateway: Gateway, upstream: RawUpstream) -> None:
+    def __init__(self, gateway: Gateway, upstream: RawUpstream, calm: Calm) -> None:
         self.gateway = gateway
         self.upstream = upstream
+        self.calm = calm
         self.steps: list[Step] = []
 
     def open(self, where: str, kind: str) -> http.client.HTTPResponse:
@@ -143,50 +143,29 @@ def scene(serve: Serve) -> Iterator[Scene]:
     def script(hit: Hit) -> list[Step]:
         return scenes[0].steps
 
-    def calm(hit: Hit) -> list[Step]:
-        steps: list[Step] = [{"send": SSE}]
-        return [*steps, *([{"chunk": EVENT}, {"wait": CALM}] * 20_000)]
-
-    with RawUpstream(script=script) as upstream, RawUpstream(script=calm) as other:
-        scenes.append(Scene(serve(config(upstream.url, other.url)), upstream))
+    with RawUpstream(script=script) as upstream, Calm() as calm:
+        scenes.append(Scene(serve(config(upstream.url, calm.url)), upstream, calm))
         yield scenes[0]
 
 
-class Calm:
-    """The silences between the pieces of a stream that has nothing to do with the absurd one."""
+class Gaps:
+    """The silences of a calm stream while a block lasts."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._over = threading.Event()
-        self._begun = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self.silences: list[float] = []
+        self._found: list[float] = []
 
-    def __enter__(self) -> Calm:
-        self._thread.start()
-        assert self._begun.wait(30)
+    def __enter__(self) -> Gaps:
+        said: dict[str, object] = {"model": "calm-http1", "stream": True, "messages": []}
+        self._scene.calm.begin(f"{self._scene.gateway.url}/v1/chat/completions", said)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join()
+        self._found = sorted(self._scene.calm.silences())
 
     @property
     def p99(self) -> float:
-        return sorted(self.silences)[int(len(self.silences) * 0.99)]
-
-    def _listen(self) -> None:
-        with closing(self._scene.open("calm", "http1")) as answer:
-            last = 0.0
-            while not self._over.is_set():
-                if not answer.read1(1 << 16):
-                    self.silences.append(float("inf"))  # it was not to end
-                    return
-                now = time.monotonic()
-                if last:
-                    self.silences.append(now - last)
-                last = now
-                self._begun.set()
+        return self._found[int(len(self._found) * 0.99)]
 
 
 @pytest.mark.parametrize(
@@ -204,9 +183,9 @@ def test_U10_absurd_streams_arrive_exactly(
     end = STOP if where == "messages" else DONE
     scene.steps = [{"send": SSE}, {"chunk": EVENT}, end, LAST]
     scene.open(where, kind).read()  # what the first one of a kind costs is no growth
-    with Calm(scene) as quiet:
+    with Gaps(scene) as quiet:
         time.sleep(2.0 if size > 16 else 0.3)
-    with Calm(scene) as calm:
+    with Gaps(scene) as calm:
         # h11 takes some 50 µs for a chunk.
         for name, shape in shapes(size if kind == "http1" else size // 4).items():
             if size == 16 and (where, kind) != ("chat", "http1") and name not in NAMES[:2]:

@@ -7,6 +7,7 @@ import gzip
 import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -336,7 +337,7 @@ async def test_a_key_that_the_upstream_repeats_never_reaches_the_client(bench: B
         leg.headers.append((b"x-debug", f"Bearer {key}".encode()))
         ex = await exchange(bench, stream=False)
         towards = target(bench, leg)
-        towards.upstream.credential = Credential(key)
+        towards = Target.at(replace(towards.upstream, credential=Credential(key)), "there")
         attempt = await ex.route.chain.dispatch(ex, towards)
         await attempt.ready(first_event=True)
         assert key not in str(attempt.failure)

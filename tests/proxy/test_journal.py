@@ -33,8 +33,8 @@ from passy_proxy.recovery import Left, left_behind, read
 pytestmark = pytest.mark.anyio
 
 LOG = structlog.get_logger()
-WHOSE = ("key_1", "", "", "", "")
-BEGUN = (1_000, *WHOSE, "POST /v1/chat/completions", "m", 1, 44, [("echo", "echo", 3)])
+ASKED = ("key_1", "", "", "", "", "POST /v1/chat/completions", "m", 1, "echo", "echo")
+BEGUN = (1_000, 44, 3, ASKED, ())
 Make = Callable[..., Journal]
 
 
@@ -101,8 +101,8 @@ def test_what_was_under_way_is_recorded_as_interrupted(journal: Make, folder: Pa
 def test_the_latest_attempt_takes_the_place_of_those_before(journal: Make, folder: Path) -> None:
     dead = journal()
     begin(dead, "one")
-    attempts = [("first", "a", 0), ("second", "b", 40)]
-    dead.open("one", dumps(("one", *BEGUN[:-1], attempts)))
+    asked = (*ASKED[:-2], "second", "b")
+    dead.open("one", dumps(("one", 1_000, 44, 40, asked, [("first", "a", 0)])))
     die(dead)
     [row], _ = found(folder)
     told = [(each.upstream, each.failure) for each in UsageRecord.of(row).attempts]
@@ -256,7 +256,7 @@ journal = Journal(Path(sys.argv[1]), JournalSettings(segment="64KiB"), structlog
 journal.start()
 number = 0
 while True:
-    journal.open(str(number), b'["%d",1000,"","","","",1,2,[["echo","echo",3]]]' % number)
+    journal.open(str(number), b'["%d",1000,2,3,["","","","","","","",1,"echo","echo"],[]]' % number)
     os.write(1, b"b%d\\n" % number)
     journal.close(str(number), b'["%d","record"]' % number)
     os.write(1, b"e%d\\n" % number)

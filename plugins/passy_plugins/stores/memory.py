@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -22,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from passy_plugins.stores.buckets import Buckets
+from passy_plugins.stores.buckets import SECOND, Buckets
 from passy_plugins.stores.levels import (
     BudgetSettings,
     LevelSettings,
@@ -36,7 +37,6 @@ from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.records import (
     ECHO_ONLY,
-    BegunRow,
     Credential,
     CustomProvider,
     Level,
@@ -46,7 +46,7 @@ from passy_proxy.records import (
     UsageRow,
 )
 from passy_proxy.site import Site
-from passy_proxy.stores import Store
+from passy_proxy.stores import Hook, Store
 from passy_proxy.units import RateSetting
 
 SHORTEST_KEY = 16
@@ -208,6 +208,8 @@ class Memory(Buckets, Store):
         self.proofs: dict[str, Proof] = {}
         """By the ids of the records that have one. Nobody could edit them but this process."""
         self._keep = settings.keep
+        self._alerts: dict[tuple[str, str, int], float] = {}
+        """What was told: since when, or for good."""
 
     def _add(self, name: str, settings: OrganisationSettings) -> None:
         listed = sorted(settings.providers, key=lambda each: each.priority)
@@ -239,7 +241,7 @@ class Memory(Buckets, Store):
 
     full = False
 
-    def begin(self, row: BegunRow) -> None:
+    def begin(self, id: str, note: bytes) -> None:
         """Nothing of it would be left after the process."""
 
     def record(self, row: UsageRow, proof: Proof | None = None) -> bool:
@@ -270,6 +272,21 @@ class Memory(Buckets, Store):
         if unit == "usd":
             return sum(record.cost_nanos or 0 for record in found)
         return sum(record.input + record.output for record in found)
+
+    async def raise_alert(self, budget: str, window: str, percent: int, patience: float) -> bool:
+        """Of this process."""
+        alert, now = (budget, window, percent), self._clock() / SECOND
+        if self._alerts.get(alert, -inf) + patience > now:
+            return False
+        self._alerts[alert] = now
+        return True
+
+    async def alerted(self, budget: str, window: str, percent: int) -> None:
+        self._alerts[budget, window, percent] = inf
+
+    async def hooks(self, organisation: str | None, event: str) -> Sequence[Hook]:
+        """None: the filter that tells has them in its own settings."""
+        return ()
 
     @property
     def records(self) -> list[UsageRecord]:

@@ -48,7 +48,7 @@ from passy_proxy.remembered import Remembered
 from passy_proxy.route import Route, RouteTable
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
-from passy_proxy.stores import Books, Changes, Counters, Directory, Ledger, Store, Vault
+from passy_proxy.stores import Alerts, Books, Changes, Counters, Directory, Ledger, Store, Vault
 from passy_proxy.transport import DEFAULT_LIMITS, Limits, Timeouts, Transport
 from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
 from passy_proxy.transport.head import SECRET
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
     from passy_proxy.application import Application
 
-STORES = (Counters, Directory, Vault, Ledger, Books, Changes, Administered)
+STORES = (Counters, Directory, Vault, Ledger, Books, Alerts, Changes, Administered)
 """A setting of one of these types is written as the name of a store."""
 
 GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals, Remembered)
@@ -121,6 +121,7 @@ class _Absent:
 
     take = settle = prime = principal = providers = credentials = record = _nothing
     publish = listen = hears = spent = admin = _nothing
+    raise_alert = alerted = hooks = _nothing
 
 
 ABSENT = _Absent()
@@ -384,8 +385,8 @@ class _Builder:
         """One for all snapshots: organisations' pools stay warm over a reload too."""
         connector, dialects = self.parts.connector, self.registry.dialect
 
-        def make(url: str) -> Transport:
-            origin = parse_origin(url, True, connector.settings.allow)
+        def make(url: str, restricted: bool = True) -> Transport:
+            origin = parse_origin(url, restricted, connector.settings.allow)
             return plain_transport(root_of(origin), connector)
 
         made: Connections = self.share("connections", lambda: Connections(make, dialects), "aclose")

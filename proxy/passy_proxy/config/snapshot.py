@@ -85,6 +85,9 @@ class Snapshot:
         StartFailed."""
         for name, key in self.store_keys.items():
             await self._start(f"the store {name}", self.shared.start(key))
+        stores = list(self.stores.values())
+        for store in stores:
+            store.meet([other for other in stores if other is not store])
         for filter in self.filters:
             self._started.append(filter)
             await self._start(f"the filter {filter.name}", filter.start())

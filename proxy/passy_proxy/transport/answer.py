@@ -24,6 +24,7 @@ Headers = list[tuple[bytes, bytes]]
 
 UNREAD_BYTES = 65_536
 """More than this waiting to be read pauses the connection."""
+READ_BYTES = 65_536
 HEAD_BYTES = 65_536
 HEAD_COUNT = 200
 FRAMING_BYTES = 16_384
@@ -183,6 +184,13 @@ class AnswerParser:
             pieces.clear()
             if not self._parser.should_keep_alive():
                 self.reusable = False
+
+
+def read_little(transport: asyncio.Transport) -> None:
+    """Let one read bring no more than `READ_BYTES`: what a read brings is worked through in one go,
+    and may be thousands of events. asyncio's own 256 KiB are four times the wait for all others."""
+    with suppress(AttributeError):  # Not every event loop's transport can be told.
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
 
 
 def _check_size(headers: Headers) -> None:

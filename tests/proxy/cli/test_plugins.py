@@ -68,8 +68,8 @@ def test_what_nobody_writes_is_not_shown_as_a_setting(passy: Passy) -> None:
 
 def test_people_see_defaults_as_they_are_written(passy: Passy) -> None:
     text = passy("auth").stdout
-    assert "ttl           30s" in text
-    assert "directory     needed" in text
+    assert "ttl              30s" in text
+    assert "directory        needed" in text
     assert "per               [key] " in passy("rate_limit").stdout
 
 

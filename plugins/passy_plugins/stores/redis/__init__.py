@@ -74,6 +74,8 @@ class Redis(Store):
         from passy_plugins.stores.redis.there import There  # Who counts here does without.
 
         self._there = there = There(found, settings, site.log.bind(store=self.kind), clock)
+        # Until the server has said how many there are, they are those of this gateway.
+        there.decisions.workers = max(1, len(site.vitals.slots))
         self._counters = there.decisions
         self._changes = there.changes
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from passy_plugins.stores.redis import RedisSettings
 
-PULSE = 5.0
+PULSE = 1.0
 """Seconds without a word after which the server is asked whether it is still there."""
 KNOCK = 0.25
 """Seconds between two attempts to listen."""
@@ -151,6 +151,8 @@ class Channel(Changes):
 
     def _to(self, place: Place) -> Redis:
         from redis.asyncio import Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
 
         where: dict[str, Any] = {"host": place.host, "port": place.port}
         if place.path:
@@ -164,6 +166,7 @@ class Channel(Changes):
             password=place.password or None,
             socket_connect_timeout=self._connecting,
             socket_timeout=self._connecting,
+            retry=Retry(NoBackoff(), 0),
         )
 
 

@@ -290,7 +290,7 @@ local function renew(claim, token)
   if claim.kind == SLOTS then
     lease_slots(claim, token)
     slots[claim.key] = nil
-  elseif lease_allowance(claim, token) == 1 then
+  elseif claim.kind == ALLOWANCE and lease_allowance(claim, token) == 1 then
     add(claim, claim.cost) -- It had been given back, and its taker is there after all.
   end
 end

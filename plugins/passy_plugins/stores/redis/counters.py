@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from passy_plugins.stores.redis import script
 from passy_plugins.stores.redis.batch import NO_LEASE, Batch, Lease, Owed
 from passy_plugins.stores.redis.line import Call, Line
-from passy_plugins.stores.redis.script import RATE, Told
+from passy_plugins.stores.redis.script import ALLOWANCE, RATE, Told
 from passy_proxy.stores import Allowance, Claim, Grant, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -92,16 +92,17 @@ class Decisions:
         batch = self._collected()
         counter_of = self._names.of
         told: list[Told] = []
-        leased = False
+        leased: list[Told] = []
         for claim in claims:
             counter = counter_of(claim.key, claim.limit)
             told.append((counter, len(told) + 1, claim.cost, 0))
-            leased = leased or (counter.kind != RATE and claim.cost > 0)
+            if counter.kind == ALLOWANCE or (counter.kind != RATE and claim.cost):
+                leased.append(told[-1])
         lease = NO_LEASE
         if leased:
             self._tokens += 1
             lease = Lease(self._worker + self._tokens.to_bytes(8, "big"), loop.time())
-            self._leases[lease] = told
+            self._leases[lease] = leased
         batch.add(script.TAKE, lease.name, told)
         future: Future[Grant] = loop.create_future()
         batch.takes.append((future, claims, lease))
@@ -185,13 +186,15 @@ class Decisions:
         batch.add(script.TAKE, self._presence, [(*self._present[:2], 0, 0)])
         return batch.said(self._clock)
 
-    def heard(self, reply: bytes) -> None:
-        if len(reply) == script.answer_to(1).size:
-            (room,) = script.rooms([WORKERS], script.answer_to(1).unpack(reply))
-            self.workers = max(1, room.limit - room.remaining)
+    def heard(self, reply: bytes) -> bool:
+        if len(reply) != script.answer_to(1).size:
+            return False
+        (room,) = script.rooms([WORKERS], script.answer_to(1).unpack(reply))
+        self.workers = max(1, room.limit - room.remaining)
+        return True
 
     def turned(self, up: bool) -> None:
-        """The server is away, or back: then it hears what it missed, and who is still there."""
+        """The server is away, or reached: then it hears what it missed, and who is there."""
         if up:
             return self.renew(0.0)
         batches = [*self._full, self._batch]
@@ -230,11 +233,11 @@ class Decisions:
             done, lost = partial(self._done, batch), partial(self._lost, batch)
             self.line.send(Call(*batch.said(self._clock), done, lost))
 
-    def _done(self, batch: Batch, reply: bytes) -> None:
-        self._calls -= 1
+    def _done(self, batch: Batch, reply: bytes) -> bool:
         shapes = [script.answer_to(len(claims)) for _, claims, _ in batch.takes]
         if len(reply) != sum(shape.size for shape in shapes):
-            return self._failed(batch, "what it says is no answer", True)
+            return False
+        self._calls -= 1
         at = 0
         for (future, claims, lease), shape in zip(batch.takes, shapes, strict=True):
             numbers = shape.unpack_from(reply, at)
@@ -245,6 +248,7 @@ class Decisions:
             if not told.done():
                 told.set_result(None)
         self._send()
+        return True
 
     def _decided(
         self,

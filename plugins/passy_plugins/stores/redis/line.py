@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.stores.redis.link import GONE, Link
-from passy_plugins.stores.redis.nodes import AGAIN, Caller, Nodes, command, unknown
+from passy_plugins.stores.redis.nodes import AGAIN, NO_ANSWER, Caller, Nodes, command, unknown
 from passy_plugins.stores.redis.place import Place
 from passy_plugins.stores.redis.resp import Refused
 from passy_proxy.tasks import Tasks
@@ -37,7 +37,7 @@ AWAY = (
 
 
 class Call:
-    """One run of the script. Exactly one of ``done`` and ``failed`` is called, once."""
+    """One run of the script. ``done`` or ``failed`` is called at its end, once."""
 
     __slots__ = ("at", "done", "failed", "input", "keys", "sent", "whole")
 
@@ -45,10 +45,11 @@ class Call:
         self,
         keys: Sequence[bytes],
         input: bytes,
-        done: Callable[[bytes], None],
+        done: Callable[[bytes], bool],
         failed: Callable[[str, bool], None],
     ) -> None:
-        """``failed`` is told why, and whether it may have been run for all that."""
+        """``done`` says whether the reply is one. Where it is not, and where there is none,
+        ``failed`` is told why, and whether the script may have been run for all that."""
         self.keys = keys
         self.input = input
         self.done = done
@@ -114,14 +115,16 @@ class Line:
     def _replied(self, call: Call, link: Link, reply: Any) -> None:
         if call not in self.waiting:
             return
-        if type(reply) is bytes:
+        if type(reply) is bytes and call.done(reply):
             del self.waiting[call]
             self._late = False
-            call.done(reply)
+        elif isinstance(reply, Refused):
+            self._refused(call, link, str(reply))
         elif reply is GONE:
             self._fail(call, link.reason)
         else:
-            self._refused(call, link, str(reply))
+            self._fail(call, NO_ANSWER)
+            self._away(NO_ANSWER, link)
 
     def _refused(self, call: Call, link: Link, why: str) -> None:
         """Nothing of it was run. Send it where or as it should have been, or give up."""
@@ -258,4 +261,4 @@ class Line:
             self.up = True
             away = time.monotonic() - self._left
             self._tell("redis_back", server=str(link.place), seconds=round(away, 3))
-            self._caller.turned(True)
+        self._caller.turned(True)

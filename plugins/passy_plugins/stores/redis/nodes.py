@@ -12,6 +12,7 @@ from passy_plugins.stores.redis.place import Place
 from passy_plugins.stores.redis.resp import Refused, pack
 from passy_plugins.stores.redis.script import DIGEST, SOURCE
 
+NO_ANSWER = "what it says is no answer"
 AGAIN = 0.002
 """Seconds until what is asked of keys on their way to another node is asked again."""
 MOST_HOPS = 6
@@ -26,12 +27,13 @@ class Caller(Protocol):
         """Keys and input of a call that a server must answer before it is trusted."""
         ...
 
-    def heard(self, reply: bytes) -> None:
-        """What it answered."""
+    def heard(self, reply: bytes) -> bool:
+        """Whether this is an answer to it."""
         ...
 
     def turned(self, up: bool) -> None:
-        """The server is away, or back."""
+        """The server is away, or there is a new connection: perhaps to another one, which knows
+        nothing."""
         ...
 
 
@@ -94,7 +96,8 @@ class Nodes:
                 async with asyncio.timeout(self.timeout):
                     (reply,) = await link.ask((), command(link, *caller.hello(), whole))
                 if not isinstance(reply, Refused):
-                    caller.heard(reply)
+                    if type(reply) is not bytes or not caller.heard(reply):
+                        raise OSError(NO_ANSWER)
                     await self._learn(link)
                     return link
                 why = str(reply)

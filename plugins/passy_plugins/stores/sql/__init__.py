@@ -12,8 +12,8 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
@@ -26,22 +26,23 @@ from passy_plugins.stores.sql.link import Link
 from passy_plugins.stores.sql.principal import principal_of
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.sealed import have_keys, opened
+from passy_plugins.stores.sql.telling import Telling
 from passy_plugins.stores.sql.tending import Tending
 from passy_proxy import keys
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.evidence import Proof
 from passy_proxy.hookspecs import hookimpl
+from passy_proxy.issue import Edited
 from passy_proxy.journal import Journal, JournalSettings
-from passy_proxy.json import dumps, loads
+from passy_proxy.json import dumps, loads, said
 from passy_proxy.records import (
-    BegunRow,
     Credential,
     CustomProvider,
     Principal,
     UsageRow,
 )
 from passy_proxy.site import Site
-from passy_proxy.stores import Now, Store, StoreUnavailable
+from passy_proxy.stores import Changes, Now, Store, StoreUnavailable, Told
 from passy_proxy.units import Duration
 
 if TYPE_CHECKING:
@@ -94,8 +95,11 @@ class SqlSettings(Settings):
     )
 
 
-class Sql(Store):
-    """Directory, Vault, Ledger and Books on one database. Any number of processes may share it."""
+class Sql(Telling, Store):
+    """Directory, Vault, Ledger, Books and Alerts on one database.
+
+    Any number of processes may share it.
+    """
 
     kind = "sql"
     Settings = SqlSettings
@@ -118,7 +122,7 @@ class Sql(Store):
         # A file is there or is not; a server may be about to start.
         self._patience = settings.start_timeout if is_postgres(self._url) else 0.0
         self._feed = Feed(self._fetch, log)
-        self.listen, self.publish = self._feed.listen, self._feed.publish
+        self._heralds: list[Changes] = []
         self._tending = Tending(self._tend, settings.keep, log)
 
     async def start(self) -> None:
@@ -170,6 +174,15 @@ class Sql(Store):
     def state(self) -> str:
         return "ok" if self._link.up and self._feed.hears is not False else "away"
 
+    def meet(self, others: Iterable[Store]) -> None:
+        self._heralds = [each for each in others if isinstance(each, Changes)]
+
+    async def publish(self, kind: str, subject: str) -> None:
+        await self._feed.publish(kind, subject)
+
+    def listen(self, told: Told) -> Callable[[], None]:
+        return self._feed.listen(told)
+
     @property
     def hears(self) -> bool:
         """Whether edits are seen as they happen: within `feed.EVERY` seconds."""
@@ -198,14 +211,10 @@ class Sql(Store):
         """Whether the journal has no room for what begins now."""
         return self._journal.full
 
-    def begin(self, row: BegunRow) -> None:
+    def begin(self, id: str, note: bytes) -> None:
         """In the journal, for whoever comes after us."""
-        try:
-            json = dumps(row)
-        except (TypeError, ValueError):
-            json = said(row)
-        if not self._journal.open(row[0], json):
-            self._journal.open(row[0], said(shortened(row)))
+        if not self._journal.open(id, note):
+            self._journal.open(id, said(shortened(loads(note))))
 
     def record(self, row: UsageRow, proof: Proof | None = None) -> Now[bool]:
         """In the journal now, and in the database a moment later, once per id. There it is entered
@@ -220,13 +229,15 @@ class Sql(Store):
             json = said(clipped(row))
         journal = self._journal
         kept = journal.close(row[0], json)
-        self._shipper.more()
+        if self._shipper.asleep:
+            self._shipper.wake()
         return _when(journal.durable(), kept) if journal.power else kept
 
     def price(self, id: str, nanos: int, price: str) -> None:
         """In the journal, behind the record it belongs to."""
         self._journal.price(said((nanos, price, id)))
-        self._shipper.more()
+        if self._shipper.asleep:
+            self._shipper.wake()
 
     @property
     def waiting(self) -> int:
@@ -270,36 +281,29 @@ class Sql(Store):
         """The writing side of this very database."""
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
-        return Admin.opened(self._url, self._keyring)
+        return Admin.opened(self._url, self._keyring, self._edited)
+
+    async def _edited(self, kind: str, subject: str) -> None:
+        """Let all know at once who listen to something faster than the table of changes."""
+        self._feed.look()
+        for herald in self._heralds:
+            with suppress(StoreUnavailable):
+                await herald.publish(kind, subject)
 
     @classmethod
-    def issuer(cls, settings: SqlSettings, site: Site) -> AbstractAsyncContextManager[Admin]:
+    def issuer(
+        cls, settings: SqlSettings, site: Site, edited: Edited | None = None
+    ) -> AbstractAsyncContextManager[Admin]:
         """What issues keys (see `passy_proxy.issue`), without a running store."""
         from passy_plugins.stores.sql.admin import Admin  # SQLAlchemy: a start can do without it
 
-        return Admin.opened(settings.url.reveal(), site.keyring)
+        return Admin.opened(settings.url.reveal(), site.keyring, edited)
 
 
 async def _when(durable: Awaitable[None], kept: bool) -> bool:
     await durable
     return kept
 
-
-def said(row: tuple[Any, ...]) -> bytes:
-    """``row`` as JSON, whatever clients and upstreams wrote into it."""
-    return dumps(_sayable(row))
-
-
-def _sayable(value: Any) -> Any:
-    """Without halves of characters, and no number beyond what a column holds."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int):
-        return max(-MOST, min(value, MOST))
-    return [_sayable(each) for each in value] if isinstance(value, tuple | list) else value
-
-
-MOST = 2**63 - 1
 
 LONGEST_RECORD = 1 << 14
 """Bytes of a record as it is; the usual one has some hundreds."""
@@ -315,12 +319,11 @@ def clipped(value: Any) -> Any:
     return tuple(map(clipped, value)) if isinstance(value, tuple | list) else value
 
 
-def shortened(row: BegunRow) -> BegunRow:
-    """``row`` with names of a bearable length and its last attempt alone: it is for a small
+def shortened(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A `BegunRow` with names of a bearable length and its last attempt alone: it is for a small
     place."""
-    names = [_short(name) if isinstance(name, str) else name for name in row[:-1]]
-    upstream, model, started = row[-1][-1]
-    return (*names, [(_short(upstream), _short(model), started)])
+    *facts, asked, _ = row
+    return (*facts, [_short(name) if isinstance(name, str) else name for name in asked], ())
 
 
 def _short(name: str) -> str:

@@ -30,6 +30,7 @@ from passy_plugins.stores.sql.tenants import Tenants
 from passy_plugins.stores.sql.vault import Vaulted
 from passy_plugins.stores.sql.verify import Tell, verify, verify_within
 from passy_proxy.evidence import Verdict
+from passy_proxy.issue import Edited
 from passy_proxy.json import loads
 from passy_proxy.records import UsageRecord
 from passy_proxy.stores import StoreUnavailable
@@ -43,17 +44,24 @@ if TYPE_CHECKING:
 class Admin(Issued, Tenants, Allotted, Vaulted):
     """Writes to the database of ``url``. See `opened`."""
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, url: str) -> None:
+    def __init__(
+        self, engine: AsyncEngine, keyring: Keyring, url: str, edited: Edited | None = None
+    ) -> None:
         self._engine = engine
         self._url = url
         self._keyring = keyring
+        self._edited = edited
+        self._noted = {}
         self.reports = Reports(self._connected)
         self.lists = Lists(self._connected)
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, url: str, keyring: Keyring) -> AsyncIterator[Admin]:
+    async def opened(
+        cls, url: str, keyring: Keyring, edited: Edited | None = None
+    ) -> AsyncIterator[Admin]:
         """An Admin on a database that is there and of the newest revision, closed at the end.
+        ``edited`` is told of each edit once it is entered.
 
         `StoreUnavailable` when it cannot be had, `KeyringError` when its keys are not ours.
         """
@@ -65,7 +73,7 @@ class Admin(Issued, Tenants, Allotted, Vaulted):
             await database.close()
         engine = engine_for(url)
         try:
-            yield cls(engine, keyring, url)
+            yield cls(engine, keyring, url, edited)
         finally:
             await engine.dispose()
 
@@ -115,12 +123,26 @@ class Admin(Issued, Tenants, Allotted, Vaulted):
             if owner is self and shared is not None:
                 yield shared
             else:
-                async with self._engine.begin() as connection:
+                async with self._transaction() as connection:
                     yield connection
         except IntegrityError as error:
             raise ValueError(str(error.orig)) from None
         except (DBAPIError, OSError) as error:
             raise StoreUnavailable(str(getattr(error, "orig", error))) from None
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        """One that tells of its edits once it has ended."""
+        noted: list[tuple[str, str]] = []
+        async with self._engine.begin() as connection:
+            self._noted[connection] = noted
+            try:
+                yield connection
+            finally:
+                del self._noted[connection]
+        if self._edited is not None:
+            for kind, subject in noted:
+                await self._edited(kind, subject)
 
 
 _TOGETHER: ContextVar[tuple[Admin | None, AsyncConnection | None]] = ContextVar(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from sqlalchemy import Row, delete, insert, select, update
 
@@ -18,10 +18,12 @@ from passy_plugins.stores.sql.schema import (
     users,
     webhooks,
 )
+from passy_plugins.stores.sql.sealed import hook_owner
 from passy_plugins.stores.sql.writing import Coder, Writing, coded, new_id, now
 from passy_proxy.issue import EVENTS, KINDS, Kind, NewBudget, StoredBudget, Webhook
 from passy_proxy.json import dumps, loads
 from passy_proxy.periods import PERIODS
+from passy_proxy.transport.origin import parse_origin
 
 MOST = 9_000_000_000_000_000
 """Of a budget: nine million dollars, or as many tokens. Counters tell these apart to the last."""
@@ -96,12 +98,12 @@ class Allotted(Writing):
         self, organisation: str | None, url: str, events: Sequence[str] = EVENTS
     ) -> tuple[Webhook, str]:
         """And the secret that its messages are signed with: this once."""
-        id, secret = new_id("hook"), f"whsec_{secrets.token_urlsafe(32)}"
+        id, secret = new_id("hook"), f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
         values = {
             "id": id,
             "organisation": organisation,
             "url": url_of(url),
-            "sealed": self._keyring.seal(secret, organisation or "", id),
+            "sealed": self._keyring.seal(secret, *hook_owner(organisation, id)),
             "events": dumps(events_of(events)).decode(),
             "created": now(),
         }
@@ -138,11 +140,10 @@ def alerts_of(percents: Sequence[int]) -> str:
 
 
 def url_of(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname or "\0" in url:
-        raise ValueError("a webhook needs a URL: https://example.com/hook")
-    if parts.username or parts.password:
-        raise ValueError("a webhook's URL cannot hold a password: its messages are signed")
+    try:
+        parse_origin(url)
+    except ValueError as error:
+        raise ValueError(f"the webhook's URL cannot be used: {error}") from None
     return url
 
 

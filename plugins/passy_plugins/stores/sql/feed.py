@@ -62,16 +62,20 @@ class Feed:
     def listen(self, told: Told) -> Callable[[], None]:
         self._listeners.append(told)
         if self._looking is None:
-            self._looking = self._tasks.start(self._look())
+            self._looking = self._tasks.start(self._run())
         elif self.hears:
             told(ANYTHING, ANYTHING)
         return lambda: self._listeners.remove(told)
+
+    def look(self) -> None:
+        """Now, and not when it is time."""
+        self._now.set()
 
     async def stop(self) -> None:
         await self._tasks.stop()
         self._looking = None
 
-    async def _look(self) -> None:
+    async def _run(self) -> None:
         while True:
             self._now.clear()
             try:

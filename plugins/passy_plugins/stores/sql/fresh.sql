@@ -235,6 +235,7 @@ CREATE TABLE alerts_sent (
     window TEXT NOT NULL,
     percent INTEGER NOT NULL,
     at BIGINT NOT NULL,
+    sent BIGINT,
     PRIMARY KEY (budget, window, percent)
 );
 

@@ -2,8 +2,8 @@
 batches.
 
 Who records writes to the journal and nothing else. The first record of a batch wakes the task,
-which waits until there are enough or a moment has passed, reads the journal in a thread and writes
-what it read in one transaction; then it saves how far it came. When nothing happens, nothing runs
+which waits a moment for others, reads the journal in a thread and writes what it read in one
+transaction; then it saves how far it came. When nothing happens, nothing runs
 but a look, now and then, at journals whose owners are gone. A row is written under the id of its
 exchange, and the database leaves out a second one of the same id: shipping again after a failure of
 unknown outcome is always safe.
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ENOUGH = 500
-"""Records that are worth a write before its time has come. More would make a row no cheaper."""
 FLUSH_SECONDS = 0.25
+"""How long records gather, unless there is a `CHUNK` of them."""
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 5.0
 LOOK_SECONDS = 10.0
@@ -58,22 +57,18 @@ class Shipper:
         """Records that were put aside."""
         self._write = write
         self._log = log
-        self._waiting = 0
+        self.asleep = False
+        """There was nothing to ship: `wake` it when there is. Otherwise it finds out by itself."""
         self._some = asyncio.Event()
-        self._enough = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="passy-ship")
         self._stopping = False
         self._pause = FIRST_PAUSE
         self._silent_until = -inf
 
-    def more(self) -> None:
+    def wake(self) -> None:
         """Something was written to the journal."""
-        count = self._waiting = self._waiting + 1
-        if count == 1:
-            self._some.set()
-        elif count == ENOUGH:
-            self._enough.set()
+        self._some.set()
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="passy-ledger")
@@ -84,7 +79,6 @@ class Shipper:
             return
         self._stopping = True
         self._some.set()
-        self._enough.set()
         if self._task is not None:
             done, _ = await asyncio.wait([self._task], timeout=seconds)
             if not done:
@@ -102,9 +96,9 @@ class Shipper:
                 if time.monotonic() >= looked + LOOK_SECONDS:
                     looked = time.monotonic()
                     await self._take_over()
-                if (part := self.journal.unshipped()) is not None:
+                if self.journal.waiting:
                     await self._linger()
-                    await self._ship(*(self.journal.unshipped() or part))
+                    await self._ship()
                 elif self._stopping:
                     return
                 else:
@@ -116,29 +110,34 @@ class Shipper:
 
     async def _idle(self) -> None:
         """Wait for something to ship, or for the next look at what others left."""
-        self._some.clear()
-        if not self._waiting:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._some.wait()
-        self._waiting = 0
+        self.asleep = True
+        await self._woken(LOOK_SECONDS)
+        self.asleep = False
 
     async def _linger(self) -> None:
         """Let records gather, unless there are enough or the end has come."""
-        if self._waiting >= ENOUGH or self._stopping:
-            return
-        self._enough.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await self._enough.wait()
+        if self.journal.waiting < CHUNK and not self._stopping:
+            await self._woken(FLUSH_SECONDS)
 
-    async def _ship(self, segment: Segment, start: int, end: int) -> None:
-        self._waiting = 0
-        batch, end = await self._in_thread(lambda: self._read(segment, start, end))
+    async def _woken(self, seconds: float) -> None:
+        """Wait for so long, or until somebody calls."""
+        self._some.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._some.wait()
+
+    async def _ship(self) -> None:
+        journal = self.journal
+        if (records := journal.recent()) is not None:
+            batch, cursor = Batch(records, []), journal.end
+        elif (part := journal.unshipped()) is not None:
+            batch, end = await self._in_thread(lambda: self._read(*part))
+            cursor = (part[0].number, end)
+        else:
+            return
         if not await self._written(batch):
             return
-        journal = self.journal
-        journal.cursor = cursor = (segment.number, end)
+        journal.cursor = cursor
         finished = journal.finished()
 
         def over() -> None:

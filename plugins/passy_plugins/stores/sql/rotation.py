@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Executable, Row, Table, func, select, update
 
 from passy_plugins.stores.sql.schema import credentials, webhooks
-from passy_plugins.stores.sql.sealed import bound_to, last_four
+from passy_plugins.stores.sql.sealed import bound_to, hook_owner, last_four
 from passy_plugins.stores.sql.writing import Writing
 from passy_proxy import envelope
 from passy_proxy.issue import Rotation, Seals, Tell
@@ -123,5 +123,5 @@ PLACES = (
         lambda row: bound_to(row.organisation, row.upstream, row.id, row.version),
         _shown,
     ),
-    Place(webhooks, lambda row: (row.organisation or "", row.id)),
+    Place(webhooks, lambda row: hook_owner(row.organisation, row.id)),
 )

@@ -145,7 +145,9 @@ alerts_sent = Table(
     Column("window", Text, primary_key=True),
     Column("percent", Integer, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),
+    Column("sent", BigInteger),
 )
+"""``at`` somebody began to tell it, and ``sent`` it was told."""
 
 changes = Table(
     "changes",

@@ -31,6 +31,11 @@ def bound_to(organisation: str, upstream: str, id: str, version: int) -> tuple[s
     return organisation, upstream, f"credential {id}", str(version)
 
 
+def hook_owner(organisation: str | None, id: str) -> tuple[str, ...]:
+    """The owner of the envelope of a webhook's secret."""
+    return organisation or "", "webhook", f"webhook {id}", "1"
+
+
 def last_four(secret: str) -> str:
     """What may be shown of a secret."""
     return secret[-4:] if len(secret) >= LONG else ""

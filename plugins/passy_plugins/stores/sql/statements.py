@@ -70,6 +70,18 @@ SELECT substr(sealed, 4, 8), count(*) FROM credentials WHERE status = 'active' G
 """The ids of the keys that active credentials are sealed with: after two characters of the format
 and a colon."""
 
+BEGIN_ALERT = """
+INSERT INTO alerts_sent (budget, "window", percent, at) VALUES (?, ?, ?, ?)
+ON CONFLICT (budget, "window", percent) DO UPDATE SET at = excluded.at
+WHERE alerts_sent.sent IS NULL AND alerts_sent.at <= ?
+RETURNING budget
+"""
+ALERTED = """
+UPDATE alerts_sent SET sent = ? WHERE budget = ? AND "window" = ? AND percent = ?
+"""
+HOOKS = "SELECT id, organisation, url, sealed, events FROM webhooks WHERE organisation = ?"
+OPERATORS_HOOKS = "SELECT id, NULL, url, sealed, events FROM webhooks WHERE organisation IS NULL"
+
 MARK = "SELECT value FROM marks WHERE name = ?"
 SET_MARK = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 

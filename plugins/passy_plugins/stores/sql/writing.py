@@ -30,6 +30,8 @@ class Writing:
     """Part of `Admin`."""
 
     _keyring: Keyring
+    _noted: dict[AsyncConnection, list[tuple[str, str]]]
+    """What each transaction under way has edited."""
 
     def _connected(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise NotImplementedError
@@ -54,6 +56,7 @@ class Writing:
         at = now()
         await connection.execute(delete(changes).where(changes.c.at < at - TOLD_FOR))
         await connection.execute(insert(changes).values(kind=kind, subject=subject, at=at))
+        self._noted[connection].append((kind, subject))
 
 
 def new_id(kind: str) -> str:

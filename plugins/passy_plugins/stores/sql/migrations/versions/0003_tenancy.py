@@ -128,6 +128,7 @@ def _budgets() -> None:
         sa.Column("window", sa.Text, primary_key=True),
         sa.Column("percent", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("sent", sa.BigInteger),
     )
 
 

@@ -1,0 +1,213 @@
+"""Two hosts on one database and one Valkey; one of them cut off from both, under load, and back:
+nothing lost, nothing doubled, limits as the policy says."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from http.client import HTTPConnection, HTTPException
+
+import pytest
+from harness.figures import Note
+from harness.gateway import Gateway, Serve, until
+from harness.hosts import Host, Relay
+from harness.postgres import Database, OwnServer
+from harness.upstream import RawUpstream, plainly
+from harness.valkey import Valkey
+
+from passy_plugins.stores.sql.admin import Admin
+from passy_proxy import Limits, Rate, json
+from passy_proxy.issue import NewKey
+from passy_proxy.keyring import Keyring
+
+SECRET = "of-this-test-alone-Gw7Kq2ZrXn5VtJ8bLm3PyHcD9sF4aE6u"
+CHAT = "/v1/chat/completions"
+BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}]})
+LIMIT = 100
+CONFIGURATION = """
+stores:
+  state: {{kind: redis, url: "redis://{stores}:{redis}/0"}}
+  books: {{kind: sql, url: "{books}"}}
+upstreams: {{one: {{url: "http://{outside}:{upstream}/v1", credential: a-credential}}}}
+models: {{m: [one/real]}}
+chains:
+  default:
+    - access_log
+    - usage: {{ledger: books}}
+    - auth: {{directory: books, changes: state}}
+    - rate_limit: {{counters: state, requests: 1000000/min}}
+    - alias
+    - fallback: {{retries: 0}}
+routes: [{{match: POST /v1/chat/completions}}]
+"""
+
+
+class Clients:
+    """Ask one gateway from a few threads until told to stop. The ledger of what they saw."""
+
+    def __init__(self, gateway: Gateway, key: str, threads: int = 3) -> None:
+        self._gateway = gateway
+        self._key = key
+        self._going = threading.Event()
+        self._going.set()
+        self.whole: list[str] = []
+        """Ids of answers that were seen whole."""
+        self.refused: list[str] = []
+        self.others: Counter[str] = Counter()
+        self._pool = ThreadPoolExecutor(threads)
+        self._asking = [self._pool.submit(self._ask) for _ in range(threads)]
+
+    def stop(self) -> Clients:
+        self._going.clear()
+        for each in self._asking:
+            each.result(30)
+        self._pool.shutdown()
+        return self
+
+    def _ask(self) -> None:
+        at = self._gateway.url.partition("//")[2]
+        connection = HTTPConnection(at, timeout=20)
+        while self._going.is_set():
+            time.sleep(0.01)
+            try:
+                connection.request("POST", CHAT, BODY, {"authorization": f"Bearer {self._key}"})
+                answer = connection.getresponse()
+                answer.read()
+            except (OSError, HTTPException) as error:
+                self.others[type(error).__name__] += 1
+                connection.close()  # The next request opens it again.
+                continue
+            id = answer.headers["x-request-id"]
+            if answer.status == 200:
+                self.whole.append(id)
+            elif answer.status == 429:
+                self.refused.append(id)
+            else:
+                self.others[str(answer.status)] += 1
+        connection.close()
+
+
+@pytest.fixture
+def pair(
+    serve: Serve, own_postgres: OwnServer, hosts: tuple[Host, Host]
+) -> Iterator[tuple[list[Gateway], RawUpstream, Database]]:
+    """A gateway on each host, the provider, and the database."""
+    with ExitStack() as stack:
+        database = stack.enter_context(own_postgres.database())
+        valkey = stack.enter_context(Valkey())
+        upstream = stack.enter_context(RawUpstream(script=plainly))
+        gateways = []
+        for host in hosts:
+            stack.callback(host.mend)
+            for address, port in (
+                (host.stores, own_postgres.port),
+                (host.stores, valkey.port),
+                (host.outside, upstream.port),
+            ):
+                stack.enter_context(Relay(address, port))
+            text = CONFIGURATION.format(
+                stores=host.stores,
+                outside=host.outside,
+                redis=valkey.port,
+                books=database.url.replace("127.0.0.1", host.stores),
+                upstream=upstream.port,
+            )
+            gateway = serve(text, start=False, before=host.enter, PASSY_SECRET_KEYS=SECRET)
+            gateway.start(f"{host.front}:8080")
+            stack.callback(gateway.kill)
+            gateways.append(gateway)
+        yield gateways, upstream, database
+
+
+def key_in(database: Database, limits: Limits) -> str:
+    async def made() -> str:
+        async with Admin.opened(database.url, Keyring([SECRET])) as admin:
+            return (await admin.create_key(NewKey("client", limits=limits)))[1]
+
+    return asyncio.run(made())
+
+
+def stores(gateway: Gateway) -> object:
+    return gateway.ask("/readyz?verbose").json["stores"]
+
+
+def test_D2_D3_a_host_that_is_cut_off_and_comes_back(
+    pair: tuple[list[Gateway], RawUpstream, Database],
+    hosts: tuple[Host, Host],
+    figure: Note,
+) -> None:
+    (a, b), upstream, database = pair
+    free = key_in(database, Limits())
+    limited = key_in(database, Limits(requests=Rate(LIMIT, 86_400)))
+
+    # Both are well: one limit for both, exact.
+    on_both = [Clients(gateway, free) for gateway in (a, b)]
+    counted = [Clients(gateway, limited) for gateway in (a, b)]
+    until(lambda: all(len(each.refused) > 20 for each in counted) or None)
+    for each in counted:
+        each.stop()
+    assert LIMIT == sum(len(each.whole) for each in counted)
+    assert all(each.whole for each in counted)
+
+    # The second one's cable to the stores is pulled. Who it knows is served on.
+    hosts[1].cut()
+    until(lambda: {"state": "away", "books": "away"} == stores(b) or None)
+    assert {"state": "ok", "books": "ok"} == stores(a)
+    assert (200, 200) == (b.ask("/livez").status, b.ask("/readyz").status)
+    alone = [Clients(gateway, limited) for gateway in (a, b)]
+    until(lambda: all(len(each.refused) > 20 for each in alone) or None)
+    for each in alone:
+        each.stop()
+    assert [] == alone[0].whole
+    # A share of the limit: there were two workers.
+    assert LIMIT // 2 == len(alone[1].whole)
+
+    # It is killed, and starts again, still cut off.
+    served = [len(each.whole) for each in on_both]
+    b.kill()
+    b.start(f"{hosts[1].front}:8080")
+    until(lambda: len(on_both[1].whole) > served[1] + 50 or None)
+    assert len(on_both[0].whole) > served[0]
+
+    # It is mended. What it had to tell is told.
+    hosts[1].mend()
+    began = time.monotonic()
+    until(lambda: {"state": "ok", "books": "ok"} == stores(b) or None)
+    back = time.monotonic() - began
+    for each in on_both:
+        each.stop()
+    clients = [*on_both, *counted, *alone]
+    told = [id for each in clients for id in (*each.whole, *each.refused)]
+
+    def entered() -> set[str] | None:
+        rows = database.rows("SELECT id FROM usage")
+        found = {id for (id,) in rows}
+        return found if found.issuperset(told) else None
+
+    found = until(entered)
+    shipped = time.monotonic() - began
+    assert len(told) == len(set(told))
+    # Each request that reached the provider has one record that says so, and there is no other.
+    asked = "SELECT count(*) FROM usage WHERE attempts <> '[]'"
+    until(lambda: [(len(upstream.hits),)] == database.rows(asked) or None)
+    assert {} == on_both[0].others
+    # Of the killed one only what was under way at that moment.
+    assert set(on_both[1].others) <= {
+        "RemoteDisconnected",
+        "ConnectionResetError",
+        "ConnectionRefusedError",
+        "BrokenPipeError",
+    }
+    # The limit is one again, and used up.
+    again = [Clients(gateway, limited, 1) for gateway in (a, b)]
+    until(lambda: all(len(each.refused) > 5 for each in again) or None)
+    assert [] == [id for each in again for id in each.stop().whole]
+    for gateway in (a, b):
+        assert 0 == gateway.stop()
+    figure("requests told of; entered", f"{len(told)}; {len(found)}")
+    figure("after the cable: well, all entered (s)", f"{back:.1f}, {shipped:.1f}")
