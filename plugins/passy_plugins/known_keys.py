@@ -129,7 +129,8 @@ class Known:
         self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        directory, sooner = self._directory, self._config.changes
+        directory: object = self._directory
+        sooner = self._config.changes
         if isinstance(directory, Changes):
             self._unlisten.append(directory.listen(self.told))
         if sooner is not None and sooner is not directory:
