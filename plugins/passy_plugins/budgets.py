@@ -125,6 +125,12 @@ class Budgets(Filter):
     needs = frozenset({"principal", "body"})
     config: Config
 
+    @property
+    def when_away(self) -> str:
+        hard, soft = self.config.hard_unavailable, self.config.soft_unavailable
+        does = {"refuse": "503", "admit": "admitted uncounted"}
+        return f"hard budgets: {does[hard]}; soft ones: {does[soft]}"
+
     async def start(self) -> None:
         config = self.config
         hooks = tuple(

@@ -146,7 +146,7 @@ async def crowd(gateways: list[Gateway], key: str, count: int) -> list[int]:
         return list(await asyncio.gather(*asking))
 
 
-def test_l3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> None:
+def test_L3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> None:
     site.upstream.json(completion("hello") | {"usage": USAGE})
     budget = 50 * COST + 100_000  # The prompt is guessed at some tokens more than it had.
     key = site.key("--limit", f"{budget / 1e9:.9f}")
@@ -168,7 +168,7 @@ def test_l3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> N
 
 
 @pytest.mark.parametrize("site", ["3s"], indirect=True)
-def test_l3_what_a_killed_process_had_reserved_comes_back_and_what_it_spent_stays(
+def test_L3_what_a_killed_process_had_reserved_comes_back_and_what_it_spent_stays(
     site: Site,
 ) -> None:
     site.upstream.then(slow(120))
