@@ -325,7 +325,8 @@ def shortened(row: Sequence[Any]) -> tuple[Any, ...]:
     """A `BegunRow` with names of a bearable length and its last attempt alone: it is for a small
     place."""
     *facts, asked, _ = row
-    return (*facts, [_short(name) if isinstance(name, str) else name for name in asked], ())
+    *names, price = [_short(name) if isinstance(name, str) else name for name in asked]
+    return (*facts, [*names, price[:14]], ())
 
 
 def _short(name: str) -> str:
