@@ -90,14 +90,14 @@ async def page(gateway: Gateway, path: str) -> int:
 
 
 async def troubled(
-    serve: Serve, trouble: Trouble, seconds: float, calm: float, timeout: str
+    serve: Serve, trouble: Trouble, seconds: float, calm: float, patience: str
 ) -> tuple[Beat, float, float, float, list[str]]:
     """A hundred requests a second before, during and after it: what came of them, when it began,
     when it ended, when all was well again, and what the store logged."""
     seen = Beat()
     with Valkey() as server, Wire(server) as wire:
         limits = "requests: 1M/min, when_unavailable: refuse"
-        gateway = serve(configuration(wire.url, limits, f"timeout: {timeout}"))
+        gateway = serve(configuration(wire.url, limits, f"timeout: {patience}"))
         ended = asyncio.Event()
         beating = asyncio.ensure_future(beat(gateway.url, request(), ended, seen))
         await asyncio.sleep(calm)

@@ -267,6 +267,20 @@ async def test_too_many_at_once_are_refused_and_the_rest_is_decided(
 # What is settled while it is away
 
 
+async def test_d1_what_was_perhaps_taken_is_given_back(valkey: Valkey) -> None:
+    """The server decides, and its reply never comes: nobody holds the slot."""
+    with Wire(valkey) as wire:
+        async with opened(wire.url) as store:
+            budget = Allowance(100, "w", 2e9, True, 600.0)
+            await store.prime("budget", budget, 0)  # type: ignore[misc]
+            wire.fault = "reset"
+            with pytest.raises(StoreUnavailable):
+                await taken(store, Claim("slots", 1, 1), Claim("budget", budget, 100))
+            wire.fault = None
+            await back(store)
+            assert (await taken(store, Claim("slots", 1, 1), Claim("budget", budget, 1))).admitted
+
+
 async def test_a_settle_that_nobody_heard_is_said_later(valkey: Valkey) -> None:
     with Wire(valkey) as wire:
         async with opened(wire.url) as store:
