@@ -133,7 +133,8 @@ class Budgets(Filter):
         )
         self._counters = config.counters
         self._price = config.prices.of
-        self._teller = Teller(config.alerts or Untold(), hooks, config.connections, self.log)
+        alerts = Untold() if config.alerts is None else config.alerts
+        self._teller = Teller(alerts, hooks, config.connections, self.log)
         self._accounts = Accounts(
             config.counters, config.books, self._teller, config.lease, config.interval, self.log
         )
@@ -320,11 +321,14 @@ class Budgets(Filter):
 class Untold:
     """`Alerts` where no store keeps them: each process tells for itself."""
 
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str, int]] = set()
+
     async def raise_alert(self, budget: str, window: str, percent: int, patience: float) -> bool:
-        return True
+        return (budget, window, percent) not in self._told
 
     async def alerted(self, budget: str, window: str, percent: int) -> None:
-        pass
+        self._told.add((budget, window, percent))
 
     async def hooks(self, organisation: str | None, event: str) -> Sequence[Hook]:
         return ()

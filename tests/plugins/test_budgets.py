@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hmac
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -22,9 +23,10 @@ from passy_plugins.budgets import Budgets, WebhookSettings
 from passy_plugins.spending import Accounts
 from passy_plugins.stores.memory import Memory
 from passy_proxy import Claim, Exchange, Filter, Principal, StoreUnavailable
+from passy_proxy.config.settings import Secret
 from passy_proxy.periods import window_at
 from passy_proxy.records import ECHO_ONLY, Budget, Level
-from passy_proxy.stores import Allowance
+from passy_proxy.stores import Allowance, Hook
 from passy_proxy.testing import Bench, Recorded, ScriptedUpstream, completion
 
 pytestmark = pytest.mark.anyio
@@ -469,3 +471,46 @@ def test_a_signature_is_what_the_standard_says() -> None:
     assert b"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=" == made
     with pytest.raises(ValueError, match="no secret"):
         signature("", "id", "1", b"")
+
+
+async def test_s1_a_tenants_webhook_reaches_no_private_address(purse: Make) -> None:
+    async with ScriptedUpstream() as hooks:
+        hooks.json({})
+        gate = await purse("interval: 50ms")
+        hook = Hook("hook_1", f"{hooks.url}/hook", Secret(SECRET))
+
+        async def theirs(organisation: str | None, event: str) -> list[Hook]:
+            return [hook]
+
+        gate.store.hooks = theirs  # type: ignore[method-assign]
+        with capture_logs() as logs:
+            await gate.ask(owner(usd(0.02, alerts=(50,)), organisation="org_1"))
+            await until(lambda: any(each["event"] == "alert_refused" for each in logs))
+        assert [] == hooks.requests
+        assert all(SECRET not in str(each) for each in logs)
+
+
+async def test_a_key_without_budgets_costs_a_few_instructions(purse: Make) -> None:
+    gate = await purse()
+    filter = next(each for each in gate.bench.snapshot.filters if isinstance(each, Budgets))
+    ex = gate.exchange(Principal("key_1"))
+    assert instructions(lambda: filter.on_request(ex)) < 40
+    assert instructions(lambda: filter.on_complete(ex)) < 40
+
+
+def instructions(work: Callable[[], object]) -> int:
+    """How many the interpreter runs."""
+    count = 0
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return count

@@ -7,7 +7,7 @@ import errno
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,10 @@ def _rows(path: Path) -> int:
         return 0
 
 
+def events(logs: Sequence[MutableMapping[str, Any]]) -> list[str]:
+    return [entry["event"] for entry in logs]
+
+
 async def test_records_wait_while_the_database_is_locked(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +141,7 @@ async def test_records_wait_while_the_database_is_locked(
         other.execute("BEGIN IMMEDIATE")
         for record in numbered(0, 600):
             store.record(record.row())
-        await until(lambda: logs)
+        await until(lambda: "usage_waits" in events(logs))
         store.record(numbered(600, 601)[0].row())
         await asyncio.sleep(0.3)
         assert store.waiting > 90_000
@@ -145,7 +149,7 @@ async def test_records_wait_while_the_database_is_locked(
         await until(lambda: store.waiting == 0)
         await store.stop()
     assert 601 == len(ids(path))
-    assert ["usage_waits"] == [entry["event"] for entry in logs]
+    assert 1 == events(logs).count("usage_waits")
 
 
 async def test_what_clients_and_upstreams_say_can_always_be_written(path: Path) -> None:

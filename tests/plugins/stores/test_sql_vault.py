@@ -344,7 +344,7 @@ async def test_every_edit_of_what_was_brought_leaves_a_note(url: str) -> None:
         acme = await admin.create_organisation("Acme")
 
         async def noted() -> int:
-            said = "SELECT count(*) FROM changes WHERE kind = 'organisation' AND subject = :acme"
+            said = "SELECT count(*) FROM changes WHERE kind = 'credential' AND subject = :acme"
             [(count,)] = await done(admin._engine, said, acme=acme)
             return int(count)
 

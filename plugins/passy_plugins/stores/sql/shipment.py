@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 _NUMBERS = {
     "status": "integer",
-    "streamed": "smallint",
-    "estimated": "smallint",
+    # Written as truth or as a number.
+    "streamed": "boolean::integer",
+    "estimated": "boolean::integer",
     "first_ms": "integer",
     "duration_ms": "integer",
 } | dict.fromkeys(
