@@ -287,7 +287,7 @@ class CountersContract:
         assert claims[1:] == list((await store.take(claims)).unknown)
         assert claims[1:] == list((await store.take(claims[::-1])).unknown)
 
-    async def test_l3_of_a_thousand_at_once_exactly_the_allowance_is_admitted(
+    async def test_L3_of_a_thousand_at_once_exactly_the_allowance_is_admitted(
         self, store: Asked
     ) -> None:
         await store.prime("budget", allowance(100), 50)
@@ -319,7 +319,7 @@ class CountersContract:
             refused.rooms[0].retry,
         )
 
-    async def test_l3_what_was_reserved_and_not_spent_comes_back_at_settle(
+    async def test_L3_what_was_reserved_and_not_spent_comes_back_at_settle(
         self, store: Asked
     ) -> None:
         await store.prime("budget", allowance(), 0)
@@ -344,7 +344,7 @@ class CountersContract:
         await store.settle(await store.take(claims), [None])
         assert [80, 60] == [room.remaining for room in (await store.take(claims)).rooms]
 
-    async def test_l3_a_reserve_that_is_never_settled_comes_back_by_its_lease(
+    async def test_L3_a_reserve_that_is_never_settled_comes_back_by_its_lease(
         self, store: Asked, clock: Clock
     ) -> None:
         claim = Claim("budget", allowance(100, lease=60.0), 100)
@@ -394,7 +394,7 @@ class CountersContract:
         await store.settle(await store.take([Claim("budget", total, 40)]), [40])
         assert 50 == (await store.take([Claim("budget", total, 0)])).rooms[0].remaining
 
-    async def test_l3_a_counter_follows_the_books(self, store: Asked, clock: Clock) -> None:
+    async def test_L3_a_counter_follows_the_books(self, store: Asked, clock: Clock) -> None:
         left = allowance(1_000)
 
         async def remaining() -> int:
@@ -428,7 +428,7 @@ class CountersContract:
         assert not (await store.take([Claim("budget", million, 2)])).admitted
         assert (await store.take([Claim("budget", million, 1)])).admitted
 
-    def test_l2_it_agrees_with_exact_arithmetic(self) -> None:
+    def test_L2_it_agrees_with_exact_arithmetic(self) -> None:
         ours = {"counters": staticmethod(self.counters), "unit": self.unit}
         machine = type("Machine", (Model,), ours)
         run_state_machine_as_test(

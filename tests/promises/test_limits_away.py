@@ -123,7 +123,7 @@ async def troubled(
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-async def test_d1_d5_a_fault_holds_up_a_few_requests_and_ends_by_itself(
+async def test_D1_D5_a_fault_holds_up_a_few_requests_and_ends_by_itself(
     serve: Serve, name: str
 ) -> None:
     trouble = TROUBLES[name]
@@ -138,7 +138,7 @@ async def test_d1_d5_a_fault_holds_up_a_few_requests_and_ends_by_itself(
 
 @pytest.mark.large
 @pytest.mark.parametrize("name", TROUBLES)
-async def test_d1_twenty_seconds_of_each_fault(serve: Serve, name: str, figure: Note) -> None:
+async def test_D1_twenty_seconds_of_each_fault(serve: Serve, name: str, figure: Note) -> None:
     trouble = TROUBLES[name]
     seen, began, over, well, told = await troubled(serve, trouble, 20.0, 5.0, "50ms")
     before, during = seen.between(0, began), seen.between(began, over)
@@ -196,7 +196,7 @@ async def without(
             assert 0 == gateway.stop()
 
 
-async def test_d2_local_admits_at_most_the_limit_once_more(serve: Serve) -> None:
+async def test_D2_local_admits_at_most_the_limit_once_more(serve: Serve) -> None:
     first, second, undecided = await without(serve, "local", before=60, after=400)
     assert {200: 60} == first
     assert 100 >= second[200] >= 50
@@ -204,17 +204,17 @@ async def test_d2_local_admits_at_most_the_limit_once_more(serve: Serve) -> None
     assert 400 == undecided
 
 
-async def test_d2_refuse_admits_nobody(serve: Serve) -> None:
+async def test_D2_refuse_admits_nobody(serve: Serve) -> None:
     first, second, undecided = await without(serve, "refuse", before=60, after=100)
     assert ({200: 60}, {503: 100}, 100) == (first, second, undecided)
 
 
-async def test_d2_allow_admits_all_and_counts_them(serve: Serve) -> None:
+async def test_D2_allow_admits_all_and_counts_them(serve: Serve) -> None:
     first, second, undecided = await without(serve, "allow", before=60, after=200)
     assert ({200: 60}, {200: 200}, 200) == (first, second, undecided)
 
 
-async def test_d4_a_gateway_that_started_without_it_finds_it_later(serve: Serve) -> None:
+async def test_D4_a_gateway_that_started_without_it_finds_it_later(serve: Serve) -> None:
     server = Valkey()
     text = configuration(server.url, "requests: 5/365d, when_unavailable: refuse")
     gateway = serve(text)

@@ -145,7 +145,7 @@ async def test_slots_stay_exact(valkey: Valkey) -> None:
         assert 0 == held(store)
 
 
-async def test_d1_what_is_held_serves_while_the_server_is_away(valkey: Valkey) -> None:
+async def test_D1_what_is_held_serves_while_the_server_is_away(valkey: Valkey) -> None:
     with Wire(valkey) as wire:
         async with opened(wire.url, timeout=0.2) as store:
             assert (await taken(store, Claim("key", FIXED, 1))).admitted
