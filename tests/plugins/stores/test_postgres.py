@@ -266,6 +266,19 @@ async def test_nothing_a_client_wrote_is_lost_to_the_books(
     assert "\u2028 🙂 '\"; --" == kept[4]
 
 
+async def test_truth_may_be_written_as_such_or_as_a_number(
+    database: Database, tmp_path: Path
+) -> None:
+    store = store_at(database.url, tmp_path)
+    await store.start()
+    for number, truth in enumerate((0, 1, False, True)):
+        row = RECORD._replace(id=f"req_{number}").row()
+        place = RECORD._fields.index("streamed")
+        store.record((*row[:place], truth, *row[place + 1 :]))
+    await store.stop()
+    assert [(0,), (1,), (0,), (1,)] == database.rows("SELECT streamed FROM usage ORDER BY id")
+
+
 async def test_admin_and_store_see_the_same(database: Database, tmp_path: Path) -> None:
     store = store_at(database.url, tmp_path)
     await store.start()
