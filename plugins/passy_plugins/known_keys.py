@@ -129,10 +129,12 @@ class Known:
         self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        sources = [self._config.directory, self._config.changes]
-        for source in {id(each): each for each in sources}.values():
-            if isinstance(source, Changes):
-                self._unlisten.append(source.listen(self.told))
+        directory: object = self._directory
+        sooner = self._config.changes
+        if isinstance(directory, Changes):
+            self._unlisten.append(directory.listen(self.told))
+        if sooner is not None and sooner is not directory:
+            self._unlisten.append(sooner.listen(self.told_sooner))
 
     async def stop(self) -> None:
         for unlisten in self._unlisten:
@@ -255,6 +257,12 @@ class Known:
         return known
 
     # Edits
+
+    def told_sooner(self, kind: str, subject: str) -> None:
+        """By another store than the directory. What that one has missed the directory will tell,
+        if it can: each time the other is back is no reason to ask for all keys again."""
+        if kind != ANYTHING or not getattr(self._directory, "hears", False):
+            self.told(kind, subject)
 
     def told(self, kind: str, subject: str) -> None:
         """Somebody was edited, or may have been."""
