@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import count
 from math import ceil, floor, inf
@@ -417,6 +418,23 @@ class CountersContract:
         clock.advance(31)
         await store.prime("budget", left, 150, quiet=30)
         assert 850 == await remaining()
+
+    async def test_what_a_take_that_was_cancelled_took_comes_back_at_once(
+        self, store: Asked
+    ) -> None:
+        await store.prime("budget", allowance(), 0)
+        claims = [Claim("budget", allowance(), 60), Claim("slots", 1, 1)]
+        taking = asyncio.ensure_future(store.take(claims))
+        await asyncio.sleep(0)
+        taking.cancel()
+        with suppress(asyncio.CancelledError):  # Of a store in this process it was quicker.
+            await store.settle(await taking, [0])
+        for _ in range(500):
+            grant = await store.take([Claim("budget", allowance(), 100), Claim("slots", 1, 1)])
+            if grant.admitted:
+                break
+            await asyncio.sleep(0.01)
+        assert grant.admitted
 
     async def test_large_amounts_are_exact(self, store: Asked) -> None:
         """A million dollars, in billionths, to the last one."""

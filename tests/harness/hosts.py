@@ -86,6 +86,8 @@ class Relay:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.sent = 0
+        """Pieces that came in: as many as packets or fewer."""
 
     def __enter__(self) -> Relay:
         self._thread.start()
@@ -113,15 +115,20 @@ class Relay:
         self._tasks.add(task)
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._port)
-            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+            await asyncio.gather(
+                self._copy(reader, back, told=True), self._copy(there, writer, told=False)
+            )
         except OSError:
             writer.transport.abort()
         finally:
             self._tasks.discard(task)
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, told: bool
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
+                self.sent += told
                 writer.write(data)
                 await writer.drain()
         writer.close()

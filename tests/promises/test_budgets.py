@@ -146,7 +146,7 @@ async def crowd(gateways: list[Gateway], key: str, count: int) -> list[int]:
         return list(await asyncio.gather(*asking))
 
 
-def test_l3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> None:
+def test_L3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> None:
     site.upstream.json(completion("hello") | {"usage": USAGE})
     budget = 50 * COST + 100_000  # The prompt is guessed at some tokens more than it had.
     key = site.key("--limit", f"{budget / 1e9:.9f}")
@@ -168,16 +168,15 @@ def test_l3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> N
 
 
 @pytest.mark.parametrize("site", ["3s"], indirect=True)
-def test_l3_what_a_killed_process_had_reserved_comes_back_and_what_it_spent_stays(
-    site: Site,
+@pytest.mark.parametrize(("unit", "amount"), [("tokens", 11_000), ("usd", 0.105)])
+def test_L3_what_a_killed_process_had_reserved_comes_back_and_what_it_spent_stays(
+    site: Site, unit: str, amount: float
 ) -> None:
     site.upstream.then(slow(120))
     made = site.one.passy("keys", "create", "--json")
     key, id = json.loads(made.stdout)["key"], json.loads(made.stdout)["id"]
-    amount = 11_000
-    added = site.one.passy(
-        "budgets", "add", "key", id, "--tokens", str(amount), "--per", "total", "--json"
-    )
+    wanted = ("add", "key", id, f"--{unit}", str(amount), "--per", "total")
+    added = site.one.passy("budgets", *wanted)
     assert 0 == added.returncode, added.stderr
     with ThreadPoolExecutor(10) as crowd:
         for _ in range(10):
@@ -192,18 +191,28 @@ def test_l3_what_a_killed_process_had_reserved_comes_back_and_what_it_spent_stay
     site.upstream.json(completion("hello") | {"usage": USAGE})
     assert 429 == ask(site.other, key).status or time.monotonic() - killed > 3
     until(lambda: 200 == ask(site.other, key).status)
-    site.one.start()  # It ships what it had: ten guesses of a prompt.
-    until(lambda: 10 == sum(each["outcome"] == "interrupted" for each in site.records()))
+    site.one.start()  # It ships what it had: ten guesses of a prompt, and what they cost.
+    until(lambda: 10 == len(interrupted(site)))
+    assert all(each["input"] and each["cost_nanos"] for each in interrupted(site))
 
     def agreed() -> bool:
-        spent = sum(each["input"] + each["output"] for each in site.records())
-        return amount - spent == left(site.other, key) == left(site.one, key)
+        spent = sum(used(each, unit) for each in site.records())
+        rest = pytest.approx(amount - spent, abs=1e-9)
+        return [rest, rest] == [left(site.other, key), left(site.one, key)]
 
     until(agreed)
-    lost_tokens = sum(each["input"] for each in site.records() if each["outcome"] == "interrupted")
-    assert lost_tokens > 0
     time.sleep(1)  # Some more rounds change nothing.
     assert agreed()
+
+
+def interrupted(site: Site) -> list[dict[str, Any]]:
+    return [each for each in site.records() if each["outcome"] == "interrupted"]
+
+
+def used(record: dict[str, Any], unit: str) -> float:
+    if unit == "usd":
+        return float(record["cost_nanos"] or 0) / 1e9
+    return float(record["input"] + record["output"])
 
 
 def lost(gateway: Gateway, key: str) -> None:

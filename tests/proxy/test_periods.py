@@ -42,25 +42,25 @@ def at(text: str) -> float:
         ("month", "2038-01-19T03:14:08", "2038-01", "2038-01-01", "2038-02-01"),
     ],
 )
-def test_o8_a_window_is_of_utc(
+def test_O8_a_window_is_of_utc(
     period: Period, moment: str, name: str, start: str, end: str
 ) -> None:
     assert Window(name, at(start), at(end)) == window_at(period, at(moment))
 
 
-def test_o8_the_total_has_one_window() -> None:
+def test_O8_the_total_has_one_window() -> None:
     assert {Window("total", 0.0, inf)} == {window_at("total", moment) for moment in (0, 1e9, 9e9)}
 
 
 @given(WINDOWS, MOMENTS)
-def test_o8_every_moment_lies_in_its_window(period: Period, moment: float) -> None:
+def test_O8_every_moment_lies_in_its_window(period: Period, moment: float) -> None:
     window = window_at(period, moment)
     assert window.start <= moment < window.end
     assert window == window_at(period, window.start)
 
 
 @given(WINDOWS, MOMENTS)
-def test_o8_windows_follow_each_other_without_a_gap(period: Period, moment: float) -> None:
+def test_O8_windows_follow_each_other_without_a_gap(period: Period, moment: float) -> None:
     window = window_at(period, moment)
     following = window_at(period, window.end)
     assert window.end == following.start
@@ -70,7 +70,7 @@ def test_o8_windows_follow_each_other_without_a_gap(period: Period, moment: floa
 
 
 @given(WINDOWS, MOMENTS, MOMENTS)
-def test_o8_a_later_moment_is_never_in_an_earlier_window(
+def test_O8_a_later_moment_is_never_in_an_earlier_window(
     period: Period, one: float, other: float
 ) -> None:
     first, second = sorted((one, other))
@@ -80,7 +80,7 @@ def test_o8_a_later_moment_is_never_in_an_earlier_window(
 
 
 @given(MOMENTS, st.lists(st.tuples(MOMENTS, st.integers(0, 1000)), max_size=30))
-def test_o8_the_sums_of_days_are_the_sum_of_their_month(
+def test_O8_the_sums_of_days_are_the_sum_of_their_month(
     moment: float, spent: list[tuple[float, int]]
 ) -> None:
     month = window_at("month", moment)
@@ -94,7 +94,7 @@ def test_o8_the_sums_of_days_are_the_sum_of_their_month(
 
 
 @given(MOMENTS)
-def test_o8_weeks_begin_on_monday(moment: float) -> None:
+def test_O8_weeks_begin_on_monday(moment: float) -> None:
     window = window_at("week", moment)
     assert 0 == datetime.fromtimestamp(window.start, UTC).weekday()
     assert 7 * 86_400 == window.end - window.start
@@ -113,7 +113,7 @@ def zone(request: pytest.FixtureRequest) -> Iterator[str]:
     time.tzset()
 
 
-def test_o8_the_gateways_own_time_zone_changes_nothing(zone: str) -> None:
+def test_O8_the_gateways_own_time_zone_changes_nothing(zone: str) -> None:
     # Others than above: what was asked for before is remembered.
     for day in range(1, 28):
         moment = at(f"2031-03-{day:02}T23:30:00")

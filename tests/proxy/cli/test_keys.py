@@ -152,7 +152,7 @@ def test_a_key_is_changed(passy: Passy) -> None:
     assert 1 == passy("change", made["id"], "--networks", "everywhere").exit_code
 
 
-def test_k1_a_key_is_rolled(passy: Passy) -> None:
+def test_K1_a_key_is_rolled(passy: Passy) -> None:
     made = created(passy)
     rolled = json.loads(passy("roll", made["id"], "--grace", "1h", "--json").stdout)
     assert made["id"] == rolled["id"]

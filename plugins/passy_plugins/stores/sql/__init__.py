@@ -256,6 +256,7 @@ class Sql(Telling, Store):
 
     async def first_key(self) -> str | None:
         """A key for whoever starts out, if there is none in the database yet."""
+        self._link.check()
         key = keys.new_key()
         digest = keys.digest(self._keyring.pepper, key.encode())
         made = await self._writer.fetch(
@@ -269,6 +270,7 @@ class Sql(Telling, Store):
 
     async def passing_key(self, name: str, seconds: float) -> str:
         """A test key that ends by itself; those of this name that have ended make room for it."""
+        self._link.check()
         key, now = keys.new_key(), int(time.time() * 1000)
         digest = keys.digest(self._keyring.pepper, key.encode())
         await self._writer.fetch(statements.PASSED, name, now)
@@ -323,7 +325,8 @@ def shortened(row: Sequence[Any]) -> tuple[Any, ...]:
     """A `BegunRow` with names of a bearable length and its last attempt alone: it is for a small
     place."""
     *facts, asked, _ = row
-    return (*facts, [_short(name) if isinstance(name, str) else name for name in asked], ())
+    *names, price = [_short(name) if isinstance(name, str) else name for name in asked]
+    return (*facts, [*names, price[:14]], ())
 
 
 def _short(name: str) -> str:
