@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -52,6 +53,21 @@ def test_a_short_run_saves_every_figure_of_each_target(tmp_path: Path) -> None:
     }
     assert {"date", "machine", "versions", "effort", "ratios"} <= found.keys()
     assert "CPU µs/request" in ended.stdout
+
+
+def test_a_gateway_on_a_valkey_and_a_postgresql_is_compared_with_the_embedded_one(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "figures.json"
+    few = [*SMALL, "--scenarios", "json", "--json", str(file)]
+    ended = bench("--targets", "passy,scaled", *few)
+    assert 0 == ended.returncode, ended.stdout + ended.stderr
+    found = json.loads(file.read_bytes())
+    assert ([], {}) == (found["failures"], found["left_out"])
+    assert found["ratios"]["scaled"]["passy"]["cpu_us_per_request"]["median"] > 0
+    assert [] == list(
+        Path(tempfile.gettempdir()).glob("passy-bench-postgres-*/data/postmaster.pid")
+    )
 
 
 def test_only_the_named_scenarios_are_run(tmp_path: Path) -> None:

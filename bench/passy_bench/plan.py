@@ -23,7 +23,8 @@ from passy_bench import machine
 from passy_bench.load import Load, Outcome
 from passy_bench.results import Figures, Samples
 from passy_bench.servers import ENVIRONMENT, BenchError, Program, ask, first_answer, running, stop
-from passy_bench.targets import BUILDERS, CHECKOUT, MODEL, LeftOut, Site, Target, against
+from passy_bench.site import LeftOut, Site
+from passy_bench.targets import BUILDERS, CHECKOUT, MODEL, Target, against
 
 SCENARIOS = ("json", "latency", "burst", "chunks", "rss", "start")
 LOADS = SCENARIOS[:4]  # in this order: the many streams come last, they leave connections behind
@@ -181,14 +182,14 @@ class Bench:
 
     @contextmanager
     def mock(self, folder: Path) -> Iterator[tuple[Site, int]]:
-        site = Site(folder, machine.free_port())
+        site = Site(folder, machine.free_port(), self.load_core)
         program = Program(
             command=[sys.executable, "-m", "passy_bench.mock", "--port", str(site.mock_port)],
             folder=site.room("mock"),
             env={"PYTHONPATH": str(CHECKOUT / "bench")},
             core=self.load_core,
         )
-        with running(program) as child:
+        with site.stack, running(program) as child:
             log = program.folder / "output.log"
             first_answer(child, log, site.mock, (request_body(), {}))
             yield site, child.pid

@@ -44,7 +44,7 @@ COMPARED = (
     "cpu_us_per_burst",
     "rss_loaded_mb",
 )
-YARDSTICKS = ("envoy", "nginx", "against")
+YARDSTICKS = ("envoy", "nginx", "passy", "against")
 _ADDED = ("p50_us", "p95_us", "p99_us", "first_chunk_p50_us")
 _DIRECT = "direct"
 

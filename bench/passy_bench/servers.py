@@ -9,8 +9,9 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from passy_bench.machine import pinned
@@ -30,12 +31,14 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What to run: command, folder to run in (its output goes to `output.log` there), core."""
+    """What to run: command, folder to run in (its output goes to `output.log` there), core, and
+    the account, if it is not our own."""
 
     command: Sequence[str]
     folder: Path
     env: Mapping[str, str]
     core: int | None
+    owner: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -50,6 +53,7 @@ def running(program: Program) -> Iterator[subprocess.Popen[bytes]]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            **program.owner,
         )
     try:
         yield child
@@ -78,14 +82,14 @@ def first_answer(
     seen = "no answer"
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            raise BenchError(f"ended with {child.returncode}: {_last_words(log)}")
+            raise BenchError(f"ended with {child.returncode}: {last_words(log)}")
         with suppress(OSError, http.client.HTTPException):
             status, answer = ask(url, *request)
             if status == 200:
                 return
             seen = f"{status} {answer[:300]!r}"
         time.sleep(_POLL)
-    raise BenchError(f"no 200 within {_START_LIMIT:.0f} s, last {seen}: {_last_words(log)}")
+    raise BenchError(f"no 200 within {_START_LIMIT:.0f} s, last {seen}: {last_words(log)}")
 
 
 def ask(url: str, body: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
@@ -102,6 +106,6 @@ def ask(url: str, body: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
         connection.close()
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return " | ".join(lines[-3:])[-_LAST_WORDS:] or "no output"

@@ -23,8 +23,10 @@ from typing import Any
 
 import yaml
 
+from passy_bench.engines import postgres, valkey
 from passy_bench.machine import free_port
 from passy_bench.servers import ENVIRONMENT, BenchError
+from passy_bench.site import LeftOut, Site
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATH = "/v1/chat/completions"
@@ -32,28 +34,6 @@ MODEL = "bench"
 _LIMITS = {"requests": "1000000000/min", "tokens": "1000000000/min", "concurrency": "1000000"}
 _PRICE = {"input": "0.15", "output": "0.60", "per": "1M"}
 _PACKAGES = ("proxy", "plugins", "portal_service")
-
-
-class LeftOut(Exception):
-    """A peer that this machine does not have; the message says how to get it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A folder for configurations and data, and the port of the mock."""
-
-    folder: Path
-    mock_port: int
-
-    @property
-    def mock(self) -> str:
-        return f"http://127.0.0.1:{self.mock_port}"
-
-    def room(self, name: str) -> Path:
-        """A new folder for one target."""
-        room = self.folder / name
-        room.mkdir()
-        return room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +167,12 @@ def passy(site: Site) -> Target:
     return _gateway(site, "passy", CHECKOUT, {})
 
 
+def scaled(site: Site) -> Target:
+    """The same as it runs on many hosts: limits in a Valkey, keys and books in a PostgreSQL."""
+    env = {"REDIS_URL": valkey(site), "DATABASE_URL": postgres(site)}
+    return _gateway(site, "scaled", CHECKOUT, env)
+
+
 def against(site: Site, place: str) -> Target:
     """Another passy in the same run: a folder with a checkout, or a commit of this one."""
     root = Path(place)
@@ -203,6 +189,7 @@ BUILDERS: Mapping[str, Callable[[Site], Target]] = {
     "envoy": envoy,
     "stock": stock,
     "passy": passy,
+    "scaled": scaled,
 }
 
 

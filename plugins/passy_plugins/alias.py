@@ -93,7 +93,7 @@ class Alias(Filter):
         model = models.find(name)
         targets: Sequence[Target] | None
         if model is not None:
-            targets = shuffled(model, name) if model.weighted else model.at(name)
+            targets = shuffled(model, name) if model.weighted else model.targets or model.at(name)
         else:
             targets = models.direct(name) if self.config.direct else None
         if not targets:

@@ -14,7 +14,9 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from passy_plugins.alerts import Teller
 from passy_plugins.spending import Account, Accounts, Charge, settled, told
@@ -62,8 +64,15 @@ FREE = frozenset(("count_tokens",))
 """Operations that cost nothing and are no models' answers."""
 
 
+def address(url: str) -> str:
+    parse_origin(url)
+    return url
+
+
 class WebhookSettings(Settings):
-    url: str = setting(..., "Where alerts are sent: an https or http address.")
+    url: Annotated[str, AfterValidator(address)] = setting(
+        ..., "Where alerts are sent: an https or http address."
+    )
     secret: StrongSecret = setting(..., "What the messages are signed with.")
 
 
@@ -125,15 +134,22 @@ class Budgets(Filter):
     needs = frozenset({"principal", "body"})
     config: Config
 
+    @property
+    def when_away(self) -> str:
+        hard, soft = self.config.hard_unavailable, self.config.soft_unavailable
+        does = {"refuse": "503", "admit": "admitted uncounted"}
+        return f"hard budgets: {does[hard]}; soft ones: {does[soft]}"
+
     async def start(self) -> None:
         config = self.config
         hooks = tuple(
-            Hook(f"webhook {number}", parsed(one.url), one.secret)
+            Hook(f"webhook {number}", one.url, one.secret)
             for number, one in enumerate(config.webhooks, 1)
         )
         self._counters = config.counters
         self._price = config.prices.of
-        self._teller = Teller(config.alerts or Untold(), hooks, config.connections, self.log)
+        alerts = Untold() if config.alerts is None else config.alerts
+        self._teller = Teller(alerts, hooks, config.connections, self.log)
         self._accounts = Accounts(
             config.counters, config.books, self._teller, config.lease, config.interval, self.log
         )
@@ -320,11 +336,14 @@ class Budgets(Filter):
 class Untold:
     """`Alerts` where no store keeps them: each process tells for itself."""
 
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str, int]] = set()
+
     async def raise_alert(self, budget: str, window: str, percent: int, patience: float) -> bool:
-        return True
+        return (budget, window, percent) not in self._told
 
     async def alerted(self, budget: str, window: str, percent: int) -> None:
-        pass
+        self._told.add((budget, window, percent))
 
     async def hooks(self, organisation: str | None, event: str) -> Sequence[Hook]:
         return ()
@@ -332,11 +351,6 @@ class Untold:
 
 async def waited(answer: Reply | Awaitable[Reply | None] | None) -> Reply | None:
     return answer if answer is None or isinstance(answer, Reply) else await answer
-
-
-def parsed(url: str) -> str:
-    parse_origin(url)
-    return url
 
 
 def refused(account: Account, room: Room, cost: int) -> Reply:

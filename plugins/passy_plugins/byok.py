@@ -9,11 +9,11 @@ was refused, the operator's is shown nowhere in that exchange. With ``own_only``
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from time import monotonic
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
+from passy_plugins.brought import Brought, Memory, Own
 from passy_plugins.retrying import brought, key_refused, seconds_to_wait
 from passy_proxy import (
     Attempt,
@@ -25,12 +25,14 @@ from passy_proxy import (
     Exchange,
     Failure,
     Filter,
+    Keyring,
     Principal,
+    Remembered,
     Reply,
     Settings,
-    StoreUnavailable,
     Target,
     Vault,
+    duration,
     hookimpl,
     serves,
     setting,
@@ -40,37 +42,22 @@ from passy_proxy import (
 class Config(Settings):
     vault: Vault = setting(..., "The store that holds the organisations' upstreams and keys.")
     changes: Changes | None = setting(
-        None, "The store that tells at once what was edited; without one, ttl is how long it takes."
+        None, "A store that tells of edits sooner than the vault does, such as a Redis."
     )
     connections: Connections = setting("connections", "Where connections to them are made.")
+    keyring: Keyring = setting("keyring", "The secret keys of this installation.")
+    remembered: Remembered = setting("remembered", "What is known, on disk.")
     ttl: Duration = setting("30s", "How long an answer of the vault is used.", ge=0)
     stale: Duration = setting(
         "15m", "How long it is still used while the vault cannot be asked.", ge=0
+    )
+    patience: Duration = setting(
+        "2s", "How long the vault may take to answer, before it counts as away.", ge=0.001
     )
     known: int = setting(10_000, "How many organisations are remembered at most.", ge=1)
     rest: Duration = setting(
         "10s", "How long a key that was refused stands behind an organisation's others.", ge=0
     )
-
-
-class Own(NamedTuple):
-    """An organisation's own credentials for one upstream."""
-
-    usable: tuple[Credential, ...]
-    """In the order in which they are shown."""
-    trouble: str
-    """Why another one is not among them; empty when all are."""
-
-
-class Brought(NamedTuple):
-    """What an organisation brought, and until when that may be used."""
-
-    providers: Sequence[CustomProvider]
-    """Those that are active, best first."""
-    own: Mapping[str, Own]
-    """By the upstream's key."""
-    fresh: float
-    stale: float
 
 
 class Byok(Filter):
@@ -79,22 +66,21 @@ class Byok(Filter):
     needs = frozenset({"principal", "body"})
     config: Config
 
+    @property
+    def when_away(self) -> str:
+        stale = duration(self.config.stale)
+        return f"what organisations brought is used for {stale}, 503 for them after that"
+
     async def start(self) -> None:
-        self._known: dict[str, Brought] = {}
         self._resting: dict[tuple[str, str], float] = {}
         """Organisation and credential → until when."""
-        self._sweeper: asyncio.TimerHandle | None = None
-        changes = self.config.changes
-        self._deaf: Callable[[], None] | None = None
-        if changes is not None:
-            self._deaf = changes.listen(self.told)
+        self._memory = Memory(self.config, self.log)
+        self._memory.start()
+        self._known = self._memory.get
 
     async def stop(self) -> None:
-        if self._deaf is not None:
-            self._deaf()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        self._known.clear()
+        if (memory := getattr(self, "_memory", None)) is not None:
+            await memory.stop()
 
     def on_request(self, ex: Exchange) -> Reply | Awaitable[Reply | None] | None:
         principal = ex.principal
@@ -102,18 +88,15 @@ class Byok(Filter):
         organisation = principal.organisation
         if organisation is None:
             return None
-        known = self._known.get(organisation)
-        if known is None or known.fresh <= monotonic():
-            return self.asked(ex, organisation, known)
+        known = self._known(organisation)
+        if known is None or known.due <= monotonic():
+            return self.asked(ex, organisation)
         return self.choose(ex, known) if known.providers else None
 
-    async def asked(self, ex: Exchange, organisation: str, known: Brought | None) -> Reply | None:
-        """``on_request`` where the vault has to be asked."""
-        try:
-            known = await self.look_up(organisation, known)
-        except StoreUnavailable:
-            return UNDECIDED
-        return self.choose(ex, known)
+    async def asked(self, ex: Exchange, organisation: str) -> Reply | None:
+        """``on_request`` where the vault is to be asked."""
+        known = await self._memory.look_up(organisation)
+        return UNDECIDED if known is None else self.choose(ex, known)
 
     def choose(self, ex: Exchange, known: Brought) -> Reply | None:
         """Their own upstreams, if any serves what is asked for."""
@@ -133,52 +116,6 @@ class Byok(Filter):
             return None
         return wrong  # Not the operator's upstreams instead: theirs was meant.
 
-    async def look_up(self, organisation: str, known: Brought | None) -> Brought:
-        """Ask the vault for what they brought; an earlier answer serves while it is away, and
-        those who come meanwhile."""
-        now = monotonic()
-        if known is not None and known.stale > now:
-            known = known._replace(fresh=min(now + PATIENCE, known.stale))
-            self._known[organisation] = known
-        vault = self.config.vault
-        try:
-            providers = await vault.providers(organisation)
-            credentials = await vault.credentials(organisation)
-        except StoreUnavailable:
-            if known is not None and known.stale > now:
-                return known
-            raise
-        active = [provider for provider in providers if provider.active]
-        active.sort(key=lambda provider: provider.priority)
-        fresh, stale = now + self.config.ttl, now + self.config.stale
-        known = Brought(active, by_upstream(credentials), fresh, stale)
-        remember(self._known, organisation, known, self.config.known)
-        if self._sweeper is None:
-            self._sweep_in(self.config.stale)
-        return known
-
-    def told(self, kind: str, subject: str) -> None:
-        """Something was edited: who it may concern is asked anew, and served from what is known
-        where the vault is away."""
-        if kind and kind != ORGANISATION:
-            return
-        for organisation in [subject] if kind else list(self._known):
-            if (known := self._known.get(organisation)) is not None:
-                self._known[organisation] = known._replace(fresh=0.0)
-
-    def _sweep_in(self, seconds: float) -> None:
-        self._sweeper = asyncio.get_running_loop().call_later(seconds + 0.01, self._sweep)
-
-    def _sweep(self) -> None:
-        """No key stays in memory for longer than it may be shown."""
-        self._sweeper = None
-        now = monotonic()
-        for organisation, known in list(self._known.items()):
-            if known.stale <= now:
-                del self._known[organisation]
-        if self._known:
-            self._sweep_in(min(known.stale for known in self._known.values()) - now)
-
     def on_attempt(
         self, ex: Exchange, attempt: Attempt
     ) -> Failure | Awaitable[Failure | None] | None:
@@ -190,7 +127,7 @@ class Byok(Filter):
         upstream = attempt.target.upstream
         if upstream.dialect is None:
             return None
-        known = self._known.get(organisation)
+        known = self._known(organisation)
         if known is None:
             return self.read(ex, attempt, principal, organisation)
         own = known.own.get(upstream.key)
@@ -202,9 +139,8 @@ class Byok(Filter):
         self, ex: Exchange, attempt: Attempt, principal: Principal, organisation: str
     ) -> Failure | None:
         """``on_attempt`` where what was read for the request is forgotten by now."""
-        try:
-            known = await self.look_up(organisation, None)
-        except StoreUnavailable:
+        known = await self._memory.look_up(organisation)
+        if known is None:
             return Failure("refused", UNDECIDED.message, reply=UNDECIDED)
         own = known.own.get(attempt.target.upstream.key)
         if own is None:
@@ -246,21 +182,6 @@ class Byok(Filter):
         until = [self._resting.get((organisation, one.id), 0.0) for one in usable]
         rested = tuple(one for one, end in zip(usable, until, strict=True) if end <= now)
         return rested or (usable[until.index(min(until))],)
-
-
-def by_upstream(credentials: Iterable[Credential]) -> dict[str, Own]:
-    """What can be shown, by what it is for."""
-    found: dict[str, Own] = {}
-    for one in credentials:
-        usable, trouble = found.get(one.upstream, NOTHING)
-        if one.trouble:
-            trouble = trouble or one.trouble
-        elif one.secret.isascii() and one.secret.isprintable():
-            usable = (*usable, one)
-        else:
-            trouble = trouble or "it has characters that no header can carry"
-        found[one.upstream] = Own(usable, trouble)
-    return found
 
 
 def without(ex: Exchange, attempt: Attempt, principal: Principal) -> Failure | None:
@@ -318,13 +239,8 @@ def unreadable(attempt: Attempt, trouble: str) -> Reply:
     return Reply(503, "own_key_unreadable", message, [NO_RETRY])
 
 
-ORGANISATION = "organisation"
-"""The kind of change that an edit of providers and credentials is told as."""
-PATIENCE = 1.0
-"""Seconds for which an answer is used that somebody is asking about."""
 LONGEST_REST = 60.0
 """Seconds, whatever an upstream says in Retry-After."""
-NOTHING = Own((), "")
 RETRY = frozenset((b"retry-after", b"retry-after-ms"))
 NO_RETRY = (b"x-should-retry", b"false")
 UNDECIDED = Reply(

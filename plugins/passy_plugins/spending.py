@@ -204,6 +204,8 @@ class Accounts:
                 if not self._away:
                     self._away = True
                     self._log.warning("budgets_not_compared", reason=str(error))
+            except Exception:  # A store's mistake must not end what keeps all budgets true.
+                self._log.exception("budgets_not_compared")
 
     async def round(self) -> None:
         """Once for each account in use. `StoreUnavailable` where it had to end early."""

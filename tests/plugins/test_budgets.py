@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hmac
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -22,9 +23,10 @@ from passy_plugins.budgets import Budgets, WebhookSettings
 from passy_plugins.spending import Accounts
 from passy_plugins.stores.memory import Memory
 from passy_proxy import Claim, Exchange, Filter, Principal, StoreUnavailable
+from passy_proxy.config.settings import Secret
 from passy_proxy.periods import window_at
 from passy_proxy.records import ECHO_ONLY, Budget, Level
-from passy_proxy.stores import Allowance
+from passy_proxy.stores import Allowance, Hook
 from passy_proxy.testing import Bench, Recorded, ScriptedUpstream, completion
 
 pytestmark = pytest.mark.anyio
@@ -137,7 +139,7 @@ def owner(*budgets: Budget, **others: Any) -> Principal:
 # Refusing
 
 
-async def test_l3_exactly_what_was_spent_is_counted(purse: Make) -> None:
+async def test_L3_exactly_what_was_spent_is_counted(purse: Make) -> None:
     gate, budget = await purse(), usd(1)
     for number in range(1, 4):
         assert 200 == (await gate.ask(owner(budget))).status
@@ -145,7 +147,7 @@ async def test_l3_exactly_what_was_spent_is_counted(purse: Make) -> None:
     assert 3 * SPENT == await gate.store.spent("key", "key_1", "usd", 0, inf)
 
 
-async def test_l3_five_hundred_at_once_never_overspend(purse: Make) -> None:
+async def test_L3_five_hundred_at_once_never_overspend(purse: Make) -> None:
     # The prompt is guessed at some tokens more than it had: room for fifty.
     gate, budget = await purse(), usd(50 * (SPENT + 60_000) / 10**9)
     answers = await asyncio.gather(*(gate.ask(owner(budget)) for _ in range(500)))
@@ -282,6 +284,17 @@ async def test_what_is_passed_through_cannot_be_reckoned(purse: Make) -> None:
     assert 200 == (await gate.ask(Principal("key_2"), "/v1/files")).status
 
 
+async def test_records_carry_all_that_spends(purse: Make) -> None:
+    gate = await purse()
+    who = owner(organisation="org_1", team="team_1", user="user_1", tags="blue,green")
+    await gate.ask(who)
+    [record] = gate.store.records
+    spends = (record.key_id, record.organisation, record.team, record.user_id, record.tags)
+    assert ("key_1", "org_1", "team_1", "user_1", "blue,green") == spends
+    for kind, subject in (("organisation", "org_1"), ("team", "team_1"), ("user", "user_1")):
+        assert SPENT == await gate.store.spent(kind, subject, "usd", 0, inf)
+
+
 # Soft ones
 
 
@@ -324,7 +337,7 @@ def gone(*_: Any) -> Any:
 
 
 @pytest.mark.parametrize("what", ["counters", "books", "later"])
-async def test_d1_without_the_stores_hard_budgets_are_closed_and_soft_ones_open(
+async def test_D1_without_the_stores_hard_budgets_are_closed_and_soft_ones_open(
     purse: Make, what: str
 ) -> None:
     gate = await purse()
@@ -347,7 +360,7 @@ async def test_the_other_way_round_where_that_is_said(purse: Make) -> None:
     assert 503 == (await gate.ask(owner(usd(1, hard=False)))).status
 
 
-async def test_l3_a_counter_that_lost_something_follows_the_books(purse: Make) -> None:
+async def test_L3_a_counter_that_lost_something_follows_the_books(purse: Make) -> None:
     gate, budget = await purse("interval: 1h"), usd(1)
     await gate.ask(owner(budget))
     # What another process had spent when it was killed: in the books by its journal, and in no
@@ -362,7 +375,7 @@ async def test_l3_a_counter_that_lost_something_follows_the_books(purse: Make) -
     assert budget.amount - 2 * SPENT == gate.left(budget)
 
 
-async def test_l3_what_is_under_way_is_not_counted_twice(purse: Make) -> None:
+async def test_L3_what_is_under_way_is_not_counted_twice(purse: Make) -> None:
     gate, budget = await purse("interval: 1h"), usd(1)
     first = gate.exchange(owner(budget))
     running = asyncio.create_task(first.route.chain.run(first))
@@ -408,7 +421,7 @@ async def until(done: Callable[[], bool], seconds: float = 10) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_k7_an_alert_is_sent_once_for_each_threshold_and_signed(purse: Make) -> None:
+async def test_K7_an_alert_is_sent_once_for_each_threshold_and_signed(purse: Make) -> None:
     async with ScriptedUpstream() as hooks:
         hooks.json({})
         more = f'webhooks: [{{url: "{hooks.url}/hook", secret: "{SECRET}"}}], interval: 50ms'
@@ -455,10 +468,13 @@ async def test_an_alert_is_sent_again_until_it_is_taken(
         assert 1 == len({each["id"] for each in receiver.told()})
 
 
-def test_k7_a_webhook_without_a_strong_secret_is_refused() -> None:
+def test_K7_a_webhook_without_a_strong_secret_is_refused() -> None:
     for secret in ("", "short", "changeme" * 8):
         with pytest.raises(ValidationError):
             WebhookSettings.model_validate({"url": "https://example.com", "secret": secret})
+    for url in ("ftp://example.com", "example.com", "https://ada:pw@example.com/"):
+        with pytest.raises(ValidationError):
+            WebhookSettings.model_validate({"url": url, "secret": SECRET})
 
 
 def test_a_signature_is_what_the_standard_says() -> None:
@@ -469,3 +485,46 @@ def test_a_signature_is_what_the_standard_says() -> None:
     assert b"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=" == made
     with pytest.raises(ValueError, match="no secret"):
         signature("", "id", "1", b"")
+
+
+async def test_S5_a_tenants_webhook_reaches_no_private_address(purse: Make) -> None:
+    async with ScriptedUpstream() as hooks:
+        hooks.json({})
+        gate = await purse("interval: 50ms")
+        hook = Hook("hook_1", f"{hooks.url}/hook", Secret(SECRET))
+
+        async def theirs(organisation: str | None, event: str) -> list[Hook]:
+            return [hook]
+
+        gate.store.hooks = theirs  # type: ignore[method-assign]
+        with capture_logs() as logs:
+            await gate.ask(owner(usd(0.02, alerts=(50,)), organisation="org_1"))
+            await until(lambda: any(each["event"] == "alert_refused" for each in logs))
+        assert [] == hooks.requests
+        assert all(SECRET not in str(each) for each in logs)
+
+
+async def test_a_key_without_budgets_costs_a_few_instructions(purse: Make) -> None:
+    gate = await purse()
+    filter = next(each for each in gate.bench.snapshot.filters if isinstance(each, Budgets))
+    ex = gate.exchange(Principal("key_1"))
+    assert instructions(lambda: filter.on_request(ex)) < 40
+    assert instructions(lambda: filter.on_complete(ex)) < 40
+
+
+def instructions(work: Callable[[], object]) -> int:
+    """How many the interpreter runs."""
+    count = 0
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return count

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
+import structlog
 
-from passy_plugins import byok
+from passy_plugins import brought, byok
 from passy_proxy import (
     Credential,
     CustomProvider,
     Exchange,
+    Keyring,
     Principal,
+    Remembered,
     StoreUnavailable,
 )
-from passy_proxy.testing import Bench, Recorded, ScriptedUpstream
+from passy_proxy.testing import KEYRING, Bench, Recorded, ScriptedUpstream
 from passy_proxy.transport.connect import AllowList, Connector, ConnectSettings
 
 pytestmark = pytest.mark.anyio
@@ -121,7 +126,8 @@ async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
         monkeypatch.setattr(store, "credentials", vault.credentials)
         made = House(bench, vault, one, two, own)
         made.allow("127.0.0.1")
-        monkeypatch.setattr(byok, "monotonic", lambda: made.now)
+        for module in (byok, brought):
+            monkeypatch.setattr(module, "monotonic", lambda: made.now)
         yield made
 
 
@@ -454,46 +460,175 @@ async def test_K6_a_key_that_cannot_be_opened_is_named_and_replaced_by_no_other(
     assert 200 == (await house.ask(organisation="brown")).status
 
 
-async def test_K6_no_key_stays_in_memory_for_longer_than_it_may_be_shown(
-    house: House,
-) -> None:
+def memory_of(house: House) -> brought.Memory:
+    (filter,) = [one for one in house.bench.snapshot.filters if isinstance(one, byok.Byok)]
+    return filter._memory
+
+
+async def test_K6_no_key_stays_in_memory_for_longer_than_it_may_be_shown(house: House) -> None:
     house.vault.bring("one", "sk-theirs")
     await house.ask()
-    (filter,) = [one for one in house.bench.snapshot.filters if isinstance(one, byok.Byok)]
-    assert ["acme"] == list(filter._known)
+    memory = memory_of(house)
+    assert ["acme"] == list(memory._entries)
+    assert "sk-theirs" not in repr(memory._entries)
     house.now += 15 * 60 - 1
     await house.ask(organisation="brown")
-    filter._sweep()
-    assert ["acme", "brown"] == sorted(filter._known)
+    memory._sweep()
+    assert ["acme", "brown"] == sorted(memory._entries)
     house.now += 1
-    filter._sweep()
-    assert ["brown"] == list(filter._known)
-    assert filter._sweeper is not None
-    await filter.stop()
-    assert {} == filter._known
-    assert filter._sweeper.cancelled()
+    memory._sweep()
+    assert ["brown"] == list(memory._entries)
+    assert memory._sweeper is not None
+    await memory.stop()
+    assert {} == memory._entries
+    assert memory._sweeper.cancelled()
 
 
 async def test_what_was_edited_is_read_at_once_when_somebody_tells(house: House) -> None:
     house.vault.bring("one", "sk-theirs")
     await house.ask()
-    (filter,) = [one for one in house.bench.snapshot.filters if isinstance(one, byok.Byok)]
+    memory = memory_of(house)
     house.vault.bring("one", "sk-new")
     for kind, subject, expected in (
         ("key", "acme", "sk-theirs"),
-        ("organisation", "brown", "sk-theirs"),
-        ("organisation", "acme", "sk-new"),
+        ("credential", "brown", "sk-theirs"),
+        ("credential", "acme", "sk-new"),
     ):
-        filter.told(kind, subject)
+        memory.told(kind, subject)
         await house.ask()
         assert f"Bearer {expected}" == shown(house.one)
     house.vault.bring("one", "sk-newest")
-    filter.told("", "")
+    memory.told("", "")
     await house.ask()
     assert "Bearer sk-newest" == shown(house.one)
-    filter.told("", "")
+    memory.told("", "")
     house.vault.away = True
     assert 200 == (await house.ask()).status
+
+
+async def test_of_what_was_edited_nothing_serves_while_the_vault_is_away(house: House) -> None:
+    house.vault.bring("one", "sk-leaked")
+    await house.ask()
+    memory_of(house).told("credential", "acme")
+    house.vault.away = True
+    assert 503 == (await house.ask()).status
+    assert 1 == len(house.one.requests)
+
+
+async def test_an_answer_from_before_an_edit_is_not_kept(house: House) -> None:
+    house.vault.bring("one", "sk-theirs")
+    memory, providers = memory_of(house), house.vault.providers
+
+    async def edited(organisation: str) -> list[CustomProvider]:
+        memory.told("credential", organisation)
+        return await providers(organisation)
+
+    memory._vault.providers = edited  # type: ignore[method-assign]
+    assert 200 == (await house.ask()).status
+    assert {} == memory._entries
+
+
+async def test_an_answer_in_use_is_renewed_beside_the_requests(house: House) -> None:
+    house.vault.bring("one", "sk-theirs")
+    await house.ask()
+    house.vault.bring("one", "sk-new")
+    house.now += 16
+    await house.ask()
+    assert "Bearer sk-theirs" == shown(house.one)
+    await asyncio.gather(*memory_of(house)._asking.values())
+    await house.ask()
+    assert "Bearer sk-new" == shown(house.one)
+
+
+async def test_all_who_come_at_once_ask_once(house: House) -> None:
+    house.vault.bring("one", "sk-theirs")
+    await asyncio.gather(*(house.ask() for _ in range(20)))
+    assert 2 == house.vault.queries
+
+
+async def test_a_vault_that_does_not_answer_is_away(house: House) -> None:
+    async def never(organisation: str) -> list[CustomProvider]:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    memory = memory_of(house)
+    memory._vault.providers = never  # type: ignore[method-assign]
+    memory._config = memory._config.model_copy(update={"patience": 0.02})
+    assert 503 == (await house.ask()).status
+
+
+# On disk
+
+
+class Placed(Vault):
+    place = "somewhere"
+
+
+async def memory_on(folder: Path, vault: Vault, ring: Keyring) -> tuple[brought.Memory, Remembered]:
+    remembered = Remembered(folder, ring, structlog.get_logger())
+    given = {"vault": vault, "keyring": ring, "remembered": remembered}
+    config = byok.Config.model_construct(**dict(DEFAULTS), **given)
+    memory = brought.Memory(config, structlog.get_logger())
+    memory.start()
+    return memory, remembered
+
+
+DEFAULTS = {
+    "changes": None,
+    "ttl": 30.0,
+    "stale": 900.0,
+    "patience": 2.0,
+    "known": 100,
+    "rest": 10.0,
+}
+
+
+async def test_after_a_start_what_was_brought_is_known_from_disk_and_lies_there_sealed(
+    tmp_path: Path,
+) -> None:
+    vault = Placed()
+    vault.listed["acme"] = [replace(OWN, url="https://own.test/v1")]
+    vault.bring("one", "sk-canary-of-acme")
+    memory, remembered = await memory_on(tmp_path, vault, KEYRING)
+    first = await memory.look_up("acme")
+    assert await memory.look_up("nobody") is not None
+    assert first is not None
+    await memory.stop()
+    await remembered.aclose()
+    written = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    for secret in (b"sk-canary", b"own.test"):
+        assert secret not in written
+    assert b"v2:" in written
+
+    vault.away = True
+    memory, remembered = await memory_on(tmp_path, vault, KEYRING)
+    found = await memory.look_up("acme")
+    assert found is not None
+    assert ("sk-canary-of-acme", "p1") == (found.own["one"].usable[0].secret, found.providers[0].id)
+    assert ("m", "own-*") == found.providers[0].models
+    nothing = await memory.look_up("nobody")
+    assert nothing is not None
+    assert ([], {}) == (nothing.providers, nothing.own)
+    assert await memory.look_up("never seen") is None
+    memory.told("credential", "acme")
+    assert await memory.look_up("acme") is None, "it was edited"
+    await memory.stop()
+    await remembered.aclose()
+
+
+async def test_what_lies_on_disk_is_nothing_without_the_key(tmp_path: Path) -> None:
+    vault = Placed()
+    vault.bring("one", "sk-canary-of-acme")
+    memory, remembered = await memory_on(tmp_path, vault, KEYRING)
+    await memory.look_up("acme")
+    await memory.stop()
+    await remembered.aclose()
+    vault.away = True
+    other = Keyring(["another key for tests only, of 32 bytes or more"])
+    memory, remembered = await memory_on(tmp_path, vault, other)
+    assert await memory.look_up("acme") is None
+    await memory.stop()
+    await remembered.aclose()
 
 
 async def test_others_are_served_while_the_vault_is_away(house: House) -> None:

@@ -118,7 +118,7 @@ def test_from_a_key_to_its_numbers_and_to_401(visit: Visit) -> None:
     assert 0 == page.locator("tbody a", has_text="build").count()
 
 
-def test_w7_what_clients_call_things_runs_nowhere(visit: Visit) -> None:
+def test_W7_what_clients_call_things_runs_nowhere(visit: Visit) -> None:
     with pytest.raises(openai.APIStatusError):
         visit.ask(model=CANARY)
     page = visit.page

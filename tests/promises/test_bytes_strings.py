@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from passy_plugins.dialects.openai import OpenAI
 from passy_proxy.answer import named
-from passy_proxy.cli.keys import run
+from passy_proxy.cli._books import run
 from passy_proxy.framing import HeadLimits, HeadReader, Refused
 from passy_proxy.issue import NewCredential, NewKey, NewProvider
 from passy_proxy.transport import TransportError, UpstreamRequest

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -26,6 +25,8 @@ import pytest
 from harness.client import Told, send
 from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
+from harness.metered import Clients, answer, number_of, question, steps_of, tokens
+from harness.postgres import Database
 from harness.upstream import Hit, RawUpstream, Step
 
 CONFIGURATION = """
@@ -42,102 +43,6 @@ prices: {{mock/*: {{input: 1, output: 2, per: 1M}}}}
 
 def configuration(upstream: RawUpstream, *, journal: str = "", usage: str = "") -> str:
     return CONFIGURATION.format(url=upstream.url, journal=journal, usage=usage)
-
-
-def tokens(number: int) -> tuple[int, int]:
-    """In and out, as the upstream tells them of request ``number``."""
-    return 100 + number % 700, 1 + number % 13
-
-
-def number_of(hit: Hit) -> int:
-    return int(json.loads(hit.body)["model"].removeprefix("m-"))
-
-
-def usage_of(number: int) -> dict[str, int]:
-    read, written = tokens(number)
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-
-
-def answer(hit: Hit, gap: float = 0.0) -> Iterator[Step]:
-    """A chat completion as it was asked for, its usage in the answer."""
-    yield "read"
-    yield from steps_of(hit, gap)
-
-
-def steps_of(hit: Hit, gap: float = 0.0) -> list[Step]:
-    number = number_of(hit)
-    if not json.loads(hit.body).get("stream"):
-        message = {"role": "assistant", "content": "Hello!"}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        body = json.dumps({"id": "x", "choices": [choice], "usage": usage_of(number)})
-        head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
-        return [{"wait": gap}, {"send": f"{head}content-length: {len(body)}\r\n\r\n{body}"}]
-    deltas = [{"choices": [{"index": 0, "delta": {"content": f"word {n} "}}]} for n in range(4)]
-    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-    told = {"choices": [], "usage": usage_of(number)}
-    events = [f"data: {json.dumps(each)}\n\n" for each in (*deltas, end, told)]
-    head = (
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    )
-    steps: list[Step] = [{"send": head}]
-    for event in (*events, "data: [DONE]\n\n"):
-        steps += [{"chunk": event}, {"wait": gap}]
-    return [*steps, {"send": "0\r\n\r\n"}]
-
-
-def question(number: int, stream: bool) -> bytes:
-    body = json.dumps(
-        {"model": f"m-{number}", "messages": [], **({"stream": True} if stream else {})}
-    )
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
-    return f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
-
-
-class Clients:
-    """Asks with so many at once; a ledger of what each of them saw."""
-
-    def __init__(self, url: str, count: int, parallel: int, seed: int) -> None:
-        self.complete: set[int] = set()
-        self.failed: set[int] = set()
-        self.seconds: list[float] = []
-        self._address = url.partition("//")[2].split(":")
-        self._numbers = iter(range(count))
-        self._parallel = parallel
-        self._dice = random.Random(seed)
-
-    async def run(self, over: float = 0.0) -> None:
-        """All of them, spread over so many seconds."""
-        pause = over * self._parallel / (self._numbers.__length_hint__() or 1)
-        await asyncio.gather(*(self._one(pause) for _ in range(self._parallel)))
-
-    async def _one(self, pause: float) -> None:
-        for number in self._numbers:
-            began = time.monotonic()
-            seen = False
-            with suppress(OSError, asyncio.IncompleteReadError):
-                async with asyncio.timeout(60):
-                    seen = await self._ask(number, self._dice.random() < 0.6)
-            (self.complete if seen else self.failed).add(number)
-            self.seconds.append(time.monotonic() - began)
-            await asyncio.sleep(
-                max(0.0, pause * self._dice.uniform(0.5, 1.5) - (time.monotonic() - began))
-            )
-
-    async def _ask(self, number: int, stream: bool) -> bool:
-        """Whether the answer came whole."""
-        reader, writer = await asyncio.open_connection(self._address[0], int(self._address[1]))
-        try:
-            writer.write(question(number, stream))
-            head = await reader.readuntil(b"\r\n\r\n")
-            if not head.startswith(b"HTTP/1.1 200"):
-                return False
-            if length := re.search(rb"content-length: (\d+)", head):
-                await reader.readexactly(int(length[1]))
-                return True
-            body = await reader.readuntil(b"0\r\n\r\n")
-            return b"data: [DONE]\n\n" in body
-        finally:
-            writer.close()
 
 
 def books(gateway: Gateway) -> list[dict[str, Any]]:
@@ -233,7 +138,7 @@ KEY = "the secret key of these tests: 0123456789"
 SHIPPER = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from passy_plugins.stores.sql import Sql, SqlSettings, database, ledger
+from passy_plugins.stores.sql import Sql, SqlSettings, database, ledger, shipment
 from passy_proxy.config.settings import Secret
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import UsageRecord
@@ -258,9 +163,16 @@ elif point == "cursor":    # written, and not yet in its place
     Path.replace = dying(Path.replace)
 elif point == "batch":     # within the transaction
     database.loads = dying(database.loads)
+    enter, die = shipment.enter, dying(lambda: None)
+
+    async def entered(*arguments):
+        await enter(*arguments)
+        die()
+
+    shipment.enter = entered
 
 async def write():
-    url = Secret(f"sqlite:///{folder}/passy.db")
+    url = Secret(os.environ["DATABASE_URL"])
     store = Sql(SqlSettings(url=url), Site(folder, Keyring([sys.argv[5]])))
     await store.start()
     numbers = (5, 0, 0, 0, 0, 0, 0)
@@ -276,26 +188,33 @@ asyncio.run(write())
 """
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 @pytest.mark.parametrize(
     "rounds", [pytest.param(9, id="fast"), pytest.param(200, id="large", marks=pytest.mark.large)]
 )
 def test_M2_the_shipper_enters_each_record_exactly_once(
-    tmp_path: Path, figure: Note, rounds: int
+    request: pytest.FixtureRequest, tmp_path: Path, figure: Note, rounds: int, kind: str
 ) -> None:
     dice = random.Random(rounds)
     died = Counter[str]()
+    database: Database | None = None
+    if kind == "postgres":
+        database = request.getfixturevalue("database")
+    url = f"sqlite:///{tmp_path}/passy.db" if database is None else database.url
+    variables = {**os.environ, "DATABASE_URL": url}
     for number in range(rounds):
         point = ("commit", "cursor", "batch")[number % 3]
         after = dice.randrange(3)
         arguments = [str(tmp_path), point, str(number * 1_000), str(after), KEY]
-        ended = subprocess.run([sys.executable, "-c", SHIPPER, *arguments], timeout=60)
+        command = [sys.executable, "-c", SHIPPER, *arguments]
+        ended = subprocess.run(command, timeout=60, env=variables)
         assert ended.returncode in (0, -signal.SIGKILL)
         died[point] += ended.returncode != 0
     assert all(died[point] for point in ("commit", "cursor", "batch")), died
     arguments = [str(tmp_path), "never", str(rounds * 1_000), "0", KEY]
-    subprocess.run([sys.executable, "-c", SHIPPER, *arguments], timeout=60, check=True)
-    with closing(sqlite3.connect(tmp_path / "passy.db")) as database:
-        found = [id for (id,) in database.execute("SELECT id FROM usage ORDER BY id")]
+    command = [sys.executable, "-c", SHIPPER, *arguments]
+    subprocess.run(command, timeout=60, check=True, env=variables)
+    found = [id for (id,) in entered(tmp_path, database, "SELECT id FROM usage ORDER BY id")]
     assert len(set(found)) == len(found)
     numbers = [int(id.removeprefix("req_")) for id in found]
     for start in range(0, rounds * 1_000, 1_000):
@@ -303,8 +222,18 @@ def test_M2_the_shipper_enters_each_record_exactly_once(
         of_round = [number for number in numbers if start <= number < start + 1_000]
         assert list(range(start, start + len(of_round))) == of_round
         assert len(of_round) >= 40
+    sums = entered(tmp_path, database, "SELECT sum(requests), sum(input) FROM usage_days")
+    assert (len(found), 5 * len(found)) == tuple(map(int, sums[0]))
     assert [] == [path for path in (tmp_path / "journal").glob("*/*") if path.is_file()]
     figure("rounds, deaths by point", f"{rounds}, {dict(died)}")
+
+
+def entered(folder: Path, database: Database | None, statement: str) -> list[tuple[Any, ...]]:
+    """What the books say, of the one kind or the other."""
+    if database is not None:
+        return database.rows(statement)
+    with closing(sqlite3.connect(folder / "passy.db")) as books:
+        return books.execute(statement).fetchall()
 
 
 # M4: a database that is away

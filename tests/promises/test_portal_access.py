@@ -34,7 +34,7 @@ def routes() -> Iterator[Route]:
     yield from within(application(None, "", None).routes)
 
 
-def test_w3_every_route_has_an_entry_and_every_entry_a_route() -> None:
+def test_W3_every_route_has_an_entry_and_every_entry_a_route() -> None:
     assert sorted(ACCESS) == sorted(routes())
     for (_, path), access in ACCESS.items():
         assert (access.object is not None) == ("{" in path and "static" not in path), path
@@ -108,7 +108,7 @@ OBJECTS = {route: access for route, access in ACCESS.items() if access.object}
 
 @pytest.mark.parametrize("route", OBJECTS, ids=" ".join)
 @pytest.mark.parametrize("role", ROLES)
-def test_w3_what_is_another_organisations_does_not_exist(
+def test_W3_what_is_another_organisations_does_not_exist(
     cast: Cast, role: Role, route: Route
 ) -> None:
     access = ACCESS[route]
@@ -122,7 +122,7 @@ def test_w3_what_is_another_organisations_does_not_exist(
 
 
 @pytest.mark.parametrize("route", ACCESS, ids=" ".join)
-def test_w3_a_stranger_gets_in_nowhere(cast: Cast, route: Route) -> None:
+def test_W3_a_stranger_gets_in_nowhere(cast: Cast, route: Route) -> None:
     stranger = Browser(cast.gateway)
     stranger.look("/login")
     access = ACCESS[route]
@@ -133,14 +133,14 @@ def test_w3_a_stranger_gets_in_nowhere(cast: Cast, route: Route) -> None:
 
 
 @pytest.mark.parametrize("route", ACCESS, ids=" ".join)
-def test_w3_a_role_that_may_not_is_told_so(cast: Cast, route: Route) -> None:
+def test_W3_a_role_that_may_not_is_told_so(cast: Cast, route: Route) -> None:
     access: Access = ACCESS[route]
     for role in ROLES:
         if access.roles is not None and role not in access.roles:
             assert 403 == tried(cast.people[role], route, cast.ids["key"]), role
 
 
-def test_w3_another_organisations_usage_is_not_there(cast: Cast) -> None:
+def test_W3_another_organisations_usage_is_not_there(cast: Cast) -> None:
     office, key = (
         Office(cast.gateway),
         cast.other.api("POST", "/keys", {"name": "used"}).json["key"],
@@ -153,7 +153,7 @@ def test_w3_another_organisations_usage_is_not_there(cast: Cast) -> None:
         assert [] == told["rows"], query
 
 
-def test_w3_a_developer_has_their_own_keys_alone(cast: Cast) -> None:
+def test_W3_a_developer_has_their_own_keys_alone(cast: Cast) -> None:
     owner, developer = cast.people["owner"], cast.people["developer"]
     mine = developer.api("POST", "/keys", {"name": "mine"}).json["id"]
     owners = owner.api("POST", "/keys", {"name": "owner's"}).json["id"]
@@ -173,7 +173,7 @@ MORE = {
 
 
 @pytest.mark.parametrize("field", MORE)
-def test_w4_no_route_sets_what_its_page_does_not_offer(cast: Cast, field: str) -> None:
+def test_W4_no_route_sets_what_its_page_does_not_offer(cast: Cast, field: str) -> None:
     browser = cast.people["developer"]
     key = browser.api("POST", "/keys", {"name": "plain"}).json["id"]
     value = MORE[field]
@@ -189,7 +189,7 @@ def test_w4_no_route_sets_what_its_page_does_not_offer(cast: Cast, field: str) -
         assert 422 == leader.send("/team/invite", invited).status
 
 
-def test_w4_a_key_belongs_to_who_makes_it_and_their_limits_hold_for_it(cast: Cast) -> None:
+def test_W4_a_key_belongs_to_who_makes_it_and_their_limits_hold_for_it(cast: Cast) -> None:
     office, developer = Office(cast.gateway), cast.people["developer"]
     user = me(developer)["user"]
     assert 200 == office.admin("PATCH", f"/users/{user}", {"models": ["pattern-*"]}).status
@@ -200,7 +200,7 @@ def test_w4_a_key_belongs_to_who_makes_it_and_their_limits_hold_for_it(cast: Cas
     assert 200 == office.admin("PATCH", f"/users/{user}", {"models": None}).status
 
 
-def test_w4_nobody_makes_themselves_more(cast: Cast) -> None:
+def test_W4_nobody_makes_themselves_more(cast: Cast) -> None:
     admin, owner = cast.people["admin"], cast.people["owner"]
     own, owners = me(admin)["user"], me(owner)["user"]
     admin.look("/team")
@@ -214,7 +214,7 @@ def test_w4_nobody_makes_themselves_more(cast: Cast) -> None:
     assert ("admin", "owner") == (me(admin)["role"], me(owner)["role"])
 
 
-def test_w4_a_form_with_a_field_twice_is_refused(cast: Cast) -> None:
+def test_W4_a_form_with_a_field_twice_is_refused(cast: Cast) -> None:
     browser = cast.people["owner"]
     browser.look("/keys/new")
     body = urlencode([("csrf", browser.csrf), ("name", "a"), ("name", "b")]).encode()

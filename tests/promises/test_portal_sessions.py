@@ -54,7 +54,7 @@ def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, 
         return rows
 
 
-def test_w1_there_is_no_owner_until_the_consoles_link_makes_one(serve: Serve) -> None:
+def test_W1_there_is_no_owner_until_the_consoles_link_makes_one(serve: Serve) -> None:
     gateway = serve(CONFIGURATION, **VARIABLES)
     Browser(gateway).ask("GET", "/login", host="evil.example")
     link, browser = first_link(gateway), Browser(gateway)
@@ -83,7 +83,7 @@ def test_w1_there_is_no_owner_until_the_consoles_link_makes_one(serve: Serve) ->
     assert [("owner",)] == books(gateway, "SELECT role FROM members")
 
 
-def test_w2_signing_in_changes_the_id_whatever_it_was(gateway: Gateway) -> None:
+def test_W2_signing_in_changes_the_id_whatever_it_was(gateway: Gateway) -> None:
     browser = Browser(gateway)
     browser.cookies["passy_session"] = "fixed-by-an-attacker"
     assert 303 == browser.sign_in("ada@example.com").status
@@ -98,7 +98,7 @@ def test_w2_signing_in_changes_the_id_whatever_it_was(gateway: Gateway) -> None:
     assert 303 == planted.look("/keys").status
 
 
-def test_w2_logging_out_ends_the_session_at_the_server(gateway: Gateway) -> None:
+def test_W2_logging_out_ends_the_session_at_the_server(gateway: Gateway) -> None:
     browser, thief = Browser(gateway), Browser(gateway)
     browser.sign_in("ada@example.com")
     thief.cookies = dict(browser.cookies)
@@ -108,7 +108,7 @@ def test_w2_logging_out_ends_the_session_at_the_server(gateway: Gateway) -> None
     assert (303, 401) == (thief.look("/keys").status, thief.api("GET", "/me").status)
 
 
-def test_w2_another_password_ends_all_sessions_and_moves_this_one(gateway: Gateway) -> None:
+def test_W2_another_password_ends_all_sessions_and_moves_this_one(gateway: Gateway) -> None:
     leader, new = Browser(gateway), "another battery entirely"
     leader.sign_in("ada@example.com")
     browser = joined(leader, "changer@example.com", "viewer")
@@ -126,7 +126,7 @@ def test_w2_another_password_ends_all_sessions_and_moves_this_one(gateway: Gatew
     assert 303 == other.sign_in("changer@example.com", new).status
 
 
-def test_w2_another_role_ends_the_sessions_it_was_not_given_to(gateway: Gateway) -> None:
+def test_W2_another_role_ends_the_sessions_it_was_not_given_to(gateway: Gateway) -> None:
     leader = Browser(gateway)
     leader.sign_in("ada@example.com")
     browser = joined(leader, "promoted@example.com", "viewer")
@@ -145,7 +145,7 @@ def test_w2_another_role_ends_the_sessions_it_was_not_given_to(gateway: Gateway)
     assert refused
 
 
-def test_w2_sessions_end_when_idle_and_in_any_case(serve: Serve) -> None:
+def test_W2_sessions_end_when_idle_and_in_any_case(serve: Serve) -> None:
     text = CONFIGURATION.replace("store: books}\n", "store: books, idle: 1h, longest: 2h}\n", 1)
     gateway = serve(text, **VARIABLES)
     browser, _ = found(gateway)
@@ -157,7 +157,7 @@ def test_w2_sessions_end_when_idle_and_in_any_case(serve: Serve) -> None:
         browser.sign_in("ada@example.com")
 
 
-def test_w2_cookies_are_of_the_host_and_for_no_script(serve: Serve, gateway: Gateway) -> None:
+def test_W2_cookies_are_of_the_host_and_for_no_script(serve: Serve, gateway: Gateway) -> None:
     plain = Browser(gateway)
     plain.look("/login")
     lines = plain.send("/login", {"email": "ada@example.com", "password": PASSWORD, "then": ""})
@@ -184,7 +184,7 @@ def test_w2_cookies_are_of_the_host_and_for_no_script(serve: Serve, gateway: Gat
         assert {"HttpOnly", "Path=/", "SameSite=lax", "Secure"} <= set(line.split("; "))
 
 
-def test_w2_a_password_is_not_taken_over_a_plain_network(gateway: Gateway) -> None:
+def test_W2_a_password_is_not_taken_over_a_plain_network(gateway: Gateway) -> None:
     browser = Browser(gateway)
     browser.look("/login")
     fields = {"email": "ada@example.com", "password": PASSWORD, "then": ""}
@@ -193,7 +193,7 @@ def test_w2_a_password_is_not_taken_over_a_plain_network(gateway: Gateway) -> No
     assert "set-cookie" not in asked.headers
 
 
-def test_w2_each_sees_their_sessions_and_ends_them(gateway: Gateway) -> None:
+def test_W2_each_sees_their_sessions_and_ends_them(gateway: Gateway) -> None:
     browser, other = Browser(gateway), Browser(gateway)
     browser.sign_in("ada@example.com")
     other.sign_in("ada@example.com")
@@ -216,7 +216,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("headers", "status"), FOREIGN)
-def test_w5_what_another_site_sends_changes_nothing(
+def test_W5_what_another_site_sends_changes_nothing(
     gateway: Gateway, browser: Browser, headers: dict[str, str | None], status: int
 ) -> None:
     before = browser.api("GET", "/keys").json
@@ -228,7 +228,7 @@ def test_w5_what_another_site_sends_changes_nothing(
 
 
 @pytest.mark.parametrize("token", ["", "0" * 64, "foreign", "ü"])
-def test_w5_a_change_needs_the_token_of_its_session(
+def test_W5_a_change_needs_the_token_of_its_session(
     gateway: Gateway, browser: Browser, token: str
 ) -> None:
     if token == "foreign":
@@ -245,7 +245,7 @@ def test_w5_a_change_needs_the_token_of_its_session(
     assert 200 == browser.api("GET", "/me").status
 
 
-def test_w5_a_form_to_sign_in_is_ours_too(gateway: Gateway) -> None:
+def test_W5_a_form_to_sign_in_is_ours_too(gateway: Gateway) -> None:
     """Else somebody could be signed in to an attacker's account."""
     browser = Browser(gateway)
     fields = {"csrf": "0" * 64, "email": "ada@example.com", "password": PASSWORD, "then": ""}
@@ -259,7 +259,7 @@ def test_w5_a_form_to_sign_in_is_ours_too(gateway: Gateway) -> None:
     )
 
 
-def test_w5_looking_writes_nothing(gateway: Gateway, browser: Browser) -> None:
+def test_W5_looking_writes_nothing(gateway: Gateway, browser: Browser) -> None:
     key = browser.api("GET", "/keys").json["rows"][0]["id"]
     tables = ("keys", "members", "users", "organisations", "portal_tokens", "portal_audit")
     count = [books(gateway, f"SELECT * FROM {table}") for table in tables]
@@ -271,7 +271,7 @@ def test_w5_looking_writes_nothing(gateway: Gateway, browser: Browser) -> None:
     assert count == [books(gateway, f"SELECT * FROM {table}") for table in tables]
 
 
-def test_w8_guessing_gets_slower_and_says_nothing_of_accounts(gateway: Gateway) -> None:
+def test_W8_guessing_gets_slower_and_says_nothing_of_accounts(gateway: Gateway) -> None:
     browser = Browser(gateway)
     said = []
     for email in ("ada@example.com", "nobody@example.com"):
@@ -287,7 +287,7 @@ def test_w8_guessing_gets_slower_and_says_nothing_of_accounts(gateway: Gateway) 
     assert said[0] == said[1]
 
 
-def test_w8_unknown_accounts_take_as_long(gateway: Gateway) -> None:
+def test_W8_unknown_accounts_take_as_long(gateway: Gateway) -> None:
     browser = Browser(gateway)
     browser.look("/login")
     took: dict[str, list[float]] = {"ada@example.com": [], "nobody@example.com": []}
@@ -303,7 +303,7 @@ def test_w8_unknown_accounts_take_as_long(gateway: Gateway) -> None:
     assert 0.5 < known / unknown < 2, {k: statistics.median(v) for k, v in took.items()}
 
 
-def test_w8_a_stranger_who_guesses_keeps_nobody_out(gateway: Gateway) -> None:
+def test_W8_a_stranger_who_guesses_keeps_nobody_out(gateway: Gateway) -> None:
     mine, stranger = Browser(gateway), Browser(gateway)
     mine.sign_in("ada@example.com")
     books(gateway, "DELETE FROM portal_attempts")
@@ -317,14 +317,14 @@ def test_w8_a_stranger_who_guesses_keeps_nobody_out(gateway: Gateway) -> None:
     assert 429 == forged.sign_in("ada@example.com").status
 
 
-def test_w8_an_address_that_tries_many_accounts_waits_too(gateway: Gateway) -> None:
+def test_W8_an_address_that_tries_many_accounts_waits_too(gateway: Gateway) -> None:
     browser = Browser(gateway)
     statuses = [browser.sign_in(f"user{n}@example.com", "wrong").status for n in range(25)]
     assert 429 in statuses[20:]
     assert [401] * 20 == statuses[:20]
 
 
-def test_w10_a_key_is_shown_once(owned: Any, gateway: Gateway, browser: Browser) -> None:
+def test_W10_a_key_is_shown_once(owned: Any, gateway: Gateway, browser: Browser) -> None:
     browser.look("/keys/new")
     made = browser.send("/keys/new", {"name": "canary", "usage_period": "month"})
     key = key_in(made)
@@ -345,7 +345,7 @@ def test_w10_a_key_is_shown_once(owned: Any, gateway: Gateway, browser: Browser)
         assert secret not in gateway.complaints()
 
 
-def test_w11_every_change_is_noted_and_an_edit_shows(gateway: Gateway, browser: Browser) -> None:
+def test_W11_every_change_is_noted_and_an_edit_shows(gateway: Gateway, browser: Browser) -> None:
     made = browser.api("POST", "/keys", {"name": "noted"}).json
     browser.api("PATCH", f"/keys/{made['id']}", {"name": "renamed", "usage_limit": 5.0})
     browser.api("POST", f"/keys/{made['id']}/roll")
@@ -374,14 +374,14 @@ def test_w11_every_change_is_noted_and_an_edit_shows(gateway: Gateway, browser: 
     assert "Every entry is as it was written." in browser.look("/audit").body.decode()
 
 
-def test_w7_every_answer_forbids_what_pages_do_not_do(gateway: Gateway, browser: Browser) -> None:
+def test_W7_every_answer_forbids_what_pages_do_not_do(gateway: Gateway, browser: Browser) -> None:
     for path in ("/", "/login", "/keys", "/nowhere", "/api/me", "/usage?by=nothing", "/team"):
         headers = browser.look(path).headers
         for name, value in HEADERS.items():
             assert [value] == headers.get_all(name), (path, name)
 
 
-def test_w7_pages_hold_no_script_and_no_style_of_their_own(
+def test_W7_pages_hold_no_script_and_no_style_of_their_own(
     gateway: Gateway, browser: Browser
 ) -> None:
     key = browser.api("GET", "/keys").json["rows"][0]["id"]

@@ -3,10 +3,12 @@ early answer wins over the broken pipe."""
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import json
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,8 @@ from harness.figures import Note
 from harness.gateway import Gateway, Serve
 from harness.tls import Authority
 from harness.upstream import Hit, RawUpstream, Step
+
+from passy_proxy.transport.upload import rescuing
 
 KINDS = ("http1", "httpcore")
 MIB = 1 << 20
@@ -353,3 +357,36 @@ def test_U7_an_early_answer_wins_over_the_broken_pipe(
         # What a reset overtakes can be picked up from a plain connection; of TLS the keys are out
         # of reach, and the few microseconds between a look and a write remain.
         assert sum(wrong.values()) <= (asked * (0.05 if rounds > 1 else 0.4) if tls else 0)
+
+
+@pytest.mark.anyio
+async def test_U7_over_tls_what_came_before_a_failed_write_is_heard(authority: Authority) -> None:
+    heard: list[bytes] = []
+    over = asyncio.Event()
+
+    class Hearing(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            heard.append(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            over.set()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"no")
+        await writer.drain()
+        writer.transport.abort()  # with much unread: a reset
+
+    trusted = ssl.create_default_context(cafile=str(authority.file))
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0, ssl=authority.server(), limit=64)
+    async with server, asyncio.timeout(20):
+        port = server.sockets[0].getsockname()[1]
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(Hearing, "127.0.0.1", port, ssl=trusted)
+        rescuing(transport)
+        # What arrives now is not looked at before the next write, which fails.
+        transport._ssl_protocol._transport.pause_reading()  # type: ignore[attr-defined]
+        while not over.is_set():
+            transport.write(b"x" * 65536)
+            await asyncio.sleep(0.05)
+    assert [b"no"] == heard

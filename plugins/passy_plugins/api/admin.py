@@ -35,11 +35,12 @@ class Admin(Application):
 
     def asgi(self) -> Asgi:
         from passy_plugins.api.admin_routes import made
+        from passy_plugins.api.framework import ready
 
         self.desk = Desk(self.config.store)
         look = bearer(self.config.token.reveal().encode(), "admin")
         served = made(self.desk, self.log, lambda: self.gateway)
-        return Gate(served, look, REFUSED, b"Bearer")
+        return Gate(ready(served), look, REFUSED, b"Bearer")
 
     async def stop(self) -> None:
         await super().stop()

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from passy_plugins.api.editing import (
     IfMatch,
+    Searching,
     admin_of,
     editing,
     present,
@@ -26,7 +27,6 @@ from passy_plugins.api.levels import (
 )
 from passy_plugins.api.words import (
     Body,
-    Cursor,
     Email,
     Id,
     Line,
@@ -34,6 +34,7 @@ from passy_plugins.api.words import (
     Name,
     Shown,
     UserId,
+    Whole,
     shown_at,
 )
 from passy_proxy.issue import IssuedKey, NewKey
@@ -89,7 +90,7 @@ class KeyChange(KeyLevel):
 
 
 class Rolling(Body):
-    grace_seconds: int = Field(
+    grace_seconds: Whole = Field(
         default=GRACE, ge=0, le=LONGEST_GRACE, description="How long the old key stays good."
     )
 
@@ -131,16 +132,13 @@ class KeysShown(Shown):
     cursor: str | None
 
 
-class KeysQuery(Shown):
+class KeysQuery(Searching):
     organisation: Id | None = None
     team: Id | None = None
     user: UserId | None = None
-    search: Line = Field(default="", description="A part of what people know it by.")
-    limit: int = Field(default=100, ge=1, le=1_000)
-    cursor: Cursor | None = None
 
 
-ONE = responses(401, 404, 422, 503)
+ONE = responses(400, 401, 404, 422, 503)
 EDIT = responses(400, 401, 404, 412, 413, 422, 503)
 
 
@@ -170,7 +168,7 @@ async def create_key(request: Request, new: NewKeyBody) -> KeyMade:
     return KeyMade(key=key, **shown(record))
 
 
-@router.get("/keys", responses=responses(401, 422, 503))
+@router.get("/keys", responses=responses(400, 401, 422, 503))
 async def list_keys(request: Request, query: Annotated[KeysQuery, Query()]) -> KeysShown:
     """All of them, oldest first."""
     wanted = {"organisation": query.organisation, "team": query.team, "user_id": query.user}

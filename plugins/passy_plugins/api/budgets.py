@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, model_validator
 
-from passy_plugins.api.editing import From, IfMatch, Limit, admin_of, editing, present, tagged
+from passy_plugins.api.editing import IfMatch, Paging, admin_of, editing, present, tagged
 from passy_plugins.api.errors import Denied, responses
-from passy_plugins.api.words import Body, Id, Shown, UserId, shown_at
+from passy_plugins.api.words import Body, Id, Shown, UserId, Whole, shown_at
 from passy_plugins.stores.sql.issued import NANOS
 from passy_proxy.issue import DEFAULT_ALERTS, Kind, NewBudget, StoredBudget, Webhook
 from passy_proxy.periods import Period
@@ -20,7 +20,7 @@ MOST = 9_000_000_000_000_000
 Unit = Literal["usd", "tokens"]
 Amount = Annotated[float, Field(ge=0, le=MOST, description="US dollars, or tokens.")]
 Alerts = Annotated[
-    list[Annotated[int, Field(ge=1, le=1_000)]],
+    list[Annotated[Whole, Field(ge=1, le=1_000)]],
     Field(max_length=20, description="Percentages at which somebody is told."),
 ]
 
@@ -60,6 +60,11 @@ class BudgetShown(Shown):
     created_at: str | None
 
 
+class BudgetsQuery(Paging):
+    kind: Kind | None = None
+    subject: UserId | None = None
+
+
 class Budgets(Shown):
     rows: list[BudgetShown]
     cursor: str | None
@@ -84,12 +89,16 @@ class WebhookMade(WebhookShown):
     secret: str = Field(description="What its messages are signed with. It is shown this once.")
 
 
+class WebhooksQuery(Paging):
+    organisation: Id | None = None
+
+
 class Webhooks(Shown):
     rows: list[WebhookShown]
     cursor: str | None
 
 
-ONE = responses(401, 404, 422, 503)
+ONE = responses(400, 401, 404, 422, 503)
 
 
 @router.post("/budgets", status_code=201, responses=responses(400, 401, 413, 422, 503))
@@ -102,18 +111,12 @@ async def create_budget(request: Request, new: NewBudgetBody) -> BudgetShown:
     return budget(await (await admin_of(request)).add_budget(wanted))
 
 
-@router.get("/budgets", responses=responses(401, 422, 503))
-async def list_budgets(
-    request: Request,
-    kind: Annotated[Kind | None, Query()] = None,
-    subject: Annotated[UserId | None, Query()] = None,
-    limit: Limit = 100,
-    cursor: From = None,
-) -> Budgets:
+@router.get("/budgets", responses=responses(400, 401, 422, 503))
+async def list_budgets(request: Request, query: Annotated[BudgetsQuery, Query()]) -> Budgets:
     """All of them, oldest first."""
-    wanted = {"kind": kind, "subject": subject}
+    wanted = {"kind": query.kind, "subject": query.subject}
     values = {name: value for name, value in wanted.items() if value is not None}
-    page = await (await admin_of(request)).lists.budgets(values, limit, cursor)
+    page = await (await admin_of(request)).lists.budgets(values, query.limit, query.cursor)
     return Budgets(rows=[budget(one) for one in page.rows], cursor=page.cursor)
 
 
@@ -158,16 +161,12 @@ async def create_webhook(request: Request, new: NewWebhook) -> WebhookMade:
     return WebhookMade(secret=secret, **webhook(made))
 
 
-@router.get("/webhooks", responses=responses(401, 422, 503))
-async def list_webhooks(
-    request: Request,
-    organisation: Annotated[Id | None, Query()] = None,
-    limit: Limit = 100,
-    cursor: From = None,
-) -> Webhooks:
+@router.get("/webhooks", responses=responses(400, 401, 422, 503))
+async def list_webhooks(request: Request, query: Annotated[WebhooksQuery, Query()]) -> Webhooks:
     """All of them, oldest first."""
-    values = {} if organisation is None else {"organisation": organisation}
-    page = await (await admin_of(request)).lists.webhooks(values, limit, cursor)
+    values = {} if query.organisation is None else {"organisation": query.organisation}
+    lists = (await admin_of(request)).lists
+    page = await lists.webhooks(values, query.limit, query.cursor)
     return Webhooks(rows=[WebhookShown(**webhook(one)) for one in page.rows], cursor=page.cursor)
 
 

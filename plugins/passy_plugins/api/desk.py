@@ -22,6 +22,7 @@ class Desk:
 
     def __init__(self, store: Administered) -> None:
         self._store = store
+        store.admin()  # It imports what it needs: now, in a thread, and not while others wait.
         self._stack = AsyncExitStack()
         self._admin: Admin | None = None
         self._opening = asyncio.Lock()

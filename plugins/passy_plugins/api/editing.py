@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Header, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from passy_plugins.api.errors import Denied
-from passy_plugins.api.words import Cursor, Line
+from passy_plugins.api.words import Cursor, Line, Shown
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
@@ -28,9 +28,24 @@ IfMatch = Annotated[
         description="The `ETag` of what was read: the edit is refused with 412 if it has changed.",
     ),
 ]
-Limit = Annotated[int, Query(ge=1, le=1_000, description="Most rows of a page.")]
-From = Annotated[Cursor | None, Query(description="The `cursor` of the page before.")]
-Search = Annotated[Line, Query(description="A part of a name, or of what else people know it by.")]
+
+
+class Paging(Shown):
+    """Which page of a list. As every question it knows its words: one that is misspelt is an error,
+    and not the answer to another question."""
+
+    limit: int = Field(default=100, ge=1, le=1_000, description="Most rows of a page.")
+    cursor: Cursor | None = Field(default=None, description="The `cursor` of the page before.")
+
+
+class Searching(Paging):
+    search: Line = Field(
+        default="", description="A part of a name, or of what else people know it by."
+    )
+
+
+Pages = Annotated[Paging, Query()]
+Search = Annotated[Searching, Query()]
 
 
 async def admin_of(request: Request) -> Admin:

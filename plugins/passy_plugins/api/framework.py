@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from passy_plugins.api.errors import told
 from passy_proxy import __version__
+from passy_proxy.application import Message
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -52,6 +54,33 @@ def api(
 
     app.openapi = document  # type: ignore[method-assign]
     return app
+
+
+def ready(app: FastAPI) -> FastAPI:
+    """``app`` with everything made that is otherwise made for the first request, while others
+    wait. For a thread."""
+    app.openapi()
+    asyncio.run(_ask(app))
+    return app
+
+
+async def _ask(app: FastAPI) -> None:
+    """Something that is not there."""
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [],
+        "query_string": b"",
+        "state": {"request_id": ""},
+    }
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None: ...
+
+    await app({**scope, "path": "/nothing/at/all"}, receive, send)
 
 
 def share_errors(document: dict[str, Any]) -> None:

@@ -169,7 +169,7 @@ async def routing(request: Request) -> Routing:
     )
 
 
-@router.get("/routing/{alias:path}", responses=responses(401, 404, 422))
+@router.get("/routing/{alias:path}", responses=responses(400, 401, 404, 422))
 async def routing_of(request: Request, alias: str) -> Alias:
     """One row of the table; also for a name that fits a pattern in it."""
     found = request.app.state.gateway().snapshot.models.find(alias)

@@ -41,6 +41,7 @@ class Keys(Application):
     config: Config
 
     def asgi(self) -> Asgi:
+        from passy_plugins.api.framework import ready
         from passy_plugins.api.keys_routes import made
 
         self.desk = Desk(self.config.store)
@@ -50,7 +51,7 @@ class Keys(Application):
         def look(headers: Mapping[bytes, list[bytes]]) -> str | None:
             return service(headers) or admin(headers)
 
-        return Gate(made(self.desk, self.log), look, REFUSED, b"Service")
+        return Gate(ready(made(self.desk, self.log)), look, REFUSED, b"Service")
 
     async def stop(self) -> None:
         await super().stop()

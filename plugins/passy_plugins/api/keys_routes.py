@@ -5,13 +5,24 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from passy_plugins.api.editing import Pages
 from passy_plugins.api.errors import Denied, absent, responses
 from passy_plugins.api.framework import api
-from passy_plugins.api.words import Body, Cursor, Email, Id, Line, Shown, UserId, changed, shown_at
+from passy_plugins.api.words import (
+    Body,
+    Email,
+    Id,
+    Line,
+    Shown,
+    UserId,
+    Whole,
+    changed,
+    shown_at,
+)
 from passy_proxy.issue import IssuedKey, NewKey
 
 if TYPE_CHECKING:
@@ -58,7 +69,7 @@ class Change(Body):
 class Rolling(Body):
     model_config = ConfigDict(alias_generator=to_camel)
 
-    grace_seconds: int = Field(
+    grace_seconds: Whole = Field(
         default=GRACE, ge=0, le=LONGEST_GRACE, description="How long the old key stays good."
     )
 
@@ -132,8 +143,8 @@ def owner(request: Request, asker: Annotated[Asker, Depends(asker)]) -> str:
 Asks = Annotated[Asker, Depends(asker)]
 Owner = Annotated[str, Depends(owner)]
 
-READ = responses(401, 422, 503)
-ONE = responses(401, 404, 422, 503)
+READ = responses(400, 401, 422, 503)
+ONE = responses(400, 401, 404, 422, 503)
 WRITE = responses(400, 401, 403, 413, 422, 503)
 CHANGE = responses(400, 401, 403, 404, 413, 422, 503)
 
@@ -173,16 +184,11 @@ async def create_key(request: Request, wanted: Wanted, user: Owner) -> NewOne:
 
 @router.get("/", name="list_keys_here", responses=READ)
 @router.get("/api", responses=READ)
-async def list_keys(
-    request: Request,
-    asks: Asks,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
-    cursor: Annotated[Cursor | None, Query()] = None,
-) -> Keys:
+async def list_keys(request: Request, asks: Asks, query: Pages) -> Keys:
     """A user's keys, oldest first; with the admin token and no user, all keys."""
     admin = await request.app.state.desk.admin()
     values = {} if asks.user is None else {"user_id": asks.user}
-    page = await admin.lists.keys(values, "", limit, cursor)
+    page = await admin.lists.keys(values, "", query.limit, query.cursor)
     return Keys(keys=[Key(**shown(one)) for one in page.rows], cursor=page.cursor)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from passy_plugins.api.words import Body, Models, RateText, Shown, rate_shown
+from passy_plugins.api.words import Body, Models, RateText, Shown, Whole, rate_shown
 from passy_proxy.records import Limits
 
 MOST = (1 << 31) - 1
@@ -18,7 +18,9 @@ class LimitsSent(Body):
 
     requests: RateText | None = Field(default=None, description="Requests in a time: 60/min.")
     tokens: RateText | None = Field(default=None, description="Tokens in a time: 100k/min.")
-    concurrency: int | None = Field(default=None, ge=1, le=MOST, description="Requests at once.")
+    concurrency: Annotated[Whole, Field(ge=1, le=MOST)] | None = Field(
+        default=None, description="Requests at once."
+    )
 
 
 class LimitsShown(Shown):

@@ -8,9 +8,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from passy_plugins.api.editing import (
-    From,
     IfMatch,
-    Limit,
+    Pages,
     Search,
     admin_of,
     editing,
@@ -97,8 +96,8 @@ class Members(Shown):
     cursor: str | None
 
 
-LIST = responses(401, 404, 422, 503)
-ONE = responses(401, 404, 422, 503)
+LIST = responses(400, 401, 404, 422, 503)
+ONE = responses(400, 401, 404, 422, 503)
 MAKE = responses(400, 401, 404, 409, 413, 422, 503)
 EDIT = responses(400, 401, 404, 412, 413, 422, 503)
 
@@ -112,12 +111,12 @@ async def create_organisation(request: Request, new: NewOrganisation) -> Organis
     return organisation(present(await admin.get_organisation(id), "organisation"))
 
 
-@router.get("/organisations", responses=responses(401, 422, 503))
-async def list_organisations(
-    request: Request, search: Search = "", limit: Limit = 100, cursor: From = None
-) -> Organisations:
+@router.get("/organisations", responses=responses(400, 401, 422, 503))
+async def list_organisations(request: Request, query: Search) -> Organisations:
     """All of them, oldest first."""
-    page = await (await admin_of(request)).lists.organisations(search, limit, cursor)
+    page = await (await admin_of(request)).lists.organisations(
+        query.search, query.limit, query.cursor
+    )
     return Organisations(rows=[organisation(one) for one in page.rows], cursor=page.cursor)
 
 
@@ -161,13 +160,12 @@ async def create_team(request: Request, id: Id, new: NewTeam) -> TeamShown:
 
 
 @router.get("/organisations/{id}/teams", responses=LIST)
-async def list_teams(
-    request: Request, id: Id, search: Search = "", limit: Limit = 100, cursor: From = None
-) -> Teams:
+async def list_teams(request: Request, id: Id, query: Search) -> Teams:
     """An organisation's teams, oldest first."""
     await known(request, id)
     values = {"organisation": id}
-    page = await (await admin_of(request)).lists.teams(values, search, limit, cursor)
+    lists = (await admin_of(request)).lists
+    page = await lists.teams(values, query.search, query.limit, query.cursor)
     return Teams(rows=[team(one) for one in page.rows], cursor=page.cursor)
 
 
@@ -208,12 +206,10 @@ async def delete_team(request: Request, id: Id, team_id: Id) -> Response:
 
 
 @router.get("/organisations/{id}/members", responses=LIST)
-async def list_members(
-    request: Request, id: Id, limit: Limit = 100, cursor: From = None
-) -> Members:
+async def list_members(request: Request, id: Id, query: Pages) -> Members:
     """Who is a member of an organisation."""
     await known(request, id)
-    page = await (await admin_of(request)).lists.members(id, limit, cursor)
+    page = await (await admin_of(request)).lists.members(id, query.limit, query.cursor)
     return Members(rows=[member(one) for one in page.rows], cursor=page.cursor)
 
 

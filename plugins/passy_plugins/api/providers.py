@@ -9,9 +9,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, Field, SecretStr
 
 from passy_plugins.api.editing import (
-    From,
     IfMatch,
-    Limit,
+    Pages,
     admin_of,
     editing,
     present,
@@ -19,7 +18,7 @@ from passy_plugins.api.editing import (
 )
 from passy_plugins.api.errors import Denied, responses
 from passy_plugins.api.organisations import known as known_organisation
-from passy_plugins.api.words import Body, Id, Line, Models, Name, Shown, changed, shown_at
+from passy_plugins.api.words import Body, Id, Line, Models, Name, Shown, Whole, changed, shown_at
 from passy_proxy.config.model import BaseURL
 from passy_proxy.config.problem import nearest
 from passy_proxy.issue import NewCredential, NewProvider
@@ -50,7 +49,7 @@ WriteOnly = Annotated[
     Field(min_length=1, max_length=4_000, description="It is never shown again."),
 ]
 Switch = Literal["active", "disabled"]
-Priority = Annotated[int, Field(ge=LOWEST, le=HIGHEST, description="Lowest first.")]
+Priority = Annotated[Whole, Field(ge=LOWEST, le=HIGHEST, description="Lowest first.")]
 Url = Annotated[BaseURL, Field(max_length=2_000, description="Where it is reached.")]
 
 
@@ -143,7 +142,7 @@ class Tried(Shown):
     models: list[str] = Field(description="Those that the upstream listed.")
 
 
-LIST = responses(401, 404, 422, 503)
+LIST = responses(400, 401, 404, 422, 503)
 MAKE = responses(400, 401, 404, 413, 422, 503)
 EDIT = responses(400, 401, 404, 412, 413, 422, 503)
 TRY = responses(400, 401, 404, 409, 413, 422, 503)
@@ -162,12 +161,10 @@ async def create_provider(request: Request, id: Id, new: NewProviderBody) -> Pro
 
 
 @router.get("/organisations/{id}/providers", responses=LIST)
-async def list_providers(
-    request: Request, id: Id, limit: Limit = 100, cursor: From = None
-) -> Providers:
+async def list_providers(request: Request, id: Id, query: Pages) -> Providers:
     """An organisation's own upstreams, oldest first."""
     await known_organisation(request, id)
-    page = await (await admin_of(request)).lists.providers(id, limit, cursor)
+    page = await (await admin_of(request)).lists.providers(id, query.limit, query.cursor)
     return Providers(rows=[provider(one) for one in page.rows], cursor=page.cursor)
 
 
@@ -238,12 +235,10 @@ async def create_credential(request: Request, id: Id, new: NewCredentialBody) ->
 
 
 @router.get("/organisations/{id}/credentials", responses=LIST)
-async def list_credentials(
-    request: Request, id: Id, limit: Limit = 100, cursor: From = None
-) -> Credentials:
+async def list_credentials(request: Request, id: Id, query: Pages) -> Credentials:
     """An organisation's own keys, oldest first; never the secrets."""
     await known_organisation(request, id)
-    page = await (await admin_of(request)).lists.credentials(id, limit, cursor)
+    page = await (await admin_of(request)).lists.credentials(id, query.limit, query.cursor)
     return Credentials(rows=[credential(one) for one in page.rows], cursor=page.cursor)
 
 

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field, field_validator
 
+from passy_plugins.api.editing import Paging
 from passy_plugins.api.errors import Denied, absent, responses
-from passy_plugins.api.words import Cursor, Line, Moment, Shown, shown_at
+from passy_plugins.api.words import Line, Moment, Shown, shown_at
 from passy_plugins.stores.sql.reports import Asked, Bucket, Dimension, Group, Order, Sums
 from passy_proxy import json
 from passy_proxy.records import UsageRecord
@@ -170,22 +171,18 @@ class Grouping(Shown):
         return by
 
 
-FILTERS = responses(401, 422, 503)
+FILTERS = responses(400, 401, 422, 503)
 
 
 # FastAPI takes one model of query parameters; each of these routes has all of them in one.
-class UsageQuery(Filters, Grouping):
-    limit: int = Field(default=100, ge=1, le=1_000)
-    cursor: Cursor | None = None
+class UsageQuery(Filters, Grouping, Paging): ...
 
 
 class UsageExport(Filters, Grouping):
     format: Format = "csv"
 
 
-class ExchangesQuery(Filters):
-    limit: int = Field(default=100, ge=1, le=1_000)
-    cursor: Cursor | None = None
+class ExchangesQuery(Filters, Paging): ...
 
 
 class ExchangesExport(Filters):
@@ -251,7 +248,7 @@ async def export_exchanges(
     return await exported("exchanges", query.format, list(Exchange.model_fields), rows())
 
 
-@router.get("/exchanges/{id}", responses=responses(401, 404, 422, 503))
+@router.get("/exchanges/{id}", responses=responses(400, 401, 404, 422, 503))
 async def exchange(request: Request, id: Line) -> WholeExchange:
     """One of them with every attempt."""
     admin = await request.app.state.desk.admin()

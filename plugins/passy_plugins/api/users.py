@@ -8,10 +8,8 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from passy_plugins.api.editing import (
-    From,
     IfMatch,
-    Limit,
-    Search,
+    Searching,
     admin_of,
     editing,
     present,
@@ -49,12 +47,16 @@ class UserShown(Shown):
     created_at: str | None
 
 
+class UsersQuery(Searching):
+    organisation: Id | None = Field(default=None, description="Its members only.")
+
+
 class Users(Shown):
     rows: list[UserShown]
     cursor: str | None
 
 
-ONE = responses(401, 404, 422, 503)
+ONE = responses(400, 401, 404, 422, 503)
 
 
 @router.post("/users", status_code=201, responses=responses(400, 401, 409, 413, 422, 503))
@@ -70,17 +72,12 @@ async def create_user(request: Request, new: NewUser) -> UserShown:
     return user(await admin.create_user(email, **named))
 
 
-@router.get("/users", responses=responses(401, 422, 503))
-async def list_users(
-    request: Request,
-    organisation: Annotated[Id | None, Query(description="Its members only.")] = None,
-    search: Search = "",
-    limit: Limit = 100,
-    cursor: From = None,
-) -> Users:
+@router.get("/users", responses=responses(400, 401, 422, 503))
+async def list_users(request: Request, query: Annotated[UsersQuery, Query()]) -> Users:
     """All of them, oldest first."""
-    values = {} if organisation is None else {"organisation": organisation}
-    page = await (await admin_of(request)).lists.users(values, search, limit, cursor)
+    values = {} if query.organisation is None else {"organisation": query.organisation}
+    lists = (await admin_of(request)).lists
+    page = await lists.users(values, query.search, query.limit, query.cursor)
     return Users(rows=[user(one) for one in page.rows], cursor=page.cursor)
 
 

@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from passy_proxy.units import Rate, parse_rate
 
-_LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
+_NEVER = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
+"""What has no place in a line."""
+_LINE = rf"^[^{_NEVER}]*$"
+_NAME = rf"^[^{_NEVER}]*[^\s{_NEVER}][^{_NEVER}]*$"
+_EMAIL = rf"^[^@\s{_NEVER}]+@[^@\s{_NEVER}]+$"
+_RATE = r"^[1-9][0-9]{0,8}[kM]?/(s|min|h|day|[1-9][0-9]{0,5}s)$"
 _ID = r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}$"
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -30,20 +36,14 @@ class Shown(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _line(value: str) -> str:
-    if not _LINE.fullmatch(value):
-        raise ValueError("a control character, or half of one, cannot be part of this")
-    return value
-
-
-Line = Annotated[str, AfterValidator(_line), Field(max_length=200)]
+Line = Annotated[str, Field(max_length=200, pattern=_LINE)]
 """Text of one line, as people write it."""
-Name = Annotated[str, AfterValidator(_line), Field(min_length=1, max_length=200)]
-"""The same, and not empty."""
-Email = Annotated[str, AfterValidator(_line), Field(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
+Name = Annotated[str, Field(max_length=200, pattern=_NAME)]
+"""The same, and not only spaces."""
+Email = Annotated[str, Field(max_length=254, pattern=_EMAIL)]
 Id = Annotated[str, Field(pattern=_ID)]
 """What names a thing of ours."""
-UserId = Annotated[str, AfterValidator(_line), Field(min_length=1, max_length=200)]
+UserId = Annotated[str, Field(min_length=1, max_length=200, pattern=_LINE)]
 """What names a user, as the service that knows its users does."""
 Cursor = Annotated[str, Field(min_length=1, max_length=4_000, pattern=r"^[A-Za-z0-9_-]+$")]
 """Where the next page begins, as the last one said."""
@@ -51,19 +51,24 @@ Models = Annotated[list[Name], Field(max_length=1_000)]
 """Names of models; ``*`` stands for anything."""
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A number without a fraction, as JSON has it: 20 is 20.0."""
+
+
 def _rate(value: object) -> Rate:
-    if not isinstance(value, str):
-        raise ValueError("write a rate as text: 60/min")
-    rate: Rate = parse_rate(value)
-    if rate.amount > 1 << 53:
-        raise ValueError("this is more than anybody can count")
-    return rate
+    if not isinstance(value, str) or not re.fullmatch(_RATE, value):
+        raise ValueError("write a rate as 60/min, 100k/h or 10/30s")
+    return parse_rate(value)
 
 
 RateText = Annotated[
     Rate,
     BeforeValidator(_rate),
-    WithJsonSchema({"type": "string", "examples": ["60/min", "100k/h"]}),
+    WithJsonSchema({"type": "string", "pattern": _RATE, "examples": ["60/min", "100k/h"]}),
 ]
 """A rate as gateway.yaml has it."""
 
@@ -78,7 +83,7 @@ def rate_shown(rate: Rate | None) -> str | None:
 
 
 def _moment(value: object) -> datetime:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
         raise ValueError("write a time as ISO 8601: 2026-11-26T10:00:00Z")
     try:
         moment = datetime.fromisoformat(value)
@@ -86,20 +91,17 @@ def _moment(value: object) -> datetime:
         raise ValueError("this is no time; write ISO 8601: 2026-11-26T10:00:00Z") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     try:
-        moment = moment.astimezone(UTC)
+        return max(EARLIEST, min(moment.astimezone(UTC), LATEST))
     except OverflowError:
-        raise ValueError("no calendar goes that far") from None
-    if not datetime(1970, 1, 1, tzinfo=UTC) <= moment <= LATEST:
-        raise ValueError("times are from 1970 to 9999")
-    return moment
+        return LATEST if moment.year > 5000 else EARLIEST
 
 
 Moment = Annotated[
     datetime,
     BeforeValidator(_moment),
-    WithJsonSchema({"type": "string", "examples": ["2026-11-26", "2026-11-26T10:00:00Z"]}),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-"""A date or a time, UTC where it does not say."""
+"""A time, or a date and its midnight; UTC where it does not say. What is before 1970 is 1970."""
 
 
 def shown_at(seconds: float | None) -> str | None:

@@ -13,8 +13,8 @@ import click
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
+from passy_proxy.cli._books import Setting, on_books, print_table, run
 from passy_proxy.cli._terms import complain, dry_parts, fail, placed
-from passy_proxy.cli.keys import Setting, on_books, print_table, run
 from passy_proxy.config.model import BaseURL
 from passy_proxy.config.problem import ConfigInvalid, nearest
 from passy_proxy.issue import Organiser

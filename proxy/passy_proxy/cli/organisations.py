@@ -1,34 +1,39 @@
-"""Create and list organisations."""
+"""Create, list, show, change and delete organisations."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from passy_proxy import json
-from passy_proxy.cli.keys import on_books, print_table, run
-from passy_proxy.issue import Organisation, Organiser
+from passy_proxy.cli._books import on_books, print_table, run
+from passy_proxy.cli._levels import as_dict, change_options, changes, level_options, stated, tell
+from passy_proxy.cli._terms import fail
+
+BYOK = click.option(
+    "--byok",
+    type=click.Choice(("own_first", "own_only")),
+    help="Whether the operator's credentials serve where it has none of its own.",
+)
 
 
 @click.group()
 def command() -> None:
-    """Create and list organisations."""
+    """Create, list, show, change and delete organisations."""
 
 
 @command.command()
 @on_books
 @click.argument("name")
+@level_options
+@BYOK
 def create(
-    config: Path | None, data: Path | None, url: str | None, as_json: bool, name: str
+    config: Path | None, data: Path | None, url: str | None, as_json: bool, name: str, **given: Any
 ) -> None:
     """Enter an organisation and show its id."""
-
-    async def work(store: Organiser) -> str:
-        return await store.create_organisation(name)
-
-    made = run(work, config, data, url)
+    made = run(lambda store: store.create_organisation(name, **stated(given)), config, data, url)
     click.echo(json.dumps({"id": made, "name": name}).decode() if as_json else made)
 
 
@@ -36,14 +41,48 @@ def create(
 @on_books
 def list_(config: Path | None, data: Path | None, url: str | None, as_json: bool) -> None:
     """List the organisations, oldest first."""
-
-    async def work(store: Organiser) -> list[Organisation]:
-        return list(await store.list_organisations())
-
-    found = run(work, config, data, url)
+    found = run(lambda store: store.list_organisations(), config, data, url)
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in found]))
+        click.echo(json.dumps([as_dict(each) for each in found]))
     elif found:
-        print_table(("ID", "Name"), [(each.id, each.name) for each in found])
+        rows = [(each.id, each.name, each.status) for each in found]
+        print_table(("ID", "Name", "State"), rows)
     else:
         click.echo("no organisations yet; try: passy organisations create NAME")
+
+
+@command.command()
+@on_books
+@click.argument("id", metavar="ID")
+def show(config: Path | None, data: Path | None, url: str | None, as_json: bool, id: str) -> None:
+    """Show what is held on an organisation."""
+    found = run(lambda store: store.get_organisation(id), config, data, url)
+    tell(found, "organisation", id, as_json)
+
+
+@command.command()
+@on_books
+@click.argument("id", metavar="ID")
+@change_options
+@BYOK
+def change(
+    config: Path | None, data: Path | None, url: str | None, as_json: bool, id: str, **given: Any
+) -> None:
+    """Change what is held on an organisation. Gateways follow within seconds."""
+    said = changes(given)
+
+    async def work(store: Any) -> Any:
+        await store.change_organisation(id, **said)
+        return await store.get_organisation(id)
+
+    tell(run(work, config, data, url), "organisation", id, as_json)
+
+
+@command.command()
+@on_books
+@click.argument("id", metavar="ID")
+def delete(config: Path | None, data: Path | None, url: str | None, as_json: bool, id: str) -> None:
+    """Delete an organisation with its keys and teams. What was spent stays in the books."""
+    if not run(lambda store: store.delete_organisation(id), config, data, url):
+        fail(f"there is no organisation {id}; try: passy organisations list")
+    click.echo(json.dumps({"id": id, "deleted": True}) if as_json else f"{id} is deleted")

@@ -11,9 +11,9 @@ import click
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
+from passy_proxy.cli._books import Setting, listed, on_books, print_table, run
 from passy_proxy.cli._terms import fail
 from passy_proxy.cli._trial import try_one
-from passy_proxy.cli.keys import Setting, listed, on_books, print_table, run
 from passy_proxy.config.document import environment
 from passy_proxy.config.model import BaseURL
 from passy_proxy.issue import NewCredential, NewProvider, Organiser

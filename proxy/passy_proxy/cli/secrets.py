@@ -11,8 +11,8 @@ import click
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
+from passy_proxy.cli._books import on_books, print_table, run
 from passy_proxy.cli._terms import fail, place_options, placed
-from passy_proxy.cli.keys import on_books, print_table, run
 from passy_proxy.issue import Rotation, Sealing, Seals
 from passy_proxy.keyring import FILE, Keyring, KeyringError
 

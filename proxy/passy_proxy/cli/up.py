@@ -50,6 +50,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     notice(file)
     from passy_proxy.keyring import KeyringError
     from passy_proxy.server import Served, Server, gateway_at, server_config
+    from passy_proxy.stores import StoreUnavailable
 
     try:
         gateway = gateway_at(place, file.settings.log, variables)
@@ -60,10 +61,15 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     at = Address(wanted.host, sock.getsockname()[1])
 
     async def ready(server: Server) -> None:
-        key = await first_key(gateway)
-        started = time.monotonic() - began
-        first = await first_request(gateway, at, key)
-        shown = Shown(at, key, started, first, await greetings(gateway, at))
+        try:
+            key = await first_key(gateway)
+            started = time.monotonic() - began
+            first = await first_request(gateway, at, key)
+            shown = Shown(at, key, started, first, await greetings(gateway, at))
+        except StoreUnavailable as exc:
+            # Nobody can be given a key now; who has one is served as far as that is possible.
+            click.echo(f"passy: serving at http://{at}/v1, but a store is away: {exc}", err=True)
+            return
         click.echo(shown.as_json(gateway) if as_json else "", nl=as_json)
         if not as_json:
             shown.draw(gateway, wanted)

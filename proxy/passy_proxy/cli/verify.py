@@ -13,8 +13,8 @@ import click
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
+from passy_proxy.cli._books import on_books, run
 from passy_proxy.cli._terms import fail
-from passy_proxy.cli.keys import on_books, run
 from passy_proxy.evidence import Verdict
 
 MOST_SHOWN = 100

@@ -33,7 +33,7 @@ from .answer import (
 )
 from .head import JOINED_BYTES
 from .pool import Pool
-from .upload import SLICE_BYTES, left_behind, let_read, sliced
+from .upload import SLICE_BYTES, left_behind, let_read, rescuing, sliced
 
 _SILENCE = {
     "write": "took no more of the request",
@@ -321,6 +321,7 @@ class Connection(asyncio.Protocol):
         # 1, not 0: asyncio's TLS transport takes an empty buffer for a full one at 0.
         self._transport.set_write_buffer_limits(high=1, low=0)
         read_little(self._transport)
+        rescuing(self._transport)
 
     def pause_writing(self) -> None:
         self._unwritten = True

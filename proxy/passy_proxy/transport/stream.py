@@ -15,7 +15,7 @@ from . import DEFAULT_TIMEOUTS, Timeouts, TransportError
 from .answer import read_little
 from .connect import Connector, Origin, Tls, tls_fault
 from .strict import HeadCheck
-from .upload import SLICE_BYTES, left_behind, let_read
+from .upload import SLICE_BYTES, left_behind, let_read, rescuing
 
 _UNREAD_BYTES = 65_536
 SMALL_BYTES = 16_384
@@ -57,6 +57,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._transport = transport
         transport.set_write_buffer_limits(high=1, low=0)
         read_little(transport)
+        rescuing(transport)
 
     def data_received(self, data: bytes) -> None:
         self._chunks.append(data)

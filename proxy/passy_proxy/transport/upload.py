@@ -10,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any
 
 SLICE_BYTES = 65_536
 _TURNS = 3
@@ -32,10 +35,8 @@ async def let_read(transport: asyncio.Transport) -> None:
 
 
 def left_behind(transport: asyncio.Transport) -> Iterator[bytes]:
-    """What had arrived on a connection that was lost by a failed write.
-
-    Only a plain connection's; over TLS the keys are out of reach.
-    """
+    """What had arrived on a plain connection that was lost by a failed write; over TLS see
+    `rescuing`."""
     if transport.get_extra_info("sslcontext") is not None:
         return
     try:
@@ -43,6 +44,29 @@ def left_behind(transport: asyncio.Transport) -> Iterator[bytes]:
             yield data
     except OSError:
         return
+
+
+def rescuing(transport: asyncio.Transport) -> None:
+    """See to it that over TLS, too, what has arrived is read when a failed write ends a connection.
+
+    asyncio closes the socket before it tells us. What it tells first is its own TLS protocol, by a
+    call that is made to read to the end here.
+    """
+    found = getattr(transport, "_ssl_protocol", None)
+    if not isinstance(found, SSLProtocol) or hasattr(found._transport, "_ssl_protocol"):
+        return
+    tls: Any = found
+    lost, sock = tls.connection_lost, transport.get_extra_info("socket")
+
+    def connection_lost(exc: Exception | None) -> None:
+        del tls.connection_lost
+        if exc is not None:
+            with suppress(OSError):
+                while size := os.readv(sock.fileno(), [tls.get_buffer(-1)]):
+                    tls.buffer_updated(size)
+        lost(exc)
+
+    tls.connection_lost = connection_lost
 
 
 def _readable(transport: asyncio.Transport) -> bool:

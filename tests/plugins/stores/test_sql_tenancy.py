@@ -162,7 +162,7 @@ async def test_a_key_is_no_better_than_what_is_above_it(
     assert not found.disabled
 
 
-async def test_k1_a_rolled_key_is_good_for_its_grace_and_no_longer(
+async def test_K1_a_rolled_key_is_good_for_its_grace_and_no_longer(
     store: Sql, admin: Admin
 ) -> None:
     record, first = await admin.create_key(NewKey(name="laptop"))
@@ -181,7 +181,7 @@ async def test_k1_a_rolled_key_is_good_for_its_grace_and_no_longer(
     assert await principal(store, second) is not None
 
 
-async def test_k1_a_key_rolled_without_grace_ends_at_once(store: Sql, admin: Admin) -> None:
+async def test_K1_a_key_rolled_without_grace_ends_at_once(store: Sql, admin: Admin) -> None:
     record, first = await admin.create_key(NewKey())
     _, second = await admin.roll_key(record.id, grace=60) or (None, "")
     _, third = await admin.roll_key(record.id) or (None, "")
@@ -336,7 +336,7 @@ async def test_budgets_are_added_changed_and_removed(store: Sql, admin: Admin) -
     assert [] == await admin.list_budgets("key", record.id)
 
 
-async def test_d6_every_edit_leaves_a_note(store: Sql, admin: Admin) -> None:
+async def test_D6_every_edit_leaves_a_note(store: Sql, admin: Admin) -> None:
     organisation = await admin.create_organisation("Acme")
     record, _ = await admin.create_key(NewKey(organisation=organisation))
     before = len(await changes(store))
@@ -351,7 +351,7 @@ async def test_d6_every_edit_leaves_a_note(store: Sql, admin: Admin) -> None:
     assert [key, key, ours, ours, ours, key] == (await changes(store))[before:]
 
 
-async def test_k7_a_webhook_has_a_secret_that_is_shown_once(
+async def test_K7_a_webhook_has_a_secret_that_is_shown_once(
     store: Sql, admin: Admin, tmp_path: Path
 ) -> None:
     organisation = await admin.create_organisation("Acme")

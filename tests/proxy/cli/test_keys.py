@@ -97,7 +97,7 @@ def test_markup_in_a_name_is_shown_as_it_is(passy: Passy) -> None:
     assert "[red]" in passy("list").output
 
 
-@pytest.mark.parametrize("verb", ["show", "disable"])
+@pytest.mark.parametrize("verb", ["show", "disable", "roll", "delete"])
 def test_an_unknown_key_ends_with_1(passy: Passy, verb: str) -> None:
     result = passy(verb, "key_nowhere")
     assert (1, True) == (result.exit_code, "key_nowhere" in result.stderr)
@@ -124,10 +124,50 @@ def test_a_wrong_option_ends_with_2(passy: Passy, arguments: list[str]) -> None:
     assert not Path("books.db").exists()
 
 
-def test_a_usage_limit_is_said_to_be_kept_only(passy: Passy) -> None:
-    assert "not enforced yet" in " ".join(passy("create", "--help").output.split())
-    assert "not enforced yet" in passy("create", "--limit", "5").stderr
-    assert "not enforced yet" not in passy("create").stderr
+def test_a_usage_limit_is_a_budget_of_the_key(passy: Passy) -> None:
+    made = created(passy, "--limit", "5", "--per", "month")
+    assert (5, "month") == (made["usage_limit"], made["usage_period"])
+    assert "$5 (month)" in passy("show", made["id"]).output
+    assert "total" == created(passy, "--limit", "5")["usage_period"]
+
+
+def test_a_key_is_changed(passy: Passy) -> None:
+    made = created(passy, "--name", "laptop", "--limit", "5", "--models", "gpt-4o")
+    result = passy("change", made["id"], "--name", "server", "--networks", "10.1.2.3/8", "--json")
+    changed = json.loads(result.stdout)
+    assert ("server", ["10.0.0.0/8"], 5) == (
+        changed["name"],
+        changed["networks"],
+        changed["usage_limit"],
+    )
+    result = passy("change", made["id"], "--no", "limit", "--no", "models", "--json")
+    assert (None, None) == (
+        json.loads(result.stdout)["usage_limit"],
+        json.loads(result.stdout)["models"],
+    )
+    assert 0 == passy("disable", made["id"]).exit_code
+    result = passy("change", made["id"], "--enable", "--json")
+    assert "active" == json.loads(result.stdout)["state"]
+    assert 2 == passy("change", made["id"]).exit_code
+    assert 1 == passy("change", made["id"], "--networks", "everywhere").exit_code
+
+
+def test_K1_a_key_is_rolled(passy: Passy) -> None:
+    made = created(passy)
+    rolled = json.loads(passy("roll", made["id"], "--grace", "1h", "--json").stdout)
+    assert made["id"] == rolled["id"]
+    assert made["key"] != rolled["key"]
+    assert rolled["old_until"] is not None
+    said = passy("roll", made["id"], "--grace", "1h")
+    assert said.stdout.startswith("sk-passy-")
+    assert "good until" in said.stderr
+
+
+def test_a_deleted_key_is_listed_no_more(passy: Passy) -> None:
+    made = created(passy)
+    assert 0 == passy("delete", made["id"]).exit_code
+    assert "[]" == passy("list", "--json").stdout.strip()
+    assert 1 == passy("delete", made["id"]).exit_code
 
 
 def test_a_key_may_last_for_years(passy: Passy) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from passy_plugins.stores.sql.address import SCHEMES, shown
 from passy_plugins.stores.sql.database import Row, Sqlite, Value, sqlite_path
-from passy_plugins.stores.sql.postgres import SCHEMES, Postgres, shown
+from passy_plugins.stores.sql.postgres import Postgres
 
 if TYPE_CHECKING:
     from passy_proxy.keyring import Keyring

@@ -367,7 +367,10 @@ CREATE TABLE usage (LIKE whole_usage INCLUDING DEFAULTS) PARTITION BY RANGE (at)
 DO $$
 DECLARE day BIGINT;
 BEGIN
-  FOR day IN SELECT DISTINCT at / 86400000 FROM whole_usage LOOP
+  FOR day IN
+    SELECT at / 86400000 FROM whole_usage
+    UNION SELECT generate_series(-1, 6) + extract(epoch FROM now())::bigint / 86400
+  LOOP
     EXECUTE format(
       'CREATE TABLE %I PARTITION OF usage FOR VALUES FROM (%s) TO (%s)',
       'usage_' || to_char(DATE '1970-01-01' + day::int, 'YYYYMMDD'),

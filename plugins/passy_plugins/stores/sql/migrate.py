@@ -29,22 +29,23 @@ def settings(output: io.StringIO | None = None) -> Config:
     return config
 
 
-async def upgrade(url: str) -> None:
-    """Run what is missing. Of two processes at once the second one finds nothing left to do."""
+async def upgrade(url: str, revision: str = "head") -> None:
+    """Run what is missing, all or nothing. Of two processes at once the second one finds nothing
+    left to do."""
     engine = engine_for(url)
     try:
         async with engine.connect() as connection:
             await connection.exec_driver_sql(ALONE if is_postgres(url) else "BEGIN IMMEDIATE")
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(_upgrade, revision)
             await connection.commit()
     finally:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     config = settings()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 ALONE = f"SELECT pg_advisory_xact_lock({MAKING})"

@@ -17,9 +17,9 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from passy_plugins.stores.sql import partitions, shipment, statements
+from passy_plugins.stores.sql.address import address, shown
 from passy_plugins.stores.sql.blocking import Blocking, numbered
 from passy_plugins.stores.sql.partitions import PARTING
 from passy_plugins.stores.sql.retention import forget
@@ -35,25 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMES = ("postgresql", "postgres")
-WRITTEN = "postgresql://user:password@host:5432/name"
-
-PASSED_ON = (
-    *("host", "port", "user", "password", "dbname", "database", "passfile"),
-    *("service", "servicefile", "application_name", "options", "target_session_attrs"),
-    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword"),
-    *("ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname"),
-)
-LEFT_OUT = (
-    *("channel_binding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count"),
-    *("keepalives_idle", "keepalives_interval", "sslcompression", "sslnegotiation", "sslsni"),
-    *("tcp_user_timeout", "pgbouncer"),
-)
-"""Other drivers' own parameters: here they would be taken for settings of the server."""
-
-REFUSED = ("28", "3D")
-"""Classes of errors that waiting does not mend: who asks, and the name of the database."""
-
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 3.0
 WRITE_SECONDS = 30.0
@@ -66,37 +47,12 @@ PAUSE_SECONDS = 0.5
 MAKING, CHAINING = 7_238_101_001, 7_238_101_002
 """Advisory locks: of who changes tables, and of who enters evidence."""
 
+REFUSED = ("28", "3D")
+"""Classes of errors that waiting does not mend: who asks, and the name of the database."""
+
 _FRESH = Path(__file__).with_name("fresh.postgres.sql")
 _TABLES = "SELECT count(*) FROM pg_catalog.pg_tables WHERE schemaname = current_schema()"
 _CHAINS = "SELECT 1 FROM marks WHERE name >= 'evidence:' AND name < 'evidence;' LIMIT 1"
-
-
-def address(url: str) -> str:
-    """``url`` as asyncpg takes it. ValueError, which repeats nothing of it, when it is none."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-        given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError:
-        raise ValueError(
-            f"write {WRITTEN}; in a password @ : / ? # are written %40 %3A %2F %3F %23"
-        ) from None
-    if parts.fragment or parts.scheme not in SCHEMES:
-        raise ValueError(f"write {WRITTEN}")
-    unknown = sorted({name for name, _ in given} - {*PASSED_ON, *LEFT_OUT})
-    if unknown:
-        raise ValueError(f"unknown parameter '{unknown[0][:40]}' behind {WRITTEN}")
-    kept = [(name, value) for name, value in given if name in PASSED_ON]
-    return parts._replace(query=urlencode(kept, quote_via=quote)).geturl()
-
-
-def shown(url: str) -> str:
-    """Host, port and name of the database."""
-    parts = urlsplit(address(url))
-    said = dict(parse_qsl(parts.query))
-    host = parts.netloc.rpartition("@")[2] or said.get("host", "")
-    name = parts.path or "/" + said.get("dbname", said.get("database", ""))
-    return f"postgresql://{host}{name}"
 
 
 async def connect(url: str) -> asyncpg.Connection:
@@ -121,7 +77,9 @@ class NoPartition(ValueError):
 
 def said(error: BaseException) -> str:
     """What an error says, without the row it speaks of."""
-    return str(error.args[0] if error.args else error) or type(error).__name__
+    if isinstance(error, OSError) or not error.args:
+        return str(error) or type(error).__name__
+    return str(error.args[0])
 
 
 class Postgres:

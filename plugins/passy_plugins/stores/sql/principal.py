@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hmac import compare_digest
 from typing import Any, Literal, cast
 
 from passy_plugins.stores.sql.database import Row
@@ -22,7 +23,7 @@ def principal_of(rows: Sequence[Row], digest: bytes) -> Principal | None:
     row: Sequence[Any] = rows[0]
     key_id, name, own_digest, organisation, team, user = row[:6]
     expires, old_until, disabled, is_test, is_trial, tags, networks, upstreams, byok = row[6:15]
-    if own_digest != digest:
+    if not compare_digest(own_digest, digest):
         expires = old_until if expires is None else min(expires, old_until)
     reach = names_of(upstreams)
     if reach is None and is_test:

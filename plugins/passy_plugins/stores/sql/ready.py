@@ -44,7 +44,8 @@ async def _revision(database: Database) -> object:
     try:
         rows = await database.fetch(statements.REVISION)
     except StoreUnavailable as error:
-        raise StoreUnavailable(f"this is not a database of passy ({error})") from error
+        await database.open()  # It may be away since a moment ago.
+        raise StoreRefuses(f"this is not a database of passy ({error})") from error
     return rows[0][0] if rows else None
 
 

@@ -26,8 +26,8 @@ from passy_proxy.json import loads
 from passy_proxy.records import Credential, CustomProvider, StoredCredential
 
 TRIES = 20
-ORGANISATION = "organisation"
-"""The kind of change that an edit of what it brought is told as."""
+BROUGHT = "credential"
+"""The kind of change that an edit here is told as; its subject is the organisation."""
 
 PROVIDER: Mapping[str, Coder] = {
     "name": name_of,
@@ -73,9 +73,7 @@ class Vaulted(Rotating):
             return False
         grown = {"version": custom_providers.c.version + 1}
         change = update(custom_providers).where(custom_providers.c.id == provider)
-        return bool(
-            await self._change(ORGANISATION, row.organisation, change.values(values | grown))
-        )
+        return bool(await self._change(BROUGHT, row.organisation, change.values(values | grown)))
 
     async def remove_provider(self, provider: str) -> bool:
         """With its credentials."""
@@ -87,7 +85,7 @@ class Vaulted(Rotating):
             delete(custom_providers).where(custom_providers.c.id == provider),
             delete(credentials).where(*theirs),
         )
-        return bool(await self._change(ORGANISATION, row.organisation, *gone))
+        return bool(await self._change(BROUGHT, row.organisation, *gone))
 
     # Credentials
 
@@ -122,7 +120,7 @@ class Vaulted(Rotating):
                 sealed = self._keyring.seal(secret, *owner)
                 values |= {"sealed": sealed, "shown": last_four(secret), "version": version}
                 change = change.where(credentials.c.version == row.version)
-            if await self._change(ORGANISATION, row.organisation, change.values(values)):
+            if await self._change(BROUGHT, row.organisation, change.values(values)):
                 return True
         raise ValueError(f"{credential} is being changed by others all the time")
 
@@ -132,7 +130,7 @@ class Vaulted(Rotating):
         if row is None:
             return False
         gone = delete(credentials).where(credentials.c.id == credential)
-        return bool(await self._change(ORGANISATION, row.organisation, gone))
+        return bool(await self._change(BROUGHT, row.organisation, gone))
 
     async def open_credential(self, credential: str) -> Credential | None:
         """With its secret. Raises `KeyringError`."""
@@ -168,7 +166,7 @@ class Vaulted(Rotating):
     async def _enter(self, organisation: str, *statements: Executable) -> None:
         """ValueError when there is no such organisation."""
         try:
-            await self._change(ORGANISATION, organisation, *statements)
+            await self._change(BROUGHT, organisation, *statements)
         except ValueError:
             raise ValueError(f"there is no organisation {organisation}") from None
 

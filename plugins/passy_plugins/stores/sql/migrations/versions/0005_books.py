@@ -1,7 +1,8 @@
 """Sums of usage by the hour and by the day; on PostgreSQL a part of usage for each day.
 
-Nothing is added up here: what is in the books is marked as not summed, and the gateway adds it, a
-piece at a time.
+There is one for each day that has records, and for those to come: a gateway of the version before
+makes none. Nothing is added up here: what is in the books is marked as not summed, and the gateway
+adds it, a piece at a time.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ def _partition() -> None:
 DO $$
 DECLARE day BIGINT;
 BEGIN
-  FOR day IN SELECT DISTINCT at / 86400000 FROM whole_usage LOOP
+  FOR day IN
+    SELECT at / 86400000 FROM whole_usage
+    UNION SELECT generate_series(-1, 6) + extract(epoch FROM now())::bigint / 86400
+  LOOP
     EXECUTE format(
       'CREATE TABLE %I PARTITION OF usage FOR VALUES FROM (%s) TO (%s)',
       'usage_' || to_char(DATE '1970-01-01' + day::int, 'YYYYMMDD'),
