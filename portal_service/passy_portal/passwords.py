@@ -32,10 +32,11 @@ class Passwords:
     async def fits(self, password: str, hashed: str | None) -> bool:
         """Whether it is the one; takes as long where there is none."""
         async with self._turns:
-            return await asyncio.to_thread(_fits, password[: LONGEST + 1], hashed)
+            return await asyncio.to_thread(fits, password[: LONGEST + 1], hashed)
 
 
-def _fits(password: str, hashed: str | None) -> bool:
+def fits(password: str, hashed: str | None) -> bool:
+    """Whether it is the one; blocks."""
     try:
         _hasher.verify(hashed or _nobodys, password)
     except (VerificationError, InvalidHashError):

@@ -55,8 +55,7 @@ class Portal(Application):
 
     def __init__(self, config: Config, log: Any) -> None:
         super().__init__(config, log)
-        self._office: Office | None = None
-        self._made: Asgi | None = None
+        self._parts: tuple[Office, Asgi] | None = None
         self._making = asyncio.Lock()
 
     def asgi(self) -> Asgi:
@@ -64,17 +63,14 @@ class Portal(Application):
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._open()
-            assert self._made is not None
-            await self._made(scope, receive, send)
+            _, made = await self._open()
+            await made(scope, receive, send)
 
-    async def _open(self) -> Office:
+    async def _open(self) -> tuple[Office, Asgi]:
         async with self._making:
-            office = self._office
-            if office is None:
-                office, self._made = await asyncio.to_thread(self._make)
-                self._office = office
-            return office
+            parts = self._parts or await asyncio.to_thread(self._make)
+            self._parts = parts
+        return parts
 
     def _make(self) -> tuple[Office, Asgi]:
         import passy_plugins.stores.sql.admin  # noqa: F401  # Here, and not on the loop.
@@ -87,15 +83,16 @@ class Portal(Application):
 
     async def stop(self) -> None:
         await super().stop()
-        if self._office is not None:
-            await self._office.close()
+        if self._parts is not None:
+            await self._parts[0].close()
 
     async def greeting(self, url: str) -> Sequence[str]:
         """Where the portal is; as long as it has no owner, with a link that makes one."""
         if self.config.public_url:
             url = self.config.public_url + urlsplit(url).path
         try:
-            token = await (await (await self._open()).accounts()).first_token()
+            office, _ = await self._open()
+            token = await (await office.accounts()).first_token()
         except StoreUnavailable:
             token = None
         if token is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi import APIRouter, Query, Request
 
@@ -141,10 +141,11 @@ async def _page(
     members = [(one, users[one.user_id]) for one in await admin.list_members(mine)
                if one.user_id in users]  # fmt: skip
     owners = sum(one.role == "owner" for one, _ in members)
+    given: dict[str, Any] = {"email": "", "role": "developer", "link": "", "invited": "", **typed}
     return page(
         request, "team.html", status=status, members=members, owners=owners,
         invitations=await accounts.invitations(mine), about=ABOUT, error=error,
-        **{"email": "", "role": "developer", "link": "", "invited": "", **typed},
+        **given,
         roles=[one for one in ROLES if one != "owner" or visitor.role == "owner"],
     )  # fmt: skip
 
