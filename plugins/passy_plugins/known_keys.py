@@ -166,7 +166,8 @@ class Known:
             # to find that out.
             if not (self._away_until and holds):
                 # Of all that wait for one answer any may leave.
-                await asyncio.wait([asking], timeout=BRIEF if holds else None)
+                brief = BRIEF if holds and self._config.ttl else None
+                await asyncio.wait([asking], timeout=brief)
             if asking.done() and (answer := asking.result()) is not None:
                 return answer
         known = self._known.get(digest)
@@ -243,8 +244,9 @@ class Known:
         """What the disk knows, from before a start or from another worker."""
         if not self._kind:
             return None
+        told = self._told
         found = await self._config.remembered.find(self._kind, digest)
-        if found is None:
+        if found is None or told != self._told:  # It may be from before an edit.
             return None
         try:
             principal = PRINCIPAL.validate_json(found.value)
