@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import json
 import socket
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -143,7 +144,8 @@ def test_D3_D5_a_gateway_that_starts_while_all_is_away_serves_who_it_knew(
     # Revoked, and shown never again; the gateway learns of it all the same.
     site.disable(id, tell=True)
     site.edit(lambda admin: admin.delete_key(gone_id), tell=True)
-    time.sleep(3)
+    time.sleep(3)  # The table of changes tells of it once more.
+    until(lambda: True if well_known(gateway) else None)
     own_postgres.stop()
     site.valkey.kill()
     gateway.kill()
@@ -165,6 +167,18 @@ def test_D3_D5_a_gateway_that_starts_while_all_is_away_serves_who_it_knew(
     served = len(site.upstream.hits)
     until(lambda: [(served,)] == ok_records(site) or None)
     assert 0 == gateway.stop()
+
+
+def well_known(gateway: Gateway) -> bool:
+    """Whether all three keys are on disk, each as it was after the last edit of it."""
+    with closing(sqlite3.connect(gateway.folder / "data/known.db")) as file:
+        values = [value for (value,) in file.execute("SELECT value FROM remembered")]
+        old = file.execute(
+            "SELECT count(*) FROM remembered, json_each(remembered.subjects) AS about"
+            " JOIN edited ON edited.subject = about.value WHERE edited.at >= remembered.at"
+        ).fetchone()
+    disabled = sum(b'"disabled":true' in value for value in values)
+    return (3, 1, 1, (0,)) == (len(values), disabled, values.count(b"null"), old)
 
 
 def ok_records(site: Site) -> list[tuple[Any, ...]]:
