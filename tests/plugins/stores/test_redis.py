@@ -144,7 +144,7 @@ async def test_workers_know_how_many_they_are(valkey: Valkey) -> None:
 # What is kept
 
 
-async def test_l6_everything_expires_soon_after_it_is_full_again(valkey: Valkey) -> None:
+async def test_L6_everything_expires_soon_after_it_is_full_again(valkey: Valkey) -> None:
     name = next(NAMES)
     async with opened(valkey.url, name=name) as store:
         claims = [
@@ -168,7 +168,7 @@ async def test_l6_everything_expires_soon_after_it_is_full_again(valkey: Valkey)
         assert all(0 < seconds < 90_000 for seconds in lasts.values())
 
 
-async def test_l6_a_counter_that_is_full_again_is_gone(valkey: Valkey) -> None:
+async def test_L6_a_counter_that_is_full_again_is_gone(valkey: Valkey) -> None:
     name = next(NAMES)
     async with opened(valkey.url, name=name) as store:
         grant = await taken(store, Claim("rate", Rate(10, 86_400), 5))
@@ -178,7 +178,7 @@ async def test_l6_a_counter_that_is_full_again_is_gone(valkey: Valkey) -> None:
         assert [f"{{{name}}}s:@workers"] == keys(valkey, name)
 
 
-async def test_l6_a_refused_claim_on_nothing_keeps_nothing(valkey: Valkey) -> None:
+async def test_L6_a_refused_claim_on_nothing_keeps_nothing(valkey: Valkey) -> None:
     name = next(NAMES)
     async with opened(valkey.url, name=name) as store:
         for limit in (Rate(0, 60), 0):
@@ -356,7 +356,7 @@ async def test_after_a_gap_anything_may_have_changed() -> None:
             await until(lambda: ("key", "key_a") in heard)
 
 
-async def test_d6_a_change_goes_through_a_cluster(cluster: Cluster) -> None:
+async def test_D6_a_change_goes_through_a_cluster(cluster: Cluster) -> None:
     name = next(NAMES)
     heard: list[tuple[str, str]] = []
     first, last = cluster.masters[0].url, cluster.masters[2].url

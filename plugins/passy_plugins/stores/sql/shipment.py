@@ -1,8 +1,8 @@
 """A batch of usage on its way into PostgreSQL.
 
 It goes there as the JSON that it is: the server takes it apart, in a process that is not ours.
-Reading it here, to send rows, would hold up the event loop and cost six times as much (decision
-0013).
+Reading it here, to send rows, would hold up the event loop and cost several times as much (decision
+0018).
 """
 
 from __future__ import annotations
