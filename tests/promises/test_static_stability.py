@@ -372,6 +372,30 @@ def test_D6_a_command_tells_of_its_edit_through_redis(site: Site) -> None:
     assert 0 == gateway.stop()
 
 
+def test_D1_what_filters_do_without_their_store_where_nothing_is_set(site: Site) -> None:
+    gateway = site.gateway()
+    gateway.file.write_text(
+        gateway.file.read_text().replace(
+            "    - byok", "    - budgets: {counters: state}\n    - byok"
+        )
+    )
+    told = until(
+        lambda: (
+            found
+            if "budgets" in (found := gateway.ask("/readyz?verbose").json["when_away"])
+            else None
+        )
+    )
+    assert {
+        "usage": "records wait in the journal; when its disk is full: 503",
+        "auth": "keys known in the last 15m0s are taken, 503 for others",
+        "rate_limit": "local: each worker holds its share of the limits",
+        "budgets": "hard budgets: 503; soft ones: admitted uncounted",
+        "byok": "what organisations brought is used for 15m0s, 503 for them after that",
+    } == told
+    assert 0 == gateway.stop()
+
+
 def test_D2_shares_of_a_server_never_heard_of_are_those_of_this_gateways_workers(
     tmp_path: Path,
 ) -> None:
