@@ -123,7 +123,7 @@ def test_what_has_two_tags_counts_for_each_and_once_in_the_totals(traffic: Traff
 
 
 @pytest.mark.parametrize("bucket", ["hour", "day", "total"])
-def test_o8_buckets_are_of_utc_and_add_up(traffic: Traffic, bucket: str) -> None:
+def test_O8_buckets_are_of_utc_and_add_up(traffic: Traffic, bucket: str) -> None:
     told = traffic.office.admin("GET", f"/usage?bucket={bucket}&by=model").json
     for name in ("requests", "ok", "input", "output", "unpriced", "estimated"):
         assert told["totals"][name] == sum(row[name] for row in told["rows"]), name
@@ -255,7 +255,7 @@ def test_a_reader_who_leaves_a_file_leaves_nothing_behind(traffic: Traffic) -> N
         ("cursor=e30", None),
     ],
 )
-def test_w6_a_question_that_is_none_is_told_where(
+def test_W6_a_question_that_is_none_is_told_where(
     traffic: Traffic, query: str, param: str | None
 ) -> None:
     asked = traffic.office.admin("GET", f"/usage?{query}")
@@ -267,7 +267,7 @@ HOSTILE = ["'", "' OR 1=1 --", "%25", "_", "%5C", "1;SELECT", "😀", "%E2%80%AE
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_w6_whatever_is_asked_for_is_a_value(traffic: Traffic, value: str) -> None:
+def test_W6_whatever_is_asked_for_is_a_value(traffic: Traffic, value: str) -> None:
     from urllib.parse import quote
 
     value = value if value.startswith("%") else quote(value)

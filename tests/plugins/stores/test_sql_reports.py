@@ -219,7 +219,7 @@ QUESTIONS = [
 
 @pytest.mark.parametrize("bucket", ["hour", "day", "total"])
 @pytest.mark.parametrize("order", ORDERS)
-async def test_o8_sums_are_those_of_the_rows_on_every_page(
+async def test_O8_sums_are_those_of_the_rows_on_every_page(
     books: Reports, bucket: reports.Bucket, order: reports.Order
 ) -> None:
     for number, (asked, by) in enumerate(QUESTIONS):
@@ -227,7 +227,7 @@ async def test_o8_sums_are_those_of_the_rows_on_every_page(
         assert expected == await pages(books, (1000, 11, 53)[number % 3], asked, bucket, by, order)
 
 
-async def test_o8_sums_over_any_split_are_the_totals(books: Reports) -> None:
+async def test_O8_sums_over_any_split_are_the_totals(books: Reports) -> None:
     total = await books.totals(ALL)
     assert summed(ROWS) == total
     for dimension in DIMENSIONS:
@@ -290,7 +290,7 @@ async def test_an_export_is_all_pages(books: Reports, monkeypatch: pytest.Monkey
         "Wzk5OTk5OTk5OTk5OTk5OTk5OTk5LCJhIl0",
     ],
 )
-async def test_w6_a_cursor_of_somebody_else_s_making_is_refused(
+async def test_W6_a_cursor_of_somebody_else_s_making_is_refused(
     books: Reports, cursor: str
 ) -> None:
     with pytest.raises(ValueError, match="no cursor"):
@@ -303,7 +303,7 @@ STRINGS = ["'", "''; DROP TABLE usage; --", '"', "\\", "%", "_" * 50, "${x}", "a
 
 
 @pytest.mark.parametrize("hostile", STRINGS)
-async def test_w6_values_are_values_whatever_they_say(books: Reports, hostile: str) -> None:
+async def test_W6_values_are_values_whatever_they_say(books: Reports, hostile: str) -> None:
     for dimension in DIMENSIONS:
         asked = Asked(ALL.since, ALL.until, {dimension: hostile})
         assert len(matching(asked)) == (await books.totals(asked)).requests
@@ -311,14 +311,14 @@ async def test_w6_values_are_values_whatever_they_say(books: Reports, hostile: s
     assert len(matching(asked)) == (await books.totals(asked)).requests
 
 
-async def test_w6_a_thousand_wildcards_are_no_work(books: Reports) -> None:
+async def test_W6_a_thousand_wildcards_are_no_work(books: Reports) -> None:
     began = time.monotonic()
     for search in ("%" * 1000, "_" * 1000, "%_" * 500):
         assert 0 == (await books.totals(Asked(ALL.since, ALL.until, {}, search))).requests
     assert time.monotonic() - began < 3
 
 
-async def test_w6_a_question_that_takes_too_long_ends(
+async def test_W6_a_question_that_takes_too_long_ends(
     books: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clause that is never done stands for a table that is too large."""
