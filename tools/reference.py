@@ -248,6 +248,7 @@ def prose(docstring: str | None) -> str:
 
 UNITS = {
     id(units.Duration): "duration",
+    id(units.Days): "days",
     id(units.Size): "size",
     id(units.Count): "count",
     id(units.RateSetting): "rate",
@@ -415,6 +416,7 @@ def configuration() -> str:
         | type | how it is written |
         |---|---|
         | duration | a number and `ms`, `s`, `m`, `h` or `d`: `30s`, `250ms`, `1h30m` |
+        | days | whole days: `90d` |
         | size | bytes, or a number and `KB`, `MB`, `GB`, `KiB`, `MiB`, `GiB`: `10MiB` |
         | count | a whole number, `k` and `M` allowed: `100k`, `1.5M` |
         | rate | a count per `s`, `min`, `h`, `day` or duration: `60/min`, `10/30s` |

@@ -14,7 +14,9 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from passy_plugins.alerts import Teller
 from passy_plugins.spending import Account, Accounts, Charge, settled, told
@@ -62,8 +64,15 @@ FREE = frozenset(("count_tokens",))
 """Operations that cost nothing and are no models' answers."""
 
 
+def address(url: str) -> str:
+    parse_origin(url)
+    return url
+
+
 class WebhookSettings(Settings):
-    url: str = setting(..., "Where alerts are sent: an https or http address.")
+    url: Annotated[str, AfterValidator(address)] = setting(
+        ..., "Where alerts are sent: an https or http address."
+    )
     secret: StrongSecret = setting(..., "What the messages are signed with.")
 
 
@@ -134,7 +143,7 @@ class Budgets(Filter):
     async def start(self) -> None:
         config = self.config
         hooks = tuple(
-            Hook(f"webhook {number}", parsed(one.url), one.secret)
+            Hook(f"webhook {number}", one.url, one.secret)
             for number, one in enumerate(config.webhooks, 1)
         )
         self._counters = config.counters
@@ -342,11 +351,6 @@ class Untold:
 
 async def waited(answer: Reply | Awaitable[Reply | None] | None) -> Reply | None:
     return answer if answer is None or isinstance(answer, Reply) else await answer
-
-
-def parsed(url: str) -> str:
-    parse_origin(url)
-    return url
 
 
 def refused(account: Account, room: Room, cost: int) -> Reply:

@@ -129,10 +129,12 @@ class Known:
         self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        sources = [self._config.directory, self._config.changes]
-        for source in {id(each): each for each in sources}.values():
-            if isinstance(source, Changes):
-                self._unlisten.append(source.listen(self.told))
+        directory: object = self._directory
+        sooner = self._config.changes
+        if isinstance(directory, Changes):
+            self._unlisten.append(directory.listen(self.told))
+        if sooner is not None and sooner is not directory:
+            self._unlisten.append(sooner.listen(self.told_sooner))
 
     async def stop(self) -> None:
         for unlisten in self._unlisten:
@@ -164,7 +166,8 @@ class Known:
             # to find that out.
             if not (self._away_until and holds):
                 # Of all that wait for one answer any may leave.
-                await asyncio.wait([asking], timeout=BRIEF if holds else None)
+                brief = BRIEF if holds and self._config.ttl else None
+                await asyncio.wait([asking], timeout=brief)
             if asking.done() and (answer := asking.result()) is not None:
                 return answer
         known = self._known.get(digest)
@@ -241,8 +244,9 @@ class Known:
         """What the disk knows, from before a start or from another worker."""
         if not self._kind:
             return None
+        told = self._told
         found = await self._config.remembered.find(self._kind, digest)
-        if found is None:
+        if found is None or told != self._told:  # It may be from before an edit.
             return None
         try:
             principal = PRINCIPAL.validate_json(found.value)
@@ -255,6 +259,12 @@ class Known:
         return known
 
     # Edits
+
+    def told_sooner(self, kind: str, subject: str) -> None:
+        """By another store than the directory. What that one has missed the directory will tell,
+        if it can: each time the other is back is no reason to ask for all keys again."""
+        if kind != ANYTHING or not getattr(self._directory, "hears", False):
+            self.told(kind, subject)
 
     def told(self, kind: str, subject: str) -> None:
         """Somebody was edited, or may have been."""

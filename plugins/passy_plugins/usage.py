@@ -63,6 +63,7 @@ class Config(Settings):
 
 Way = tuple[Target, str, bool, object, int]
 """What is asked of whom, for whom: a principal's identity, since its value takes long to hash."""
+MILLION = Usage(input=1_000_000)
 NOTE = b'["%b",%d,%d,%d,%b,[%b]]'
 """A `BegunRow`."""
 
@@ -121,6 +122,7 @@ class Metering(Filter):
     def asked(self, ex: Exchange, attempt: Attempt, way: Way) -> tuple[Principal | None, bytes]:
         """What a `BegunRow` says of the question, as JSON; remembered where it may come again."""
         principal, target, head = ex.principal, attempt.target, ex.request.head
+        price = self._price(target, head.model, ex.at)
         asked = (
             *(principal.whose if principal else NOBODY),
             ex.route.match,
@@ -128,6 +130,8 @@ class Metering(Filter):
             1 if head.stream else 0,
             target.upstream.name,
             target.model or head.model,
+            None if price is None else price.cost(MILLION),
+            "" if price is None else price.text,
         )
         known = (principal, said(asked))
         if len(head.model) <= LONGEST_NAME:

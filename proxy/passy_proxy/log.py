@@ -324,6 +324,16 @@ class LineWriter:
                 room.poll()
 
 
+def let_go() -> None:
+    """Part with standard streams that take nothing, as on a full disk: Python would try once more
+    at the very end, and make that the exit code."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except (OSError, ValueError):
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
 def flush(timeout: float = LAST_WORDS) -> None:
     """Wait until all logs are written, for at most ``timeout`` seconds."""
     end = monotonic() + timeout

@@ -247,6 +247,8 @@ class BegunRow(NamedTuple):
     started_ms: int
     asked: Sequence[Any]
     """``key_id``, ``organisation``, ``team``, ``user_id``, ``tags``, ``route``, ``model`` and
-    ``streamed`` (0 or 1) as in `UsageRecord`; the attempt's ``upstream`` and ``model``."""
+    ``streamed`` (0 or 1) as in `UsageRecord`; the attempt's ``upstream`` and ``model``; and what a
+    million tokens cost to be read there, in billionths of a dollar, with the price as text, or
+    ``None`` and nothing."""
     before: Sequence[Sequence[Any]]
     """Of each earlier attempt its ``upstream``, ``model`` and ``started_ms``."""

@@ -97,15 +97,17 @@ def left_behind(folder: Path) -> list[Left]:
 def interrupted(begun: Sequence[Any]) -> UsageRow:
     """The record of an exchange that nothing more is known of: a `BegunRow`'s.
 
-    The upstream was asked, perhaps: what is recorded is a marked guess of the prompt.
+    The upstream was asked, perhaps: what is recorded is a marked guess of the prompt, and what that
+    costs.
     """
     id, at, size, started, asked, before = BegunRow._make(begun)
-    *names, streamed, upstream, model = asked
+    *names, streamed, upstream, model, million, price = asked
     attempts = [(*each[:2], 0, "failed", each[2], 0, True) for each in before]
     attempts.append((upstream, model, 0, "interrupted", started, 0, True))
     names = [id, at, *names, upstream, model, "interrupted"]
-    tokens = (prompt_tokens(size) if size else 0, 0, 0, 0, 0, 0, 0)
-    return (*names, 0, streamed, *tokens, 1, None, "", 0, 0, attempts)
+    read = prompt_tokens(size) if size else 0
+    cost = None if million is None else (read * million + 500_000) // 1_000_000
+    return (*names, 0, streamed, read, *[0] * 6, 1, cost, price, 0, 0, attempts)
 
 
 def put_aside(path: Path, log: FilteringBoundLogger) -> None:

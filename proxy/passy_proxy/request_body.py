@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from passy_proxy.body import BadBody, Head, read_head
+from passy_proxy.body import BadBody, read_head
 from passy_proxy.body_large import LARGE, read_large
 from passy_proxy.dialect import bodyless
 from passy_proxy.downstream import BadUpload, BodyTimeout, BodyTooLarge
 from passy_proxy.event import Reply
-from passy_proxy.exchange import Exchange
+from passy_proxy.exchange import NO_HEAD, Exchange
 from passy_proxy.keys import PREFIX
 from passy_proxy.tasks import in_turns
 from passy_proxy.units import size
@@ -54,10 +54,10 @@ async def _awaited(ex: Exchange) -> Reply | None:
         return _taken(ex, body)
     request.body = body
     try:
-        head = await in_turns(read_large(body, ex.route.json_limits))
+        request.head = head = await in_turns(read_large(body, ex.route.json_limits))
     except BadBody as exc:
         return _unreadable(exc)
-    return _steered(ex, head)
+    return _key_as_model(ex) if PREFIX in head.model else None
 
 
 def _taken(ex: Exchange, body: bytes) -> Reply | None:
@@ -65,18 +65,17 @@ def _taken(ex: Exchange, body: bytes) -> Reply | None:
     request.body = body
     if request.operation:
         try:
-            head = read_head(body, ex.route.json_limits)
+            request.head = head = read_head(body, ex.route.json_limits)
         except BadBody as exc:
             return _unreadable(exc)
-        return _steered(ex, head)
+        if PREFIX in head.model:
+            return _key_as_model(ex)
     return None
 
 
-def _steered(ex: Exchange, head: Head) -> Reply | None:
-    if PREFIX in head.model:  # The books and the logs keep the name.
-        return Reply(400, "invalid_value", KEY_AS_MODEL, param="model")
-    ex.request.head = head
-    return None
+def _key_as_model(ex: Exchange) -> Reply:
+    ex.request.head = NO_HEAD  # The books and the logs keep the name of a model.
+    return Reply(400, "invalid_value", KEY_AS_MODEL, param="model")
 
 
 def _unreadable(why: BadBody) -> Reply:

@@ -93,7 +93,9 @@ class Grant(Struct):
 class Counters(Protocol):
     """Rate limits, budgets, concurrency. All claims of one take are decided at once."""
 
-    def take(self, claims: Sequence[Claim]) -> Now[Grant]: ...
+    def take(self, claims: Sequence[Claim]) -> Now[Grant]:
+        """All or none. What was taken for somebody who no longer waits for it is given back."""
+        ...
 
     def settle(self, grant: Grant, actual: Sequence[int | None]) -> Now[None]:
         """Replace each claim's cost by what was used, in the order of the claims. ``None``, and a

@@ -211,18 +211,23 @@ class _Trying:
         theirs = ""
         if answer.status and not 200 <= answer.status < 300:
             theirs = self._theirs(answer)
-        secret = self._credential.secret if self._credential else ""
-        return Step(name, verdict, answer.ms, answer.status, concealed(message, secret), theirs)
+        return Step(name, verdict, answer.ms, answer.status, self._concealed(message), theirs)
 
     def _theirs(self, answer: _Answer) -> str:
         """Their message, or the beginning of whatever they sent."""
         said = message_in(answer.body) or answer.body.decode("utf-8", "replace")
         # Twice: a piece of the secret may end where the text is cut, or begin in what is dropped.
-        secret = self._credential.secret if self._credential else ""
-        text = concealed(said[: 4 * LONGEST], secret)
-        text = "".join(c if c.isprintable() else " " for c in text)
-        text = concealed(text, secret)
+        text = self._concealed(said[: 4 * LONGEST])
+        text = self._concealed("".join(c if c.isprintable() else " " for c in text))
         return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+    def _concealed(self, text: str) -> str:
+        """Without what was shown to the upstream and is nobody else's: the key that is tried, and
+        what the operator sends with each request."""
+        own = [self._credential.secret] if self._credential else []
+        for secret in (*own, *(value.decode("latin-1") for value in self._upstream.secrets)):
+            text = concealed(text, secret)
+        return text
 
     def _tokens(self, body: bytes) -> int:
         assert self._upstream.dialect is not None

@@ -33,6 +33,7 @@ LONGEST = 365 * 86_400.0
 
 _DURATION_LIKE = "a number with a unit (ms, s, m, h, d), like 30s, 250ms or 1h30m"
 _SIZE_LIKE = "bytes with or without a unit (KB, MB, GB, KiB, MiB, GiB), like 10MiB"
+_DAYS_LIKE = "whole days, like 90d"
 _COUNT_LIKE = "a whole number, with k or M if you like: 60, 100k, 1.5M"
 _RATE_LIKE = "a count per s, min, h or day, like 60/min or 100k/min"
 
@@ -73,6 +74,11 @@ def parse_size(text: str) -> int:
 def parse_count(text: str) -> int:
     """The number that `100k`, `1.5M`, `20_000` or `60` stands for."""
     return _whole(text, _TIMES, _COUNT_LIKE)
+
+
+def parse_days(text: str) -> int:
+    """How many days `90d` is."""
+    return _whole(text, {"d": 1}, _DAYS_LIKE)
 
 
 def parse_rate(text: str) -> Rate:
@@ -149,6 +155,15 @@ Duration = Annotated[
     _schema(_DURATION_LIKE, "string", examples=["30s", "250ms"]),
 ]
 """Seconds, written `30s`."""
+
+Days = Annotated[
+    int,
+    _written(parse_days),
+    Field(ge=1, le=36_500, strict=True),
+    PlainSerializer(lambda days: f"{days}d", return_type=str, when_used="json"),
+    _schema(_DAYS_LIKE, "string", examples=["90d"]),
+]
+"""Whole days, written `90d`."""
 
 Size = Annotated[
     int,

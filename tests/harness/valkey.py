@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 import pytest
@@ -245,7 +245,7 @@ class Wire:
         self._fault: str | float | bytes | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._open: set[asyncio.StreamWriter] = set()
+        self._open: set[asyncio.BaseTransport] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self.connections = 0
@@ -295,26 +295,29 @@ class Wire:
             await self._listen()
 
     async def _listen(self) -> None:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: _End(self), "127.0.0.1", self.port)
 
     async def _cut(self) -> None:
-        for writer in list(self._open):
-            writer.transport.abort()
+        for transport in list(self._open):
+            cast(asyncio.Transport, transport).abort()
 
     async def _end(self) -> None:
+        # asyncio loses a connection that it lets in while its server is closed.
+        await asyncio.sleep(0.02)
         if self._listener is not None:
             self._listener.close()
-        await self._cut()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._open or self._tasks:
+            await self._cut()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.sleep(0.002)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._open.add(writer)
         there: asyncio.StreamWriter | None = None
         back: asyncio.Task[None] | None = None
         commands = hiredis.Reader()
@@ -338,12 +341,11 @@ class Wire:
         except OSError:
             pass
         finally:
-            if back is not None:
-                back.cancel()
             for each in (writer, there):
                 if each is not None:
                     each.transport.abort()
-            self._open.discard(writer)
+            if back is not None:
+                back.cancel()
             self._tasks.discard(task)
 
     async def _replies(self, answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -367,6 +369,23 @@ class Wire:
         except OSError:
             pass
         writer.transport.abort()
+
+
+class _End(asyncio.StreamReaderProtocol):
+    """A client's end of a wire."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(asyncio.StreamReader(), wire._serve)
+        self._wire = wire
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._kept = transport
+        self._wire._open.add(transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wire._open.discard(self._kept)
+        super().connection_lost(exc)
 
 
 @pytest.fixture(scope="module")

@@ -284,6 +284,17 @@ async def test_what_is_passed_through_cannot_be_reckoned(purse: Make) -> None:
     assert 200 == (await gate.ask(Principal("key_2"), "/v1/files")).status
 
 
+async def test_records_carry_all_that_spends(purse: Make) -> None:
+    gate = await purse()
+    who = owner(organisation="org_1", team="team_1", user="user_1", tags="blue,green")
+    await gate.ask(who)
+    [record] = gate.store.records
+    spends = (record.key_id, record.organisation, record.team, record.user_id, record.tags)
+    assert ("key_1", "org_1", "team_1", "user_1", "blue,green") == spends
+    for kind, subject in (("organisation", "org_1"), ("team", "team_1"), ("user", "user_1")):
+        assert SPENT == await gate.store.spent(kind, subject, "usd", 0, inf)
+
+
 # Soft ones
 
 
@@ -461,6 +472,9 @@ def test_K7_a_webhook_without_a_strong_secret_is_refused() -> None:
     for secret in ("", "short", "changeme" * 8):
         with pytest.raises(ValidationError):
             WebhookSettings.model_validate({"url": "https://example.com", "secret": secret})
+    for url in ("ftp://example.com", "example.com", "https://ada:pw@example.com/"):
+        with pytest.raises(ValidationError):
+            WebhookSettings.model_validate({"url": url, "secret": SECRET})
 
 
 def test_a_signature_is_what_the_standard_says() -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from passy_proxy import Exchange
+from passy_proxy import Attempt, Credential, Exchange, Filter
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.testing import SSE, Answer, Bench, Recorded, ScriptedUpstream, completion
 
@@ -102,3 +102,55 @@ async def test_an_upstream_that_is_not_configured_is_found_when_the_file_is_read
 ) -> None:
     with pytest.raises(ConfigInvalid, match=r"no upstream is named 'oen'; there are one, unset"):
         await asked(upstream, "oen")
+
+
+# An organisation's own keys
+
+
+class Keys(Filter):
+    """Shows one key after the other, as `byok` does."""
+
+    name = "keys"
+
+    def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
+        number = len(ex.attempts)
+        attempt.credential = Credential(f"sk-own-{number}", "acme", f"{number}")
+        attempt.spare = number < 3
+
+
+async def shown(upstream: ScriptedUpstream, **request: object) -> tuple[Exchange, list[str]]:
+    text = CONFIGURATION.format(url=upstream.url, name="one").replace("[direct", "[keys, direct")
+    async with Bench(text, filters=[Keys]) as bench:
+        ex = bench.exchange(**request)  # type: ignore[arg-type]
+        await ex.route.chain.run(ex)
+    return ex, [seen.headers["authorization"][-8:] for seen in upstream.requests]
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 429])
+async def test_the_next_own_key_is_shown_for_one_that_is_refused(
+    upstream: ScriptedUpstream, status: int
+) -> None:
+    upstream.json({"error": {"message": "no"}}, status).json(completion())
+    ex, keys = await shown(upstream, body={"model": "m", "messages": []})
+    assert (200, ["sk-own-1", "sk-own-2"]) == (ex.status, keys)
+
+
+async def test_when_all_own_keys_are_refused_the_last_refusal_is_the_answer(
+    upstream: ScriptedUpstream,
+) -> None:
+    upstream.json({"error": {"message": "no"}}, 401)
+    ex, keys = await shown(upstream, body={"model": "m", "messages": []})
+    assert (401, ["sk-own-1", "sk-own-2", "sk-own-3"]) == (ex.status, keys)
+
+
+async def test_an_upload_that_was_passed_on_is_not_sent_again_with_another_key(
+    upstream: ScriptedUpstream,
+) -> None:
+    upstream.json({"error": {"message": "no"}}, 401)
+    ex, keys = await shown(
+        upstream,
+        body=b"x" * 1000,
+        path="/v1/files",
+        headers=((b"content-length", b"1000"), (b"content-type", b"text/plain")),
+    )
+    assert (401, ["sk-own-1"]) == (ex.status, keys)

@@ -222,6 +222,22 @@ async def test_D6_edits_that_may_have_been_missed_are_looked_for(house: House) -
     assert None is await house.show(A)
 
 
+@pytest.mark.parametrize("hears", [True, False])
+async def test_a_second_teller_that_missed_something_is_asked_about_only_if_the_first_cannot_tell(
+    hears: bool, house: House
+) -> None:
+    await house.show(A)
+    house.books.hears = hears
+    house.known.told_sooner(ANYTHING, ANYTHING)
+    await house.idle()
+    house.known.now(A)
+    await house.idle()
+    assert ([A] if hears else [A, A]) == house.books.asked
+    house.known.told_sooner("key", "key_a")
+    await house.idle()
+    assert ([A] if hears else [A, A]) + [A] == house.books.asked
+
+
 @pytest.mark.parametrize("kind", ["budget", "something new"])
 async def test_D6_an_edit_of_what_is_no_part_of_a_name_concerns_all(
     kind: str, house: House

@@ -126,7 +126,7 @@ def worker(key: str, *above: Level, limits: Limits = NO_LIMITS) -> Principal:
     return Principal(key, organisation="org_1", limits=limits, above=above)
 
 
-async def test_l1_the_tightest_level_decides_and_is_named(limited: Make) -> None:
+async def test_L1_the_tightest_level_decides_and_is_named(limited: Make) -> None:
     gate = await limited("requests: 100/min")
     one, other = worker("key_1", ACME, TEAM), worker("key_2", ACME)
     assert [200, 200, 200, 429] == await gate.statuses(one, one, one, one)
@@ -137,7 +137,7 @@ async def test_l1_the_tightest_level_decides_and_is_named(limited: Make) -> None
     assert "requests of the organisation, limit 5" in sent(refused).json["error"]["message"]
 
 
-async def test_l1_a_level_that_refuses_takes_from_no_other(limited: Make) -> None:
+async def test_L1_a_level_that_refuses_takes_from_no_other(limited: Make) -> None:
     gate = await limited("requests: 4/min")
     narrow, free = worker("key_1", TEAM), worker("key_1")
     assert [200, 200, 200, 429, 429, 429] == await gate.statuses(*[narrow] * 6)
@@ -154,7 +154,7 @@ async def test_what_is_told_is_the_tightest_of_all_levels(limited: Make) -> None
     assert ("4", "1000") == told
 
 
-async def test_l2_tokens_are_settled_on_each_level(limited: Make) -> None:
+async def test_L2_tokens_are_settled_on_each_level(limited: Make) -> None:
     gate = await limited("requests: 100/min")
     who = worker("key_1", ACME, limits=Limits(tokens=Rate(500, 60)))
     answer = await gate.ask(who, max_tokens=300)
@@ -635,7 +635,7 @@ async def test_without_its_store_a_worker_holds_its_share(
     assert "8" == header(await gate.ask(), "x-ratelimit-remaining-requests")
 
 
-async def test_d2_shares_add_up_to_no_more_than_the_limit() -> None:
+async def test_D2_shares_add_up_to_no_more_than_the_limit() -> None:
     for amount in (0, 1, 4, 99, 100, 1_000_003):
         for workers in (1, 2, 3, 16):
             most = max(amount, min(amount, 1) * workers)

@@ -168,16 +168,15 @@ def test_L3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> N
 
 
 @pytest.mark.parametrize("site", ["3s"], indirect=True)
+@pytest.mark.parametrize(("unit", "amount"), [("tokens", 11_000), ("usd", 0.105)])
 def test_L3_what_a_killed_process_had_reserved_comes_back_and_what_it_spent_stays(
-    site: Site,
+    site: Site, unit: str, amount: float
 ) -> None:
     site.upstream.then(slow(120))
     made = site.one.passy("keys", "create", "--json")
     key, id = json.loads(made.stdout)["key"], json.loads(made.stdout)["id"]
-    amount = 11_000
-    added = site.one.passy(
-        "budgets", "add", "key", id, "--tokens", str(amount), "--per", "total", "--json"
-    )
+    wanted = ("add", "key", id, f"--{unit}", str(amount), "--per", "total")
+    added = site.one.passy("budgets", *wanted)
     assert 0 == added.returncode, added.stderr
     with ThreadPoolExecutor(10) as crowd:
         for _ in range(10):
@@ -192,18 +191,53 @@ def test_L3_what_a_killed_process_had_reserved_comes_back_and_what_it_spent_stay
     site.upstream.json(completion("hello") | {"usage": USAGE})
     assert 429 == ask(site.other, key).status or time.monotonic() - killed > 3
     until(lambda: 200 == ask(site.other, key).status)
-    site.one.start()  # It ships what it had: ten guesses of a prompt.
-    until(lambda: 10 == sum(each["outcome"] == "interrupted" for each in site.records()))
+    site.one.start()  # It ships what it had: ten guesses of a prompt, and what they cost.
+    until(lambda: 10 == len(interrupted(site)))
+    assert all(each["input"] and each["cost_nanos"] for each in interrupted(site))
 
     def agreed() -> bool:
-        spent = sum(each["input"] + each["output"] for each in site.records())
-        return amount - spent == left(site.other, key) == left(site.one, key)
+        spent = sum(used(each, unit) for each in site.records())
+        rest = pytest.approx(amount - spent, abs=1e-9)
+        return [rest, rest] == [left(site.other, key), left(site.one, key)]
 
     until(agreed)
-    lost_tokens = sum(each["input"] for each in site.records() if each["outcome"] == "interrupted")
-    assert lost_tokens > 0
     time.sleep(1)  # Some more rounds change nothing.
     assert agreed()
+
+
+def test_D1_L3_without_the_counters_hard_budgets_are_closed_and_then_follow_the_books(
+    site: Site, valkey: Valkey
+) -> None:
+    site.upstream.json(completion("hello") | {"usage": USAGE})
+    hard, made = site.key("--limit", "1"), site.one.passy("keys", "create", "--json")
+    soft, id = json.loads(made.stdout)["key"], json.loads(made.stdout)["id"]
+    added = site.one.passy("budgets", "add", "key", id, "--usd", "1", "--soft")
+    assert 0 == added.returncode, added.stderr
+    assert [200] * 4 == [ask(site.one, key).status for key in (hard, hard, hard, soft)]
+    until(lambda: 4 == len(site.records()))
+    valkey.kill()
+    until(lambda: 503 == ask(site.one, hard).status)
+    refused = ask(site.one, hard)
+    assert "budget_unavailable" == refused.json["error"]["code"]
+    assert 200 == ask(site.one, soft).status
+    valkey.start()  # It knows nothing any more.
+    until(lambda: 200 == ask(site.one, hard).status)
+
+    def agreed() -> bool:
+        spent = sum(used(each, "usd") for each in site.records() if each["key_id"] != id)
+        return left(site.one, hard) == pytest.approx(1 - spent, abs=1e-9)
+
+    until(agreed)
+
+
+def interrupted(site: Site) -> list[dict[str, Any]]:
+    return [each for each in site.records() if each["outcome"] == "interrupted"]
+
+
+def used(record: dict[str, Any], unit: str) -> float:
+    if unit == "usd":
+        return float(record["cost_nanos"] or 0) / 1e9
+    return float(record["input"] + record["output"])
 
 
 def lost(gateway: Gateway, key: str) -> None:

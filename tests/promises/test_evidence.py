@@ -367,7 +367,7 @@ async def live():
     await store.start()
     first = int(sys.argv[2])
     for number, record in enumerate(numbered(first, first + 100_000), start=first):
-        asked = [*[""] * 7, 0, "echo", "echo"]
+        asked = [*[""] * 7, 0, "echo", "echo", None, ""]
         store.begin(record.id, dumps([record.id, 0, 1, 0, asked, []]))
         if number % 50 == 49:
             await asyncio.sleep(0.01)

@@ -54,22 +54,22 @@ async def rounds(serve: Serve, server: Valkey | Cluster, number: int, many: int)
         volley.leave()
 
 
-async def test_l1_two_hosts_with_two_workers_admit_exactly_the_limit(
+async def test_L1_two_hosts_with_two_workers_admit_exactly_the_limit(
     serve: Serve, valkey: Valkey
 ) -> None:
     await rounds(serve, valkey, 2, 400)
 
 
-async def test_l1_and_on_a_cluster(serve: Serve, cluster: Cluster) -> None:
+async def test_L1_and_on_a_cluster(serve: Serve, cluster: Cluster) -> None:
     await rounds(serve, cluster, 2, 400)
 
 
 @pytest.mark.large
-async def test_l1_fifty_rounds_of_a_thousand(serve: Serve, valkey: Valkey) -> None:
+async def test_L1_fifty_rounds_of_a_thousand(serve: Serve, valkey: Valkey) -> None:
     await rounds(serve, valkey, 50, 1_000)
 
 
-async def test_l1_slots_are_shared_and_come_back(serve: Serve, valkey: Valkey) -> None:
+async def test_L1_slots_are_shared_and_come_back(serve: Serve, valkey: Valkey) -> None:
     """Ten at once of eighty who hold theirs for a while; then all of them are free."""
     slow = [*whole(json.dumps(completion()))]
     with RawUpstream([{"wait": 0.3}, *slow]) as upstream:
@@ -91,7 +91,7 @@ def slots(server: Valkey, name: str) -> int:
 # L2
 
 
-async def test_l2_tokens_are_never_exceeded_by_more_than_one_estimate(
+async def test_L2_tokens_are_never_exceeded_by_more_than_one_estimate(
     serve: Serve, valkey: Valkey
 ) -> None:
     """Answers are dearer or cheaper than was reserved, at random; the limit is a few of them."""
@@ -145,7 +145,7 @@ def faked(clock: str) -> dict[str, str]:
 
 @needs_faketime
 @pytest.mark.parametrize("clock", CLOCKS)
-async def test_l4_a_host_whose_clock_is_wrong_counts_by_the_servers(
+async def test_L4_a_host_whose_clock_is_wrong_counts_by_the_servers(
     serve: Serve, valkey: Valkey, clock: str
 ) -> None:
     name = clock.replace(" ", "-")
@@ -180,7 +180,7 @@ def told_time(gateway: Gateway) -> float:
 
 
 @needs_faketime
-async def test_l4_a_clock_that_jumps_moves_no_limit_of_a_process(
+async def test_L4_a_clock_that_jumps_moves_no_limit_of_a_process(
     serve: Serve, tmp_path: Path
 ) -> None:
     clock = tmp_path / "clock"
@@ -205,7 +205,7 @@ async def test_l4_a_clock_that_jumps_moves_no_limit_of_a_process(
 
 
 @needs_faketime
-async def test_l4_the_servers_own_clock_may_be_set_back(serve: Serve) -> None:
+async def test_L4_the_servers_own_clock_may_be_set_back(serve: Serve) -> None:
     """It refills nothing for the time it goes through twice, and goes on at once."""
     server = Valkey()
     with server:
@@ -255,7 +255,7 @@ async def crowd(
     return found
 
 
-async def test_l5_who_waits_as_told_is_admitted(serve: Serve, valkey: Valkey) -> None:
+async def test_L5_who_waits_as_told_is_admitted(serve: Serve, valkey: Valkey) -> None:
     found = await crowd(serve, valkey, "60/6s", 100, "obedient")
     at_once = sum(statuses == [200] for statuses in found)
     in_vain = sum(statuses == [429, 429] for statuses in found)
@@ -265,7 +265,7 @@ async def test_l5_who_waits_as_told_is_admitted(serve: Serve, valkey: Valkey) ->
 
 
 @pytest.mark.large
-async def test_l5_two_hundred_clients_obey(serve: Serve, valkey: Valkey, figure: Note) -> None:
+async def test_L5_two_hundred_clients_obey(serve: Serve, valkey: Valkey, figure: Note) -> None:
     found = await crowd(serve, valkey, "120/30s", 200, "two-hundred")
     waited = [statuses for statuses in found if len(statuses) == 2]
     assert len(waited) >= 70
@@ -307,14 +307,14 @@ async def unknown(serve: Serve, server: Valkey, count: int, name: str) -> tuple[
     return server.ask("DBSIZE") - before, resident(gateway.process.pid) - memory
 
 
-async def test_l6_keys_that_nobody_issued_leave_nothing(serve: Serve, valkey: Valkey) -> None:
+async def test_L6_keys_that_nobody_issued_leave_nothing(serve: Serve, valkey: Valkey) -> None:
     more, grown = await unknown(serve, valkey, 2_000, "nobody")
     assert 0 == more
     assert grown < 8 << 20
 
 
 @pytest.mark.large
-async def test_l6_a_million_keys_that_nobody_issued(
+async def test_L6_a_million_keys_that_nobody_issued(
     serve: Serve, valkey: Valkey, figure: Note
 ) -> None:
     more, grown = await unknown(serve, valkey, 1_000_000, "million")
@@ -324,7 +324,7 @@ async def test_l6_a_million_keys_that_nobody_issued(
     assert grown < 64 << 20
 
 
-async def test_l6_what_valid_keys_leave_expires(serve: Serve) -> None:
+async def test_L6_what_valid_keys_leave_expires(serve: Serve) -> None:
     with Valkey() as server:
         text = configuration(server.url, "requests: 50/s, tokens: 100k/s, concurrency: 9")
         gateway = serve(text)

@@ -123,3 +123,21 @@ def test_D7_standard_error_that_nobody_reads(serve: Serve, unread: int) -> None:
         time.sleep(1.1)
         assert ask_on(gateway, 5) < 2.0
     assert "wrong2" in gateway.ask("/readyz").json["checks"]["configuration"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full IS NOT HERE")
+def test_D7_a_disk_that_is_full(serve: Serve) -> None:
+    """Each write fails for want of space, on both outputs."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        gateway = serve(CONFIGURATION, stdout=full, stderr=full)
+        assert ask_on(gateway, 50) < 2.0
+        end = time.monotonic() + 20
+        while dropped(gateway) < 50:
+            assert time.monotonic() < end, "nothing is counted"
+            time.sleep(0.02)
+        gateway.file.write_text(f"{gateway.file.read_text()}wrong: {{}}\n")
+        time.sleep(1.2)
+        assert ask_on(gateway, 5) < 2.0
+    finally:
+        os.close(full)

@@ -33,7 +33,20 @@ from passy_proxy.recovery import Left, left_behind, read
 pytestmark = pytest.mark.anyio
 
 LOG = structlog.get_logger()
-ASKED = ("key_1", "", "", "", "", "POST /v1/chat/completions", "m", 1, "echo", "echo")
+ASKED = (
+    "key_1",
+    "",
+    "",
+    "",
+    "",
+    "POST /v1/chat/completions",
+    "m",
+    1,
+    "echo",
+    "echo",
+    2_500_000,
+    "dear",
+)
 BEGUN = (1_000, 44, 3, ASKED, ())
 Make = Callable[..., Journal]
 
@@ -96,12 +109,13 @@ def test_what_was_under_way_is_recorded_as_interrupted(journal: Make, folder: Pa
         record.estimated,
     )
     assert [("echo", True)] == [(each.upstream, each.maybe_billed) for each in record.attempts]
+    assert (30, "dear") == (record.cost_nanos, record.price)  # Twelve tokens at 2.5 each.
 
 
 def test_the_latest_attempt_takes_the_place_of_those_before(journal: Make, folder: Path) -> None:
     dead = journal()
     begin(dead, "one")
-    asked = (*ASKED[:-2], "second", "b")
+    asked = (*ASKED[:-4], "second", "b", *ASKED[-2:])
     dead.open("one", dumps(("one", 1_000, 44, 40, asked, [("first", "a", 0)])))
     die(dead)
     [row], _ = found(folder)
@@ -256,7 +270,8 @@ journal = Journal(Path(sys.argv[1]), JournalSettings(segment="64KiB"), structlog
 journal.start()
 number = 0
 while True:
-    journal.open(str(number), b'["%d",1000,2,3,["","","","","","","",1,"echo","echo"],[]]' % number)
+    asked = b'["","","","","","","",1,"echo","echo",null,""]'
+    journal.open(str(number), b'["%d",1000,2,3,%b,[]]' % (number, asked))
     os.write(1, b"b%d\\n" % number)
     journal.close(str(number), b'["%d","record"]' % number)
     os.write(1, b"e%d\\n" % number)

@@ -114,6 +114,19 @@ async def test_K4_an_upstream_that_repeats_the_key_is_redacted(
         assert KEY[place : place + 8] not in text
 
 
+async def test_K4_what_the_operator_sends_with_each_request_is_redacted_too(
+    shop: Shop,
+) -> None:
+    secret = "xtra_of_operator_0123456789"
+    upstream = shop.bench.snapshot.upstreams["openai"]
+    upstream.headers = ((b"x-extra-token", secret.encode()),)
+    upstream.secrets = (secret.encode(),)
+    shop.upstream.json({"error": {"message": f"no: {secret} and {KEY}"}}, 401)
+    result = await shop.tried()
+    assert secret == shop.upstream.requests[0].headers["x-extra-token"]
+    assert "no: [redacted] and [redacted]" == result.steps[0].theirs
+
+
 async def test_a_key_that_is_refused_for_the_call_alone_is_refused(shop: Shop) -> None:
     """Some providers look at the body before they look at the key."""
     shop.upstream.json(EMPTY, 400).json(MODELS).json(WRONG, 401)

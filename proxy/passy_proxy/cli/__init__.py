@@ -27,6 +27,10 @@ class Exit(IntEnum):
     interrupted = 130
 
 
+SAME = {"orgs": "organisations", "organizations": "organisations"}
+"""Other names of commands."""
+
+
 class Commands(click.Group):
     """The commands found in this folder, each imported when it is used."""
 
@@ -35,6 +39,7 @@ class Commands(click.Group):
         return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = SAME.get(cmd_name, cmd_name)
         if cmd_name not in self.list_commands(ctx):
             return None
         module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")

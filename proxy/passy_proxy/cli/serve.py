@@ -84,6 +84,7 @@ def serve(
 ) -> None:
     """Be a gateway until the end; exits with one of `Exit` where it cannot start."""
     from passy_proxy.keyring import KeyringError
+    from passy_proxy.log import let_go
     from passy_proxy.server import Served, Server, gateway_at, server_config
 
     edge = file.settings.edge
@@ -96,6 +97,7 @@ def serve(
     dead = edge.loop_dead if post is None else 0.0
     server = Server(server_config(Served(gateway), at, file), gateway, edge, dead=dead, line=line)
     server.run([sock])
+    let_go()
     if not server.started and not gateway.draining:
         raise SystemExit(Exit.failed)
 
@@ -155,7 +157,8 @@ def listening(at: Address, workers: int = 0) -> socket.socket:
         hint = "; try: passy serve --listen :0" if exc.errno == errno.EADDRINUSE else ""
         fail(f"cannot listen on {at}: {reason(exc)}{hint}")
     url = f"http://{Address(at.host, sock.getsockname()[1])}"
-    click.echo(f"passy: listening on {url}" + f", {workers} workers" * (workers > 0), err=True)
+    with contextlib.suppress(OSError):  # A full disk is no reason not to serve.
+        click.echo(f"passy: listening on {url}" + f", {workers} workers" * (workers > 0), err=True)
     return sock
 
 

@@ -49,6 +49,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     notice(file)
     from passy_proxy.keyring import KeyringError
     from passy_proxy.server import Served, Server, gateway_at, server_config
+    from passy_proxy.stores import StoreUnavailable
 
     try:
         gateway = gateway_at(place, file.settings.log, variables)
@@ -59,9 +60,14 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     at = Address(wanted.host, sock.getsockname()[1])
 
     async def ready(server: Server) -> None:
-        key = await first_key(gateway)
-        started = time.monotonic() - began
-        shown = Shown(at, key, started, await first_request(gateway, at, key))
+        try:
+            key = await first_key(gateway)
+            started = time.monotonic() - began
+            shown = Shown(at, key, started, await first_request(gateway, at, key))
+        except StoreUnavailable as exc:
+            # Nobody can be given a key now; who has one is served as far as that is possible.
+            click.echo(f"passy: serving at http://{at}/v1, but a store is away: {exc}", err=True)
+            return
         click.echo(shown.as_json(gateway) if as_json else "", nl=as_json)
         if not as_json:
             shown.draw(gateway, wanted)

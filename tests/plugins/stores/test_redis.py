@@ -144,7 +144,7 @@ async def test_workers_know_how_many_they_are(valkey: Valkey) -> None:
 # What is kept
 
 
-async def test_l6_everything_expires_soon_after_it_is_full_again(valkey: Valkey) -> None:
+async def test_L6_everything_expires_soon_after_it_is_full_again(valkey: Valkey) -> None:
     name = next(NAMES)
     async with opened(valkey.url, name=name) as store:
         claims = [
@@ -168,7 +168,7 @@ async def test_l6_everything_expires_soon_after_it_is_full_again(valkey: Valkey)
         assert all(0 < seconds < 90_000 for seconds in lasts.values())
 
 
-async def test_l6_a_counter_that_is_full_again_is_gone(valkey: Valkey) -> None:
+async def test_L6_a_counter_that_is_full_again_is_gone(valkey: Valkey) -> None:
     name = next(NAMES)
     async with opened(valkey.url, name=name) as store:
         grant = await taken(store, Claim("rate", Rate(10, 86_400), 5))
@@ -178,7 +178,7 @@ async def test_l6_a_counter_that_is_full_again_is_gone(valkey: Valkey) -> None:
         assert [f"{{{name}}}s:@workers"] == keys(valkey, name)
 
 
-async def test_l6_a_refused_claim_on_nothing_keeps_nothing(valkey: Valkey) -> None:
+async def test_L6_a_refused_claim_on_nothing_keeps_nothing(valkey: Valkey) -> None:
     name = next(NAMES)
     async with opened(valkey.url, name=name) as store:
         for limit in (Rate(0, 60), 0):
@@ -234,10 +234,11 @@ async def test_a_rate_with_a_coarse_tick_admits_exactly_its_amount(valkey: Valke
     limit = Rate(6_000_007, 86_400)
     assert 1_000 == pace(limit)[2]
     async with opened(valkey.url) as store:
-        assert (await taken(store, Claim("day", limit, 6_000_006))).admitted
-        assert (await taken(store, Claim("day", limit, 1))).admitted
-        refused = await taken(store, Claim("day", limit, 2))
-        assert not refused.admitted
+        # At one moment of the server's clock, since they go in one call.
+        most, last, refused = await asyncio.gather(
+            *[taken(store, Claim("day", limit, cost)) for cost in (6_000_006, 1, 2)]
+        )
+        assert (True, True, False) == (most.admitted, last.admitted, refused.admitted)
         assert pytest.approx(2 * 86_400 / 6_000_007, abs=0.002) == refused.rooms[0].retry
         await asyncio.sleep(refused.rooms[0].retry)
         assert (await taken(store, Claim("day", limit, 2))).admitted
@@ -356,7 +357,7 @@ async def test_after_a_gap_anything_may_have_changed() -> None:
             await until(lambda: ("key", "key_a") in heard)
 
 
-async def test_d6_a_change_goes_through_a_cluster(cluster: Cluster) -> None:
+async def test_D6_a_change_goes_through_a_cluster(cluster: Cluster) -> None:
     name = next(NAMES)
     heard: list[tuple[str, str]] = []
     first, last = cluster.masters[0].url, cluster.masters[2].url

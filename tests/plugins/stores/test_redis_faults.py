@@ -95,7 +95,7 @@ def line(store: Redis) -> Line:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_d1_a_fault_costs_a_few_decisions_and_ends_by_itself(
+async def test_D1_a_fault_costs_a_few_decisions_and_ends_by_itself(
     valkey: Valkey, logged: list[Any], fault: str
 ) -> None:
     with Wire(valkey) as wire:
@@ -121,7 +121,7 @@ async def test_d1_a_fault_costs_a_few_decisions_and_ends_by_itself(
     assert ["redis_away", "redis_back"] == events
 
 
-async def test_d1_a_frozen_server_is_given_up_and_taken_back(logged: list[Any]) -> None:
+async def test_D1_a_frozen_server_is_given_up_and_taken_back(logged: list[Any]) -> None:
     with Valkey() as server:
         async with opened(server.url) as store:
             server.freeze()
@@ -132,7 +132,7 @@ async def test_d1_a_frozen_server_is_given_up_and_taken_back(logged: list[Any]) 
             assert await back(store) < 2.5
 
 
-async def test_d1_a_server_nobody_can_connect_to() -> None:
+async def test_D1_a_server_nobody_can_connect_to() -> None:
     with black_hole() as url:
         began = time.monotonic()
         async with opened(url.replace("http", "redis"), connect_timeout=0.2) as store:
@@ -140,7 +140,7 @@ async def test_d1_a_server_nobody_can_connect_to() -> None:
             assert not await served(store)
 
 
-async def test_d1_scripts_that_were_flushed_are_sent_again(logged: list[Any]) -> None:
+async def test_D1_scripts_that_were_flushed_are_sent_again(logged: list[Any]) -> None:
     with Valkey() as server:
         async with opened(server.url) as store:
             for _ in range(3):
@@ -152,7 +152,7 @@ async def test_d1_scripts_that_were_flushed_are_sent_again(logged: list[Any]) ->
 
 
 @pytest.mark.parametrize("refused", ["-evalsha -script", "-evalsha", "-script"])
-async def test_d1_where_scripts_cannot_be_kept_they_are_sent_each_time(refused: str) -> None:
+async def test_D1_where_scripts_cannot_be_kept_they_are_sent_each_time(refused: str) -> None:
     with Valkey() as server:
         server.ask("ACL", "SETUSER", "default", *refused.split())
         async with opened(server.url) as store:
@@ -161,7 +161,7 @@ async def test_d1_where_scripts_cannot_be_kept_they_are_sent_each_time(refused: 
             assert ("-evalsha" in refused) == (line(store)._link.whole)  # type: ignore[union-attr]
 
 
-async def test_d1_scripts_that_are_refused_later_on(logged: list[Any]) -> None:
+async def test_D1_scripts_that_are_refused_later_on(logged: list[Any]) -> None:
     with Valkey() as server:
         async with opened(server.url) as store:
             server.ask("ACL", "SETUSER", "default", "-evalsha")
@@ -172,7 +172,7 @@ async def test_d1_scripts_that_are_refused_later_on(logged: list[Any]) -> None:
             assert await back(store) < 2.5
 
 
-async def test_d1_no_more_clients_are_let_in() -> None:
+async def test_D1_no_more_clients_are_let_in() -> None:
     with Valkey() as server, socket.create_connection(("127.0.0.1", server.port)) as other:
         other.sendall(b"PING\r\n")
         assert other.recv(10)
@@ -184,7 +184,7 @@ async def test_d1_no_more_clients_are_let_in() -> None:
             assert "max number of clients" in line(store).reason
 
 
-async def test_d1_a_master_that_became_a_replica_is_left_for_the_new_one() -> None:
+async def test_D1_a_master_that_became_a_replica_is_left_for_the_new_one() -> None:
     with Valkey() as old, Valkey() as new:
         async with opened(f"{old.url},{new.url}") as store:
             assert await served(store)
@@ -194,7 +194,7 @@ async def test_d1_a_master_that_became_a_replica_is_left_for_the_new_one() -> No
             assert new.port == line(store)._link.place.port  # type: ignore[union-attr]
 
 
-async def test_d1_a_password_that_was_set_meanwhile() -> None:
+async def test_D1_a_password_that_was_set_meanwhile() -> None:
     with Valkey() as server:
         async with opened(f"redis://:later@127.0.0.1:{server.port}") as store:
             assert not await served(store)  # There is none yet.
@@ -202,7 +202,7 @@ async def test_d1_a_password_that_was_set_meanwhile() -> None:
             assert await back(store) < 2.5
 
 
-async def test_d4_a_server_that_comes_up_later_needs_no_restart(logged: list[Any]) -> None:
+async def test_D4_a_server_that_comes_up_later_needs_no_restart(logged: list[Any]) -> None:
     server = Valkey()
     async with opened(server.url) as store:
         assert not await served(store)
@@ -228,7 +228,7 @@ async def test_an_idle_connection_that_ends_costs_nobody_anything(
     assert not [each for each in logged if each["event"] == "redis_away"]
 
 
-async def test_d1_one_that_comes_and_goes_does_not_fill_the_log(
+async def test_D1_one_that_comes_and_goes_does_not_fill_the_log(
     valkey: Valkey, logged: list[Any]
 ) -> None:
     with Wire(valkey) as wire:
@@ -265,6 +265,20 @@ async def test_too_many_at_once_are_refused_and_the_rest_is_decided(
 
 
 # What is settled while it is away
+
+
+async def test_D1_what_was_perhaps_taken_is_given_back(valkey: Valkey) -> None:
+    """The server decides, and its reply never comes: nobody holds the slot."""
+    with Wire(valkey) as wire:
+        async with opened(wire.url) as store:
+            budget = Allowance(100, "w", 2e9, True, 600.0)
+            await store.prime("budget", budget, 0)  # type: ignore[misc]
+            wire.fault = "reset"
+            with pytest.raises(StoreUnavailable):
+                await taken(store, Claim("slots", 1, 1), Claim("budget", budget, 100))
+            wire.fault = None
+            await back(store)
+            assert (await taken(store, Claim("slots", 1, 1), Claim("budget", budget, 1))).admitted
 
 
 async def test_a_settle_that_nobody_heard_is_said_later(valkey: Valkey) -> None:
@@ -346,7 +360,7 @@ async def test_decisions_follow_their_slot_to_another_node(logged: list[Any]) ->
     assert not [each for each in logged if each["event"] == "redis_away"]
 
 
-async def test_d1_decisions_go_on_when_a_replica_takes_over() -> None:
+async def test_D1_decisions_go_on_when_a_replica_takes_over() -> None:
     with Cluster(replicas=True) as cluster:
         name = next(NAMES)
         async with opened(cluster.url, name=name, timeout=1.0) as store:

@@ -209,6 +209,8 @@ async def test_an_attempt_of_any_model_is_noted(path: Path, character: str) -> N
         1,
         "upstream",
         model,
+        2_500_000_000,
+        "2.5 in, 10 out per 1M (a price list of some name)",
     )
     row = BegunRow(id, 1_795_430_994_913, 12, 30_001, asked, [("upstream", model, 3)] * 9)
     store.begin(id, dumps(tuple(row)))

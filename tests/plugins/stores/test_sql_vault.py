@@ -373,6 +373,20 @@ async def test_every_edit_of_what_was_brought_leaves_a_note(url: str) -> None:
         assert before + 7 == await noted()
 
 
+async def test_of_a_deleted_organisation_no_secret_is_left(url: str, tmp_path: Path) -> None:
+    async with Admin.opened(url, OLD_RING) as admin:
+        acme, other = [await admin.create_organisation(name) for name in ("Acme", "Other")]
+        for organisation in (acme, other):
+            await admin.add_provider(NewProvider(organisation, "x", "https://x.test"), "sk-x")
+            await admin.add_credential(NewCredential(organisation, "openai"), "sk-y")
+        assert await admin.delete_organisation(acme)
+        assert {other} == {one.organisation for one in await admin.list_credentials()}
+    async with store_at(url, tmp_path, OLD_RING) as store:
+        assert [] == await store.credentials(acme)
+        assert [False] == [one.active for one in await store.providers(acme)]
+        assert 2 == len(await store.credentials(other))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

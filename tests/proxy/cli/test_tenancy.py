@@ -78,6 +78,11 @@ def test_a_tree_is_made_changed_and_deleted(passy: Passy) -> None:
     assert [user] == told(passy, "users", "list")
 
 
+def test_organisations_have_a_short_name_too(passy: Passy) -> None:
+    made = told(passy, "orgs", "create", "Acme")
+    assert [made["id"]] == [each["id"] for each in told(passy, "organizations", "list")]
+
+
 def test_budgets_are_set_and_shown(passy: Passy) -> None:
     acme = told(passy, "organisations", "create", "Acme")["id"]
     made = told(passy, "budgets", "add", "organisation", acme, "--usd", "100.5", "--alerts", "90")

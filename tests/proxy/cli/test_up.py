@@ -159,3 +159,17 @@ def test_a_store_out_of_reach_ends_with_69_and_one_line(start: Start, tmp_path: 
     code, errors = start("up").ends()
     assert (69, 1) == (code, len(errors.splitlines())), errors
     assert errors.startswith("passy: the store books could not be started: books.db: ")
+
+
+def test_D3_up_says_that_its_database_is_away_and_serves(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(UP.replace("LISTEN", "0"))
+    first = start("up", "--json")
+    up_said(first)
+    assert 0 == first.stop()
+    for file in tmp_path.glob("books.db*"):
+        file.rename(file.with_name("away-" + file.name))
+    (tmp_path / "books.db").mkdir()
+    again = start("up", "--json")
+    again.until(lambda: "but a store is away: " in again.errors)
+    assert 0 == again.stop()
+    assert "Traceback" not in again.errors

@@ -21,7 +21,7 @@ from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.site import Site
 from passy_proxy.stores import Allowance, Claim, Counters, Grant, Now, Store, Told
-from passy_proxy.units import Duration
+from passy_proxy.units import Count, Duration
 
 if TYPE_CHECKING:
     from passy_plugins.stores.redis.there import There
@@ -52,6 +52,12 @@ class RedisSettings(Settings):
     lease: Duration = setting(
         "1m", "How long what a worker holds at once stays taken after it was killed.", ge=3
     )
+    slices: Count = setting(
+        0,
+        "Where it is not 0, a worker takes a slice of a rate, one of so many, and decides from it "
+        "without asking: limits are then inexact by two slices for each worker.",
+        le=10_000,
+    )
     ca: str = setting("", "A file of authorities for rediss://; the system's when not given.")
 
 
@@ -76,7 +82,7 @@ class Redis(Store):
         self._there = there = There(found, settings, site.log.bind(store=self.kind), clock)
         # Until the server has said how many there are, they are those of this gateway.
         there.decisions.workers = max(1, len(site.vitals.slots))
-        self._counters = there.decisions
+        self._counters = there.slices or there.decisions
         self._changes = there.changes
 
     def take(self, claims: Sequence[Claim]) -> Now[Grant]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from passy_plugins.stores.redis import script
+from passy_plugins.stores.redis.line import Call, Line
 from passy_plugins.stores.redis.script import (
     ALLOWANCE,
     CLAIM,
@@ -20,6 +23,12 @@ from passy_proxy.stores import Claim, Grant
 
 if TYPE_CHECKING:
     from asyncio import Future
+
+
+CALLS = 4
+"""Calls under way at once; while there are so many, more is collected."""
+OPERATIONS = 128
+"""Most of them in a call: others wait for the server meanwhile."""
 
 
 class Lease:
@@ -41,10 +50,10 @@ class Owed:
 
     __slots__ = ("again", "claims", "token")
 
-    def __init__(self, token: bytes, claims: list[Told]) -> None:
+    def __init__(self, token: bytes, claims: list[Told], *, again: bool = False) -> None:
         self.token = token
         self.claims = claims
-        self.again = False
+        self.again = again
         """It may have been run before."""
 
     def once_more(self) -> bool:
@@ -95,3 +104,88 @@ class Batch:
         for counter, number, cost, used in claims:
             parts.append(CLAIM(counter.kind, number, self.key(counter), cost, used))
             parts.append(counter.tail)
+
+
+class Batches:
+    """What is collected, what waits for its turn, and what is under way.
+
+    ``done`` is told of a batch and its reply, and says whether that is one; ``failed`` of a batch,
+    why, and whether it may have been run for all that.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], int] | None,
+        done: Callable[[Batch, bytes], bool],
+        failed: Callable[[Batch, str, bool], None],
+    ) -> None:
+        self.line: Line
+        self._clock, self._done, self._failed = clock, done, failed
+        self._batch: Batch | None = None
+        """What is collected now."""
+        self._full: deque[Batch] = deque()
+        """Those that wait for their turn, oldest first."""
+        self._calls = 0
+        """Under way."""
+        self._flushes = False
+        """At the end of this turn of the loop."""
+        self._lingers = False
+        """A flush will come, should nothing that is urgent come before."""
+
+    def collected(self, within: float = 0.0) -> Batch:
+        """What is collected now. It leaves at the end of this turn of the loop, or ``within`` so
+        many seconds."""
+        batch = self._batch
+        if batch is None or batch.operations >= OPERATIONS:
+            if batch is not None:
+                self._full.append(batch)
+            batch = self._batch = Batch()
+        if not self._flushes:
+            if not within:
+                self._flushes = True
+                asyncio.get_running_loop().call_soon(self._flush)
+            elif not self._lingers:
+                self._lingers = True
+                asyncio.get_running_loop().call_later(within, self._lingered)
+        return batch
+
+    def drop(self, why: str) -> None:
+        """Nothing of what was not sent will be."""
+        batches = [*self._full, self._batch]
+        self._full.clear()
+        self._batch = None
+        for batch in filter(None, batches):
+            self._failed(batch, why, False)
+
+    def _lingered(self) -> None:
+        self._lingers = False
+        if not self._flushes:
+            self._send()
+
+    def _flush(self) -> None:
+        self._flushes = False
+        self._send()
+
+    def _send(self) -> None:
+        while self._calls < CALLS and self.line.up:
+            if self._full:
+                batch = self._full.popleft()
+            elif self._batch is not None and not self._flushes:
+                batch, self._batch = self._batch, None
+            else:
+                return
+            self._calls += 1
+            ended, lost = partial(self._ended, batch), partial(self._lost, batch)
+            self.line.send(Call(*batch.said(self._clock), ended, lost))
+
+    def _ended(self, batch: Batch, reply: bytes) -> bool:
+        if not self._done(batch, reply):
+            return False
+        self._calls -= 1
+        self._send()
+        return True
+
+    def _lost(self, batch: Batch, why: str, sent: bool) -> None:
+        self._calls -= 1
+        self._failed(batch, why, sent)
+        self._send()

@@ -12,7 +12,7 @@
 local read, pack, call = struct.unpack, struct.pack, redis.call
 local floor, ceil, max, min, huge = math.floor, math.ceil, math.max, math.min, math.huge
 
-local TAKE, SETTLE, SETTLE_AGAIN, PRIME, RENEW = 1, 2, 3, 4, 5
+local TAKE, SETTLE, SETTLE_AGAIN, PRIME, RENEW, ATTEMPT = 1, 2, 3, 4, 5, 6
 local RATE, SLOTS, ALLOWANCE = 1, 2, 3
 local LONGEST_QUEUE, SLOT_RETRY = 120e6, 1e6
 local SECOND, HOUR, DAY = 1e6, 3600e6, 86400e6
@@ -240,7 +240,8 @@ local function unknown(claims)
   return true
 end
 
-local function take(claims, token)
+-- An attempt is a take of one who does not wait: nothing is promised to it.
+local function take(claims, token, promised)
   if unknown(claims) then return end
   local rooms = {pack('<d', 1)}
   for number, claim in ipairs(claims) do
@@ -249,7 +250,7 @@ local function take(claims, token)
       rooms = {pack('<d', 0)}
       for _, each in ipairs(claims) do
         local remains, reset = room(each)
-        rooms[#rooms + 1] = pack('<ddd', remains, reset, retry(each))
+        rooms[#rooms + 1] = pack('<ddd', remains, reset, promised and retry(each) or huge)
       end
       reply[#reply + 1] = table.concat(rooms)
       return
@@ -305,8 +306,8 @@ while at <= #input do
       read('<BBHdddddd', input, at)
     claims[number] = claim
   end
-  if operation == TAKE then
-    take(claims, token)
+  if operation == TAKE or operation == ATTEMPT then
+    take(claims, token, operation == TAKE)
   else
     for _, claim in ipairs(claims) do
       if operation == PRIME then

@@ -1,8 +1,7 @@
 """Decisions in batches: what is asked within one turn of the event loop goes in one call.
 
 A call runs all takes and settles in their order, so it costs the server one look at its clock and
-one look at each counter, and the gateway one write and one read. While ``CALLS`` of them are under
-way, more is collected.
+one look at each counter, and the gateway one write and one read.
 
 A slot or a reservation is a lease, named by its grant's token. Those of exchanges that run for long
 are renewed; those of a worker that died end by themselves.
@@ -12,28 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.stores.redis import script
-from passy_plugins.stores.redis.batch import NO_LEASE, Batch, Lease, Owed
-from passy_plugins.stores.redis.line import Call, Line
+from passy_plugins.stores.redis.batch import NO_LEASE, Batch, Batches, Lease, Owed
+from passy_plugins.stores.redis.line import Line
 from passy_plugins.stores.redis.script import ALLOWANCE, RATE, Told
 from passy_proxy.stores import Allowance, Claim, Grant, StoreUnavailable
+from passy_proxy.units import Rate
 
 if TYPE_CHECKING:
     from asyncio import Future
 
 WORKERS = Claim("@workers", 1 << 30, 0)
 """Each worker holds one piece of it; to take none of it is to ask how many do."""
-CALLS = 4
-"""Calls under way at once."""
-OPERATIONS = 128
-"""Most of them in a call: others wait for the server meanwhile."""
+LINGER = 0.002
+"""Seconds that a settle waits for a decision that takes it along."""
 MOST = 10_000
 """Decisions that may wait; more is refused at once."""
 OWED = 20_000
@@ -44,19 +40,12 @@ class Decisions:
     """`Counters` on the line to a server. ``clock`` gives nanoseconds in place of its time."""
 
     def __init__(self, names: script.Names, clock: Callable[[], int] | None) -> None:
-        self.line: Line
         self.workers = 1
         """That share the server, this one among them; as last known."""
+        self.linger = LINGER
         self._names = names
         self._clock = clock
-        self._batch: Batch | None = None
-        """What is collected now."""
-        self._full: deque[Batch] = deque()
-        """Those that wait for their turn, oldest first."""
-        self._asked = False
-        """A flush is on its way."""
-        self._calls = 0
-        """Under way."""
+        self._batches = Batches(clock, self._done, self._failed)
         self._takes = 0
         """That wait for an answer."""
         self._owed: list[Owed] = []
@@ -66,6 +55,14 @@ class Decisions:
         self._tokens = 0
         self._leases: dict[Lease, list[Told]] = {}
         """Of the exchanges that run: what they hold."""
+
+    @property
+    def line(self) -> Line:
+        return self._batches.line
+
+    @line.setter
+    def line(self, line: Line) -> None:
+        self._batches.line = line
 
     def take(self, claims: Sequence[Claim]) -> Coroutine[Any, Any, Grant]:
         if not self.line.up:
@@ -87,9 +84,18 @@ class Decisions:
             grant = future.result()
             self.settle(grant, [0] * len(grant.claims))
 
-    def _take(self, claims: Sequence[Claim]) -> Future[Grant]:
+    def attempt(self, claims: Sequence[Claim]) -> Future[Grant]:
+        """A take of rates by somebody who does not come back when he is told."""
+        return self._take(claims, script.ATTEMPT)
+
+    def give_back(self, key: str, limit: Rate, pieces: int) -> None:
+        """Of a rate, what was taken and not used; fewer than none were used beyond it."""
+        taken, used = (pieces, 0) if pieces > 0 else (0, -pieces)
+        self._settle(Owed(script.NO_TOKEN, [(self._names.of(key, limit), 1, taken, used)]))
+
+    def _take(self, claims: Sequence[Claim], operation: int = script.TAKE) -> Future[Grant]:
         loop = asyncio.get_running_loop()
-        batch = self._collected()
+        batch = self._batches.collected()
         counter_of = self._names.of
         told: list[Told] = []
         leased: list[Told] = []
@@ -103,7 +109,7 @@ class Decisions:
             self._tokens += 1
             lease = Lease(self._worker + self._tokens.to_bytes(8, "big"), loop.time())
             self._leases[lease] = leased
-        batch.add(script.TAKE, lease.name, told)
+        batch.add(operation, lease.name, told)
         future: Future[Grant] = loop.create_future()
         batch.takes.append((future, claims, lease))
         self._takes += 1
@@ -134,17 +140,22 @@ class Decisions:
 
     def _settle(self, owed: Owed) -> None:
         if self.line.up:
-            batch = self._collected()
+            # Who waits for a slot has not long to wait; else the next decision takes it along.
+            batch = self._batches.collected(0.0 if owed.token else self.linger)
             operation = script.SETTLE_AGAIN if owed.again else script.SETTLE
             batch.add(operation, owed.token, owed.claims)
             batch.settles.append(owed)
-        elif len(self._owed) < OWED:
+        else:
+            self._owe(owed)
+
+    def _owe(self, owed: Owed) -> None:
+        if len(self._owed) < OWED:
             self._owed.append(owed)
 
     def prime(self, key: str, limit: Allowance, used: int, quiet: float = inf) -> Future[None]:
         if not self.line.up:
             raise StoreUnavailable(self.line.reason)
-        batch = self._collected()
+        batch = self._batches.collected()
         counter = self._names.of(key, limit)
         batch.add(script.PRIME, script.NO_TOKEN, [(counter, 1, quiet * 1e6, used)])
         return batch.awaited()
@@ -158,11 +169,11 @@ class Decisions:
         for lease, told in self._leases.items():
             if now - lease.at >= age:
                 lease.at = now
-                self._collected().add(script.RENEW, lease.name, told)
+                self._batches.collected().add(script.RENEW, lease.name, told)
         owed, self._owed = self._owed, []
         for each in owed:
             self._settle(each)
-        self._collected().add(script.RENEW, self._presence, [self._present])
+        self._batches.collected().add(script.RENEW, self._presence, [self._present])
         self._take([WORKERS]).add_done_callback(self._counted)
 
     def _counted(self, future: Future[Grant]) -> None:
@@ -175,7 +186,7 @@ class Decisions:
         if self.line.up:
             self._settle(Owed(self._presence, [self._present]))
             with suppress(StoreUnavailable):
-                await self._collected().awaited()
+                await self._batches.collected().awaited()
 
     # What the line asks
 
@@ -197,47 +208,14 @@ class Decisions:
         """The server is away, or reached: then it hears what it missed, and who is there."""
         if up:
             return self.renew(0.0)
-        batches = [*self._full, self._batch]
-        self._full.clear()
-        self._batch = None
-        for batch in filter(None, batches):
-            self._failed(batch, self.line.reason, False)
+        self._batches.drop(self.line.reason)
 
     # Batches
-
-    def _collected(self) -> Batch:
-        """What is collected now. It leaves at the end of this turn of the loop."""
-        batch = self._batch
-        if batch is None or batch.operations >= OPERATIONS:
-            if batch is not None:
-                self._full.append(batch)
-            batch = self._batch = Batch()
-            if not self._asked:
-                self._asked = True
-                asyncio.get_running_loop().call_soon(self._flush)
-        return batch
-
-    def _flush(self) -> None:
-        self._asked = False
-        self._send()
-
-    def _send(self) -> None:
-        while self._calls < CALLS:
-            if self._full:
-                batch = self._full.popleft()
-            elif self._batch is not None and not self._asked:
-                batch, self._batch = self._batch, None
-            else:
-                return
-            self._calls += 1
-            done, lost = partial(self._done, batch), partial(self._lost, batch)
-            self.line.send(Call(*batch.said(self._clock), done, lost))
 
     def _done(self, batch: Batch, reply: bytes) -> bool:
         shapes = [script.answer_to(len(claims)) for _, claims, _ in batch.takes]
         if len(reply) != sum(shape.size for shape in shapes):
             return False
-        self._calls -= 1
         at = 0
         for (future, claims, lease), shape in zip(batch.takes, shapes, strict=True):
             numbers = shape.unpack_from(reply, at)
@@ -247,7 +225,6 @@ class Decisions:
         for told in batch.told:
             if not told.done():
                 told.set_result(None)
-        self._send()
         return True
 
     def _decided(
@@ -273,22 +250,18 @@ class Decisions:
         if not future.done():
             future.set_result(grant)
 
-    def _lost(self, batch: Batch, why: str, sent: bool) -> None:
-        self._calls -= 1
-        self._failed(batch, why, sent)
-        if self.line.up:
-            self._send()
-
     def _failed(self, batch: Batch, why: str, sent: bool) -> None:
         """Nobody is admitted by it. What was settled is kept until it can be said (again)."""
         self._takes -= len(batch.takes)
         for future, _, lease in batch.takes:
-            self._leases.pop(lease, None)
+            held = self._leases.pop(lease, None)
+            if held is not None and sent:  # It may be taken there all the same.
+                self._owe(Owed(lease.name, held, again=True))
             if not future.done():
                 future.set_exception(StoreUnavailable(why))
         for owed in batch.settles:
-            if (not sent or owed.once_more()) and len(self._owed) < OWED:
-                self._owed.append(owed)
+            if not sent or owed.once_more():
+                self._owe(owed)
         for told in batch.told:
             if not told.done():
                 told.set_exception(StoreUnavailable(why))

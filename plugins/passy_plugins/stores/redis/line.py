@@ -92,8 +92,9 @@ class Line:
 
     async def stop(self) -> None:
         await self._tasks.stop()
-        self.up = False
-        self._drop("the store has stopped")
+        self.up, self.reason = False, "the store has stopped"
+        self._drop(self.reason)
+        self._caller.turned(False)
 
     def send(self, call: Call) -> None:
         """Run ``call`` on the server, within the time limit."""

@@ -24,7 +24,7 @@ from passy_proxy.units import Rate
 SOURCE = files(__package__).joinpath("counters.lua").read_bytes()
 DIGEST = sha1(SOURCE, usedforsecurity=False).hexdigest().encode()
 
-TAKE, SETTLE, SETTLE_AGAIN, PRIME, RENEW = 1, 2, 3, 4, 5
+TAKE, SETTLE, SETTLE_AGAIN, PRIME, RENEW, ATTEMPT = 1, 2, 3, 4, 5, 6
 RATE, SLOTS, ALLOWANCE = 1, 2, 3
 EXACT = 2.0**51
 """Units that a full bucket may have: twice as many, and a little, are still whole numbers."""

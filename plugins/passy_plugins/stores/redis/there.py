@@ -12,6 +12,7 @@ from passy_plugins.stores.redis.line import Line
 from passy_plugins.stores.redis.nodes import Nodes
 from passy_plugins.stores.redis.place import Place, trust
 from passy_plugins.stores.redis.script import Names
+from passy_plugins.stores.redis.slices import IDLE, Slices
 from passy_proxy.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class There:
         nodes = Nodes(places, trusted, settings.connect_timeout, settings.timeout)
         self.decisions = Decisions(Names(settings.name, settings.lease), clock)
         self.decisions.line = self._line = Line(nodes, self.decisions, log)
+        self.slices = Slices(self.decisions, settings.slices) if settings.slices else None
         self.changes = Channel(places, settings, log)
         self._lease = settings.lease
         self._tasks = Tasks(log)
@@ -41,6 +43,8 @@ class There:
     async def start(self) -> None:
         await self._line.start()
         self._tasks.start(self._renewed())
+        if self.slices is not None:
+            self._tasks.start(_swept(self.slices))
         self.changes.start()
 
     @property
@@ -51,6 +55,8 @@ class There:
     async def stop(self) -> None:
         await self.changes.stop()
         await self._tasks.stop()
+        if self.slices is not None:
+            self.slices.leave()
         await self.decisions.leave()
         await self._line.stop()
 
@@ -58,3 +64,9 @@ class There:
         while True:
             await asyncio.sleep(self._lease / 6)
             self.decisions.renew(self._lease / 3)
+
+
+async def _swept(slices: Slices) -> None:
+    while True:
+        await asyncio.sleep(IDLE)
+        slices.sweep()

@@ -9,14 +9,13 @@ portal.
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator
 
 from passy_plugins.stores.sql import statements, sums
 from passy_plugins.stores.sql.driver import driver_for, is_postgres, place_of
@@ -43,7 +42,7 @@ from passy_proxy.records import (
 )
 from passy_proxy.site import Site
 from passy_proxy.stores import Changes, Now, Store, StoreUnavailable, Told
-from passy_proxy.units import Duration
+from passy_proxy.units import Days, Duration
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
@@ -59,17 +58,6 @@ READERS = 4
 """Connections of each worker for what requests ask; one more ships usage."""
 
 
-def _days(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if not re.fullmatch(r"[1-9][0-9]{0,4}d", value):
-        raise ValueError("write whole days, such as 90d")
-    return int(value[:-1])
-
-
-Days = Annotated[int, BeforeValidator(_days), WithJsonSchema({"type": "string"})]
-
-
 class SqlSettings(Settings):
     url: Annotated[Secret, AfterValidator(_known)] = setting(
         ...,
@@ -78,8 +66,8 @@ class SqlSettings(Settings):
     )
     keep: Days | None = setting(
         None,
-        "How long single records of usage are kept, in whole days (90d): older ones are dropped,"
-        " and their sums by hour and day stay. For ever when not given.",
+        "How long single records of usage are kept: older ones are dropped, and their sums by hour"
+        " and day stay. For ever when not given.",
     )
     journal: JournalSettings = setting({}, "Where usage records wait for the database.")
     start_timeout: Duration = setting(
@@ -256,6 +244,7 @@ class Sql(Telling, Store):
 
     async def first_key(self) -> str | None:
         """A key for whoever starts out, if there is none in the database yet."""
+        self._link.check()
         key = keys.new_key()
         digest = keys.digest(self._keyring.pepper, key.encode())
         made = await self._writer.fetch(
@@ -269,6 +258,7 @@ class Sql(Telling, Store):
 
     async def passing_key(self, name: str, seconds: float) -> str:
         """A test key that ends by itself; those of this name that have ended make room for it."""
+        self._link.check()
         key, now = keys.new_key(), int(time.time() * 1000)
         digest = keys.digest(self._keyring.pepper, key.encode())
         await self._writer.fetch(statements.PASSED, name, now)
@@ -323,7 +313,8 @@ def shortened(row: Sequence[Any]) -> tuple[Any, ...]:
     """A `BegunRow` with names of a bearable length and its last attempt alone: it is for a small
     place."""
     *facts, asked, _ = row
-    return (*facts, [_short(name) if isinstance(name, str) else name for name in asked], ())
+    *names, price = [_short(name) if isinstance(name, str) else name for name in asked]
+    return (*facts, [*names, price[:14]], ())
 
 
 def _short(name: str) -> str:

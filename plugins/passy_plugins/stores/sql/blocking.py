@@ -41,6 +41,7 @@ class Connection(Protocol):
     """Of sqlite3, or a `Blocking`."""
 
     def execute(self, statement: str, values: Sequence[Any] = ..., /) -> Answer: ...
+    def executemany(self, statement: str, rows: Sequence[Sequence[Any]], /) -> object: ...
 
 
 class Rows:
@@ -74,6 +75,11 @@ class Blocking:
         if not values and statement.lstrip().startswith("SELECT"):
             return Rows(self._parts(statement))
         return Rows([self._fetched(numbered(statement), *values)])
+
+    def executemany(self, statement: str, rows: Sequence[Sequence[Any]], /) -> None:
+        """One after the other."""
+        for row in rows:
+            self.execute(statement, row)
 
     def _parts(self, statement: str) -> Iterator[list[Row]]:
         # By name in SQL: a cursor of the protocol leaves a prepared statement behind.

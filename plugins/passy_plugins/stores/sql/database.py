@@ -235,8 +235,8 @@ def _record(
                     told = connection.execute(statements.record_usage(size, True), values)
                     evidence.enter_all(told.fetchall(), proofs)
                 start += size
-        for table in sums.SPANS if records else ():
-            connection.execute(sums.add(table, "usage WHERE rowid > ?"), (last,))
+        if records:
+            sums.enter(connection, "usage WHERE rowid > ?", (last,))
         for price in prices:
             nanos, text, id = loads(price)
             if evidence is None:
@@ -257,8 +257,7 @@ def _sum_late(connection: sqlite3.Connection, now: int) -> bool:
         return False
 
     def work() -> None:
-        for table in sums.SPANS:
-            connection.execute(sums.add(table, _LATE), values)
+        sums.enter(connection, _LATE, values)
         connection.execute("UPDATE usage SET summed = 1" + _LATE.removeprefix("usage"), values)
 
     _transaction(connection, work)

@@ -177,9 +177,7 @@ def priced(connection: Connection, work: Sequence[Any]) -> bool:
     """Enter nanos and price in the row of an id and in the sums; whether they were not known."""
     if connection.execute(statements.PRICE, work).fetchone() is None:
         return False
-    for table in sums.SPANS:
-        source = "usage WHERE id = ? AND summed = 1"
-        connection.execute(sums.add(table, source, priced=True), work[-1:])
+    sums.enter(connection, "usage WHERE id = ? AND summed = 1", work[-1:], priced=True)
     return True
 
 

@@ -1,8 +1,8 @@
 """A batch of usage on its way into PostgreSQL.
 
 It goes there as the JSON that it is: the server takes it apart, in a process that is not ours.
-Reading it here, to send rows, would hold up the event loop and cost six times as much (decision
-0013).
+Reading it here, to send rows, would hold up the event loop and cost several times as much (decision
+0018).
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ _VALUES = ", ".join(_read(place, column) for place, column in enumerate(UsageRec
 
 def _summed(change: str, source: str, *, priced: bool = False) -> str:
     """``change``, of which ``new`` are the rows, and the sums of them."""
-    hours, days = (sums.add(table, source, priced=priced) for table in sums.SPANS)
-    return f"WITH {change}, hours AS ({hours}), days AS ({days})"
+    hours = sums.add("usage_hours", "SELECT * FROM added")
+    days = sums.add("usage_days", sums.by_day("added"))
+    added = sums.grouped(source, priced=priced)
+    return f"WITH {change}, added AS ({added}), hours AS ({hours}), days AS ({days})"
 
 
 _ENTERED = _summed(

@@ -11,10 +11,12 @@ The statements are the same for both databases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import inf
 from typing import Any
+
+from passy_plugins.stores.sql.blocking import Connection
 
 HOUR, DAY = 3_600_000, 86_400_000
 """Milliseconds."""
@@ -57,30 +59,64 @@ PRICE_MS = 3_600_000
 """After so long nobody comes with the price of a record any more."""
 
 
+NAMES = (*DIMENSIONS, "outcome", *COUNTS, *AMOUNTS)
+GIVEN = f"VALUES ({', '.join('?' * (1 + len(NAMES)))})"
+"""Of `add`: one row."""
+
+
 @cache
-def add(table: str, source: str, *, priced: bool = False) -> str:
-    """Add the records of ``source`` (a table and its WHERE) to ``table``; or only what a price that
-    became known later changes."""
-    counts, amounts, span = COUNTS, {name: _capped(name) for name in AMOUNTS}, SPANS[table]
+def grouped(source: str, *, priced: bool = False) -> str:
+    """What the records of ``source`` (a table and its WHERE) add to the sums of their hours; or
+    what a price that became known later changes there."""
+    counts, amounts = COUNTS, {name: _capped(name) for name in AMOUNTS}
     if priced:
         counts = dict.fromkeys(COUNTS, "0") | {"unpriced": "-1"}
         amounts = dict.fromkeys(AMOUNTS, "0") | {"cost_nanos": amounts["cost_nanos"]}
-    sums = [f"sum({each})" for each in (*counts.values(), *amounts.values())]
-    names = ", ".join((*DIMENSIONS, "outcome", *counts, *amounts))
-    by = ", ".join(map(str, range(1, len(DIMENSIONS) + 3)))
-    more = [f"{name} = {table}.{name} + excluded.{name}" for name in counts]
+    return _summed(f"at - at % {HOUR}", OUTCOME, counts | amounts, source)
+
+
+@cache
+def by_day(source: str) -> str:
+    """The same of days, of what `grouped` gave."""
+    return _summed(f"start - start % {DAY}", "outcome", {n: n for n in NAMES[FIRST:]}, source)
+
+
+def _summed(start: str, outcome: str, added: Mapping[str, str], source: str) -> str:
+    dimensions = f"{start} AS start, {', '.join(DIMENSIONS)}, {outcome} AS outcome"
+    sums = ", ".join(f"CAST(sum({each}) AS BIGINT) AS {name}" for name, each in added.items())
+    by = ", ".join(map(str, range(1, 2 + FIRST)))
+    # In order: two who add to the same sums wait for each other, and not both.
+    return f"SELECT {dimensions}, {sums} FROM {source} GROUP BY {by} ORDER BY {by}"
+
+
+FIRST = len(DIMENSIONS) + 1
+"""Where the numbers begin, among the names."""
+
+
+@cache
+def add(table: str, source: str) -> str:
+    """Add ``source``, which is as `grouped` or `by_day` gives it, or `GIVEN`, to ``table``."""
+    more = [f"{name} = {table}.{name} + excluded.{name}" for name in COUNTS]
     more += [
         f"{name} = CASE WHEN {table}.{name} > {MOST} - excluded.{name} THEN {MOST}"
         f" ELSE {table}.{name} + excluded.{name} END"
-        for name in amounts
+        for name in AMOUNTS
     ]
     return (
-        f"INSERT INTO {table} (start, {names})"
-        f" SELECT at - at % {span}, {', '.join(DIMENSIONS)}, {OUTCOME}, {', '.join(sums)}"
-        # In order: two who add to the same sums wait for each other, and not both.
-        f" FROM {source} GROUP BY {by} ORDER BY {by}"
-        f" ON CONFLICT (start, {', '.join(DIMENSIONS)}, outcome) DO UPDATE SET {', '.join(more)}"
+        f"INSERT INTO {table} (start, {', '.join(NAMES)}) {source}"
+        f" ON CONFLICT (start, {', '.join(NAMES[:FIRST])}) DO UPDATE SET {', '.join(more)}"
     )
+
+
+def enter(
+    connection: Connection, source: str, values: Sequence[Any], *, priced: bool = False
+) -> None:
+    """Add the records of ``source``, within the transaction that enters them. They are gone through
+    once: there are many fewer sums than records."""
+    found = connection.execute(grouped(source, priced=priced), values).fetchall()
+    for table, span in SPANS.items():
+        rows = [(start - start % span, *row) for start, *row in found]
+        connection.executemany(add(table, GIVEN), rows)
 
 
 def _capped(name: str) -> str:

@@ -9,7 +9,15 @@ from typing import Any
 from sqlalchemy import Row, Table, delete, insert, select, update
 
 from passy_plugins.stores.sql.principal import limits_of, names_of
-from passy_plugins.stores.sql.schema import keys, members, organisations, teams, users
+from passy_plugins.stores.sql.schema import (
+    credentials,
+    custom_providers,
+    keys,
+    members,
+    organisations,
+    teams,
+    users,
+)
 from passy_plugins.stores.sql.writing import (
     LIMITS,
     Coder,
@@ -51,7 +59,7 @@ class Tenants(Writing):
         return await self._changed("organisation", organisations, organisation, changes)
 
     async def delete_organisation(self, organisation: str) -> bool:
-        """With its keys, teams and places."""
+        """With its keys, teams and places. What it brought sealed is gone for good."""
         gone = update(organisations).where(*_one(organisations, organisation))
         return bool(
             await self._change(
@@ -63,6 +71,10 @@ class Tenants(Writing):
                 .where(keys.c.organisation == organisation, keys.c.deleted.is_(None))
                 .values(deleted=now()),
                 delete(members).where(members.c.organisation == organisation),
+                delete(credentials).where(credentials.c.organisation == organisation),
+                update(custom_providers)
+                .where(custom_providers.c.organisation == organisation)
+                .values(status="disabled"),
             )
         )
 
