@@ -68,9 +68,10 @@ class Portal(Application):
 
     async def _open(self) -> tuple[Office, Asgi]:
         async with self._making:
-            parts = self._parts or await asyncio.to_thread(self._make)
-            self._parts = parts
-        return parts
+            if self._parts is None:
+                parts = await asyncio.to_thread(self._make)
+                self._parts = parts
+            return self._parts
 
     def _make(self) -> tuple[Office, Asgi]:
         import passy_plugins.stores.sql.admin  # noqa: F401  # Here, and not on the loop.

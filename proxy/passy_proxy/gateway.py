@@ -45,7 +45,10 @@ VERBOSE = b"verbose"
 POLL = 1.0
 """Seconds between two looks at the configuration file."""
 THOROUGHLY = 64
-"""How many reloads there are to one after which the collector looks through everything."""
+"""How many reloads there are to one after which the collector looks through everything, where that
+is more than `MANY` objects."""
+MANY = 300_000
+"""Objects; less than that is looked through in some hundredths of a second."""
 SETTLED = 0.1
 """Seconds that a file must stay as it is: half of one may well be a configuration."""
 
@@ -190,7 +193,7 @@ class Gateway:
     def _tidy(self) -> None:
         """Free what a configuration left behind: the collector, which requests leave nothing to
         do, would come round to it after some hundred others."""
-        self.tasks.start(_collected(thoroughly=sum(self._reloads.values()) % THOROUGHLY == 0))
+        self.tasks.start(_collected(due=sum(self._reloads.values()) % THOROUGHLY == 0))
 
     def health(self, path: str, query: bytes = b"") -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
@@ -267,7 +270,8 @@ class Gateway:
                 content = await asyncio.to_thread(content_of, self.path)
                 if content != self._content:
                     await asyncio.sleep(SETTLED)
-                    if content == await asyncio.to_thread(content_of, self.path):
+                    settled = content == await asyncio.to_thread(content_of, self.path)
+                    if settled and content != self._content:  # A signal may have been faster.
                         await self.reload()
 
 
@@ -285,14 +289,14 @@ def undisturbed() -> Iterator[None]:
         gc.enable()
 
 
-async def _collected(*, thoroughly: bool) -> None:
+async def _collected(*, due: bool) -> None:
     """In a task of its own, so that whoever let go of something is gone as well.
 
-    A configuration holds no reference cycles. While it serves it is frozen: to look through a large
-    one takes the collector a fifth of a second. Only what plugins tie into knots waits for the
-    thorough one.
+    While it serves a configuration is frozen: to look through a large one takes the collector a
+    fifth of a second. It holds no reference cycles itself; what else is tied into knots waits,
+    where there is so much to look through, until that is ``due``.
     """
-    if thoroughly:
+    if due or gc.get_freeze_count() < MANY:
         gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -205,6 +205,31 @@ def test_L3_what_a_killed_process_had_reserved_comes_back_and_what_it_spent_stay
     assert agreed()
 
 
+def test_D1_L3_without_the_counters_hard_budgets_are_closed_and_then_follow_the_books(
+    site: Site, valkey: Valkey
+) -> None:
+    site.upstream.json(completion("hello") | {"usage": USAGE})
+    hard, made = site.key("--limit", "1"), site.one.passy("keys", "create", "--json")
+    soft, id = json.loads(made.stdout)["key"], json.loads(made.stdout)["id"]
+    added = site.one.passy("budgets", "add", "key", id, "--usd", "1", "--soft")
+    assert 0 == added.returncode, added.stderr
+    assert [200] * 4 == [ask(site.one, key).status for key in (hard, hard, hard, soft)]
+    until(lambda: 4 == len(site.records()))
+    valkey.kill()
+    until(lambda: 503 == ask(site.one, hard).status)
+    refused = ask(site.one, hard)
+    assert "budget_unavailable" == refused.json["error"]["code"]
+    assert 200 == ask(site.one, soft).status
+    valkey.start()  # It knows nothing any more.
+    until(lambda: 200 == ask(site.one, hard).status)
+
+    def agreed() -> bool:
+        spent = sum(used(each, "usd") for each in site.records() if each["key_id"] != id)
+        return left(site.one, hard) == pytest.approx(1 - spent, abs=1e-9)
+
+    until(agreed)
+
+
 def interrupted(site: Site) -> list[dict[str, Any]]:
     return [each for each in site.records() if each["outcome"] == "interrupted"]
 

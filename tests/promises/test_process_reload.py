@@ -224,7 +224,12 @@ async def test_O1_a_large_configuration_holds_up_the_loop_for_no_longer_than_a_m
 ) -> None:
     """Read in a thread, built in small steps, never looked through by the collector."""
     file = tmp_path / "gateway.yaml"
-    file.write_text(good(NOWHERE, 0, models=40_000))
+
+    def written(number: int) -> None:
+        text = good(NOWHERE, number, models=40_000)
+        file.write_text(text.replace("sqlite:///books.db", f"sqlite:///{tmp_path}/books.db"))
+
+    written(0)
     assert file.stat().st_size > 900_000
     late: list[float] = []
     worst: list[float] = []
@@ -238,8 +243,7 @@ async def test_O1_a_large_configuration_holds_up_the_loop_for_no_longer_than_a_m
     async with serving(file, tmp_path / "data") as served:
         beating = asyncio.create_task(beat())
         for number in range(1, rounds + 1):
-            text = good(NOWHERE, number, models=40_000)
-            await asyncio.to_thread(file.write_text, text)
+            await asyncio.to_thread(written, number)
             late.clear()
             assert await served.gateway.reload()
             await asyncio.sleep(0.1)

@@ -166,7 +166,7 @@ async def test_K1_a_rolled_key_is_good_for_its_grace_and_no_longer(
     store: Sql, admin: Admin
 ) -> None:
     record, first = await admin.create_key(NewKey(name="laptop"))
-    rolled = await admin.roll_key(record.id, grace=0.3)
+    rolled = await admin.roll_key(record.id, grace=3.0)
     assert rolled is not None
     again, second = rolled
     assert (record.id, keys.shown(second)) == (again.id, again.shown)
