@@ -136,7 +136,7 @@ def enter(gateway: Gateway, organisation: str, cases: list[dict[str, Any]]) -> N
         for number, case in enumerate(cases):
             row = (
                 f"prov_{number}", organisation, case["name"], "openai", case["url"],
-                json.dumps([case["name"]]), "active", 0, 1, None, 0,
+                json.dumps([case["name"]]), "active", 0, 1, 0,
             )  # fmt: skip
             marks = ",".join("?" * len(row))
             books.execute(f"INSERT INTO custom_providers VALUES ({marks})", row)

@@ -380,6 +380,35 @@ def test_K6_a_copy_of_the_database_works_with_the_key_and_not_without(
     assert (78, True) == (code, "give the one it was made with" in told)
 
 
+def test_K6_what_is_edited_is_seen_by_a_running_gateway(
+    house: House, upstream: RawUpstream
+) -> None:
+    """A key that is replaced, put aside and removed, and a policy: none of it needs a restart."""
+    _, member = house.people(OLD)
+    gateway = house.gateway(OLD)
+
+    def shown() -> str | None:
+        before = len(upstream.hits)
+        status = chat(gateway, member).status
+        return (
+            upstream.hits[-1].header("authorization")
+            if before < len(upstream.hits)
+            else str(status)
+        )
+
+    def edited(work: Callable[[Admin], Any], expected: str) -> None:
+        house.done([OLD], work)
+        until(lambda: shown() == expected or None)
+
+    [(acme, _, mine, _, _)] = house.sealed()
+    assert "Bearer sk-of-acme-0123456789" == shown()
+    edited(lambda books: books.change_credential(mine, secret="sk-new"), "Bearer sk-new")
+    edited(lambda books: books.change_credential(mine, status="disabled"), "Bearer sk-operator")
+    edited(lambda books: books.change_organisation(acme, byok="own_only"), "403")
+    edited(lambda books: books.change_credential(mine, status="active"), "Bearer sk-new")
+    edited(lambda books: books.remove_credential(mine), "403")
+
+
 # K7
 
 GUARDED = """

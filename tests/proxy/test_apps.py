@@ -198,7 +198,7 @@ async def test_an_app_streams_both_ways(site: Serving, client: Client) -> None:
 
 @pytest.mark.parametrize("size", [100, 101, 5_000_000])
 @pytest.mark.parametrize("announced", [True, False])
-async def test_c6_a_body_over_the_cap_is_refused(
+async def test_C6_a_body_over_the_cap_is_refused(
     site: Serving, client: Client, size: int, announced: bool
 ) -> None:
     if announced:

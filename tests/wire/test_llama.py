@@ -197,3 +197,23 @@ def test_a_connection_the_server_gives_up_is_not_asked_on(client: OpenAI) -> Non
         time.sleep(pause)
         raw = once.create(model="real/smollm2", messages=FLOWER, max_tokens=1)
         assert "1" == raw.headers["x-passy-attempts"]
+
+
+def test_a_trial_tells_a_good_key_from_a_wrong_one(gateway: Gateway) -> None:
+    """Its list of models is open to anybody, so that proves nothing."""
+    gateway.variables |= {"GOOD_KEY": OPERATORS, "WRONG_KEY": "sk-not-of-the-model"}
+
+    def tried(variable: str) -> tuple[int, Any]:
+        words = ("--for", "real", "--key-env", variable, "--json")
+        made = gateway.passy("providers", "test", *words)
+        return made.returncode, json.loads(made.stdout)
+
+    code, good = tried("GOOD_KEY")
+    assert (0, True) == (code, good["ok"]), good
+    assert ["ok", "ok", "ok"] == [step["verdict"] for step in good["steps"]]
+    assert ["smollm2"] == good["models"]
+    assert all(step["ms"] > 0 for step in good["steps"])
+    code, wrong = tried("WRONG_KEY")
+    assert (1, False) == (code, wrong["ok"])
+    assert ["refused", "skipped", "skipped"] == [step["verdict"] for step in wrong["steps"]]
+    assert (401, "Invalid API Key") == (wrong["steps"][0]["status"], wrong["steps"][0]["theirs"])

@@ -40,7 +40,7 @@ class Counts(Shown):
     audio_input: int
     audio_output: int
     cost_usd: str = Field(description="US dollars, to the last billionth.", examples=["0.0000135"])
-    unpriced: int = Field(description="Exchanges of no known price: cost_usd is a lower bound.")
+    unpriced: int = Field(description="Answers of no known price: cost_usd is a lower bound.")
     estimated: int = Field(description="Exchanges whose tokens the provider did not tell.")
     average_ms: int | None = Field(description="From a request's arrival to its end.")
     average_first_ms: int | None = Field(description="To the first byte of the answer.")
@@ -267,7 +267,7 @@ def counts(sums: Sums) -> dict[str, Any]:
         total = told.pop(name)
         average = "average_ms" if name == "duration_ms" else "average_first_ms"
         told[average] = total // sums.requests if sums.requests else None
-    return told
+    return {name: told[name] for name in Counts.model_fields}
 
 
 def bin_of(group: Group, by: Sequence[str]) -> dict[str, Any]:

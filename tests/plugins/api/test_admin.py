@@ -69,7 +69,7 @@ def test_models_of_an_organisation_hold_for_its_keys(office: Office) -> None:
 
 
 @pytest.mark.parametrize("what", ["organisation", "team", "user", "key"])
-def test_d6_what_is_disabled_lets_nobody_in(office: Office, what: str) -> None:
+def test_D6_what_is_disabled_lets_nobody_in(office: Office, what: str) -> None:
     mine = organisation(office)
     team = office.made(f"/organisations/{mine}/teams", {"name": "Team"})["id"]
     user = office.made("/users", {})["id"]
@@ -296,7 +296,7 @@ def test_every_write_leaves_a_note_for_the_workers(office: Office) -> None:
 # Secrets
 
 
-def test_w10_a_credential_goes_in_and_never_comes_out(office: Office, provider: Provider) -> None:
+def test_W10_a_credential_goes_in_and_never_comes_out(office: Office, provider: Provider) -> None:
     mine = organisation(office)
     inside = f"/organisations/{mine}"
     own = {"name": "Own", "url": f"{provider.url}/v1", "models": ["own-*"], "credential": CANARY}
@@ -381,7 +381,7 @@ def test_a_credential_is_tried_in_three_steps(office: Office, provider: Provider
         ("nonsense", ""),
     ],
 )
-def test_s5_a_provider_where_tenants_may_not_go_is_refused(
+def test_S5_a_provider_where_tenants_may_not_go_is_refused(
     office: Office, url: str, words: str
 ) -> None:
     path = f"/organisations/{organisation(office)}/providers"
@@ -405,7 +405,7 @@ def test_an_unknown_upstream_or_dialect_is_told_with_what_was_meant(office: Offi
 # The gateway
 
 
-def test_u14_the_status_tells_what_is_off_and_what_a_failure_means(office: Office) -> None:
+def test_U14_the_status_tells_what_is_off_and_what_a_failure_means(office: Office) -> None:
     told = office.admin("GET", "/status").json
     assert (["loose"], ["unset"], "ok") == (
         told["tls_off"],
@@ -450,7 +450,7 @@ def test_the_routing_table_is_told_row_by_row(office: Office) -> None:
 # A database that is away
 
 
-def test_d4_the_apis_work_again_when_the_database_is_back(
+def test_D4_the_apis_work_again_when_the_database_is_back(
     serve: Serve, own_postgres: OwnServer, database: Database
 ) -> None:
     gateway = serve(CONFIGURATION, start=False, DATABASE_URL=database.url, **VARIABLES)

@@ -73,7 +73,7 @@ def test_a_key_is_made_and_shown_this_once(
 @pytest.mark.parametrize(
     "secret", ["", SECRET[:-1], SECRET + "x", SECRET.swapcase(), TOKEN, "x" * 4000]
 )
-def test_k7_without_the_service_s_secret_nobody_is_answered(office: Office, secret: str) -> None:
+def test_K7_without_the_service_s_secret_nobody_is_answered(office: Office, secret: str) -> None:
     for method, path in (("POST", "/api"), ("GET", "/api"), ("GET", "/"), ("GET", "/nowhere"),
                          ("GET", "/openapi.json"), ("DELETE", "/api/key_1")):  # fmt: skip
         asked = office.keys(method, path, WANTED if method == "POST" else None,
@@ -141,7 +141,7 @@ def test_a_mistake_is_told_with_its_place(office: Office, body: object, param: s
 @pytest.mark.parametrize(
     "body", [b"{", b"\xff", b"[" * 5000, b'{"a": 1e999', b'{"usageLimit": ' + b"9" * 5000 + b"}"]
 )
-def test_s9_what_cannot_be_read_is_no_fault_of_ours(office: Office, body: bytes) -> None:
+def test_S9_what_cannot_be_read_is_no_fault_of_ours(office: Office, body: bytes) -> None:
     asked = office.keys("POST", "/api", body)
     assert asked.status in (400, 422), asked.body
     code(asked)
@@ -180,7 +180,7 @@ def test_what_is_not_there_is_said_in_json(
 # Whose is whose
 
 
-def test_w3_a_user_sees_their_own_keys_and_no_others(office: Office) -> None:
+def test_W3_a_user_sees_their_own_keys_and_no_others(office: Office) -> None:
     mine = [key_of(office, "ada")["id"] for _ in range(3)]
     theirs = key_of(office, "bob")["id"]
     listed = office.keys("GET", "/api", user="ada").json
@@ -230,7 +230,7 @@ FIELDS = {
 """Everything that a key has in some model, and its service cannot set."""
 
 
-def test_w4_no_field_but_those_that_are_offered_can_be_set(office: Office) -> None:
+def test_W4_no_field_but_those_that_are_offered_can_be_set(office: Office) -> None:
     made = key_of(office, "eve")
     kept = office.keys("GET", f"/api/{made['id']}", user="eve").json
     for name, value in FIELDS.items():
@@ -246,7 +246,7 @@ def test_w4_no_field_but_those_that_are_offered_can_be_set(office: Office) -> No
     assert 1 == len(office.keys("GET", "/api", user="eve").json["keys"])
 
 
-def test_w4_a_key_can_do_no_more_than_its_maker(office: Office) -> None:
+def test_W4_a_key_can_do_no_more_than_its_maker(office: Office) -> None:
     office.made("/users", {"id": "small", "models": ["nothing-but-this"]})
     key = key_of(office, "small")["key"]
     refused = office.chat(key)
@@ -300,7 +300,7 @@ def test_a_grace_that_cannot_be_is_refused(office: Office, grace: object) -> Non
 
 
 @pytest.mark.parametrize("how", ["disable", "delete"])
-def test_d6_a_key_that_is_taken_back_lets_nobody_in(office: Office, how: str) -> None:
+def test_D6_a_key_that_is_taken_back_lets_nobody_in(office: Office, how: str) -> None:
     made = key_of(office)
     assert 200 == office.chat(made["key"]).status
     if how == "disable":
@@ -348,7 +348,7 @@ def test_with_the_admin_token_all_keys_are_read_and_none_is_written(office: Offi
 @pytest.mark.parametrize(
     "secret", ["", "short", "x" * 64, "change-me-change-me-change-me-change-me", SECRET[:31]]
 )
-def test_k7_a_secret_that_is_none_refuses_to_start(serve: Serve, secret: str) -> None:
+def test_K7_a_secret_that_is_none_refuses_to_start(serve: Serve, secret: str) -> None:
     gateway = serve(CONFIGURATION, start=False, **VARIABLES | {"PASSY_SERVICE_SECRET": secret})
     ended = gateway.passy("serve", "--listen", "127.0.0.1:1")
     assert 78 == ended.returncode

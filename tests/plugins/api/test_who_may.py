@@ -120,7 +120,7 @@ def routes_of(router: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("made", "table"), [(admin_routes.made, ADMIN), (keys_routes.made, KEYS)])
-def test_w3_every_route_has_an_entry(made: Any, table: dict[str, Entry]) -> None:
+def test_W3_every_route_has_an_entry(made: Any, table: dict[str, Entry]) -> None:
     app = made(None, None)
     assert {*table, "GET /openapi.json"} == set(routes_of(app))
     document = app.openapi()["paths"]
@@ -195,7 +195,7 @@ STRANGERS: Sequence[dict[str, str]] = (
 
 
 @pytest.mark.parametrize("name", [*ADMIN, "GET /openapi.json", "GET /nothing", "PUT /keys"])
-def test_w9_without_the_admin_token_every_path_says_the_same(office: Office, name: str) -> None:
+def test_W9_without_the_admin_token_every_path_says_the_same(office: Office, name: str) -> None:
     method, path = name.split(" ")
     key = office.keys("POST", "/api", {}).json["key"]
     strangers = [*STRANGERS, {"authorization": f"Bearer {key}"}, {"x_api_key": key}]
@@ -210,7 +210,7 @@ def test_w9_without_the_admin_token_every_path_says_the_same(office: Office, nam
     assert 1 == len(said)
 
 
-def test_w3_the_admin_token_opens_every_route(office: Office, world: World) -> None:
+def test_W3_the_admin_token_opens_every_route(office: Office, world: World) -> None:
     takes_along = ("DELETE /users/{id}", "DELETE /organisations/{id}")
     order = sorted(ADMIN.items(), key=lambda one: (one[1].last, one[0] in takes_along))
     for name, entry in order:
@@ -220,7 +220,7 @@ def test_w3_the_admin_token_opens_every_route(office: Office, world: World) -> N
 
 
 @pytest.mark.parametrize("name", [name for name, entry in ADMIN.items() if entry.theirs])
-def test_w3_by_way_of_another_organisation_there_is_nothing(
+def test_W3_by_way_of_another_organisation_there_is_nothing(
     office: Office, world: World, name: str
 ) -> None:
     method, path = name.split(" ")
@@ -235,7 +235,7 @@ def test_w3_by_way_of_another_organisation_there_is_nothing(
 
 
 @pytest.mark.parametrize("name", [name for name, entry in ADMIN.items() if "{" in name])
-def test_w3_what_is_not_there_is_a_404(office: Office, world: World, name: str) -> None:
+def test_W3_what_is_not_there_is_a_404(office: Office, world: World, name: str) -> None:
     method, path = name.split(" ")
     absent = {part: f"{part.split(':')[0]}_absent" for part in world.mine}
     asked = office.admin(method, filled(path, absent), body_of(ADMIN[name], world.mine))
@@ -243,7 +243,7 @@ def test_w3_what_is_not_there_is_a_404(office: Office, world: World, name: str) 
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_w3_each_route_of_the_keys_api_is_for_a_service_and_its_user(
+def test_W3_each_route_of_the_keys_api_is_for_a_service_and_its_user(
     office: Office, name: str
 ) -> None:
     method, path = name.split(" ")
@@ -276,7 +276,7 @@ def fields_of_all_models(document: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     "name", [name for name in ADMIN if name.split(" ")[0] in ("POST", "PUT", "PATCH")]
 )
-def test_w4_a_route_sets_what_it_offers_and_nothing_else(
+def test_W4_a_route_sets_what_it_offers_and_nothing_else(
     office: Office, world: World, name: str
 ) -> None:
     document = admin_routes.made(None, None).openapi()

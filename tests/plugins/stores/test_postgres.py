@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from passy_proxy import keys
 from passy_proxy.config.settings import Secret
 from passy_proxy.evidence import Proof
 from passy_proxy.issue import NewCredential, NewKey
+from passy_proxy.json import dumps
 from passy_proxy.keyring import Keyring
 from passy_proxy.records import UsageRecord
 from passy_proxy.site import Site
@@ -349,3 +351,110 @@ async def test_all_of_it_works_behind_pgbouncer_in_transaction_mode(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
         )
         assert database.rows(taken, database.name) <= [(3,)]
+
+
+class Wire:
+    """A way to the server that does what its ``fault`` says to each answer: ``hole`` keeps it,
+    ``reset`` ends within it, ``garbage`` is no answer, a number of seconds delays it."""
+
+    def __init__(self, port: int) -> None:
+        self.fault: str | float | None = None
+        self._port = port
+        self._tasks: set[asyncio.Task[None] | None] = set()
+
+    async def __aenter__(self) -> Wire:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        tasks = [task for task in self._tasks if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.current_task())
+        answers, there = await asyncio.open_connection("127.0.0.1", self._port)
+
+        async def back() -> None:
+            while data := await answers.read(1 << 16):
+                if self.fault == "hole":
+                    continue
+                if self.fault == "reset":
+                    writer.write(data[:1])
+                    break
+                if isinstance(self.fault, float):
+                    await asyncio.sleep(self.fault)
+                writer.write(b"\0garbage" + data if self.fault == "garbage" else data)
+            writer.transport.abort()
+
+        answering = asyncio.get_running_loop().create_task(back())
+        try:
+            while data := await reader.read(1 << 16):
+                there.write(data)
+        except OSError:
+            pass
+        finally:
+            answering.cancel()
+            await asyncio.wait([answering])
+            for each in (writer, there):
+                each.transport.abort()
+
+
+@pytest.mark.parametrize("fault", ["hole", "reset", "garbage", 0.5])
+async def test_D1_a_fault_on_the_way_to_the_server_loses_and_doubles_nothing(
+    database: Database, own_postgres: OwnServer, fault: str | float
+) -> None:
+    async with Wire(own_postgres.port) as wire:
+        url = database.url.replace(f":{own_postgres.port}/", f":{wire.port}/")
+        driver = Postgres(url, most=2)
+        await driver.make()
+        batch = [
+            dumps(RECORD._replace(id=f"req_{number}", at=time.time()).row()) for number in range(50)
+        ]
+        await driver.record(batch[:10], [], RING)
+        wire.fault = fault
+        end = time.monotonic() + 2
+        failed = []
+        while time.monotonic() < end:
+            began = time.monotonic()
+            try:
+                assert [(1,)] == await driver.fetch("SELECT 1")
+            except StoreUnavailable as error:
+                failed.append(str(error))
+            assert time.monotonic() - began < 8
+            await asyncio.sleep(0.05)
+        assert bool(failed) == (not isinstance(fault, float))
+        assert PASSWORD not in " ".join(failed)
+        wire.fault = "reset" if fault == "garbage" else fault
+        # Whether it was entered is not known: it comes again until that is.
+        writing = asyncio.create_task(until_written(driver, batch))
+        await asyncio.sleep(1.0)
+        wire.fault = None
+        began = time.monotonic()
+        assert [(1,)] == await answered(driver)
+        assert time.monotonic() - began < 8
+        await writing
+        await driver.close()
+    assert [(50, 50)] == database.rows("SELECT count(*), count(DISTINCT id) FROM usage")
+    assert [(50,)] == database.rows("SELECT sum(requests)::int FROM usage_days")
+
+
+async def until_written(driver: Postgres, batch: list[bytes]) -> None:
+    for _ in range(100):
+        try:
+            await driver.record(batch, [], RING)
+            return
+        except StoreUnavailable:
+            await asyncio.sleep(0.2)
+    raise AssertionError("it is never written")
+
+
+async def answered(driver: Postgres) -> list[Any]:
+    for _ in range(100):
+        with suppress(StoreUnavailable):
+            return await driver.fetch("SELECT 1")
+        await asyncio.sleep(0.1)
+    raise AssertionError("it never answers")

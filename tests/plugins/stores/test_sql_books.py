@@ -370,3 +370,50 @@ async def test_records_of_days_that_have_no_table_are_entered(
     assert 41 == len(counted)
     assert 301 == sum(counted.values())
     assert [] == books.wrong_sums()
+
+
+CHANGES = (
+    "UPDATE usage SET {column} = {value} WHERE id = '{id}'",
+    "DELETE FROM usage WHERE id = '{id}'",
+    "UPDATE evidence SET {field} = {field} || 'x' WHERE id = '{id}'",
+    "DELETE FROM evidence WHERE id = '{id}'",
+    "UPDATE evidence SET seq = seq + 1000 WHERE id = '{id}'",
+    "UPDATE marks SET value = replace(value, ',', ', ') WHERE name = 'evidence:1'",
+    "DELETE FROM marks WHERE name = 'evidence:1'",
+    "DELETE FROM evidence WHERE seq > 90",
+)
+
+
+async def test_F6_every_change_of_the_books_in_postgresql_is_found(
+    database: Database, tmp_path: Path
+) -> None:
+    books = Books(tmp_path, database)
+    store = books.store()
+    await store.start()
+    for record in some(100):
+        store.record(record.row(), Proof("a", "b", ()))
+    await store.stop()
+    assert [] == (await books.verify()).findings
+    dice = random.Random(6)
+    numbers = ("status", "streamed", "input", "output", "cost_nanos", "duration_ms")
+    texts = ("key_id", "team", "model", "upstream", "outcome", "attempts")
+    kept = "CREATE SCHEMA kept; " + "; ".join(
+        f"CREATE TABLE kept.{table} AS TABLE {table}" for table in ("usage", "evidence", "marks")
+    )
+    database.run(kept)
+    undo = "; ".join(
+        f"DELETE FROM {table}; INSERT INTO {table} TABLE kept.{table}"
+        for table in ("usage", "evidence", "marks")
+    )
+    for turn in range(48):
+        number = dice.random() < 0.5
+        change = CHANGES[turn % len(CHANGES)].format(
+            id=f"req_1_{dice.randrange(100)}",
+            column=dice.choice(numbers if number else texts),
+            value="3" if number else "'other'",
+            field=dice.choice(("kind", "record", "upstream", "client", "modified_by", "link")),
+        )
+        database.run(change)
+        assert [] != (await books.verify()).findings, change
+        database.run(undo)
+    assert [] == (await books.verify()).findings

@@ -118,3 +118,16 @@ def test_a_wrong_configuration_exits_78(passy: Passy) -> None:
 def test_explaining_writes_nothing(passy: Passy) -> None:
     passy("--model", "both")
     assert [Path("gateway.yaml")] == sorted(Path().rglob("*"))
+
+
+def test_an_app_is_told_where_it_is(passy: Passy) -> None:
+    secret = "${PASSY_SERVICE_SECRET-Yw9vUpkVgv6q0Pmg1EKM4x6NYb5wHd7e}"
+    books = 'stores: {books: {kind: sql, url: "sqlite:///x.db"}}\n'
+    app = f'apps:\n  /keys: {{app: keys, store: books, secret: "{secret}"}}\n'
+    text = CONFIGURATION.replace("auth,", "auth: {directory: books},")
+    Path("gateway.yaml").write_text(books + text + app)
+    told = facts(passy("GET", "/keys/api/key_1", "--json"))
+    assert ("keys", "/keys") == (told["app"], told["path"])
+    assert told["place"].startswith("gateway.yaml:")
+    assert "the app keys at /keys" in passy("GET", "/keys").stdout
+    assert 0 != passy("GET", "/keyss").exit_code

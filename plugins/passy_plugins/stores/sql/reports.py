@@ -13,20 +13,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import (
-    Boolean,
-    ColumnElement,
-    Select,
-    and_,
-    case,
-    func,
-    literal,
-    literal_column,
-    or_,
-    select,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, FromClause, Select, and_, func, or_, select, tuple_
 
+from passy_plugins.stores.sql.counted import column_of, conditions, source, span_of
 from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
 from passy_plugins.stores.sql.schema import usage
 from passy_proxy.json import loads
@@ -48,9 +37,6 @@ MOST_SETS = 20_000
 """Groups that are looked at to find the sums of single tags."""
 PATIENCE = 10.0
 """Seconds that one statement may take."""
-_SPAN = {"hour": 3_600_000, "day": 86_400_000}
-_COLUMN = {"key": "key_id", "user": "user_id", "tag": "tags"}
-"""Columns that are not called like their dimension."""
 
 
 class TooLong(StoreUnavailable):
@@ -73,7 +59,7 @@ class Sums(NamedTuple):
 
     requests: int = 0
     ok: int = 0
-    """Those of them whose outcome is ``ok``."""
+    """Those of them that were answered well."""
     input: int = 0
     output: int = 0
     cached: int = 0
@@ -84,7 +70,7 @@ class Sums(NamedTuple):
     cost_nanos: int = 0
     """Of those with a price."""
     unpriced: int = 0
-    """Those that used tokens and whose price is not known: the cost is a lower bound."""
+    """Answered, or left, without a price that is known: the cost is a lower bound."""
     estimated: int = 0
     """Those whose tokens were not told by the provider."""
     duration_ms: int = 0
@@ -119,7 +105,7 @@ class Reports:
         self._connected = connected
 
     async def totals(self, asked: Asked) -> Sums:
-        [row] = await self._read(select(*_SUMS).where(*_conditions(asked)))
+        [row] = await self._read(select(*_added(source(asked, "total", ()))))
         return _sums(row)
 
     async def groups(
@@ -136,10 +122,11 @@ class Reports:
         if "tag" in by:
             return await self._by_tag(asked, bucket, by, order, limit, cursor)
         statement = _grouped(asked, bucket, by)
-        if order == "time" and bucket == "total" and not by:
-            return Page([_group(row, bucket) for row in await self._read(statement)], None)
+        if bucket == "total" and not by:  # One row, also of nothing.
+            found = [_group(row, bucket) for row in await self._read(statement)]
+            return Page([group for group in found if group.sums.requests], None)
         inner = statement.subquery()
-        keys = [inner.c[f"k{n}"] for n in range(len(_keys(bucket, by)))]
+        keys = [inner.c[f"k{n}"] for n in range((bucket != "total") + len(by))]
         measure = _measure(inner, order)
         wanted = select(inner)
         if cursor is not None:
@@ -181,7 +168,8 @@ class Reports:
 
     async def exchanges(self, asked: Asked, limit: int = MOST, cursor: str | None = None) -> Page:
         """`UsageRecord`s, latest first."""
-        wanted = select(*_RECORD).where(*_conditions(asked))
+        span = (usage.c.at >= asked.since, usage.c.at < asked.until)
+        wanted = select(*_RECORD).where(*span, *conditions(usage, asked))
         if cursor is not None:
             at, id = position_of(cursor, (int, str))
             wanted = wanted.where(tuple_(usage.c.at, usage.c.id) < (at, id))
@@ -251,69 +239,20 @@ async def _bounded(connection: AsyncConnection) -> Callable[[], Any]:
     return unbounded
 
 
-_OK = case((usage.c.outcome == "ok", 1), else_=0)
-_UNPRICED = case(
-    (and_(usage.c.cost_nanos.is_(None), usage.c.input + usage.c.output > 0), 1), else_=0
-)
-_ADDED: dict[str, ColumnElement[Any]] = {
-    "ok": _OK,
-    "cost_nanos": func.coalesce(usage.c.cost_nanos, 0),
-    "unpriced": _UNPRICED,
-}
-_SUMS = [
-    func.count().label(name)
-    if name == "requests"
-    else func.coalesce(func.sum(_ADDED.get(name, usage.c.get(name))), 0).label(name)
-    for name in Sums._fields
-]
 _RECORD = [usage.c[name] for name in UsageRecord._fields]
 
 
-def column_of(dimension: Dimension) -> ColumnElement[Any]:
-    """The column of a dimension."""
-    return usage.c[_COLUMN.get(dimension, dimension)]
-
-
-def _conditions(asked: Asked) -> list[ColumnElement[bool]]:
-    conditions = [usage.c.at >= asked.since, usage.c.at < asked.until]
-    for dimension, value in asked.values.items():
-        column = column_of(dimension)
-        if dimension == "tag":
-            conditions.append(_holds(literal(",") + column + literal(","), f",{value},"))
-            continue
-        conditions.append(column == value)
-        if value and column.name in _SOMETIMES:
-            conditions.append(literal_column(_SOMETIMES[column.name], Boolean))
-    if asked.search:
-        begins = func.substr(usage.c.id, 1, len(asked.search)) == asked.search
-        conditions.append(or_(begins, _holds(usage.c.model, asked.search)))
-    return conditions
-
-
-def _holds(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
-    """Whether ``text`` is in it, to the letter: LIKE knows wildcards, and SQLite's does not tell
-    small letters from large ones."""
-    found: ColumnElement[bool] = func.replace(column, text, "") != column
-    return found
-
-
-_SOMETIMES = {
-    "key_id": "usage.key_id <> ''",
-    "organisation": "usage.organisation <> ''",
-    "team": "usage.team <> ''",
-    "user_id": "usage.user_id <> ''",
-}
-"""What partial indexes are limited to; a query that does not say it is not given them."""
-
-
-def _keys(bucket: Bucket, by: Sequence[Dimension]) -> list[ColumnElement[Any]]:
-    times = [] if bucket == "total" else [usage.c.at - usage.c.at % _SPAN[bucket]]
-    return times + [column_of(dimension) for dimension in by]
-
-
 def _grouped(asked: Asked, bucket: Bucket, by: Sequence[Dimension]) -> Select[Any]:
-    keys = [key.label(f"k{n}") for n, key in enumerate(_keys(bucket, by))]
-    return select(*keys, *_SUMS).where(*_conditions(asked)).group_by(*keys)
+    rows = source(asked, bucket, by)
+    span = span_of(bucket)
+    times = [] if span is None else [rows.c.at - rows.c.at % span]
+    keys = [*times, *(rows.c[column_of(dimension)] for dimension in by)]
+    labelled = [key.label(f"k{n}") for n, key in enumerate(keys)]
+    return select(*labelled, *_added(rows)).group_by(*labelled)
+
+
+def _added(rows: FromClause) -> list[ColumnElement[Any]]:
+    return [func.coalesce(func.sum(rows.c[name]), 0).label(name) for name in Sums._fields]
 
 
 def _measure(inner: Any, order: Order) -> ColumnElement[Any] | None:

@@ -1,0 +1,151 @@
+"""What sums are made of: days and hours that are added up already, and single records for the rest.
+
+A question of a month is answered from a few thousand rows instead of some millions. What the sums
+do not tell apart (routes, exact outcomes, a model's name at the provider) is asked of the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Select,
+    Table,
+    and_,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    union_all,
+)
+
+from passy_plugins.stores.sql.schema import usage, usage_days, usage_hours
+from passy_plugins.stores.sql.sums import AMOUNTS, DAY, HOUR, MOST_EACH, ranges
+
+if TYPE_CHECKING:
+    from passy_plugins.stores.sql.reports import Asked, Bucket, Dimension
+
+COLUMN = {"key": "key_id", "user": "user_id", "tag": "tags"}
+"""Columns that are not called like their dimension."""
+ADDED_UP = frozenset({"key", "organisation", "team", "user", "model", "upstream", "tag"})
+"""Dimensions that the sums tell apart."""
+SOMETIMES = ("key_id", "organisation", "team", "user_id")
+"""Columns whose indexes are limited to what is not empty; a question that does not say so is not
+given them."""
+COUNTED = ("requests", "ok", *AMOUNTS[:8], "unpriced", "estimated", "duration_ms", "first_ms")
+
+
+def column_of(dimension: Dimension) -> str:
+    return COLUMN.get(dimension, dimension)
+
+
+def source(asked: Asked, bucket: Bucket, by: Sequence[Dimension]) -> FromClause:
+    """Rows with ``at``, the dimensions that are asked for, and what they count."""
+    dimensions = [column_of(each) for each in by]
+    if asked.search or not ADDED_UP.issuperset((*by, *asked.values)):
+        return _records(asked, dimensions, asked.since, asked.until).subquery()
+    before, behind, hours, evening, days, late = ranges(asked.since, asked.until)
+    if bucket == "hour":
+        hours, evening, days = late, (0, 0), (0, 0)
+    parts = [_records(asked, dimensions, *span) for span in (before, behind) if span[0] < span[1]]
+    parts += [
+        _sums(table, asked, dimensions, *span)
+        for table, span in ((usage_hours, hours), (usage_hours, evening), (usage_days, days))
+        if span[0] < span[1]
+    ]
+    if late[0] < late[1]:
+        parts.append(_late(asked, dimensions, *late))
+    if not parts:
+        return _records(asked, dimensions, asked.since, asked.until).subquery()
+    return union_all(*parts).subquery()
+
+
+def span_of(bucket: Bucket) -> int | None:
+    """Milliseconds of a bucket."""
+    return {"hour": HOUR, "day": DAY}.get(bucket)
+
+
+def conditions(table: Table, asked: Asked) -> list[Any]:
+    """Which rows of a table are meant, whenever they were."""
+    found: list[Any] = []
+    for dimension, value in asked.values.items():
+        column = table.c[column_of(dimension)]
+        if dimension == "tag":
+            found.append(holds(literal(",") + column + literal(","), f",{value},"))
+            continue
+        found.append(column == value)
+        if value and column.name in SOMETIMES:
+            found.append(text(_said[table.name, column.name]))
+    if asked.search:
+        begins = func.substr(usage.c.id, 1, len(asked.search)) == asked.search
+        found.append(or_(begins, holds(usage.c.model, asked.search)))
+    return found
+
+
+def holds(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
+    """Whether ``part`` is in it, to the letter: LIKE knows wildcards, and SQLite's does not tell
+    small letters from large ones."""
+    found: ColumnElement[bool] = func.replace(column, part, "") != column
+    return found
+
+
+_said = {
+    (table.name, column): f"{table.name}.{column} <> ''"
+    for table in (usage, usage_hours, usage_days)
+    for column in SOMETIMES
+}
+
+
+def _records(asked: Asked, dimensions: Sequence[str], since: int, until: int) -> Select[Any]:
+    span = (usage.c.at >= since, usage.c.at < until)
+    return _told(dimensions).where(*span, *conditions(usage, asked))
+
+
+def _late(asked: Asked, dimensions: Sequence[str], since: int, until: int) -> Select[Any]:
+    """Those that are in no sum yet. They are few, and found by that: by the time, as an expression,
+    no index is looked through."""
+    at = usage.c.at + 0
+    unsummed = text("usage.summed = 0")
+    span = (unsummed, at >= since, at < until)
+    return _told(dimensions).where(*span, *conditions(usage, asked))
+
+
+def _told(dimensions: Sequence[str]) -> Select[Any]:
+    counts = [_RECORD[name].label(name) for name in COUNTED]
+    return select(usage.c.at, *(usage.c[name] for name in dimensions), *counts)
+
+
+def _sums(
+    table: Table, asked: Asked, dimensions: Sequence[str], since: int, until: int
+) -> Select[Any]:
+    c = table.c
+    told = [c[name] for name in dimensions]
+    span = (c.start >= since, c.start < until)
+    counts: dict[str, ColumnElement[Any]] = {name: c[name] for name in COUNTED if name in c} | {
+        "ok": case((c.outcome == "ok", c.requests), else_=0),
+        "unpriced": case((c.outcome.in_(("ok", "left")), c.unpriced), else_=0),
+    }
+    added = [counts[name].label(name) for name in COUNTED]
+    return select(c.start.label("at"), *told, *added).where(*span, *conditions(table, asked))
+
+
+def _capped(name: str) -> ColumnElement[Any]:
+    """As the sums have it."""
+    column, most = usage.c[name], literal(MOST_EACH, BigInteger)
+    return case((column > most, most), else_=func.coalesce(column, literal(0, BigInteger)))
+
+
+_OK = and_(usage.c.outcome == "ok", usage.c.status < 400)
+_ANSWERED = or_(_OK, usage.c.outcome == "client_gone")
+_RECORD: dict[str, ColumnElement[Any]] = {name: _capped(name) for name in AMOUNTS} | {
+    "requests": literal(1, BigInteger),
+    "ok": case((_OK, 1), else_=0),
+    "unpriced": case((and_(usage.c.cost_nanos.is_(None), _ANSWERED), 1), else_=0),
+    "estimated": usage.c.estimated,
+}
