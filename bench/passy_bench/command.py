@@ -111,7 +111,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 @click.option(
     "--streams", type=click.IntRange(1, 2000), default=200, show_default=True, help="In chunks."
 )
-@click.option("--quick", is_flag=True, help="One short repetition, some 20 s: a rough idea.")
+@click.option("--quick", is_flag=True, help="One short repetition, half a minute: a rough idea.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Where to save the figures.")
 @click.option("--key", envvar="PASSY_BENCH_KEY", help="API key for URL.")
 @click.option("--model", default="echo", show_default=True, help="Model to ask for at URL.")

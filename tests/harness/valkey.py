@@ -1,7 +1,7 @@
 """Valkey servers of a test's own: one, or a Cluster of three; and a wire to it that can fail.
 
-A server is a process on a free port of loopback that keeps nothing on disk, so one that was killed
-and started again is empty.
+A server is a process on a free port of loopback that saves nothing, so one that was killed and
+started again is empty.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from ssl import SSLContext
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
@@ -52,6 +53,8 @@ class Valkey:
         self.variables: dict[str, str] = {}
         """More of them for the process."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder: TemporaryDirectory[str] | None = None
+        """Where a replica puts what it is sent."""
 
     def __enter__(self) -> Valkey:
         self.start()
@@ -74,13 +77,14 @@ class Valkey:
         options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no"}
         options |= self._options
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self._folder = TemporaryDirectory(prefix="valkey-")
         self._process = subprocess.Popen(
             [_binary(), *words],
             env=os.environ | self.variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            cwd="/",
+            cwd=self._folder.name,
             preexec_fn=self._before,
         )
         _until(self._answers)
@@ -101,6 +105,9 @@ class Valkey:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(PATIENCE)
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def restart(self) -> None:
         """What was killed begins anew, and empty."""
@@ -240,8 +247,10 @@ class Wire:
     ends all connections and lets nobody connect.
     """
 
-    def __init__(self, server: Valkey) -> None:
+    def __init__(self, server: Valkey, ssl: SSLContext | None = None) -> None:
+        """``ssl``: clients come over TLS."""
         self._server = server
+        self._ssl = ssl
         self._fault: str | float | bytes | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -267,7 +276,7 @@ class Wire:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis{'s' if self._ssl else ''}://127.0.0.1:{self.port}/0"
 
     @property
     def fault(self) -> str | float | bytes | None:
@@ -296,7 +305,9 @@ class Wire:
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: _End(self), "127.0.0.1", self.port)
+        self._listener = await loop.create_server(
+            lambda: _End(self), "127.0.0.1", self.port, ssl=self._ssl
+        )
 
     async def _cut(self) -> None:
         for transport in list(self._open):

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from harness.crowd import until
-from harness.valkey import Cluster, Valkey
+from harness.tls import Authority
+from harness.valkey import Cluster, Valkey, Wire
 
 from passy_plugins.stores.redis import Redis, RedisSettings
 from passy_plugins.stores.redis.place import places
@@ -22,7 +23,7 @@ from passy_plugins.stores.redis.script import EXACT, pace
 from passy_proxy.config.settings import Secret
 from passy_proxy.keyring import Keyring
 from passy_proxy.site import Site
-from passy_proxy.stores import ANYTHING, Allowance, Claim, Counters, Grant, Shared
+from passy_proxy.stores import ANYTHING, Allowance, Claim, Counters, Grant, Shared, StoreUnavailable
 from passy_proxy.units import Rate
 
 pytestmark = pytest.mark.anyio
@@ -304,6 +305,38 @@ async def test_a_password_is_shown_to_the_server_and_to_nobody_else(
             assert store._there is not None
             assert "WRONGPASS" in store._there._line.reason
     assert "pass:wrong" not in capsys.readouterr().out
+
+
+async def test_a_server_over_tls_is_verified(valkey: Valkey, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with Wire(valkey, authority.server()) as wire:
+        async with opened(wire.url, ca=str(authority.file)) as store:
+            assert (await taken(store, Claim("key", Rate(1, 60), 1))).admitted
+            heard: list[tuple[str, str]] = []
+            store.listen(lambda *change: heard.append(change))
+            await until(lambda: store.hears)
+            await store.publish("key", "key_a")
+            await until(lambda: ("key", "key_a") in heard)
+        async with opened(wire.url) as store:
+            with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+                store.take([Claim("key", Rate(1, 60), 1)])
+
+
+async def test_a_server_on_a_socket_of_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / "valkey.sock"
+    with Valkey(unixsocket=path):
+        async with opened(f"unix://{path}") as store:
+            assert (await taken(store, Claim("key", Rate(1, 60), 1))).admitted
+            store.listen(lambda *_: None)
+            await until(lambda: store.hears)
+
+
+async def test_a_database_is_its_own(valkey: Valkey) -> None:
+    name = next(NAMES)
+    for number in (0, 3):
+        url = f"redis://127.0.0.1:{valkey.port}/{number}"
+        async with opened(url, name=name) as store:
+            assert 1 == (await taken(store, Claim("key", Rate(2, 3_600), 1))).rooms[0].remaining
 
 
 async def test_memory_is_this_process_alone(valkey: Valkey) -> None:
