@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, Field, SecretStr
 
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.editing import (
     IfMatch,
     Pages,
@@ -16,7 +17,7 @@ from passy_plugins.api.editing import (
     present,
     tagged,
 )
-from passy_plugins.api.errors import Denied, responses
+from passy_plugins.api.errors import responses
 from passy_plugins.api.organisations import known as known_organisation
 from passy_plugins.api.words import Body, Id, Line, Models, Name, Shown, Whole, changed, shown_at
 from passy_proxy.config.model import BaseURL

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field, field_validator
 
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.editing import Paging
-from passy_plugins.api.errors import Denied, absent, responses
+from passy_plugins.api.errors import absent, responses
 from passy_plugins.api.words import Line, Moment, Shown, shown_at
 from passy_plugins.stores.sql.reports import Asked, Bucket, Dimension, Group, Order, Sums
 from passy_proxy import json
