@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 
 from passy_plugins.api import errors
-from passy_plugins.api.errors import Denied
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.framework import api
 from passy_portal.door import SignIn, admit, is_api
 from passy_portal.pages import account, api_keys, api_usage, keys, overview, signing, team, usage

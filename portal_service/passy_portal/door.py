@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from fastapi import Request
 
-from passy_plugins.api.errors import Denied
+from passy_plugins.api.denied import Denied
 from passy_portal.access import ACCESS
 from passy_portal.accounts import Visitor
 from passy_proxy.addresses import address_of

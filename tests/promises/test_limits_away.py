@@ -204,6 +204,20 @@ async def test_D2_local_admits_at_most_the_limit_once_more(serve: Serve) -> None
     assert 400 == undecided
 
 
+async def test_D2_workers_that_never_reached_it_share_a_limit_as_well(serve: Serve) -> None:
+    text = configuration(Valkey().url, "requests: 100/365d, when_unavailable: local")
+    gateway = serve(text, "--workers", "2", start=False)
+    gateway.start()
+    try:
+        volley = await Volley.of([gateway.url], 400)
+        found = await volley.fire(request())
+        volley.leave()
+        assert {200, 429} == set(found)
+        assert 50 <= found[200] <= 100
+    finally:
+        assert 0 == gateway.stop()
+
+
 async def test_D2_refuse_admits_nobody(serve: Serve) -> None:
     first, second, undecided = await without(serve, "refuse", before=60, after=100)
     assert ({200: 60}, {503: 100}, 100) == (first, second, undecided)

@@ -180,7 +180,7 @@ async def write():
         record = UsageRecord(f"req_{number:07}", 1.5, *[""] * 5, "r", "m", "u", "m", "ok", 200,
             False, *numbers, False, 0, "", 1, 2, ())
         store.record(record.row())
-        if number % 40 == 0:
+        if number % 40 == 39:
             await asyncio.sleep(0.01)
     await store.stop()
 

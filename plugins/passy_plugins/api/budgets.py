@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, model_validator
 
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.editing import IfMatch, Paging, admin_of, editing, present, tagged
-from passy_plugins.api.errors import Denied, responses
+from passy_plugins.api.errors import responses
 from passy_plugins.api.words import Body, Id, Shown, UserId, Whole, shown_at
 from passy_plugins.stores.sql.issued import NANOS
 from passy_proxy.issue import DEFAULT_ALERTS, Kind, NewBudget, StoredBudget, Webhook

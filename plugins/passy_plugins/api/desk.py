@@ -8,7 +8,7 @@ from functools import wraps
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, cast
 
-from passy_plugins.api.errors import Denied
+from passy_plugins.api.denied import Denied
 from passy_proxy.keyring import KeyringError
 
 if TYPE_CHECKING:

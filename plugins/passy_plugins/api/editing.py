@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from fastapi import Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from passy_plugins.api.errors import Denied
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.words import Cursor, Line, Shown
 
 if TYPE_CHECKING:

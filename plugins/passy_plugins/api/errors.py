@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.gate import said
 from passy_proxy import StoreUnavailable
 
@@ -59,16 +60,6 @@ WORDS = {
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for its description."""
     return {status: {"model": Errors, "description": WORDS[status]} for status in statuses}
-
-
-class Denied(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.param = param
 
 
 def absent(what: str) -> Denied:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from passy_plugins.api.errors import Denied, absent, responses
+from passy_plugins.api.denied import Denied
+from passy_plugins.api.errors import absent, responses
 from passy_plugins.api.words import Shown
 from passy_plugins.routing import provider, route
 from passy_proxy import StoreUnavailable, __version__

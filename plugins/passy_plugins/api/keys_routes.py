@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.editing import Pages
-from passy_plugins.api.errors import Denied, absent, responses
+from passy_plugins.api.errors import absent, responses
 from passy_plugins.api.framework import api
 from passy_plugins.api.words import (
     Body,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.editing import (
     IfMatch,
     Searching,
@@ -15,7 +16,7 @@ from passy_plugins.api.editing import (
     present,
     tagged,
 )
-from passy_plugins.api.errors import Denied, responses
+from passy_plugins.api.errors import responses
 from passy_plugins.api.levels import Level, LimitsShown, fields, limits_shown
 from passy_plugins.api.words import Email, Id, Line, Shown, UserId, shown_at
 from passy_proxy.issue import User

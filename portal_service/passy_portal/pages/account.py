@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 
-from passy_plugins.api.errors import Denied, absent
+from passy_plugins.api.denied import Denied
+from passy_plugins.api.errors import absent
 from passy_plugins.api.words import Id
 from passy_portal.accounts import Accounts
 from passy_portal.door import Form, address

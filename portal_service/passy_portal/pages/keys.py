@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from passy_plugins.api.errors import Denied
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.keys_routes import state
 from passy_plugins.api.words import Cursor, Id, Line, rate_shown
 from passy_plugins.stores.sql.reports import Asked

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 
-from passy_plugins.api.errors import Denied
+from passy_plugins.api.denied import Denied
 from passy_portal.accounts import Accounts, Invitation
 from passy_portal.audit import Who
 from passy_portal.door import (

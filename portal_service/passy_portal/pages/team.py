@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi import APIRouter, Query, Request
 
-from passy_plugins.api.errors import Denied, absent
+from passy_plugins.api.denied import Denied
+from passy_plugins.api.errors import absent
 from passy_plugins.api.words import Id, UserId
 from passy_portal import audit
 from passy_portal.accounts import Accounts, Visitor

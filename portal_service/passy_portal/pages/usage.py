@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 
-from passy_plugins.api.errors import Denied
-from passy_plugins.api.usage import Counts, bin_of, exported, flat
+from passy_plugins.api.denied import Denied
+from passy_plugins.api.files import exported
+from passy_plugins.api.usage import Counts, bin_of, flat
 from passy_plugins.stores.sql.reports import Asked, Dimension, Group, Sums
 from passy_portal.accounts import Accounts
 from passy_portal.figures import count, money, stacked

@@ -477,3 +477,10 @@ def test_no_answer_is_anything_but_json(office: Office) -> None:
         asked = office.admin("GET", path)
         assert "application/json" == asked.headers["content-type"]
         assert asked.json["error"]["request_id"] == asked.headers["x-request-id"]
+
+
+def test_many_who_ask_at_once_are_all_answered(crowd: Office) -> None:
+    """More than the database has connections for."""
+    with ThreadPoolExecutor(40) as threads:
+        statuses = list(threads.map(lambda _: crowd.admin("GET", "/keys").status, range(200)))
+    assert {200} == set(statuses)

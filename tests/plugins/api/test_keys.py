@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.gateway import Asked, Serve, until
+from harness.gateway import ROOT, Asked, Serve, until
 from harness.office import CONFIGURATION, SECRET, TOKEN, VARIABLES, Office
 
 from passy_plugins.api.keys import Keys
@@ -374,3 +378,37 @@ def test_no_key_and_no_secret_is_logged(office: Office) -> None:
 
 def test_every_setting_has_a_place() -> None:
     assert {"store", "secret", "admin_token"} == set(settings_of(Keys).model_fields)
+
+
+IMPORTS = """
+import sys
+from pathlib import Path
+import structlog
+from passy_proxy.config.build import Parts, build
+from passy_proxy.config.document import parse
+from passy_proxy.config.legacy import layers
+from passy_proxy.keyring import Keyring
+from passy_proxy.registry import Registry
+from passy_proxy.shared import Shared
+from passy_proxy.site import Site
+
+site = Site(Path(sys.argv[2]), Keyring(["a key for tests only, of 32 bytes or more"]))
+parts = Parts(Registry(), Shared(), site, structlog.get_logger())
+snapshot = build(layers(parse(Path(sys.argv[1]).read_text(), "g", {}), {}), parts, "x")
+assert {"/keys", "/admin/api"} == set(snapshot.apps_left_out), snapshot.apps_left_out
+print(sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_apps_that_are_off_cost_no_import(tmp_path: Path) -> None:
+    """The file that is shipped, with nothing set."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IMPORTS, str(ROOT / "config/gateway.yaml"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert 0 == ended.returncode, ended.stderr
+    loaded = set(ast.literal_eval(ended.stdout))
+    assert set() == loaded & {"fastapi", "starlette", "sqlalchemy", "jinja2"}

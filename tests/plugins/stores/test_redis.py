@@ -194,6 +194,8 @@ async def test_a_long_name_is_kept_short_and_still_its_own(valkey: Valkey) -> No
             grant = await taken(store, Claim("x" * 100_000 + last, Rate(2, 60), 1))
             assert 1 == grant.rooms[0].remaining
         assert max(map(len, keys(valkey, name))) < 100
+        assert store._there is not None
+        assert ["@workers"] == list(store._there.decisions._names._known)  # None of them is kept.
 
 
 async def test_after_the_server_lost_everything_exchanges_still_hold_their_slots() -> None:
@@ -388,6 +390,17 @@ async def test_after_a_gap_anything_may_have_changed() -> None:
             assert [(ANYTHING, ANYTHING)] * 2 == heard
             await store.publish("key", "key_a")
             await until(lambda: ("key", "key_a") in heard)
+
+
+async def test_a_change_is_told_though_the_connection_was_idle_for_too_long(valkey: Valkey) -> None:
+    with Wire(valkey) as wire:
+        async with opened(wire.url) as store:
+            await store.publish("key", "key_a")
+            wire.cut()
+            await store.publish("key", "key_b")
+            wire.fault = "refused"
+            with pytest.raises(StoreUnavailable):
+                await store.publish("key", "key_c")
 
 
 async def test_D6_a_change_goes_through_a_cluster(cluster: Cluster) -> None:

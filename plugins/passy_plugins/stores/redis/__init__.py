@@ -82,6 +82,8 @@ class Redis(Store):
         self._there = there = There(found, settings, site.log.bind(store=self.kind), clock)
         # Until the server has said how many there are, they are those of this gateway.
         there.decisions.workers = max(1, len(site.vitals.slots))
+        # Until the server has said how many there are, at least those of this host.
+        there.decisions.workers = max(1, len(site.vitals.slots))
         self._counters = there.slices or there.decisions
         self._changes = there.changes
 

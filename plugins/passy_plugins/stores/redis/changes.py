@@ -7,7 +7,7 @@ the first one listens or publishes, because that takes half a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.stores.redis.place import Place
@@ -91,20 +91,23 @@ class Channel(Changes):
         from redis.exceptions import RedisError
 
         message = json.dumps([kind, subject])
-        why = "nobody could be asked"
-        for place in list(self._places):
-            client = self._client or self._to(place)
+        why = ""
+        for client in self._clients():
             try:
                 await client.publish(self._name, message)
             except (RedisError, OSError) as error:
-                why = f"{place}: {error}"
+                why = str(error)
                 self._client = None
                 await client.aclose()
-                self._places.append(self._places.pop(0))
             else:
                 self._client = client
                 return
         raise StoreUnavailable(why)
+
+    def _clients(self) -> Iterator[Redis]:
+        if self._client is not None:
+            yield self._client  # The server may have closed it meanwhile.
+        yield from map(self._to, self._places)
 
     async def _listen(self) -> None:
         await asyncio.to_thread(_imported)

@@ -49,8 +49,7 @@ class Decisions:
         self._takes = 0
         """That wait for an answer."""
         self._owed: list[Owed] = []
-        self._worker = os.urandom(8)
-        self._presence = self._worker.ljust(16, b"@")
+        self.arrive()
         self._present = (names.of(WORKERS.key, WORKERS.limit), 1, 1, 0)
         self._tokens = 0
         self._leases: dict[Lease, list[Told]] = {}
@@ -180,6 +179,11 @@ class Decisions:
         if not future.cancelled() and future.exception() is None:
             room = future.result().rooms[0]
             self.workers = max(1, room.limit - room.remaining)
+
+    def arrive(self) -> None:
+        """Become a worker of one's own, also in a process that was forked from another one."""
+        self._worker = os.urandom(8)
+        self._presence = self._worker.ljust(16, b"@")
 
     async def leave(self) -> None:
         """This worker is going; until all that it said is known there, or cannot be."""

@@ -29,7 +29,8 @@ RATE, SLOTS, ALLOWANCE = 1, 2, 3
 EXACT = 2.0**51
 """Units that a full bucket may have: twice as many, and a little, are still whole numbers."""
 LONGEST_NAME = 200
-"""Characters of a counter's name that are kept as they are."""
+"""Of a counter's name that is kept as it is, and remembered."""
+MOST_NAMES = 10_000
 
 MOMENT = Struct("<d").pack
 OPERATION = Struct("<B16sB").pack
@@ -63,9 +64,12 @@ class Names:
     def of(self, name: str, limit: Rate | Allowance | int) -> Counter:
         known = self._known.get(name)
         if known is None or known.limit is not limit:
-            if len(self._known) >= 10_000:
+            known = self._counter(name, limit)
+            if len(name) > LONGEST_NAME:
+                return known
+            if len(self._known) >= MOST_NAMES:
                 self._known.clear()
-            known = self._known[name] = self._counter(name, limit)
+            self._known[name] = known
         return known
 
     def _counter(self, name: str, limit: Rate | Allowance | int) -> Counter:

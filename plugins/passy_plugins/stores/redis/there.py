@@ -41,6 +41,7 @@ class There:
         self._tasks = Tasks(log)
 
     async def start(self) -> None:
+        self.decisions.arrive()
         await self._line.start()
         self._tasks.start(self._renewed())
         if self.slices is not None:

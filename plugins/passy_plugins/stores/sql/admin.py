@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from passy_proxy.keyring import Keyring
 
 
+AT_ONCE = 8
+"""Connections of one Admin: a server has a hundred for all of them."""
+
+
 class Admin(Issued, Tenants, Allotted, Vaulted):
     """Writes to the database of ``url``. See `opened`."""
 
@@ -52,6 +56,7 @@ class Admin(Issued, Tenants, Allotted, Vaulted):
         self._keyring = keyring
         self._edited = edited
         self._noted = {}
+        self._room = asyncio.Semaphore(AT_ONCE)
         self.reports = Reports(self._connected)
         self.lists = Lists(self._connected)
 
@@ -144,7 +149,7 @@ class Admin(Issued, Tenants, Allotted, Vaulted):
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         """One that tells of its edits once it has ended."""
         noted: list[tuple[str, str]] = []
-        async with self._engine.begin() as connection:
+        async with self._room, self._engine.begin() as connection:
             self._noted[connection] = noted
             try:
                 yield connection

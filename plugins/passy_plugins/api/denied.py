@@ -1,0 +1,14 @@
+"""A request that is answered with an error of ours. Alone in its file, since whoever only learns of
+the applications imports it too, and must not import what they are made with."""
+
+from __future__ import annotations
+
+
+class Denied(Exception):
+    """``status`` and ``code`` are the answer's, ``param`` is where the mistake stands."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
