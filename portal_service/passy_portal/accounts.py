@@ -103,10 +103,10 @@ class Accounts:
     ) -> AsyncIterator[Noted]:
         """A change and its entry in the audit log, in one transaction: both, or neither."""
         async with self.admin.together(audit.TURN):
-            noted = Noted(subject, before or {}, after or {})
+            noted = Noted(who, subject, before or {}, after or {})
             yield noted
             async with self.admin.connected() as connection:
-                await audit.enter(connection, self.admin.keyring, who, action, noted)
+                await audit.enter(connection, self.admin.keyring, action, noted)
 
     # Signing in
 

@@ -55,8 +55,9 @@ class Entry:
 
 @dataclass(slots=True)
 class Noted:
-    """What is said of a change: of what, and from what to what. Neither may hold a secret."""
+    """What is said of a change: whose, of what, and from what to what, without a secret."""
 
+    who: Who
     subject: str
     before: Mapping[str, Any]
     after: Mapping[str, Any]
@@ -65,7 +66,6 @@ class Noted:
 async def enter(
     connection: AsyncConnection,
     keyring: Keyring,
-    who: Who,
     action: str,
     noted: Noted,
 ) -> None:
@@ -78,9 +78,9 @@ async def enter(
     row = {
         "seq": last.seq + 1 if last else 1,
         "at": int(time.time() * 1000),
-        "organisation": who.organisation,
-        "actor": who.actor,
-        "address": who.address,
+        "organisation": noted.who.organisation,
+        "actor": noted.who.actor,
+        "address": noted.who.address,
         "action": action,
         "subject": noted.subject,
         "before": dumps(dict(noted.before)).decode(),

@@ -359,6 +359,7 @@ def test_W11_every_change_is_noted_and_an_edit_shows(gateway: Gateway, browser: 
     page = browser.look("/audit").body.decode()
     assert "Every entry is as it was written." in page
     assert "renamed" in page
+    assert "organisation.found" in page
     last = books(gateway, "SELECT max(seq) FROM portal_audit WHERE after <> '{}'")[0][0]
     saved = books(gateway, "SELECT * FROM portal_audit")
     for edit in (

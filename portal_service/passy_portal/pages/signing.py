@@ -194,6 +194,7 @@ async def _found(
                 description="Made with the organisation",
             )
         )
+        noted.who = Who(organisation, user.id, address(request))
         noted.subject = organisation
         noted.after = {"owner": user.id, "name": values["organisation"]}
     cookie = await begun(request, accounts, user.id, organisation)
