@@ -122,7 +122,7 @@ async def create_key(request: Request, new: NewOwn) -> KeyMade:
     return KeyMade(key=key, **shown(made))
 
 
-@router.get("/api/keys/{id}", responses=responses(401, 404, 422, 503))
+@router.get("/api/keys/{id}", responses=responses(400, 401, 404, 422, 503))
 async def show_key(request: Request, id: Id) -> KeyShown:
     """What is known of one."""
     accounts = await accounts_of(request)
@@ -155,7 +155,7 @@ async def delete_key(request: Request, id: Id) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/api/keys/{id}/used", responses=responses(401, 404, 422, 503))
+@router.get("/api/keys/{id}/used", responses=responses(400, 401, 404, 422, 503))
 async def used(request: Request, id: Id) -> Used:
     """Whether a key was used by now, as the books have it."""
     accounts, visitor = await accounts_of(request), visitor_of(request)
