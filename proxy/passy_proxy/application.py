@@ -8,7 +8,7 @@ application when it is started; so a gateway that names none imports none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class Application:
         life, self._life = self._life, None
         if life is not None:
             await life.stop()
+
+    async def greeting(self, url: str) -> Sequence[str]:
+        """What whoever started the gateway is told on the console once it listens: where this is,
+        then what there is to do. Nothing here. ``url``: of its path, as the gateway listens."""
+        return ()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """One request. ``scope["root_path"]`` ends in where the application is mounted;

@@ -48,16 +48,13 @@ Networks = Annotated[list[Annotated[str, Field(max_length=60)]], Field(max_lengt
 Upstreams = Annotated[list[Name], Field(max_length=100)]
 
 
-class KeyLevel(Level):
-    """What can be said of a key at its making and later."""
+class KeyFields(Level):
+    """What can be said of a key by whoever it belongs to."""
 
     name: Line = ""
     email: Email | None = None
     description: Line = ""
     team: Id | None = None
-    user: UserId | None = Field(
-        default=None, description="May be one that only another service knows."
-    )
     tags: Tags = Field(default=[], description="Usage can be asked for by them.")
     networks: Networks | None = Field(
         default=None,
@@ -72,6 +69,14 @@ class KeyLevel(Level):
     )
     usage_period: Period = "total"
     expires_at: Moment | None = None
+
+
+class KeyLevel(KeyFields):
+    """What can be said of a key at its making and later."""
+
+    user: UserId | None = Field(
+        default=None, description="May be one that only another service knows."
+    )
 
 
 class NewKeyBody(KeyLevel):

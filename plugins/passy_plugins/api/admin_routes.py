@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from passy_plugins.api import (
     admin_keys,
     budgets,
+    credentials,
     gateway,
     organisations,
     providers,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from passy_plugins.api.desk import Desk
     from passy_proxy.gateway import Gateway
 
-AREAS = (organisations, users, admin_keys, providers, budgets, usage, gateway)
+AREAS = (organisations, users, admin_keys, providers, credentials, budgets, usage, gateway)
 ABOUT = "All that an operator of passy keeps in order, for the holder of the admin token."
 
 

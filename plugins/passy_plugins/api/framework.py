@@ -69,7 +69,7 @@ async def _ask(app: FastAPI) -> None:
     scope = {
         "type": "http",
         "method": "GET",
-        "path": "/",
+        "path": "/nothing/at/all",
         "headers": [],
         "query_string": b"",
         "state": {"request_id": ""},
@@ -80,7 +80,7 @@ async def _ask(app: FastAPI) -> None:
 
     async def send(message: Message) -> None: ...
 
-    await app({**scope, "path": "/nothing/at/all"}, receive, send)
+    await app(scope, receive, send)
 
 
 def share_errors(document: dict[str, Any]) -> None:

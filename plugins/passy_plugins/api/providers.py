@@ -1,9 +1,8 @@
-"""What organisations bring: their own upstreams, and their own keys for any. A secret goes in and
-never comes out; what is shown of it is its last four characters."""
+"""Organisations' own upstreams, and how what they bring is tried."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, Field, SecretStr
@@ -19,11 +18,10 @@ from passy_plugins.api.editing import (
 )
 from passy_plugins.api.errors import responses
 from passy_plugins.api.organisations import known as known_organisation
-from passy_plugins.api.words import Body, Id, Line, Models, Name, Shown, Whole, changed, shown_at
+from passy_plugins.api.words import Body, Id, Line, Models, Name, Shown, Whole, changed
 from passy_proxy.config.model import BaseURL
-from passy_proxy.config.problem import nearest
-from passy_proxy.issue import NewCredential, NewProvider
-from passy_proxy.records import Credential, CustomProvider, StoredCredential
+from passy_proxy.issue import NewProvider
+from passy_proxy.records import Credential, CustomProvider
 from passy_proxy.transport.connect import BadOrigin, parse_origin
 from passy_proxy.trial import Trial, candidates, trial
 
@@ -88,38 +86,6 @@ class ProviderShown(Shown):
 
 class Providers(Shown):
     rows: list[ProviderShown]
-    cursor: str | None
-
-
-class NewCredentialBody(Body):
-    upstream: Name = Field(description="The name of a shared upstream, or the id of a provider.")
-    secret: WriteOnly
-    name: Line = ""
-    status: Switch = "active"
-    priority: Priority = 0
-
-
-class CredentialChange(Body):
-    secret: WriteOnly | None = Field(default=None, description="A new one in its place.")
-    name: Line = ""
-    status: Switch = "active"
-    priority: Priority = 0
-
-
-class CredentialShown(Shown):
-    id: str
-    organisation: str
-    upstream: str
-    name: str
-    status: Switch
-    priority: int
-    last_four: str = Field(description="Of the secret; empty where that would say too much.")
-    version: int = Field(description="Grows with each new secret.")
-    created_at: str | None
-
-
-class Credentials(Shown):
-    rows: list[CredentialShown]
     cursor: str | None
 
 
@@ -221,85 +187,6 @@ async def try_provider(
     return await tried(request, custom(request, own), key, trying)
 
 
-# Credentials
-
-
-@router.post("/organisations/{id}/credentials", status_code=201, responses=MAKE)
-async def create_credential(request: Request, id: Id, new: NewCredentialBody) -> CredentialShown:
-    """Enter an organisation's own key for an upstream."""
-    await known_organisation(request, id)
-    await check_upstream(request, id, new.upstream)
-    wanted = NewCredential(id, new.upstream, new.name, new.priority, new.status)
-    admin = await admin_of(request)
-    made = await admin.add_credential(wanted, new.secret.get_secret_value())
-    return credential(await known_credential(request, id, made))
-
-
-@router.get("/organisations/{id}/credentials", responses=LIST)
-async def list_credentials(request: Request, id: Id, query: Pages) -> Credentials:
-    """An organisation's own keys, oldest first; never the secrets."""
-    await known_organisation(request, id)
-    page = await (await admin_of(request)).lists.credentials(id, query.limit, query.cursor)
-    return Credentials(rows=[credential(one) for one in page.rows], cursor=page.cursor)
-
-
-@router.get("/organisations/{id}/credentials/{credential_id}", responses=LIST)
-async def show_credential(
-    request: Request, response: Response, id: Id, credential_id: Id
-) -> CredentialShown:
-    """What is known of one."""
-    return tagged(response, credential(await known_credential(request, id, credential_id)))
-
-
-@router.patch("/organisations/{id}/credentials/{credential_id}", responses=EDIT)
-async def change_credential(
-    request: Request,
-    response: Response,
-    id: Id,
-    credential_id: Id,
-    change: CredentialChange,
-    if_match: IfMatch = None,
-) -> CredentialShown:
-    """Change what is named. Without a `secret` the one that is there stays."""
-
-    async def current() -> CredentialShown:
-        return credential(await known_credential(request, id, credential_id))
-
-    values = dict(changed(change))
-    if (secret := values.pop("secret", None)) is not None:
-        values["secret"] = secret.get_secret_value()
-    async with editing(request, credential_id, if_match, current) as admin:
-        if values:
-            present(await admin.change_credential(credential_id, **values), "credential")
-        return tagged(response, await current())
-
-
-@router.delete("/organisations/{id}/credentials/{credential_id}", status_code=204, responses=LIST)
-async def delete_credential(request: Request, id: Id, credential_id: Id) -> Response:
-    """Forget it."""
-    await known_credential(request, id, credential_id)
-    present(await (await admin_of(request)).remove_credential(credential_id), "credential")
-    return Response(status_code=204)
-
-
-@router.post("/organisations/{id}/credentials/{credential_id}/test", responses=TRY)
-async def try_credential(
-    request: Request, id: Id, credential_id: Id, trying: Trying | None = None
-) -> Tried:
-    """Try it: is it taken, what is listed, does a call go through. That costs a few tokens."""
-    stored = await known_credential(request, id, credential_id)
-    admin = await admin_of(request)
-    shared = snapshot_of(request).upstreams.get(stored.upstream)
-    if shared is None:
-        own = await provider_of(request, id, stored.upstream)
-        if own is None:
-            message = f"The upstream {stored.upstream} is not there, or left out."
-            raise Denied(409, "no_upstream", message)
-        shared = custom(request, own)
-    key = present(await admin.open_credential(credential_id), "credential")
-    return await tried(request, shared, key, trying)
-
-
 async def tried(
     request: Request, upstream: Upstream, key: Credential | None, trying: Trying | None
 ) -> Tried:
@@ -355,18 +242,6 @@ def check(request: Request, url: str | None, dialect: str | None) -> None:
         raise Denied(422, "invalid_value", f"No such dialect; there are {known}.", "body.dialect")
 
 
-async def check_upstream(request: Request, organisation: str, name: str) -> None:
-    """422 for what is neither a shared upstream nor one of theirs."""
-    upstreams = snapshot_of(request).upstreams
-    if name in upstreams or name in upstreams.left_out:
-        return
-    if await provider_of(request, organisation, name) is None:
-        meant = nearest(name, [*upstreams, *upstreams.left_out])
-        hint = f"; did you mean {meant}?" if meant else "."
-        message = f"There is no upstream {name}{hint}"
-        raise Denied(422, "invalid_value", message, "body.upstream")
-
-
 async def provider_of(request: Request, organisation: str, id: str) -> CustomProvider | None:
     """404s are for others: ``None`` where it is not theirs."""
     found = await (await admin_of(request)).list_providers(organisation)
@@ -375,14 +250,6 @@ async def provider_of(request: Request, organisation: str, id: str) -> CustomPro
 
 async def known_provider(request: Request, organisation: str, id: str) -> CustomProvider:
     found: CustomProvider = present(await provider_of(request, organisation, id), "provider")
-    return found
-
-
-async def known_credential(request: Request, organisation: str, id: str) -> StoredCredential:
-    listed = await (await admin_of(request)).list_credentials(organisation)
-    found: StoredCredential = present(
-        next((one for one in listed if one.id == id), None), "credential"
-    )
     return found
 
 
@@ -398,17 +265,4 @@ def provider(one: CustomProvider) -> ProviderShown:
         status="active" if one.active else "disabled",
         priority=one.priority,
         version=one.version,
-    )
-
-
-def credential(one: StoredCredential) -> CredentialShown:
-    fields: dict[str, Any] = {
-        name: getattr(one, name)
-        for name in ("id", "organisation", "upstream", "name", "priority", "version")
-    }
-    return CredentialShown(
-        **fields,
-        status="active" if one.active else "disabled",
-        last_four=one.shown,
-        created_at=shown_at(one.created),
     )

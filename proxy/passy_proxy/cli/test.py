@@ -15,7 +15,9 @@ MOST_CORES = 4
 
 # `-h` stays pytest's: were it ours, `-khost` would be read as `-k -h …`.
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
-@click.option("--fast", is_flag=True, help="Leave out what needs Node.js or a real model.")
+@click.option(
+    "--fast", is_flag=True, help="Leave out what needs Node.js, a browser or a real model."
+)
 @click.option("--large", is_flag=True, help="Include the long runs.")
 @click.option(
     "--fuzz", type=click.IntRange(min=1), metavar="N", help="Fuzz each target for N seconds."
@@ -29,7 +31,7 @@ def command(fast: bool, large: bool, fuzz: int | None, pytest_args: tuple[str, .
     """
     root = checkout()
     pytest = tool("pytest", install="./passy test")
-    left_out = ["node", "model"] if fast else []
+    left_out = ["browser", "node", "model"] if fast else []
     left_out += [] if large else ["large"]
     left_out += [] if fuzz else ["fuzz"]
     marked = ["-m", " and ".join(f"not {marker}" for marker in left_out)] if left_out else []

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,7 +64,8 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
         try:
             key = await first_key(gateway)
             started = time.monotonic() - began
-            shown = Shown(at, key, started, await first_request(gateway, at, key))
+            first = await first_request(gateway, at, key)
+            shown = Shown(at, key, started, first, await greetings(gateway, at))
         except StoreUnavailable as exc:
             # Nobody can be given a key now; who has one is served as far as that is possible.
             click.echo(f"passy: serving at http://{at}/v1, but a store is away: {exc}", err=True)
@@ -182,6 +184,24 @@ async def answer(asked: Question, at: Address, key: str | None) -> tuple[int, by
         writer.close()
 
 
+def url_of(at: Address) -> str:
+    """Where to reach what listens there, from this machine."""
+    return f"http://{Address(LOCAL.get(at.host, at.host), at.port)}"
+
+
+Greetings = Mapping[str, Sequence[str]]
+"""Name of an application → what it tells whoever started the gateway."""
+
+
+async def greetings(gateway: Gateway, at: Address) -> Greetings:
+    """Of those applications that have something to say."""
+    told = {}
+    for mount in gateway.snapshot.routes.mounts:
+        if lines := await mount.application.greeting(url_of(at) + mount.path):
+            told[mount.application.name] = lines
+    return told
+
+
 class Shown(NamedTuple):
     """What the banner tells."""
 
@@ -189,10 +209,11 @@ class Shown(NamedTuple):
     key: str | None
     started: float
     first: First
+    greetings: Greetings = {}  # noqa: RUF012  # Of a NamedTuple, and never written to.
 
     @property
     def url(self) -> str:
-        return f"http://{Address(LOCAL.get(self.at.host, self.at.host), self.at.port)}"
+        return url_of(self.at)
 
     def as_json(self, gateway: Gateway) -> str:
         return json.dumps(
@@ -203,6 +224,7 @@ class Shown(NamedTuple):
                 "models": gateway.snapshot.models.names(),
                 "config": gateway.snapshot.hash.decode(),
                 "first_request": self.first.status,
+                "apps": {name: list(lines) for name, lines in self.greetings.items()},
             }
         ).decode()
 
@@ -220,6 +242,7 @@ class Shown(NamedTuple):
             f"{bold('passy')} {__version__}  {dim(f'{facts} · started in {self.started:.1f} s')}",
             "",
             f"  gateway  {bold(self.url + '/v1')}",
+            *self._apps(),
             f"  models   {models_line(snapshot.models.names(), snapshot.upstreams)}",
             f"  key      {key}",
         ]
@@ -239,6 +262,14 @@ class Shown(NamedTuple):
             "",
         ]
         click.echo("\n".join(lines))
+
+    def _apps(self) -> list[str]:
+        """Each in a line, and below it what there is to do."""
+        return [
+            f"  {name if n == 0 else '':8} {bold(line) if n == 0 else line}"
+            for name, lines in self.greetings.items()
+            for n, line in enumerate(lines)
+        ]
 
 
 def bold(text: str) -> str:

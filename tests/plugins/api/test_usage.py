@@ -18,7 +18,8 @@ import pytest
 from harness.gateway import Serve, until
 from harness.office import CONFIGURATION, TOKEN, VARIABLES, Office
 
-from passy_plugins.api.usage import cell, dollars
+from passy_plugins.api.files import cell
+from passy_plugins.api.usage import dollars
 
 
 class Asked(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,16 @@ class Admin(Issued, Tenants, Allotted, Vaulted):
             yield cls(engine, keyring, url, edited)
         finally:
             await engine.dispose()
+
+    @property
+    def keyring(self) -> Keyring:
+        """What its secrets are sealed with, and what is attested with."""
+        return self._keyring
+
+    def connected(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A connection and its transaction, for tables that others keep beside ours; that of
+        `together` within it."""
+        return self._connected()
 
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""

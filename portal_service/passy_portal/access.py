@@ -1,0 +1,78 @@
+"""Who may do what: each route of the portal, and who may ask it. What is not here cannot be asked.
+
+The tests of W3 are made from this table, and fail for a route that it does not name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from passy_proxy.issue import ROLES, Role
+
+Object = Literal["key", "member", "invitation", "session"]
+"""What the id in a path names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    roles: frozenset[Role] | None
+    """``None``: also who has not signed in."""
+    object: Object | None = None
+
+
+ANYONE = Access(None)
+MEMBERS = Access(frozenset(ROLES))
+KEEPERS: frozenset[Role] = frozenset({"owner", "admin", "developer"})
+LEADERS: frozenset[Role] = frozenset({"owner", "admin"})
+
+ACCESS: dict[tuple[str, str], Access] = {
+    ("GET", "/static/{name}"): ANYONE,
+    ("GET", "/openapi.json"): ANYONE,
+    ("GET", "/login"): ANYONE,
+    ("POST", "/login"): ANYONE,
+    ("GET", "/first"): ANYONE,
+    ("POST", "/first"): ANYONE,
+    ("GET", "/join"): ANYONE,
+    ("POST", "/join"): ANYONE,
+    ("POST", "/theme"): ANYONE,
+    ("POST", "/logout"): MEMBERS,
+    ("GET", "/"): MEMBERS,
+    ("GET", "/usage"): MEMBERS,
+    ("GET", "/usage.csv"): MEMBERS,
+    ("GET", "/keys"): MEMBERS,
+    ("GET", "/keys/new"): Access(KEEPERS),
+    ("POST", "/keys/new"): Access(KEEPERS),
+    ("GET", "/keys/{id}"): Access(frozenset(ROLES), "key"),
+    ("POST", "/keys/{id}"): Access(KEEPERS, "key"),
+    ("POST", "/keys/{id}/roll"): Access(KEEPERS, "key"),
+    ("POST", "/keys/{id}/disable"): Access(KEEPERS, "key"),
+    ("POST", "/keys/{id}/enable"): Access(KEEPERS, "key"),
+    ("POST", "/keys/{id}/delete"): Access(KEEPERS, "key"),
+    ("GET", "/team"): MEMBERS,
+    ("POST", "/team/invite"): Access(LEADERS),
+    ("POST", "/team/{user_id}/role"): Access(LEADERS, "member"),
+    ("POST", "/team/{user_id}/remove"): Access(LEADERS, "member"),
+    ("POST", "/team/invitations/{id}/withdraw"): Access(LEADERS, "invitation"),
+    ("GET", "/audit"): Access(LEADERS),
+    ("GET", "/account"): MEMBERS,
+    ("POST", "/account/password"): MEMBERS,
+    ("POST", "/account/organisation"): MEMBERS,
+    ("POST", "/account/sessions/end"): MEMBERS,
+    ("POST", "/account/sessions/{id}/end"): Access(frozenset(ROLES), "session"),
+    ("GET", "/api/me"): MEMBERS,
+    ("GET", "/api/keys"): MEMBERS,
+    ("POST", "/api/keys"): Access(KEEPERS),
+    ("GET", "/api/keys/{id}"): Access(frozenset(ROLES), "key"),
+    ("PATCH", "/api/keys/{id}"): Access(KEEPERS, "key"),
+    ("POST", "/api/keys/{id}/roll"): Access(KEEPERS, "key"),
+    ("DELETE", "/api/keys/{id}"): Access(KEEPERS, "key"),
+    ("GET", "/api/keys/{id}/used"): Access(frozenset(ROLES), "key"),
+    ("GET", "/api/usage"): MEMBERS,
+}
+
+
+def may(role: Role, method: str, path: str) -> bool:
+    """Whether a role may ask a route; pages offer nothing else."""
+    roles = ACCESS[method, path].roles
+    return roles is None or role in roles

@@ -1,0 +1,321 @@
+"""Who may sign in, who has signed in, and who was invited.
+
+What lets somebody in is 256 random bits, kept as a digest: neither the database nor a copy of it
+lets anybody in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, insert, select, update
+
+from passy_plugins.stores.sql.schema import members, organisations, users
+from passy_portal import audit
+from passy_portal.audit import Noted, Who
+from passy_portal.passwords import Passwords
+from passy_portal.tables import passwords, sessions, tokens
+from passy_portal.throttle import Throttle
+from passy_proxy.issue import Role
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Row
+
+    from passy_plugins.stores.sql.admin import Admin
+
+FIRST_GOOD_FOR = 3_600_000
+INVITATION_GOOD_FOR = 7 * 86_400_000
+"""Milliseconds, both."""
+NOTED_EVERY = 60_000
+"""Milliseconds between two notes that a session is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who has signed in, and for which organisation."""
+
+    session: str
+    """Its public id."""
+    user: str
+    email: str
+    name: str
+    organisation: str
+    organisation_name: str
+    role: Role
+    address: str
+
+    @property
+    def who(self) -> Who:
+        """As the audit log names them."""
+        return Who(self.organisation, self.user, self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One of somebody's sessions, as it is shown to them."""
+
+    id: str
+    created: float
+    """Unix seconds, as is ``seen``."""
+    seen: float
+    agent: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    id: str
+    kind: str
+    organisation: str
+    email: str
+    role: Role
+    created: float
+    """Unix seconds, as is ``expires``."""
+    expires: float
+
+
+class Accounts:
+    """Reads and writes the portal's tables. Raises `StoreUnavailable`."""
+
+    def __init__(self, admin: Admin, idle: float, longest: float) -> None:
+        self.admin = admin
+        self.passwords = Passwords()
+        self.throttle = Throttle(admin)
+        self._idle = int(idle * 1000)
+        self._longest = int(longest * 1000)
+        self.longest = int(longest)
+        """Seconds that a session lasts at most."""
+
+    @asynccontextmanager
+    async def noting(
+        self,
+        who: Who,
+        action: str,
+        subject: str = "",
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> AsyncIterator[Noted]:
+        """A change and its entry in the audit log, in one transaction: both, or neither."""
+        async with self.admin.together(audit.TURN):
+            noted = Noted(subject, before or {}, after or {})
+            yield noted
+            async with self.admin.connected() as connection:
+                await audit.enter(connection, self.admin.keyring, who, action, noted)
+
+    # Signing in
+
+    async def known(self, email: str, password: str) -> str | None:
+        """The id of the user who has both; as slow for an e-mail that nobody has."""
+        mine = (users.c.email == email.lower(), users.c.status == "active")
+        wanted = select(users.c.id, passwords.c.hash).outerjoin_from(
+            users, passwords, passwords.c.user_id == users.c.id
+        )
+        async with self.admin.connected() as connection:
+            row = (await connection.execute(wanted.where(*mine))).first()
+        fits = await self.passwords.fits(password, row.hash if row else None)
+        return row.id if row and fits else None
+
+    async def has_password(self, user: str) -> bool:
+        """Whether they can sign in."""
+        wanted = select(passwords.c.user_id).where(passwords.c.user_id == user)
+        async with self.admin.connected() as connection:
+            return (await connection.execute(wanted)).first() is not None
+
+    async def set_password(self, user: str, hashed: str) -> None:
+        """And end all of their sessions."""
+        now = _now()
+        change = update(passwords).where(passwords.c.user_id == user)
+        async with self.admin.connected() as connection:
+            if not (await connection.execute(change.values(hash=hashed, changed=now))).rowcount:
+                new = {"user_id": user, "hash": hashed, "changed": now}
+                await connection.execute(insert(passwords).values(new))
+            await connection.execute(delete(sessions).where(sessions.c.user_id == user))
+
+    async def begin(
+        self, user: str, organisation: str | None, agent: str, address: str
+    ) -> str | None:
+        """A session's cookie; ``None`` for who is a member of no organisation."""
+        places = await self.admin.places_of(user)
+        mine = [place.organisation for place in places]
+        if not mine:
+            return None
+        cookie, now = secrets.token_urlsafe(32), _now()
+        row = {
+            "digest": digest(cookie),
+            "id": f"sess_{secrets.token_hex(8)}",
+            "user_id": user,
+            "organisation": organisation if organisation in mine else mine[0],
+            "created": now,
+            "seen": now,
+            "agent": agent[:200],
+            "address": address,
+        }
+        async with self.admin.connected() as connection:
+            await connection.execute(delete(sessions).where(self._over(now)))
+            await connection.execute(insert(sessions).values(row))
+        return cookie
+
+    async def visitor(self, cookie: str, address: str) -> Visitor | None:
+        """Whose session it is, if it lives and they are still what they were."""
+        now = _now()
+        mine = (sessions.c.digest == digest(cookie), ~self._over(now))
+        async with self.admin.connected() as connection:
+            row = (await connection.execute(_VISITOR.where(*mine))).first()
+            if row is not None and row.seen < now - NOTED_EVERY:
+                change = update(sessions).where(sessions.c.digest == digest(cookie))
+                await connection.execute(change.values(seen=now))
+        if row is None:
+            return None
+        return Visitor(
+            row.session, row.user_id, row.email or "", row.name, row.organisation,
+            row.organisation_name, row.role, address,
+        )  # fmt: skip
+
+    async def end(self, cookie: str) -> None:
+        """That one session."""
+        async with self.admin.connected() as connection:
+            await connection.execute(delete(sessions).where(sessions.c.digest == digest(cookie)))
+
+    async def end_session(self, user: str, id: str) -> bool:
+        """One of a user's; whether there was one."""
+        gone = delete(sessions).where(sessions.c.user_id == user, sessions.c.id == id)
+        async with self.admin.connected() as connection:
+            return bool((await connection.execute(gone)).rowcount)
+
+    async def end_all(self, user: str, but: str = "") -> int:
+        """A user's sessions, but for one; how many."""
+        gone = delete(sessions).where(sessions.c.user_id == user, sessions.c.id != but)
+        async with self.admin.connected() as connection:
+            return int((await connection.execute(gone)).rowcount)
+
+    async def sessions_of(self, user: str) -> list[Session]:
+        """Those that live, last used first."""
+        wanted = select(sessions).where(sessions.c.user_id == user, ~self._over(_now()))
+        async with self.admin.connected() as connection:
+            rows = (await connection.execute(wanted.order_by(sessions.c.seen.desc()))).all()
+        return [
+            Session(row.id, row.created / 1000, row.seen / 1000, row.agent, row.address)
+            for row in rows
+        ]
+
+    def _over(self, now: int) -> ColumnElement[bool]:
+        return (sessions.c.created <= now - self._longest) | (sessions.c.seen <= now - self._idle)
+
+    # The first owner, and those who are invited
+
+    async def has_owner(self) -> bool:
+        """Whether anybody can sign in who owns something."""
+        wanted = (
+            select(passwords.c.user_id)
+            .join(members, members.c.user_id == passwords.c.user_id)
+            .where(members.c.role == "owner")
+        )
+        async with self.admin.connected() as connection:
+            return (await connection.execute(wanted.limit(1))).first() is not None
+
+    async def first_token(self, unless_within: int = 0) -> str | None:
+        """What makes the first owner, once and within an hour; ``None`` where there is one, or
+        where another was made within so many milliseconds."""
+        recent = select(tokens.c.id).where(
+            tokens.c.kind == "first", tokens.c.created > _now() - unless_within
+        )
+        async with self.admin.connected() as connection:
+            told = unless_within and (await connection.execute(recent)).first() is not None
+        if told or await self.has_owner():
+            return None
+        return await self._token("first", "", "", "owner", "", FIRST_GOOD_FOR)
+
+    async def invite(self, organisation: str, email: str, role: Role, by: str) -> str:
+        """A token for somebody who shall be a member; an earlier one for them is void."""
+        gone = delete(tokens).where(
+            tokens.c.organisation == organisation, tokens.c.email == email.lower()
+        )
+        async with self.admin.connected() as connection:
+            await connection.execute(gone)
+        return await self._token(
+            "invitation", organisation, email.lower(), role, by, INVITATION_GOOD_FOR
+        )
+
+    async def _token(
+        self, kind: str, organisation: str, email: str, role: str, by: str, good_for: int
+    ) -> str:
+        token, now = secrets.token_urlsafe(24), _now()
+        row = {
+            "digest": digest(token), "id": f"inv_{secrets.token_hex(8)}", "kind": kind,
+            "organisation": organisation, "email": email, "role": role, "made_by": by,
+            "created": now, "expires": now + good_for,
+        }  # fmt: skip
+        async with self.admin.connected() as connection:
+            await connection.execute(delete(tokens).where(tokens.c.expires <= now))
+            await connection.execute(insert(tokens).values(row))
+        return token
+
+    async def invitation(self, kind: str, token: str) -> Invitation | None:
+        """What a token stands for, as long as it is good."""
+        if kind == "first" and await self.has_owner():
+            return None
+        mine = (tokens.c.digest == digest(token), tokens.c.kind == kind)
+        wanted = select(tokens).where(*mine, tokens.c.expires > _now())
+        async with self.admin.connected() as connection:
+            row = (await connection.execute(wanted)).first()
+        return _invitation(row) if row else None
+
+    async def invitations(self, organisation: str) -> Sequence[Invitation]:
+        """Those that wait for somebody, oldest first."""
+        wanted = select(tokens).where(
+            tokens.c.organisation == organisation, tokens.c.kind == "invitation",
+            tokens.c.expires > _now(),
+        )  # fmt: skip
+        async with self.admin.connected() as connection:
+            rows = (await connection.execute(wanted.order_by(tokens.c.created))).all()
+        return [_invitation(row) for row in rows]
+
+    async def void(self, organisation: str, id: str) -> bool:
+        """One invitation of an organisation, or the first owner's where that is ``""``."""
+        gone = delete(tokens).where(tokens.c.organisation == organisation, tokens.c.id == id)
+        async with self.admin.connected() as connection:
+            return bool((await connection.execute(gone)).rowcount)
+
+
+_VISITOR = (
+    select(
+        sessions.c.id.label("session"),
+        sessions.c.user_id,
+        sessions.c.organisation,
+        sessions.c.seen,
+        users.c.email,
+        users.c.name,
+        members.c.role,
+        organisations.c.name.label("organisation_name"),
+    )
+    .join(users, users.c.id == sessions.c.user_id)
+    .join(
+        members,
+        (members.c.user_id == sessions.c.user_id)
+        & (members.c.organisation == sessions.c.organisation),
+    )
+    .join(organisations, organisations.c.id == sessions.c.organisation)
+    .where(users.c.status == "active", organisations.c.status == "active")
+)
+
+
+def digest(token: str) -> bytes:
+    """What is kept of a cookie or a token."""
+    return hashlib.sha256(token.encode(errors="replace")).digest()
+
+
+def _invitation(row: Row[Any]) -> Invitation:
+    return Invitation(
+        row.id, row.kind, row.organisation, row.email, row.role,
+        row.created / 1000, row.expires / 1000,
+    )  # fmt: skip
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,138 @@
+"""The application put together: one area of it is one file in ``pages``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse
+from starlette.exceptions import HTTPException
+
+from passy_plugins.api import errors
+from passy_plugins.api.denied import Denied
+from passy_plugins.api.framework import api
+from passy_portal.door import SignIn, admit, is_api
+from passy_portal.pages import account, api_keys, api_usage, keys, overview, signing, team, usage
+from passy_portal.view import assets, page
+from passy_proxy import StoreUnavailable
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.responses import Response
+    from structlog.typing import FilteringBoundLogger
+
+    from passy_portal.office import Office
+    from passy_proxy.application import Asgi, Message, Receive, Send
+
+ABOUT = """The JSON API under the portal's pages, for who has signed in, within their organisation.
+Changes need the header `x-csrf-token`, as `/api/me` gives it, and come from the portal's own
+origin."""
+PAGES = (assets, signing.router, overview.router, usage.router, keys.router, team.router)
+API = (api_keys.router, api_usage.router)
+
+HEADERS = [
+    (
+        b"content-security-policy",
+        b"default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        b"frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+]
+
+
+def made(office: Office | None, public_url: str, log: FilteringBoundLogger | None) -> Asgi:
+    """The application, ready to be served."""
+    return Guarded(application(office, public_url, log))
+
+
+def application(
+    office: Office | None, public_url: str, log: FilteringBoundLogger | None
+) -> FastAPI:
+    """Without its headers; to be described only where it is given nothing."""
+    app = api(
+        "passy portal", ABOUT, log,
+        {"session": {"type": "apiKey", "in": "cookie", "name": "__Host-passy_session"}},
+    )  # fmt: skip
+    app.state.office = office
+    app.state.public_url = public_url
+    app.router.dependencies.append(Depends(admit))
+    for router in PAGES:
+        app.include_router(router, include_in_schema=False)
+    app.include_router(account.router, include_in_schema=False)
+    for router in API:
+        app.include_router(router)
+    app.add_exception_handler(SignIn, sign_in)
+    for kind, told in _TOLD.items():
+        app.add_exception_handler(kind, in_its_format(told))
+    return app
+
+
+class Guarded:
+    """With the headers that keep a browser from doing what our pages did not ask for."""
+
+    def __init__(self, served: Asgi) -> None:
+        self._served = served
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), *HEADERS]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._served(scope, receive, guarded)
+
+
+Told = Callable[[Request, Exception], Awaitable["Response"]]
+
+
+def in_its_format(told: Told) -> Told:
+    """An error of the JSON API as it is, and that of a page as a page."""
+
+    async def answer(request: Request, exc: Exception) -> Response:
+        said = await told(request, exc)
+        if is_api(request):
+            return said
+        status, message = said.status_code, words_of(exc, said.status_code)
+        given = {k: v for k, v in said.headers.items() if k in ("allow", "retry-after")}
+        return page(request, "error.html", status=status, headers=given, message=message)
+
+    return answer
+
+
+def words_of(exc: Exception, status: int) -> str:
+    if isinstance(exc, Denied):
+        return str(exc)
+    return {
+        404: "There is no such page.",
+        405: "This cannot be done with a page.",
+        422: "Something in this address does not fit.",
+        503: "The database cannot be asked now. Running requests are not affected.",
+    }.get(status, "Something went wrong on our side. The request id is noted in the log.")
+
+
+async def sign_in(request: Request, exc: Exception) -> Response:
+    from urllib.parse import quote
+
+    assert isinstance(exc, SignIn)
+    root = request.scope.get("root_path", "")
+    then = f"?then={quote(exc.then, safe='')}" if exc.then not in ("", "/") else ""
+    return RedirectResponse(f"{root}/login{then}", 303)
+
+
+_TOLD: dict[type[Exception], Told] = {
+    Denied: errors.denied,
+    HTTPException: errors.refused,
+    RequestValidationError: errors.invalid,
+    StoreUnavailable: errors.unavailable,
+    Exception: errors.failed,
+}

@@ -1,0 +1,43 @@
+"""What the portal works with: the writing side of the store, and its own tables there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from passy_plugins.api.desk import Desk
+from passy_portal.accounts import Accounts
+from passy_portal.migrate import migrate
+
+if TYPE_CHECKING:
+    from passy_plugins.stores.sql.admin import Admin
+    from passy_proxy import Administered
+
+
+class Office:
+    """Opened when it is first needed, as a `Desk` is."""
+
+    def __init__(self, store: Administered, idle: float, longest: float) -> None:
+        """``idle``, ``longest``: seconds of a session."""
+        self._desk = Desk(store)
+        self._idle = idle
+        self._longest = longest
+        self._accounts: Accounts | None = None
+        self._opening = asyncio.Lock()
+
+    async def admin(self) -> Admin:
+        """See `Desk.admin`."""
+        return await self._desk.admin()
+
+    async def accounts(self) -> Accounts:
+        """Who may sign in, and who has. Raises `StoreUnavailable`."""
+        async with self._opening:
+            if self._accounts is None:
+                admin = await self._desk.admin()
+                await migrate(admin)
+                self._accounts = Accounts(admin, self._idle, self._longest)
+            return self._accounts
+
+    async def close(self) -> None:
+        self._accounts = None
+        await self._desk.close()

@@ -1,0 +1,185 @@
+"""Team: who is a member, what they may do, who was invited, and what was changed by whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from fastapi import APIRouter, Query, Request
+
+from passy_plugins.api.denied import Denied
+from passy_plugins.api.errors import absent
+from passy_plugins.api.words import Id, UserId
+from passy_portal import audit
+from passy_portal.accounts import Accounts, Visitor
+from passy_portal.door import Form, own_origin
+from passy_portal.view import moved, page, visitor_of
+from passy_proxy.issue import ROLES, Member, Role
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+router = APIRouter()
+
+ENTRIES = 50
+ABOUT: dict[Role, str] = {
+    "owner": "everything, and names other owners",
+    "admin": "everything but owners",
+    "developer": "their own keys and what those spent",
+    "viewer": "sees all, changes nothing",
+    "billing": "sees all, changes nothing; for who pays",
+}
+
+
+async def accounts_of(request: Request) -> Accounts:
+    accounts: Accounts = await request.app.state.office.accounts()
+    return accounts
+
+
+@router.get("/team")
+async def team(request: Request) -> Response:
+    """Members and invitations."""
+    return await _page(request)
+
+
+@router.post("/team/invite")
+async def invite(request: Request) -> Response:
+    """A link for somebody, shown this once: there is nobody here who sends mail."""
+    form: Form = request.state.form
+    email, role = form.text("email", 254), form.text("role")
+    form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    try:
+        if email.count("@") != 1 or " " in email or "@" in (email[0], email[-1]):
+            raise Denied(422, "invalid_value", "This is no e-mail address.", "email")
+        _may_give(visitor, role)
+        user = await accounts.admin.user_of(email)
+        if user and await _place(accounts, visitor, user.id):
+            raise Denied(409, "exists_already", "They are a member already.", "email")
+    except Denied as error:
+        return await _page(request, str(error), error.status, email=email, role=role)
+    async with accounts.noting(visitor.who, "member.invite", email, after={"role": role}):
+        token = await accounts.invite(visitor.organisation, email, cast(Role, role), visitor.user)
+    link = f"{own_origin(request)}{request.scope.get('root_path', '')}/join?link={token}"
+    return await _page(request, link=link, invited=email)
+
+
+@router.post("/team/{user_id}/role")
+async def change_role(request: Request, user_id: UserId) -> Response:
+    """Another role. Their sessions end: what they may do has changed."""
+    form: Form = request.state.form
+    role = form.text("role")
+    form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    async with accounts.noting(visitor.who, "member.role", user_id, after={"role": role}) as noted:
+        was = await _member(accounts, visitor, user_id)
+        _may_give(visitor, role)
+        _may_touch(visitor, was)
+        await _another_owner(accounts, was)
+        noted.before = {"role": was.role}
+        await accounts.admin.set_member(visitor.organisation, user_id, cast(Role, role))
+        await accounts.end_all(user_id)
+    return moved(request, "/team", "role")
+
+
+@router.post("/team/{user_id}/remove")
+async def remove(request: Request, user_id: UserId) -> Response:
+    """They are no member any more, and their keys here are disabled."""
+    request.state.form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    async with accounts.noting(visitor.who, "member.remove", user_id) as noted:
+        was = await _member(accounts, visitor, user_id)
+        _may_touch(visitor, was)
+        await _another_owner(accounts, was)
+        admin, disabled = accounts.admin, []
+        for key in await admin.list_keys(visitor.organisation):
+            if key.user_id == user_id and not key.disabled:
+                await admin.disable_key(key.id)
+                disabled.append(key.id)
+        noted.before, noted.after = {"role": was.role}, {"keys_disabled": disabled}
+        await admin.remove_member(visitor.organisation, user_id)
+        await accounts.end_all(user_id)
+    return moved(request, "/team", "removed")
+
+
+@router.post("/team/invitations/{id}/withdraw")
+async def withdraw(request: Request, id: Id) -> Response:
+    """Its link is good no more."""
+    request.state.form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    async with accounts.noting(visitor.who, "member.withdraw", id):
+        if not await accounts.void(visitor.organisation, id):
+            raise absent("invitation")
+    return moved(request, "/team", "withdrawn")
+
+
+@router.get("/audit")
+async def audit_log(
+    request: Request, before: Annotated[int | None, Query(ge=1, le=1 << 62)] = None
+) -> Response:
+    """Who changed what, and whether the log is as it was written."""
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    async with accounts.admin.connected() as connection:
+        found = await audit.entries(connection, visitor.organisation, before, ENTRIES + 1)
+        broken = await audit.broken(connection, accounts.admin.keyring)
+    users = {user.id: user.email or user.name for user in await accounts.admin.list_users()}
+    more = found[ENTRIES - 1].seq if len(found) > ENTRIES else None
+    return page(
+        request, "audit.html", entries=found[:ENTRIES], users=users, more=more, broken=broken,
+        before=before,
+    )  # fmt: skip
+
+
+async def _page(
+    request: Request,
+    error: str = "",
+    status: int = 200,
+    **typed: str,
+) -> Response:
+    """``typed``: into the form of an invitation, and what came of it."""
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    admin, mine = accounts.admin, visitor.organisation
+    users = {user.id: user for user in await admin.list_users(mine)}
+    members = [(one, users[one.user_id]) for one in await admin.list_members(mine)
+               if one.user_id in users]  # fmt: skip
+    owners = sum(one.role == "owner" for one, _ in members)
+    given: dict[str, Any] = {"email": "", "role": "developer", "link": "", "invited": "", **typed}
+    return page(
+        request, "team.html", status=status, members=members, owners=owners,
+        invitations=await accounts.invitations(mine), about=ABOUT, error=error,
+        **given,
+        roles=[one for one in ROLES if one != "owner" or visitor.role == "owner"],
+    )  # fmt: skip
+
+
+async def _place(accounts: Accounts, visitor: Visitor, user: str) -> Member | None:
+    places = await accounts.admin.places_of(user)
+    return next((one for one in places if one.organisation == visitor.organisation), None)
+
+
+async def _member(accounts: Accounts, visitor: Visitor, user: str) -> Member:
+    found = await _place(accounts, visitor, user)
+    if found is None:
+        raise absent("member")
+    return found
+
+
+def _may_give(visitor: Visitor, role: str) -> None:
+    if role not in ROLES:
+        raise Denied(422, "invalid_value", "There is no such role.", "role")
+    if role == "owner" and visitor.role != "owner":
+        raise Denied(403, "not_allowed", "Only an owner names another one.", "role")
+
+
+def _may_touch(visitor: Visitor, member: Member) -> None:
+    if member.role == "owner" and visitor.role != "owner":
+        raise Denied(403, "not_allowed", "Only an owner changes an owner.")
+
+
+async def _another_owner(accounts: Accounts, member: Member) -> None:
+    """An organisation keeps one."""
+    if member.role != "owner":
+        return
+    members = await accounts.admin.list_members(member.organisation)
+    if sum(one.role == "owner" for one in members) < 2:
+        message = "The last owner stays. Make somebody else an owner first."
+        raise Denied(409, "last_owner", message)

@@ -1,0 +1,106 @@
+"""App: the portal for people, with pages and the JSON API under them.
+
+The first owner is made with a link that is shown where the gateway was started. The guide is
+docs/guides/portal.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+from passy_proxy import (
+    Administered,
+    Application,
+    Duration,
+    Settings,
+    StoreUnavailable,
+    hookimpl,
+    setting,
+)
+from passy_proxy.application import Asgi, Receive, Send
+
+if TYPE_CHECKING:
+    from passy_portal.office import Office
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/")):
+        raise ValueError("write a scheme and a host, such as https://llm.example.com")
+    return url.rstrip("/").lower()
+
+
+class Config(Settings):
+    store: Administered = setting(..., "The store that is administered, of kind sql.")
+    public_url: Annotated[str, AfterValidator(_origin)] = setting(
+        "",
+        "Where browsers and clients reach this gateway, such as https://llm.example.com. Needed "
+        "behind a proxy that ends TLS; what the browser asks for when empty.",
+    )
+    idle: Duration = setting("12h", "A session ends when it was not used for so long.", gt=0)
+    longest: Duration = setting("30d", "A session ends after so long, used or not.", gt=0)
+
+
+class Portal(Application):
+    """What it is made with weighs 60 MB and takes a second: it is made for the first who asks, and
+    not in the workers that nobody asks."""
+
+    name = "portal"
+    config: Config
+
+    def __init__(self, config: Config, log: Any) -> None:
+        super().__init__(config, log)
+        self._parts: tuple[Office, Asgi] | None = None
+        self._making = asyncio.Lock()
+
+    def asgi(self) -> Asgi:
+        return self._answer
+
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            _, made = await self._open()
+            await made(scope, receive, send)
+
+    async def _open(self) -> tuple[Office, Asgi]:
+        async with self._making:
+            if self._parts is None:
+                parts = await asyncio.to_thread(self._make)
+                self._parts = parts
+            return self._parts
+
+    def _make(self) -> tuple[Office, Asgi]:
+        import passy_plugins.stores.sql.admin  # noqa: F401  # Here, and not on the loop.
+        from passy_portal.app import made
+        from passy_portal.office import Office
+
+        config = self.config
+        office = Office(config.store, config.idle, config.longest)
+        return office, made(office, config.public_url, self.log)
+
+    async def stop(self) -> None:
+        await super().stop()
+        if self._parts is not None:
+            await self._parts[0].close()
+
+    async def greeting(self, url: str) -> Sequence[str]:
+        """Where the portal is; as long as it has no owner, with a link that makes one."""
+        if self.config.public_url:
+            url = self.config.public_url + urlsplit(url).path
+        try:
+            office, _ = await self._open()
+            token = await (await office.accounts()).first_token()
+        except StoreUnavailable:
+            token = None
+        if token is None:
+            return [url]
+        return [url, f"has no owner yet; within an hour: {url}/first?link={token}"]
+
+
+@hookimpl
+def passy_apps() -> list[type[Application]]:
+    return [Portal]

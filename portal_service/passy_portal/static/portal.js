@@ -1,0 +1,153 @@
+// What makes the pages quicker to use. Each works without it.
+"use strict";
+
+const all = (query, within = document) => [...within.querySelectorAll(query)];
+
+// Times in the reader's zone; the title keeps UTC.
+for (const each of all("time[datetime]")) {
+  if ("day" in each.dataset) continue;
+  const at = new Date(each.dateTime);
+  each.textContent = at.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+}
+
+// Copy.
+for (const button of all("[data-copy]")) {
+  if (!navigator.clipboard) continue;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const text = document.querySelector(button.dataset.copy).textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Select and copy";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+}
+
+// Snippets one above the other become tabs.
+for (const box of all("[data-tabs]")) {
+  const parts = all("[data-tab]", box);
+  const bar = document.createElement("div");
+  bar.className = "tabs";
+  bar.setAttribute("role", "tablist");
+  bar.setAttribute("aria-label", "Languages and tools");
+  const tabs = parts.map((part) => {
+    const tab = document.createElement("button");
+    tab.type = "button";
+    tab.id = `${part.id}-tab`;
+    tab.textContent = part.dataset.tab;
+    tab.setAttribute("role", "tab");
+    tab.setAttribute("aria-controls", part.id);
+    part.setAttribute("role", "tabpanel");
+    part.setAttribute("aria-labelledby", tab.id);
+    bar.append(tab);
+    return tab;
+  });
+  const show = (chosen) => parts.forEach((part, place) => {
+    part.hidden = place !== chosen;
+    tabs[place].setAttribute("aria-selected", String(place === chosen));
+    tabs[place].tabIndex = place === chosen ? 0 : -1;
+  });
+  tabs.forEach((tab, place) => {
+    tab.addEventListener("click", () => show(place));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = (place + step + tabs.length) % tabs.length;
+      show(next);
+      tabs[next].focus();
+    });
+  });
+  box.prepend(bar);
+  box.classList.add("tabbed");
+  show(0);
+}
+
+// The dot that waits for a first request.
+for (const dot of all("[data-live]")) {
+  const text = document.querySelector("[data-live-text]");
+  const look = async () => {
+    try {
+      const answer = await fetch(dot.dataset.live, { headers: { accept: "application/json" } });
+      if (answer.status === 401) return;
+      const told = await answer.json();
+      const requests = told.totals ? told.totals.requests : told.requests;
+      if (requests > 0) {
+        dot.classList.add("on");
+        if ("liveDone" in text.dataset) text.textContent = text.dataset.liveDone;
+        else location.reload();
+        return;
+      }
+    } catch {
+      // The gateway is away for a moment; look again.
+    }
+    setTimeout(look, 1000);
+  };
+  look();
+}
+
+// Keys: g and a letter goes somewhere, / searches, c creates, ? says this, Esc closes.
+let began = false;
+document.addEventListener("keydown", (event) => {
+  const field = event.target.closest("input, select, textarea, [contenteditable]");
+  if (event.key === "Escape") {
+    if (field) field.blur();
+    else document.querySelector("[data-close]")?.click();
+    return;
+  }
+  if (field || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (began) {
+    began = false;
+    const link = document.querySelector(`[data-go="${CSS.escape(event.key)}"]`);
+    if (link) { event.preventDefault(); link.click(); }
+    return;
+  }
+  if (event.key === "g") {
+    began = true;
+    setTimeout(() => { began = false; }, 1000);
+  } else if (event.key === "/") {
+    const search = document.querySelector("[data-search]");
+    if (search) { event.preventDefault(); search.focus(); }
+  } else if (event.key === "c") {
+    const create = document.querySelector("[data-create]");
+    if (create) { event.preventDefault(); create.matches("a") ? create.click() : create.focus(); }
+  } else if (event.key === "?") {
+    explain();
+  }
+});
+
+function explain() {
+  let box = document.querySelector("dialog.help");
+  if (!box) {
+    box = document.createElement("dialog");
+    box.className = "help";
+    const heading = document.createElement("h2");
+    heading.textContent = "Keyboard";
+    const list = document.createElement("dl");
+    const add = (keys, meaning) => {
+      const term = document.createElement("dt");
+      for (const key of keys.split(" ")) {
+        const cap = document.createElement("kbd");
+        cap.textContent = key;
+        term.append(cap, " ");
+      }
+      const text = document.createElement("dd");
+      text.textContent = meaning;
+      list.append(term, text);
+    };
+    for (const link of all("[data-go]")) add(`g ${link.dataset.go}`, link.textContent);
+    add("/", "Search");
+    add("c", "Create");
+    add("Esc", "Close, or leave a field");
+    const form = document.createElement("form");
+    form.method = "dialog";
+    const close = document.createElement("button");
+    close.textContent = "Close";
+    form.append(close);
+    box.append(heading, list, form);
+    document.body.append(box);
+  }
+  box.showModal();
+}

@@ -1,0 +1,73 @@
+"""The portal's own tables, beside those of the store. A change here comes with a migration.
+
+Times are whole milliseconds of Unix time, UTC. What lets somebody in is kept as a SHA-256 digest.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+
+metadata = MetaData()
+
+passwords = Table(
+    "portal_passwords",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("hash", Text, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+)
+
+sessions = Table(
+    "portal_sessions",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("user_id", Text, nullable=False, index=True),
+    Column("organisation", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("seen", BigInteger, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("address", Text, nullable=False),
+)
+"""``id`` names a session to its owner and lets nobody in."""
+
+tokens = Table(
+    "portal_tokens",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
+    Column("organisation", Text, nullable=False, index=True),
+    Column("email", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("made_by", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+)
+"""``kind`` is ``first``, for the first owner, or ``invitation``."""
+
+attempts = Table(
+    "portal_attempts",
+    metadata,
+    Column("subject", LargeBinary, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+"""Who failed to sign in, and when last: digests of accounts and of addresses."""
+
+audit = Table(
+    "portal_audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("organisation", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("link", Text, nullable=False),
+    Index("ix_portal_audit_organisation_seq", "organisation", "seq"),
+)
+"""See ``audit.py``."""

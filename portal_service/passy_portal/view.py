@@ -1,0 +1,126 @@
+"""How pages are made: templates, what each of them is given, and the files they load."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from passy_plugins.api.errors import absent, id_of
+from passy_portal.access import may
+from passy_portal.accounts import Visitor
+from passy_portal.door import COOKIE, csrf_of, inner, own_cookie, set_cookie
+from passy_portal.figures import count, money, percent
+from passy_proxy import __version__
+
+HERE = Path(__file__).parent
+KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+NAV = (
+    ("Overview", "/", "o"),
+    ("Usage", "/usage", "u"),
+    ("Keys", "/keys", "k"),
+    ("Team", "/team", "t"),
+)
+"""Name, path, and the letter that goes there after ``g``. Only what there is."""
+NOTES = {
+    "saved": "Saved.",
+    "disabled": "The key is disabled. Within seconds no request gets through with it.",
+    "enabled": "The key is enabled again.",
+    "deleted": "The key is deleted. What it spent stays in the books.",
+    "role": "The role is changed.",
+    "removed": "They are no member any more, and their sessions have ended.",
+    "withdrawn": "The invitation is withdrawn.",
+    "password": "Your password is changed. All other sessions have ended.",
+    "ended": "The session has ended.",
+}
+"""What a page says of the change that led to it."""
+
+assets = APIRouter()
+
+templates = Environment(
+    loader=FileSystemLoader(HERE / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+templates.filters |= {"count": count, "money": money, "percent": percent, "moment": _moment}
+templates.globals["may"] = may
+
+
+@lru_cache
+def _file(name: str) -> tuple[bytes, str]:
+    content = (HERE / "static" / name).read_bytes()
+    return content, hashlib.sha256(content).hexdigest()[:12]
+
+
+@lru_cache
+def _names() -> frozenset[str]:
+    return frozenset(path.name for path in (HERE / "static").iterdir())
+
+
+@assets.get("/static/{name}")
+async def asset(name: str) -> Response:
+    """What pages load. Their address changes with their content, so that it is kept for ever."""
+    if name not in _names():
+        raise absent("file")
+    content, mark = _file(name)
+    headers = {"cache-control": "public, max-age=31536000, immutable", "etag": f'"{mark}"'}
+    return Response(content, media_type=KINDS[name.rpartition(".")[2]], headers=headers)
+
+
+def page(
+    request: Request,
+    template: str,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **given: Any,
+) -> Response:
+    """A page, with what every page needs."""
+    root: str = request.scope.get("root_path", "")
+    visitor: Visitor | None = getattr(request.state, "visitor", None)
+    cookie, fresh = own_cookie(request)
+    theme = request.cookies.get("passy_theme", "")
+    values: dict[str, Any] = {
+        "root": root,
+        "visitor": visitor,
+        "csrf": csrf_of(cookie),
+        "theme": theme if theme in ("light", "dark") else "",
+        "nav": NAV,
+        "path": inner(request),
+        "note": NOTES.get(request.query_params.get("done", ""), ""),
+        "asset": lambda name: f"{root}/static/{name}?v={_file(name)[1]}",
+        "version": __version__,
+        "request_id": id_of(request),
+    }
+    text = templates.get_template(template).render(values | given)
+    response = HTMLResponse(text, status, dict(headers or {}))
+    if fresh:
+        set_cookie(request, response, COOKIE, cookie)
+    return response
+
+
+def moved(request: Request, path: str, done: str = "") -> Response:
+    """To another page after a change; ``done`` is one of `NOTES`."""
+    mark = ("&" if "?" in path else "?") + f"done={done}" if done else ""
+    return RedirectResponse(f"{request.scope.get('root_path', '')}{path}{mark}", 303)
+
+
+def visitor_of(request: Request) -> Visitor:
+    """Who has signed in, on a route that needs it."""
+    visitor: Visitor | None = request.state.visitor
+    assert visitor is not None
+    return visitor

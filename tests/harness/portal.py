@@ -1,0 +1,130 @@
+"""A portal with people in it: browsers without scripts, which keep cookies and send forms."""
+
+from __future__ import annotations
+
+import html
+import http.client
+import json
+import re
+from contextlib import closing
+from typing import Any
+from urllib.parse import urlencode
+
+from harness.gateway import PATIENCE, Asked, Gateway, until
+from harness.office import CONFIGURATION as OFFICE
+
+PASSWORD = "correct horse battery staple"
+CONFIGURATION = OFFICE.replace("apps:\n", "apps:\n  /portal: {app: portal, store: books}\n")
+
+
+class Browser:
+    """Somebody's, with their cookies. What it sends comes from the portal's own pages."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.cookies: dict[str, str] = {}
+        self.csrf = ""
+        """Of the page that was looked at last."""
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, **headers: str | None
+    ) -> Asked:
+        """One request with the cookies; a header that is ``None`` is left out."""
+        host = self.gateway.url.partition("//")[2]
+        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        sent: dict[str, str | None] = {"cookie": cookies or None}
+        if method != "GET":
+            sent |= {"origin": self.gateway.url, "sec_fetch_site": "same-origin"}
+        sent |= headers
+        named = {name.replace("_", "-"): value for name, value in sent.items() if value is not None}
+        with closing(http.client.HTTPConnection(host, timeout=PATIENCE)) as connection:
+            connection.request(method, f"/portal{path}", body, named)
+            answer = connection.getresponse()
+            asked = Asked(answer.status, answer.headers, answer.read())
+        for line in asked.headers.get_all("set-cookie") or ():
+            name, _, value = line.partition(";")[0].partition("=")
+            if value.strip('"'):
+                self.cookies[name] = value
+            else:
+                self.cookies.pop(name, None)
+        if found := re.search(rb'name="csrf" value="([0-9a-f]+)"', asked.body):
+            self.csrf = found[1].decode()
+        return asked
+
+    def look(self, path: str) -> Asked:
+        """A page."""
+        return self.ask("GET", path)
+
+    def send(self, path: str, fields: dict[str, str] | None = None, **headers: str | None) -> Asked:
+        """A form."""
+        told = {"content_type": "application/x-www-form-urlencoded"} | headers
+        body = urlencode({"csrf": self.csrf, **(fields or {})}).encode()
+        return self.ask("POST", path, body, **told)
+
+    def api(self, method: str, path: str, body: object = None, **headers: str | None) -> Asked:
+        """The JSON API, with what its changes need."""
+        told: dict[str, str | None] = {} if method == "GET" else {"x_csrf_token": self.csrf}
+        content = None if body is None else json.dumps(body).encode()
+        if content is not None:
+            told["content_type"] = "application/json"
+        return self.ask(method, f"/api{path}", content, **(told | headers))
+
+    def sign_in(self, email: str, password: str = PASSWORD) -> Asked:
+        if self.look("/login").status == 303:
+            self.look("/account")
+        asked = self.send("/login", {"email": email, "password": password, "then": ""})
+        if asked.status == 303:
+            self.look("/")
+        return asked
+
+
+def first_link(gateway: Gateway) -> str:
+    """What the console shows, once somebody opens a portal that has no owner."""
+    Browser(gateway).look("/login")
+
+    def written() -> str | None:
+        for line in gateway.complaints().splitlines():
+            if "portal_has_no_owner" in line:
+                return str(json.loads(line)["open"]).removeprefix("/portal")
+        return None
+
+    return until(written)
+
+
+def found(gateway: Gateway, email: str = "ada@example.com") -> tuple[Browser, str]:
+    """The first owner's browser, and their first key."""
+    browser, link = Browser(gateway), first_link(gateway)
+    browser.look(link)
+    fields = {"token": link.partition("link=")[2], "name": "Ada", "email": email}
+    made = browser.send("/first", fields | {"organisation": "Engines", "password": PASSWORD})
+    assert 200 == made.status, made.body
+    return browser, key_in(made)
+
+
+def key_in(asked: Asked) -> str:
+    """The key that a page shows."""
+    shown = re.search(rb'id="the-key"[^>]*>(sk-passy-[^<]+)<', asked.body)
+    assert shown, asked.body
+    return shown[1].decode()
+
+
+def joined(leader: Browser, email: str, role: str) -> Browser:
+    """Somebody invited, who has taken it."""
+    leader.look("/team")
+    made = leader.send("/team/invite", {"email": email, "role": role})
+    shown = re.search(r'id="the-link"[^>]*>([^<]+)<', made.body.decode())
+    assert shown, made.body
+    link = html.unescape(shown[1]).partition("/portal")[2]
+    browser = Browser(leader.gateway)
+    browser.look(link)
+    fields = {"token": link.partition("link=")[2], "name": "", "password": PASSWORD}
+    assert 303 == browser.send("/join", fields).status
+    browser.look("/")
+    return browser
+
+
+def me(browser: Browser) -> dict[str, Any]:
+    asked = browser.api("GET", "/me")
+    assert 200 == asked.status, asked.body
+    told: dict[str, Any] = asked.json
+    return told

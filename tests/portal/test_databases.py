@@ -1,0 +1,135 @@
+"""The portal on both databases: its own tables, several workers at once, and a whole first hour."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+from harness.gateway import Gateway, Serve, until
+from harness.office import VARIABLES, Office
+from harness.portal import CONFIGURATION, Browser, found, joined, me
+from harness.postgres import Server
+
+from passy_portal.migrate import REVISIONS
+from passy_portal.tables import metadata
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def gateway(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Gateway]:
+    if request.param == "sqlite":
+        yield serve(CONFIGURATION, "--workers", "2", **VARIABLES)
+        return
+    server: Server = request.getfixturevalue("postgres")
+    with server.database() as made:
+        gateway = serve(CONFIGURATION, "--workers", "2", **VARIABLES, DATABASE_URL=made.url)
+        yield gateway
+        assert 0 == gateway.stop()
+
+
+def test_a_first_hour(gateway: Gateway) -> None:
+    """From the first owner to a key that lets nobody in any more, each step by its page."""
+    owner, key = found(gateway)
+    office = Office(gateway)
+    assert 200 == office.chat(key).status
+    made = owner.api("POST", "/keys", {"name": "second", "tags": ["ci"], "usage_limit": 2.5}).json
+    assert 200 == office.chat(made["key"]).status
+
+    def counted() -> bool | None:
+        return owner.api("GET", "/usage?bucket=total").json["totals"]["requests"] == 2 or None
+
+    assert until(counted)
+    assert b"No traffic yet" not in owner.look("/").body
+    for by in ("model", "provider", "key_id", "team", "user", "tag", "outcome"):
+        assert 200 == owner.look(f"/usage?by={by}&show=requests").status, by
+    lines = owner.look("/usage.csv?by=key_id").body.decode().splitlines()
+    assert lines[0].startswith("day,key_id,name,requests,ok,input")
+    assert {"first key", "second"} == {line.split(",")[2] for line in lines[1:]}
+    page = owner.look(f"/keys/{made['id']}").body.decode()
+    assert "<dd>1</dd>" in page
+    rolled = owner.api("POST", f"/keys/{made['id']}/roll", {"grace_seconds": 60}).json["key"]
+    assert (200, 200) == (office.chat(made["key"]).status, office.chat(rolled).status)
+    owner.look(f"/keys/{made['id']}")
+    assert 303 == owner.send(f"/keys/{made['id']}/disable").status
+    assert until(lambda: office.chat(rolled).status == 401 or None)
+    assert 422 == owner.send(f"/keys/{made['id']}/delete", {"typed": "another"}).status
+    assert 303 == owner.send(f"/keys/{made['id']}/delete", {"typed": "second"}).status
+    assert 404 == owner.look(f"/keys/{made['id']}").status
+    viewer = joined(owner, "viewer@example.com", "viewer")
+    assert "viewer" == me(viewer)["role"]
+    assert b"Every entry is as it was written." in owner.look("/audit").body
+
+
+def test_changes_of_several_at_once_are_all_noted_in_one_chain(gateway: Gateway) -> None:
+    owner = Browser(gateway)
+    assert 303 == owner.sign_in("ada@example.com").status
+
+    def make(n: int) -> int:
+        browser = Browser(gateway)
+        browser.cookies, browser.csrf = dict(owner.cookies), owner.csrf
+        return browser.api("POST", "/keys", {"name": f"key {n}"}).status
+
+    with ThreadPoolExecutor(8) as threads:
+        assert [201] * 16 == list(threads.map(make, range(16)))
+    page = owner.look("/audit").body.decode()
+    assert "Every entry is as it was written." in page
+    assert 16 <= len(re.findall("key.create", page))
+
+
+def test_errors_of_pages_are_pages_and_those_of_the_api_are_json(gateway: Gateway) -> None:
+    owner = Browser(gateway)
+    owner.sign_in("ada@example.com")
+    for path, status in (
+        ("/nowhere", 404), ("/keys/key_0", 404), ("/usage?since=yesterday", 422),
+        ("/usage?by=x", 422),
+        ("/usage?since=2026-01-02&until=2026-01-01", 422), ("/keys?cursor=none", 422),
+        ("/static/nothing.js", 404), ("/audit?before=x", 422),
+    ):  # fmt: skip
+        asked = owner.look(path)
+        assert status == asked.status, path
+        assert "text/html; charset=utf-8" == asked.headers["content-type"], path
+        assert asked.headers["x-request-id"] in asked.body.decode()
+    for path, status in (("/api/nowhere", 404), ("/api/keys?limit=0", 422), ("/api/keys/x", 404)):
+        asked = owner.look(path)
+        assert (status, "application/json") == (asked.status, asked.headers["content-type"]), path
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": ""}, {"name": "a", "usage_limit": "-1"}, {"name": "a", "usage_limit": "nan"},
+        {"name": "a", "requests": "fast"}, {"name": "a", "concurrency": "0"},
+        {"name": "a", "concurrency": "1.5"}, {"name": "a", "networks": "the office"},
+        {"name": "a", "expires": "tomorrow"}, {"name": "a", "email": "nobody"},
+        {"name": "a", "team": "team_0"}, {"name": "a", "kind": "gold"}, {"name": "a\x07"},
+        {"name": "a" * 201}, {"name": "a", "usage_period": "eon"}, {"name": "a", "tags": "x" * 65},
+    ],
+)  # fmt: skip
+def test_what_a_key_cannot_be_is_said_and_what_was_typed_stays(
+    gateway: Gateway, fields: dict[str, Any]
+) -> None:
+    owner = Browser(gateway)
+    owner.sign_in("ada@example.com")
+    owner.look("/keys/new")
+    before = len(owner.api("GET", "/keys").json["rows"])
+    typed = {"usage_period": "month", "description": "typed by hand"} | fields
+    asked = owner.send("/keys/new", typed)
+    assert 422 == asked.status, asked.body
+    assert b"typed by hand" in asked.body
+    assert b'role="alert"' in asked.body
+    assert before == len(owner.api("GET", "/keys").json["rows"])
+
+
+def test_tables_are_as_the_migrations_make_them(gateway: Gateway) -> None:
+    if (gateway.folder / ".passy/passy.db").exists():
+        with closing(sqlite3.connect(gateway.folder / ".passy/passy.db")) as books:
+            told = {
+                name: [row[1] for row in books.execute(f"PRAGMA table_info({name})")]
+                for name in metadata.tables
+            }
+            assert [(REVISIONS[-1],)] == books.execute("SELECT * FROM portal_version").fetchall()
+        assert {n: [c.name for c in t.columns] for n, t in metadata.tables.items()} == told
