@@ -14,7 +14,7 @@ from passy_plugins.stores.sql.reports import Asked
 from passy_portal import owned
 from passy_portal.accounts import Accounts
 from passy_portal.door import Form, csrf_of, own_origin
-from passy_portal.pages.reading import LAST, month, now, spent_by
+from passy_portal.pages.reading import LAST, days_before, month, spent_by, tomorrow
 from passy_portal.snippets import snippets
 from passy_portal.view import moved, page, visitor_of
 from passy_proxy.issue import IssuedKey
@@ -192,8 +192,7 @@ async def _shown(
     status: int = 200,
 ) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    until = now()
-    month_asked = Asked(until - LAST * 86_400_000, until, {"key": key.id,
+    month_asked = Asked(days_before(LAST), tomorrow(), {"key": key.id,
                         "organisation": visitor.organisation})  # fmt: skip
     sums = await accounts.admin.reports.totals(month_asked)
     holder = await accounts.admin.get_user(key.user_id) if key.user_id else None

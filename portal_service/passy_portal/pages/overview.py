@@ -18,8 +18,8 @@ from passy_portal.pages.reading import (
     month,
     names_of,
     narrowed,
-    now,
     today,
+    tomorrow,
 )
 from passy_portal.snippets import snippets
 from passy_portal.view import page, visitor_of
@@ -37,7 +37,7 @@ MOST = 5
 async def overview(request: Request) -> Response:
     """Tiles, the last 30 days, and the most used models and keys."""
     accounts: Accounts = await request.app.state.office.accounts()
-    visitor, admin, until = visitor_of(request), accounts.admin, now()
+    visitor, admin, until = visitor_of(request), accounts.admin, tomorrow()
     whole = Asked(days_before(LAST), until, narrowed(visitor))
     totals = await admin.reports.totals(whole)
     if not totals.requests:
@@ -55,7 +55,7 @@ async def overview(request: Request) -> Response:
         totals=totals, chart=chart, table=table, days=LAST, told=count,
         models=await _most(accounts, request, whole, "model"),
         keys=await _most(accounts, request, whole, "key"),
-        failures=await _failures(accounts, whole),
+        failures=await _failures(accounts, this_day),
     )  # fmt: skip
 
 
@@ -81,6 +81,6 @@ async def _most(
 
 
 async def _failures(accounts: Accounts, asked: Asked) -> list[tuple[str, Sums]]:
-    """What did not end well, by how it ended."""
+    """What did not end well, by how it ended: of one day, since single records are asked."""
     found = await accounts.admin.reports.groups(asked, "total", ["outcome"], "requests", 20)
     return [(g.by[0], g.sums) for g in found.rows if g.by[0] != "ok"][:MOST]

@@ -27,6 +27,11 @@ def today() -> int:
     return now() // DAY * DAY
 
 
+def tomorrow() -> int:
+    """Where the day of UTC ends. What is asked in whole days is added up already."""
+    return today() + DAY
+
+
 def month() -> int:
     """Where the month of UTC began."""
     at = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -50,7 +55,7 @@ async def spent_by(
     admin: Admin, visitor: Visitor, dimension: Dimension, since: int
 ) -> dict[str, Sums]:
     """The sums of each value of a dimension, since a moment: of the thousand that cost most."""
-    asked = Asked(since, now(), narrowed(visitor))
+    asked = Asked(since, tomorrow(), narrowed(visitor))
     found = await admin.reports.groups(asked, "total", [dimension], "cost")
     return {group.by[0]: group.sums for group in found.rows}
 
