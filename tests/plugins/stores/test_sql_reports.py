@@ -18,7 +18,7 @@ from passy_plugins.stores.sql import counted, reports
 from passy_plugins.stores.sql.engine import engine_for
 from passy_plugins.stores.sql.reports import Asked, Group, Reports, Sums, TooLong
 from passy_plugins.stores.sql.schema import metadata, usage
-from passy_plugins.stores.sql.sums import SPANS, add
+from passy_plugins.stores.sql.sums import add, by_day, grouped
 from passy_proxy.json import dumps
 from passy_proxy.stores import StoreUnavailable
 
@@ -102,8 +102,9 @@ async def engine_of(kind: str, places: dict[str, str]) -> AsyncEngine:
         async with engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
             await connection.execute(insert(usage), ROWS)
-            for table in SPANS:
-                await connection.execute(text(add(table, "usage WHERE summed = 1")))
+            hours, days = grouped("usage WHERE summed = 1"), by_day("usage_hours")
+            await connection.execute(text(add("usage_hours", hours)))
+            await connection.execute(text(add("usage_days", days)))
         FILLED.add(url)
     return engine
 

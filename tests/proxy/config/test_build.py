@@ -366,7 +366,7 @@ def keys(node: yaml.Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[ya
             yield from keys(item, (*path, position))
 
 
-NAMES = {"stores", "upstreams", "models", "chains", "prices"}
+NAMES = {"stores", "upstreams", "models", "chains", "apps", "prices"}
 """Below these, the first level is names of the operator's own choice."""
 
 
