@@ -280,8 +280,8 @@ def test_D3_D5_M4_no_request_waits_for_postgresql(
     site: Site, own_postgres: OwnServer, figure: Note
 ) -> None:
     """Stopped, and stopped dead: with its sockets open and nobody behind them."""
+    [(_, key)] = site.keys()  # First: to hear of the edit later would end what is known of it.
     gateway = site.gateway(auth=", ttl: 1s, patience: 1m, changes: state")
-    [(_, key)] = site.keys()
 
     def load(count: int) -> list[float]:
         took = []
