@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,9 @@ async def migrate(admin: Admin) -> None:
             f"the portal's tables are of revision {found}, which this version does not know; "
             f"it knows up to {REVISIONS[-1]}"
         )
+    await asyncio.to_thread(
+        import_module, "alembic.command"
+    )  # It weighs something: not on the loop.
     async with admin.together("portal tables"), admin.connected() as connection:
         await connection.run_sync(_upgrade)
 
@@ -41,7 +46,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection) -> None:
-    from alembic import command  # It weighs something, and is needed once in a version's life.
+    from alembic import command  # Needed once in a version's life.
     from alembic.config import Config
 
     config = Config()
