@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,11 @@ settings.register_profile(
     "fuzz", max_examples=20 * int(os.environ.get("PASSY_FUZZ", 5)), deadline=None
 )
 settings.load_profile("fuzz" if "PASSY_FUZZ" in os.environ else "same")
+
+
+# Who runs in the background of a shell has its interrupts ignored, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 pytest_plugins = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +30,7 @@ async def migrate(admin: Admin) -> None:
             f"the portal's tables are of revision {found}, which this version does not know; "
             f"it knows up to {REVISIONS[-1]}"
         )
-    await asyncio.to_thread(
-        import_module, "alembic.command"
-    )  # It weighs something: not on the loop.
+    await asyncio.to_thread(_ready)
     async with admin.together("portal tables"), admin.connected() as connection:
         await connection.run_sync(_upgrade)
 
@@ -43,6 +40,11 @@ def _revision(connection: Connection) -> str | None:
         return None
     table = Table(VERSION_TABLE, MetaData(), autoload_with=connection)
     return connection.execute(select(table.c.version_num)).scalar()
+
+
+def _ready() -> None:
+    """Import what weighs something, off the loop."""
+    from alembic import command  # noqa: F401
 
 
 def _upgrade(connection: Connection) -> None:

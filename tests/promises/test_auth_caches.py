@@ -280,6 +280,11 @@ HARMLESS = {
     # checksums of rows that are there already
     "plugins/passy_plugins/stores/sql/evidence.py": {"last == (digest(row),)"},
     "plugins/passy_plugins/stores/sql/verify.py": {"record != digest(row)"},
+    # columns, looked up by the digest of a random text
+    "portal_service/passy_portal/accounts.py": {
+        "sessions.c.digest == digest(cookie)",
+        "tokens.c.digest == digest(token)",
+    },
 }
 
 
