@@ -17,6 +17,7 @@ from dataclasses import asdict
 from time import monotonic, time
 from typing import TYPE_CHECKING, NamedTuple
 
+from passy_plugins.questions import PAUSE, Questions
 from passy_proxy import Changes, Credential, CustomProvider, StoreUnavailable, Tasks, json
 from passy_proxy.keyring import KeyringError
 from passy_proxy.remembered import Said
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from passy_plugins.byok import Config
 
-PAUSE = 1.0
-"""Seconds between two questions to a vault that is away."""
 SHARE = 10
 """So many times in ``stale`` what is known is written to disk."""
 KINDS = frozenset(("credential", "organisation"))
@@ -76,16 +75,13 @@ class Memory:
     def __init__(self, config: Config, log: FilteringBoundLogger) -> None:
         self._config = config
         self._vault = config.vault
-        self._log = log
         self._tasks = Tasks(log)
         self._entries: dict[str, Brought] = {}
         self.get = self._entries.get
         place = getattr(config.vault, "place", "")
         self._kind = f"byok {place}" if place and config.stale else ""
         """Whose entries on disk are ours; empty where there are none."""
-        self._asking: dict[str, asyncio.Task[Brought | None]] = {}
-        self._away_until = 0.0
-        """When a vault that is away is asked again; 0 while it answers."""
+        self._questions = Questions("vault", self._answer, self._tasks, log)
         self._told = 0
         """How many edits were told of."""
         self._unlisten: list[Callable[[], None]] = []
@@ -113,13 +109,13 @@ class Memory:
         known = self._entries.get(organisation)
         if known is not None and known.fresh > now:
             known.due = min(now + PAUSE, known.fresh)
-            if self._may_ask(now):
-                self._ask(organisation)
+            if self._questions.may_ask(now):
+                self._questions.ask(organisation)
             return known
-        if self._may_ask(now):
-            asking = self._ask(organisation)
+        if self._questions.may_ask(now):
+            asking = self._questions.ask(organisation)
             # While it is away, who is known need not wait to hear that it still is.
-            if not self._away_until or known is None or known.stale <= now:
+            if not self._questions.away or known is None or known.stale <= now:
                 answer = await asyncio.shield(asking)  # Of all that wait for it any may leave.
                 if answer is not None:
                     return answer
@@ -132,18 +128,6 @@ class Memory:
         known.due = min(now + PAUSE, known.stale)
         return known
 
-    def _may_ask(self, now: float) -> bool:
-        """Whether the vault answers. While it is away one at a time finds out."""
-        return not self._away_until or (self._away_until <= now and not self._asking)
-
-    def _ask(self, organisation: str) -> asyncio.Task[Brought | None]:
-        """All who ask for one organisation at once share an answer; ``None``: there was none."""
-        asking = self._asking.get(organisation)
-        if asking is None:
-            asking = self._asking[organisation] = self._tasks.start(self._answer(organisation))
-            asking.add_done_callback(lambda _: self._asking.pop(organisation, None))
-        return asking
-
     async def _answer(self, organisation: str) -> Brought | None:
         began, at, told = monotonic(), time(), self._told
         try:
@@ -151,13 +135,9 @@ class Memory:
                 providers = await self._vault.providers(organisation)
                 credentials = await self._vault.credentials(organisation)
         except (StoreUnavailable, TimeoutError) as error:
-            if not self._away_until:
-                self._log.warning("vault_away", error=str(error) or "it does not answer")
-            self._away_until = monotonic() + PAUSE
+            self._questions.failed(error, monotonic())
             return None
-        if self._away_until:
-            self._away_until = 0.0
-            self._log.info("vault_back")
+        self._questions.answered()
         known = Brought(providers, credentials)
         if told != self._told:
             return known  # It may be from before the edit: for those who wait for it alone.

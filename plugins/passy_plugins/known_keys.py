@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import TypeAdapter
 
+from passy_plugins.questions import PAUSE, Questions
 from passy_proxy import Changes, Principal, StoreUnavailable, Tasks
 from passy_proxy.remembered import Said
 from passy_proxy.stores import ANYTHING
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from passy_plugins.auth import Config
 
-PAUSE = 1.0
-"""Seconds between two questions to a directory that is away."""
 BRIEF = 0.1
 """Seconds that who is known waits for an answer; it is then taken when it comes."""
 SHARE = 10
@@ -110,16 +109,13 @@ class Known:
     def __init__(self, config: Config, log: FilteringBoundLogger) -> None:
         self._config = config
         self._directory = config.directory
-        self._log = log
         self._tasks = Tasks(log)
         self._known = Memory(config.known)
         self._unknown = Memory(config.unknown)
         place = getattr(config.directory, "place", "")
         self._kind = f"auth {place}" if place and config.stale else ""
         """Whose entries on disk are ours; empty where there are none."""
-        self._asking: dict[bytes, asyncio.Task[Seen | None]] = {}
-        self._away_until = 0.0
-        """When a directory that is away is asked again; 0 while it answers."""
+        self._questions = Questions("directory", self._answer, self._tasks, log)
         self._unlisten: list[Callable[[], None]] = []
         self._edits: set[tuple[str, str]] = set()
         self._told = 0
@@ -150,8 +146,8 @@ class Known:
             return None
         if seen.due <= now and seen.principal is not None:
             seen.due = min(now + PAUSE, seen.fresh)
-            if self._may_ask(now):
-                self._ask(digest)
+            if self._questions.may_ask(now):
+                self._questions.ask(digest)
         return seen
 
     async def look_up(self, digest: bytes) -> Seen | None:
@@ -160,11 +156,11 @@ class Known:
         now = monotonic()
         known = self._known.get(digest)
         holds = known is not None and known.stale > now
-        if self._may_ask(now):
-            asking = self._ask(digest)
+        if self._questions.may_ask(now):
+            asking = self._questions.ask(digest)
             # While it is away, who is known need not wait to hear that it still is; nor for long
             # to find that out.
-            if not (self._away_until and holds):
+            if not (self._questions.away and holds):
                 # Of all that wait for one answer any may leave.
                 brief = BRIEF if holds and self._config.ttl else None
                 await asyncio.wait([asking], timeout=brief)
@@ -179,31 +175,15 @@ class Known:
         known.due = min(now + PAUSE, known.stale)
         return known
 
-    def _may_ask(self, now: float) -> bool:
-        """Whether the directory answers. While it is away one at a time finds out."""
-        return not self._away_until or (self._away_until <= now and not self._asking)
-
-    def _ask(self, digest: bytes) -> asyncio.Task[Seen | None]:
-        """All who ask for one key at once share an answer; ``None``: there was none."""
-        asking = self._asking.get(digest)
-        if asking is None:
-            asking = self._asking[digest] = self._tasks.start(self._answer(digest))
-            asking.add_done_callback(lambda _: self._asking.pop(digest, None))
-        return asking
-
     async def _answer(self, digest: bytes) -> Seen | None:
         asked = Asked(monotonic(), time(), self._told)
         try:
             async with asyncio.timeout(self._config.patience):
                 principal = await self._directory.principal(digest)
         except (StoreUnavailable, TimeoutError) as error:
-            if not self._away_until:
-                self._log.warning("directory_away", error=str(error) or "it does not answer")
-            self._away_until = monotonic() + PAUSE
+            self._questions.failed(error, monotonic())
             return None
-        if self._away_until:
-            self._away_until = 0.0
-            self._log.info("directory_back")
+        self._questions.answered()
         return self._learned(digest, principal, asked)
 
     def _learned(self, digest: bytes, principal: Principal | None, asked: Asked) -> Seen:
@@ -311,7 +291,9 @@ class Known:
                     await asyncio.sleep(0)
         self._looking = None
         for digest in list(ended)[:ASKED_AT_ONCE]:
-            if not self._may_ask(monotonic()) or await self._ask(digest) is None:
+            if not self._questions.may_ask(monotonic()):
+                return
+            if await self._questions.ask(digest) is None:
                 return
 
 

@@ -535,7 +535,7 @@ async def test_an_answer_in_use_is_renewed_beside_the_requests(house: House) -> 
     house.now += 16
     await house.ask()
     assert "Bearer sk-theirs" == shown(house.one)
-    await asyncio.gather(*memory_of(house)._asking.values())
+    await asyncio.gather(*memory_of(house)._questions.running)
     await house.ask()
     assert "Bearer sk-new" == shown(house.one)
 
