@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import click
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from passy_proxy import json
 from passy_proxy.cli import Exit
 from passy_proxy.cli._terms import complain, fail, place_options, placed
 from passy_proxy.config.build import settings_of
@@ -171,6 +172,22 @@ def listed(models: str | None) -> tuple[str, ...] | None:
     if models is None:
         return None
     return tuple(name for each in models.split(",") if (name := each.strip()))
+
+
+def tell_all(
+    facts: Iterable[dict[str, Any]],
+    titles: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    nothing: str,
+    as_json: bool,
+) -> None:
+    """Show a list: to a program the ``facts``, to people a table, or that there is ``nothing``."""
+    if as_json:
+        click.echo(json.dumps(list(facts)))
+    elif rows := list(rows):
+        print_table(titles, rows)
+    else:
+        click.echo(nothing)
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

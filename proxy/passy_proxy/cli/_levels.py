@@ -80,3 +80,10 @@ def tell(level: T | None, kind: str, id: str, as_json: bool) -> None:
         if value not in (None, ""):
             text = ", ".join(value) if isinstance(value, tuple) else value
             click.echo(f"{name:<13} {text}")
+
+
+def tell_deleted(deleted: bool, kind: str, id: str, as_json: bool) -> None:
+    """Say that one is gone; exit 1 where there was none."""
+    if not deleted:
+        fail(f"there is no {kind} {id}; try: passy {kind}s list")
+    click.echo(json.dumps({"id": id, "deleted": True}) if as_json else f"{id} is deleted")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from passy_proxy import json
-from passy_proxy.cli._books import Dollars, Setting, on_books, print_table, run
+from passy_proxy.cli._books import Dollars, Setting, on_books, print_table, run, tell_all
 from passy_proxy.cli._shown import budget_dict
 from passy_proxy.cli._terms import fail
 from passy_proxy.issue import DEFAULT_ALERTS, KINDS, NewBudget, StoredBudget
@@ -93,12 +93,13 @@ def list_(
 ) -> None:
     """List the budgets, oldest first."""
     found = run(lambda store: store.list_budgets(kind, subject), config, data, url)
-    if as_json:
-        click.echo(json.dumps([budget_dict(each) for each in found]))
-    elif found:
-        print_table(("ID", "Of", "Budget", "Per", "Beyond it"), map(_row, found))
-    else:
-        click.echo("no budgets yet; try: passy budgets add KIND ID --usd 100")
+    tell_all(
+        map(budget_dict, found),
+        ("ID", "Of", "Budget", "Per", "Beyond it"),
+        map(_row, found),
+        "no budgets yet; try: passy budgets add KIND ID --usd 100",
+        as_json,
+    )
 
 
 @command.command()

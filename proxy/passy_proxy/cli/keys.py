@@ -16,8 +16,8 @@ from passy_proxy.cli._books import (
     Span,
     listed,
     on_books,
-    print_table,
     run,
+    tell_all,
 )
 from passy_proxy.cli._shown import as_dict, limits_text, moment, state
 from passy_proxy.cli._terms import fail
@@ -84,12 +84,13 @@ def list_(
 ) -> None:
     """List the keys, oldest first."""
     keys = run(lambda issuer: issuer.list_keys(organisation), config, data, url)
-    if as_json:
-        click.echo(json.dumps([as_dict(key) for key in keys]))
-    elif keys:
-        print_table(("ID", "Key", "Name", "State", "Last used"), map(_row, keys))
-    else:
-        click.echo("no keys yet; try: passy keys create")
+    tell_all(
+        map(as_dict, keys),
+        ("ID", "Key", "Name", "State", "Last used"),
+        map(_row, keys),
+        "no keys yet; try: passy keys create",
+        as_json,
+    )
 
 
 @command.command()

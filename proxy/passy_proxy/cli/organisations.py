@@ -8,9 +8,16 @@ from typing import Any
 import click
 
 from passy_proxy import json
-from passy_proxy.cli._books import on_books, print_table, run
-from passy_proxy.cli._levels import as_dict, change_options, changes, level_options, stated, tell
-from passy_proxy.cli._terms import fail
+from passy_proxy.cli._books import on_books, run, tell_all
+from passy_proxy.cli._levels import (
+    as_dict,
+    change_options,
+    changes,
+    level_options,
+    stated,
+    tell,
+    tell_deleted,
+)
 
 BYOK = click.option(
     "--byok",
@@ -42,13 +49,14 @@ def create(
 def list_(config: Path | None, data: Path | None, url: str | None, as_json: bool) -> None:
     """List the organisations, oldest first."""
     found = run(lambda store: store.list_organisations(), config, data, url)
-    if as_json:
-        click.echo(json.dumps([as_dict(each) for each in found]))
-    elif found:
-        rows = [(each.id, each.name, each.status) for each in found]
-        print_table(("ID", "Name", "State"), rows)
-    else:
-        click.echo("no organisations yet; try: passy organisations create NAME")
+    rows = [(each.id, each.name, each.status) for each in found]
+    tell_all(
+        map(as_dict, found),
+        ("ID", "Name", "State"),
+        rows,
+        "no organisations yet; try: passy organisations create NAME",
+        as_json,
+    )
 
 
 @command.command()
@@ -83,6 +91,5 @@ def change(
 @click.argument("id", metavar="ID")
 def delete(config: Path | None, data: Path | None, url: str | None, as_json: bool, id: str) -> None:
     """Delete an organisation with its keys and teams. What was spent stays in the books."""
-    if not run(lambda store: store.delete_organisation(id), config, data, url):
-        fail(f"there is no organisation {id}; try: passy organisations list")
-    click.echo(json.dumps({"id": id, "deleted": True}) if as_json else f"{id} is deleted")
+    deleted = run(lambda store: store.delete_organisation(id), config, data, url)
+    tell_deleted(deleted, "organisation", id, as_json)

@@ -8,9 +8,16 @@ from typing import Any
 import click
 
 from passy_proxy import json
-from passy_proxy.cli._books import on_books, print_table, run
-from passy_proxy.cli._levels import as_dict, change_options, changes, level_options, stated, tell
-from passy_proxy.cli._terms import fail
+from passy_proxy.cli._books import on_books, run, tell_all
+from passy_proxy.cli._levels import (
+    as_dict,
+    change_options,
+    changes,
+    level_options,
+    stated,
+    tell,
+    tell_deleted,
+)
 
 
 @click.group()
@@ -49,13 +56,14 @@ def list_(
 ) -> None:
     """List the teams, oldest first."""
     found = run(lambda store: store.list_teams(organisation), config, data, url)
-    if as_json:
-        click.echo(json.dumps([as_dict(each) for each in found]))
-    elif found:
-        rows = [(each.id, each.name, each.organisation, each.status) for each in found]
-        print_table(("ID", "Name", "Organisation", "State"), rows)
-    else:
-        click.echo("no teams yet; try: passy teams create ORGANISATION NAME")
+    rows = [(each.id, each.name, each.organisation, each.status) for each in found]
+    tell_all(
+        map(as_dict, found),
+        ("ID", "Name", "Organisation", "State"),
+        rows,
+        "no teams yet; try: passy teams create ORGANISATION NAME",
+        as_json,
+    )
 
 
 @command.command()
@@ -88,6 +96,5 @@ def change(
 @click.argument("id", metavar="ID")
 def delete(config: Path | None, data: Path | None, url: str | None, as_json: bool, id: str) -> None:
     """Delete a team with its keys. What was spent stays in the books."""
-    if not run(lambda store: store.delete_team(id), config, data, url):
-        fail(f"there is no team {id}; try: passy teams list")
-    click.echo(json.dumps({"id": id, "deleted": True}) if as_json else f"{id} is deleted")
+    deleted = run(lambda store: store.delete_team(id), config, data, url)
+    tell_deleted(deleted, "team", id, as_json)

@@ -8,8 +8,16 @@ from typing import Any
 import click
 
 from passy_proxy import json
-from passy_proxy.cli._books import on_books, print_table, run
-from passy_proxy.cli._levels import as_dict, change_options, changes, level_options, stated, tell
+from passy_proxy.cli._books import on_books, run, tell_all
+from passy_proxy.cli._levels import (
+    as_dict,
+    change_options,
+    changes,
+    level_options,
+    stated,
+    tell,
+    tell_deleted,
+)
 from passy_proxy.cli._terms import fail
 from passy_proxy.issue import ROLES
 
@@ -51,13 +59,14 @@ def list_(
 ) -> None:
     """List the users, oldest first."""
     found = run(lambda store: store.list_users(organisation), config, data, url)
-    if as_json:
-        click.echo(json.dumps([as_dict(each) for each in found]))
-    elif found:
-        rows = [(each.id, each.email or "", each.name, each.status) for each in found]
-        print_table(("ID", "E-mail", "Name", "State"), rows)
-    else:
-        click.echo("no users yet; try: passy users create EMAIL")
+    rows = [(each.id, each.email or "", each.name, each.status) for each in found]
+    tell_all(
+        map(as_dict, found),
+        ("ID", "E-mail", "Name", "State"),
+        rows,
+        "no users yet; try: passy users create EMAIL",
+        as_json,
+    )
 
 
 @command.command()
@@ -91,9 +100,8 @@ def change(
 @click.argument("id", metavar="ID")
 def delete(config: Path | None, data: Path | None, url: str | None, as_json: bool, id: str) -> None:
     """Delete a user with their keys. What was spent stays in the books."""
-    if not run(lambda store: store.delete_user(id), config, data, url):
-        fail(f"there is no user {id}; try: passy users list")
-    click.echo(json.dumps({"id": id, "deleted": True}) if as_json else f"{id} is deleted")
+    deleted = run(lambda store: store.delete_user(id), config, data, url)
+    tell_deleted(deleted, "user", id, as_json)
 
 
 @command.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from passy_proxy import json
-from passy_proxy.cli._books import on_books, print_table, run
+from passy_proxy.cli._books import on_books, run, tell_all
 from passy_proxy.cli._shown import moment
 from passy_proxy.cli._terms import fail
 from passy_proxy.issue import Webhook
@@ -47,13 +47,14 @@ def list_(
 ) -> None:
     """List the webhooks, oldest first."""
     found = run(lambda store: store.list_webhooks(organisation), config, data, url)
-    if as_json:
-        click.echo(json.dumps([_as_dict(each) for each in found]))
-    elif found:
-        rows = [(each.id, each.url, each.organisation or "all") for each in found]
-        print_table(("ID", "URL", "Organisation"), rows)
-    else:
-        click.echo("no webhooks yet; try: passy webhooks add URL")
+    rows = [(each.id, each.url, each.organisation or "all") for each in found]
+    tell_all(
+        map(_as_dict, found),
+        ("ID", "URL", "Organisation"),
+        rows,
+        "no webhooks yet; try: passy webhooks add URL",
+        as_json,
+    )
 
 
 @command.command()
