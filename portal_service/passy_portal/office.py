@@ -19,7 +19,7 @@ class Office:
 
     def __init__(self, store: Administered, idle: float, longest: float) -> None:
         """``idle``, ``longest``: seconds of a session."""
-        self._desk = Desk(store)
+        self.desk = Desk(store)
         self._idle = idle
         self._longest = longest
         self._accounts: Accounts | None = None
@@ -27,17 +27,17 @@ class Office:
 
     async def admin(self) -> Admin:
         """See `Desk.admin`."""
-        return await self._desk.admin()
+        return await self.desk.admin()
 
     async def accounts(self) -> Accounts:
         """Who may sign in, and who has. Raises `StoreUnavailable`."""
         async with self._opening:
             if self._accounts is None:
-                admin = await self._desk.admin()
+                admin = await self.desk.admin()
                 await migrate(admin)
                 self._accounts = Accounts(admin, self._idle, self._longest)
             return self._accounts
 
     async def close(self) -> None:
         self._accounts = None
-        await self._desk.close()
+        await self.desk.close()

@@ -76,11 +76,13 @@ class Portal(Application):
     def _make(self) -> tuple[Office, Asgi]:
         import passy_plugins.stores.sql.admin  # noqa: F401  # Here, and not on the loop.
         from passy_portal.app import made
+        from passy_portal.console import within
         from passy_portal.office import Office
 
         config = self.config
         office = Office(config.store, config.idle, config.longest)
-        return office, made(office, config.public_url, self.log)
+        console = within(office.desk, self.log, lambda: self.gateway)
+        return office, made(office, console, config.public_url, self.log)
 
     async def stop(self) -> None:
         await super().stop()

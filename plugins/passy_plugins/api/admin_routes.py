@@ -10,6 +10,7 @@ from passy_plugins.api import (
     budgets,
     credentials,
     gateway,
+    models,
     organisations,
     providers,
     usage,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from passy_plugins.api.desk import Desk
     from passy_proxy.gateway import Gateway
 
-AREAS = (organisations, users, admin_keys, providers, credentials, budgets, usage, gateway)
+AREAS = (
+    organisations, users, admin_keys, providers, credentials, models, budgets, usage, gateway,
+)  # fmt: skip
 ABOUT = "All that an operator of passy keeps in order, for the holder of the admin token."
 
 
