@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from passy_plugins.api import (
     admin_keys,
     budgets,
+    configuration,
     credentials,
     gateway,
     models,
@@ -26,8 +27,17 @@ if TYPE_CHECKING:
     from passy_proxy.gateway import Gateway
 
 AREAS = (
-    organisations, users, admin_keys, providers, credentials, models, budgets, usage, gateway,
-)  # fmt: skip
+    organisations,
+    users,
+    admin_keys,
+    providers,
+    credentials,
+    models,
+    budgets,
+    usage,
+    gateway,
+    configuration,
+)
 ABOUT = "All that an operator of passy keeps in order, for the holder of the admin token."
 
 
