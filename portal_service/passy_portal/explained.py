@@ -11,10 +11,11 @@ BY_CODE: Mapping[str, str] = {
     "Try again in a moment.",
     "directory_unavailable": "The gateway cannot look up this key now: its database does not "
     "answer. Keys that it knows go on working.",
-    "draining": "The gateway was being stopped and could not wait for the end of this answer. Send "
-    "it again.",
-    "insufficient_quota": "A budget is used up, of the key, of its owner, of a team or of the whole "
-    "organisation. Somebody has to raise it, or its next period has to begin.",
+    "draining": "The gateway was being stopped and could not wait for the end of this answer. "
+    "Send it again.",
+    "insufficient_quota": "A budget is used up, of the key, of its owner, of a team or of the "
+    "whole organisation, or the account at the provider is empty. Somebody has to raise it, or its "
+    "next period has to begin.",
     "internal_error": "Something failed in the gateway itself. The log has more, under this "
     "request's id.",
     "invalid_api_key": "The key is unknown, disabled or has expired. A key of the playground lives "
@@ -26,7 +27,8 @@ BY_CODE: Mapping[str, str] = {
     "gateway may be full.",
     "model_not_allowed": "The key, its owner, its team or the organisation is limited to other "
     "models.",
-    "model_not_found": "Nothing here answers to that name. The message tells the nearest ones.",
+    "model_not_found": "Nothing here answers to that name. The message tells near ones if there "
+    "are any.",
     "no_healthy_target": "No provider of this model can be asked: each is without a credential or "
     "left alone for a while because it kept failing.",
     "origin_not_allowed": "The gateway does not take requests from pages of this address. Name it "
@@ -39,8 +41,8 @@ BY_CODE: Mapping[str, str] = {
     "was not given.",
     "price_unknown": "Under a hard budget nothing is asked whose price nobody knows. See Settings, "
     "Prices.",
-    "rate_limit_exceeded": "A limit on requests, tokens or requests at once is used up: of the key, "
-    "or of a level above it. retry-after tells when there is room again.",
+    "rate_limit_exceeded": "A limit on requests, tokens or requests at once is used up: of the "
+    "key, of a level above it, or at the provider, if one is named below.",
     "rate_limit_unavailable": "The store that counts cannot be asked, and the gateway was told to "
     "refuse then.",
     "request_body_timeout": "The request came too slowly to be read.",

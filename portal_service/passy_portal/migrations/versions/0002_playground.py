@@ -18,9 +18,7 @@ def upgrade() -> None:
         sa.Column("session", sa.Text, nullable=False),
         sa.Column("expires", sa.BigInteger, nullable=False),
     )
-    op.create_index(
-        "ix_portal_playground_keys_session", "portal_playground_keys", ["session"]
-    )
+    op.create_index("ix_portal_playground_keys_session", "portal_playground_keys", ["session"])
     op.create_table(
         "portal_prompts",
         sa.Column("id", sa.Text, primary_key=True),
