@@ -17,7 +17,7 @@ from fastapi import Request
 from passy_plugins.api.denied import Denied
 from passy_portal.access import ACCESS
 from passy_portal.accounts import Visitor
-from passy_proxy.addresses import address_of
+from passy_proxy.addresses import address_of, client_address
 
 COOKIE = "passy_session"
 BROWSER = "passy_browser"
@@ -145,6 +145,12 @@ def own_origin(request: Request) -> str:
     return f"{request.url.scheme}://{request.headers.get('host', '')}".lower()
 
 
+def gateway_origin(request: Request) -> str:
+    """``https://llm.example.com``: where clients reach the gateway."""
+    told: str = request.app.state.office.settings.gateway_url
+    return told or own_origin(request)
+
+
 def is_secure(request: Request) -> bool:
     return own_origin(request).startswith("https:")
 
@@ -186,9 +192,12 @@ def own_cookie(request: Request) -> tuple[str, bool]:
 
 
 def address(request: Request) -> str:
-    """Of the connection. What proxies say can be made up by anybody."""
-    client = request.client
-    return str(address_of(client.host) or "") if client else ""
+    """Of the connection; behind proxies that are trusted, of who asked the first of them."""
+    if (client := request.client) is None:
+        return ""
+    trusted = request.app.state.office.settings.trusted_proxies
+    found = client_address(client.host, request.scope["headers"], trusted)
+    return str(found or address_of(client.host) or "")
 
 
 def is_api(request: Request) -> bool:

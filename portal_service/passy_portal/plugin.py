@@ -22,6 +22,7 @@ from passy_proxy import (
     hookimpl,
     setting,
 )
+from passy_proxy.addresses import NetworkSetting
 from passy_proxy.application import Asgi, Receive, Send
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ class Config(Settings):
         "",
         "Where browsers and clients reach this gateway, such as https://llm.example.com. Needed "
         "behind a proxy that ends TLS; what the browser asks for when empty.",
+    )
+    gateway_url: Annotated[str, AfterValidator(_origin)] = setting(
+        "",
+        "Where clients reach the gateway, where that is not where the portal is: pages show it with"
+        " /v1.",
+    )
+    trusted_proxies: tuple[NetworkSetting, ...] = setting(
+        (),
+        "Proxies between browsers and the portal, as addresses or ranges: behind one of them the"
+        " address is taken from x-forwarded-for. What anybody else says there is not believed.",
     )
     idle: Duration = setting("12h", "A session ends when it was not used for so long.", gt=0)
     longest: Duration = setting("30d", "A session ends after so long, used or not.", gt=0)
@@ -79,7 +90,7 @@ class Portal(Application):
         from passy_portal.office import Office
 
         config = self.config
-        office = Office(config.store, config.idle, config.longest)
+        office = Office(config)
         return office, made(office, config.public_url, self.log)
 
     async def stop(self) -> None:

@@ -80,6 +80,8 @@ class Asked(NamedTuple):
 class Gateway:
     """``passy serve`` in a folder of its own, on a free port of loopback."""
 
+    command = "serve"
+
     def __init__(
         self,
         folder: Path,
@@ -88,6 +90,7 @@ class Gateway:
         arguments: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self.data = folder / "data"
         self.arguments = arguments
         """More of them for ``passy serve``."""
         self.file = folder / "gateway.yaml"
@@ -110,7 +113,7 @@ class Gateway:
     def passy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command on the same configuration."""
         return subprocess.run(
-            [PASSY, *arguments, "--config", self.file, "--data", self.folder / "data"],
+            [PASSY, *arguments, "--config", self.file, "--data", self.data],
             cwd=self.folder,
             env=self.variables,
             capture_output=True,
@@ -142,11 +145,11 @@ class Gateway:
     def _started(self, listen: str) -> bool:
         serve: list[str | Path] = [
             PASSY,
-            "serve",
+            self.command,
             "--config",
             self.file,
             "--data",
-            self.folder / "data",
+            self.data,
         ]
         with (self.folder / "out").open("ab") as out, (self.folder / "err").open("ab") as err:
             self.process = subprocess.Popen(

@@ -17,11 +17,32 @@ PASSWORD = "correct horse battery staple"
 CONFIGURATION = OFFICE.replace("apps:\n", "apps:\n  /portal: {app: portal, store: books}\n")
 
 
+APART = """
+stores: {books: {kind: sql, url: "${DATABASE_URL}"}}
+apps: {/: {app: portal, store: books, gateway_url: "${API_PASSY_AI_URL:-}"}}
+"""
+
+
+class Apart(Gateway):
+    """``passy portal``, on the database and with the secret keys of a gateway."""
+
+    command = "portal"
+
+    def __init__(self, beside: Gateway, configuration: str = APART) -> None:
+        folder = beside.folder / "apart"
+        folder.mkdir()
+        books = f"sqlite:///{beside.folder}/.passy/passy.db"
+        variables = {"DATABASE_URL": books, "API_PASSY_AI_URL": beside.url}
+        super().__init__(folder, configuration, variables | beside.variables)
+        self.data = beside.data
+
+
 class Browser:
     """Somebody's, with their cookies. What it sends comes from the portal's own pages."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
+        self.root = "" if isinstance(gateway, Apart) else "/portal"
         self.cookies: dict[str, str] = {}
         self.csrf = ""
         """Of the page that was looked at last."""
@@ -38,7 +59,7 @@ class Browser:
         sent |= headers
         named = {name.replace("_", "-"): value for name, value in sent.items() if value is not None}
         with closing(http.client.HTTPConnection(host, timeout=PATIENCE)) as connection:
-            connection.request(method, f"/portal{path}", body, named)
+            connection.request(method, f"{self.root}{path}", body, named)
             answer = connection.getresponse()
             asked = Asked(answer.status, answer.headers, answer.read())
         for line in asked.headers.get_all("set-cookie") or ():
@@ -79,7 +100,7 @@ class Browser:
 
 
 def first_link(gateway: Gateway) -> str:
-    """What the console shows, once somebody opens a portal that has no owner."""
+    """What the console shows, once somebody opens a portal that has no owner; its path there."""
     Browser(gateway).look("/login")
 
     def written() -> str | None:
