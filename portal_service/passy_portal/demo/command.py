@@ -133,9 +133,10 @@ async def filled(
     """Write a demo; who may sign in. ValueError where there is traffic in the books already."""
     from passy_plugins.stores.sql import Sql
     from passy_plugins.stores.sql.reports import Asked
+    from passy_portal.accounts import Accounts
     from passy_portal.demo.cast import PEOPLE
     from passy_portal.demo.stage import Span, Stage
-    from passy_portal.office import Office
+    from passy_portal.migrate import migrate
     from passy_proxy.config.document import load
 
     file = layers(load(CONFIGURATION, variables), variables)
@@ -146,23 +147,23 @@ async def filled(
         raise ValueError("a demo can be written into a store of kind sql alone")
     store = Sql(settings, Site(place.data, keyring, log))
     await store.start()
-    office = Office(store, DAY, DAY)
     try:
-        accounts = await office.accounts()
-        everything = Asked(0, 1 << 62)
-        if not given["anyway"] and (await accounts.admin.reports.totals(everything)).requests:
-            raise ValueError(
-                "there is traffic in these books; to mix a demo with it all the same: --anyway"
-            )
-        end = time.time()
-        stage = Stage(store, accounts, file, Span(end - given["days"] * DAY, end))
-        await stage.people(password)
-        await stage.providers()
-        await stage.keys()
-        await stage.traffic(given["seed"], tell)
-        await stage.money()
+        async with store.admin() as admin:
+            everything = Asked(0, 1 << 62)
+            if not given["anyway"] and (await admin.reports.totals(everything)).requests:
+                raise ValueError(
+                    "there is traffic in these books; to mix a demo with it all the same: --anyway"
+                )
+            await migrate(admin)
+            end = time.time()
+            span = Span(end - given["days"] * DAY, end)
+            stage = Stage(store, Accounts(admin, DAY, DAY), file, span)
+            await stage.people(password)
+            await stage.providers()
+            await stage.keys()
+            await stage.traffic(given["seed"], tell)
+            await stage.money()
     finally:
-        await office.close()
         await store.stop()
     shown = {person.role: person.email for person in reversed(PEOPLE)}
     return {
