@@ -406,6 +406,10 @@ class Grouper(Protocol):
 
     async def list_webhooks(self, organisation: str | None = None) -> Sequence[Webhook]: ...
 
+    async def change_webhook(self, id: str, events: Sequence[str]) -> bool:
+        """What it is told of, which may be nothing; whether there is such a webhook."""
+        ...
+
     async def remove_webhook(self, webhook: str) -> bool: ...
 
 

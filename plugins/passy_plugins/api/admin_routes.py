@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from passy_plugins.api import (
     admin_keys,
     budgets,
+    configuration,
     credentials,
     gateway,
     organisations,
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
     from passy_plugins.api.desk import Desk
     from passy_proxy.gateway import Gateway
 
-AREAS = (organisations, users, admin_keys, providers, credentials, budgets, usage, gateway)
+AREAS = (
+    organisations,
+    users,
+    admin_keys,
+    providers,
+    credentials,
+    budgets,
+    usage,
+    gateway,
+    configuration,
+)
 ABOUT = "All that an operator of passy keeps in order, for the holder of the admin token."
 
 

@@ -83,6 +83,8 @@ ADMIN = {
     "DELETE /budgets/{id}": Entry(status=204, last=True),
     "POST /webhooks": Entry({"url": "https://example.com/hook"}, 201),
     "GET /webhooks": Entry(),
+    "PATCH /webhooks/{id}": Entry({"events": []}),
+    "POST /webhooks/{id}/test": Entry(),
     "DELETE /webhooks/{id}": Entry(status=204, last=True),
     "GET /usage": Entry(),
     "GET /usage/export": Entry(),
@@ -90,6 +92,8 @@ ADMIN = {
     "GET /exchanges/export": Entry(),
     "GET /exchanges/{id}": Entry(status=404),  # There was none.
     "GET /status": Entry(),
+    "GET /configuration": Entry(),
+    "GET /plugins": Entry(),
     "POST /reload": Entry(),
     "GET /routing": Entry(),
     "GET /routing/{alias:path}": Entry(),
