@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from structlog.typing import FilteringBoundLogger
 
+    from passy_portal.console import Console
     from passy_portal.office import Office
     from passy_proxy.application import Asgi, Message, Receive, Send
 
@@ -57,9 +58,13 @@ HEADERS = [
 ]
 
 
-def made(office: Office | None, public_url: str, log: FilteringBoundLogger | None) -> Asgi:
-    """The application, ready to be served."""
-    return Guarded(application(office, public_url, log))
+def made(
+    office: Office | None, console: Console, public_url: str, log: FilteringBoundLogger | None
+) -> Asgi:
+    """The application, ready to be served. ``console`` is where its gateway is asked."""
+    app = application(office, public_url, log)
+    app.state.console = console
+    return Guarded(app)
 
 
 def application(

@@ -19,23 +19,23 @@ class Office:
 
     def __init__(self, settings: Config) -> None:
         self.settings = settings
-        self._desk = Desk(settings.store)
+        self.desk = Desk(settings.store)
         self._accounts: Accounts | None = None
         self._opening = asyncio.Lock()
 
     async def admin(self) -> Admin:
         """See `Desk.admin`."""
-        return await self._desk.admin()
+        return await self.desk.admin()
 
     async def accounts(self) -> Accounts:
         """Who may sign in, and who has. Raises `StoreUnavailable`."""
         async with self._opening:
             if self._accounts is None:
-                admin = await self._desk.admin()
+                admin = await self.desk.admin()
                 await migrate(admin)
                 self._accounts = Accounts(admin, self.settings.idle, self.settings.longest)
             return self._accounts
 
     async def close(self) -> None:
         self._accounts = None
-        await self._desk.close()
+        await self.desk.close()

@@ -30,6 +30,8 @@ from passy_proxy.keyring import KeyringError
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from passy_plugins.stores.sql.admin import Admin
+
 router = APIRouter()
 
 WRONG = "E-mail and password do not fit."
@@ -183,7 +185,7 @@ async def _found(
         user = await admin.user_of(values["email"]) or await admin.create_user(
             values["email"], values["name"]
         )
-        organisation = await admin.create_organisation(values["organisation"])
+        organisation = await _home(admin, values["organisation"])
         await admin.set_member(organisation, user.id, "owner")
         await accounts.set_password(user.id, hashed)
         made, key = await admin.create_key(
@@ -202,6 +204,16 @@ async def _found(
     cookie = await begun(request, accounts, user.id, organisation)
     assert cookie is not None
     return cookie, made, key
+
+
+async def _home(admin: Admin, name: str) -> str:
+    """The only organisation, where nobody is in it: a first start made it for its key. Else a new
+    one."""
+    found = await admin.list_organisations()
+    if len(found) == 1 and not await admin.list_members(found[0].id):
+        await admin.change_organisation(found[0].id, name=name)
+        return found[0].id
+    return await admin.create_organisation(name)
 
 
 @router.get("/join")

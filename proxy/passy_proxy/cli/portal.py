@@ -27,6 +27,8 @@ apps:
     store: books
     public_url: "${PASSY_PORTAL_URL:-}"
     gateway_url: "${API_PASSY_AI_URL:-http://localhost:3000}"
+    admin_url: "${PASSY_ADMIN_URL:-}"
+    admin_token: "${PASSY_ADMIN_TOKEN-off}"
 """
 """What runs where there is no file. The guide shows the same."""
 FOLDER = "portal"

@@ -57,6 +57,12 @@ ADMIN = {
     "GET /organisations/{id}/credentials": Entry(),
     "GET /organisations/{id}/credentials/{credential_id}": Entry(theirs=True),
     "PATCH /organisations/{id}/credentials/{credential_id}": Entry({"name": "N"}, theirs=True),
+    "POST /organisations/{id}/credentials/test": Entry(
+        {"upstream": "echo", "secret": "sk-of-theirs"},
+        status=409,  # `echo` takes no key.
+    ),
+    "GET /organisations/{id}/models": Entry(),
+    "GET /upstreams": Entry(),
     "POST /organisations/{id}/credentials/{credential_id}/test": Entry(
         {"model": "m"},
         status=409,

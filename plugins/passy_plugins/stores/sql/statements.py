@@ -39,12 +39,21 @@ WHERE (k.digest = ? OR (k.old_digest = ? AND k.old_until > ?)) AND k.deleted IS 
 """The key of a digest with all that stands above it, once for each budget there. A digest is given
 twice, with the time in milliseconds: that of a rolled key is good for a while."""
 
+FIRST_ORGANISATION = """
+INSERT INTO organisations (id, name, created) SELECT 'org_default', 'Default', ?
+WHERE NOT EXISTS (SELECT 1 FROM organisations) AND NOT EXISTS (SELECT 1 FROM keys)
+ON CONFLICT (id) DO NOTHING
+"""
+"""Under one id, so that there is one, however many start at once."""
 FIRST_KEY = """
-INSERT INTO keys (id, digest, shown, name, description, is_test, is_trial, disabled, created)
-SELECT ?, ?, ?, 'first', 'Made on the first start', false, false, false, ?
+INSERT INTO keys (id, digest, shown, name, description, is_test, is_trial, disabled, created,
+                  organisation)
+SELECT ?, ?, ?, 'passy up', 'Made on the first start', false, false, false, ?,
+       (SELECT id FROM organisations WHERE status = 'active' ORDER BY created, id LIMIT 1)
 WHERE NOT EXISTS (SELECT 1 FROM keys)
 RETURNING id
 """
+"""It belongs to an organisation, so that whoever becomes its owner sees what it does."""
 
 PASSED = "DELETE FROM keys WHERE name = ? AND is_test AND expires <= ?"
 
