@@ -91,6 +91,8 @@ async def sign_in(request: Request) -> Response:
             then=then, email=email, error=error, first=False,
         )  # fmt: skip
     user = await accounts.known(email, password)
+    if user is not None and await accounts.factors.confirmed(user):
+        return await ask_second(request, accounts, user, email, "", then)
     cookie = await begun(request, accounts, user, None) if user else None
     if user is None or cookie is None:
         return page(
@@ -240,6 +242,8 @@ async def joined(request: Request) -> Response:
         user = await _member(request, accounts, found, name, password)
     except (ValueError, Denied) as error:
         return await _joining(request, accounts, found, token, said(error))
+    if await accounts.factors.confirmed(user):
+        return await ask_second(request, accounts, user, found.email, found.organisation, "/")
     cookie = await begun(request, accounts, user, found.organisation)
     assert cookie is not None
     response = moved(request, "/")
@@ -284,15 +288,28 @@ async def _member(
     return user.id
 
 
+async def ask_second(
+    request: Request, accounts: Accounts, user: str, email: str, organisation: str, then: str
+) -> Response:
+    """The page that asks for a code of who has shown all the rest; see ``second.py``."""
+    token = await accounts.half(user, organisation, email)
+    return page(request, "second.html", token=token, then=then, error="")
+
+
 async def begun(
-    request: Request, accounts: Accounts, user: str, organisation: str | None
+    request: Request,
+    accounts: Accounts,
+    user: str,
+    organisation: str | None,
+    *,
+    second: bool = False,
 ) -> str | None:
     """A new session. The one there was ends: its cookie lets nobody in any more."""
     old = request.cookies.get(cookie_name(request, COOKIE), "")
     if old:
         await accounts.end(old)
     agent = request.headers.get("user-agent", "")
-    return await accounts.begin(user, organisation, agent, address(request))
+    return await accounts.begin(user, organisation, agent, address(request), second=second)
 
 
 def signed_in(
