@@ -5,11 +5,12 @@
   const page = document.getElementById("playground");
   const { root, csrf } = page.dataset;
   const given = JSON.parse(page.dataset.given);
+  const all = (query, within = page) => [...within.querySelectorAll(query)];
   const find = (query, within = page) => within.querySelector(query);
   const form = document.getElementById("ask");
-  const pickers = all("[data-model]", page);
+  const pickers = all("[data-model]");
   const turns = find("[data-turns]");
-  const answers = all("[data-answer]", page);
+  const answers = all("[data-answer]");
   const ownKey = find("[data-own-key]");
   const DRAFT = "passy-playground";
   const COLUMN = "conversation";
@@ -52,7 +53,7 @@
 
   function parameters() {
     const chosen = {};
-    for (const field of all("[data-parameter]", page)) {
+    for (const field of all("[data-parameter]")) {
       const name = field.dataset.parameter;
       if (field.type === "checkbox") chosen[name] = field.checked;
       else if (name === "stop") {
@@ -98,7 +99,7 @@
     for (const one of messages) addTurn(one.role, one.content);
     if (messages.at(-1)?.role !== "user") addTurn("user", "");
     let changed = false;
-    for (const field of all("[data-parameter]", page)) {
+    for (const field of all("[data-parameter]")) {
       const value = chosen?.[field.dataset.parameter];
       if (field.type === "checkbox") field.checked = value ?? field.defaultChecked;
       else field.value = Array.isArray(value) ? value.join(", ") : value ?? "";
@@ -473,7 +474,7 @@
       setTimeout(() => { button.textContent = "Copy"; }, 2000);
     });
   });
-  for (const button of all("[data-example]", page)) {
+  for (const button of all("[data-example]")) {
     button.addEventListener("click", () => {
       const { system, question } = button.dataset;
       const begin = system ? [{ role: "system", content: system }] : [];
