@@ -24,6 +24,7 @@ from passy_portal.pages import (
     playground,
     second,
     signing,
+    sso,
     team,
     usage,
 )
@@ -45,6 +46,7 @@ origin."""
 PAGES = (
     assets,
     signing.router,
+    sso.router,
     overview.router,
     usage.router,
     keys.router,
