@@ -21,12 +21,8 @@ from passy_portal import audit
 from passy_portal.audit import Noted, Who
 from passy_portal.factors import Factors
 from passy_portal.passwords import Passwords
-<<<<<<< HEAD
 from passy_portal.playing import withdraw
-from passy_portal.tables import passwords, rules, sessions, tokens
-=======
 from passy_portal.tables import identities, passwords, rules, sessions, tokens
->>>>>>> main
 from passy_portal.throttle import Throttle
 from passy_proxy.issue import Role
 
