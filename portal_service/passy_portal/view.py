@@ -17,7 +17,7 @@ from passy_plugins.api.errors import absent, id_of
 from passy_portal.access import may
 from passy_portal.accounts import Visitor
 from passy_portal.door import COOKIE, csrf_of, inner, own_cookie, set_cookie
-from passy_portal.figures import count, money, percent
+from passy_portal.figures import count, milliseconds, money, percent, short
 from passy_proxy import __version__
 
 HERE = Path(__file__).parent
@@ -66,7 +66,14 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-templates.filters |= {"count": count, "money": money, "percent": percent, "moment": _moment}
+templates.filters |= {
+    "count": count,
+    "money": money,
+    "percent": percent,
+    "short": short,
+    "milliseconds": milliseconds,
+    "moment": _moment,
+}
 templates.globals["may"] = may
 
 

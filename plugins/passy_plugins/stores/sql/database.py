@@ -119,6 +119,7 @@ class Sqlite:
         while await self._run(lambda connection: _sum_late(connection, now)):
             pass
         await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
+        await self.fetch(statements.MOVE_MARK, statements.TENDED, str(now))
         dropped = 0
         while oldest is not None:
             count = await self._run(lambda connection: _drop(connection, oldest, keyring))

@@ -188,6 +188,7 @@ class Postgres:
         while await self._transaction(late):
             pass
         await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
+        await self.fetch(statements.MOVE_MARK, statements.TENDED, str(now))
         await self.fetch(arrivals.FORGET, arrivals.KEPT_MS)
         return sum([await self._dropped(day, keyring) for day in await self._transaction(old)])
 

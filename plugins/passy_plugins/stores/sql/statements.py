@@ -112,6 +112,8 @@ MOVE_MARK = (
 FORGET_CHANGES = "DELETE FROM changes WHERE at < ?"
 """Nobody looks for changes of yesterday: whoever was away so long forgets all it knew."""
 CHANGES_MS = 86_400_000
+TENDED = "tended"
+"""The mark of when a gateway looked after the books last, in Unix milliseconds."""
 DROP_MARK = "DELETE FROM marks WHERE name = ?"
 GAPS = "SELECT name, value FROM marks WHERE name >= 'dropped:' AND name < 'dropped;'"
 LAST_CHAIN = "SELECT max(chain) FROM evidence"
