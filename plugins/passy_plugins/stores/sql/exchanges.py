@@ -21,6 +21,7 @@ from passy_plugins.stores.sql.reports import Asked, Reports, bounded
 from passy_plugins.stores.sql.schema import usage
 from passy_proxy.json import loads
 from passy_proxy.records import UsageRecord
+from passy_proxy.retold import ending
 
 Ended = Literal["ok", "errors", "refused", "failed", "left"]
 """As the sums have it: ``refused`` is 4xx, ``left`` the client did, ``failed`` all else that is not
@@ -33,6 +34,7 @@ FIRST_PIECE = 3_600_000
 GROWTH = 4
 """The next piece of time takes so many times as long at most as the one before."""
 _TOLD_TIME = re.compile(r"req_([0-9a-f]{12})[0-9a-f]{20}")
+_ERRORS_TOO = (("errors", "refused"), ("errors", "failed"))
 _SECOND_TRY = ('],["', '], ["')
 """Between two attempts, as JSON is written with and without spaces. Within a text there would be a
 backslash before the quotation mark."""
@@ -57,8 +59,10 @@ class Wanted(Asked):
                 return False
         if self.search and not (record.id.startswith(self.search) or self.search in record.model):
             return False
-        if self.ended is not None and self.ended not in endings(record):
-            return False
+        if self.ended is not None:
+            met = ending(record)
+            if self.ended != met and (self.ended, met) not in _ERRORS_TOO:
+                return False
         return record.duration_ms >= self.slower and (not self.retried or len(record.attempts) > 1)
 
 
@@ -70,15 +74,6 @@ class Found(NamedTuple):
     """Where to go on; ``None`` at the end."""
     reached: int
     """Unix milliseconds: nothing was left out from there on."""
-
-
-def endings(record: UsageRecord) -> tuple[Ended, ...]:
-    """What `Wanted.ended` would find it."""
-    if record.outcome == "client_gone":
-        return ("left",)
-    if record.outcome == "ok" and record.status < 400:
-        return ("ok",)
-    return ("refused" if 400 <= record.status <= 499 else "failed", "errors")
 
 
 class Exchanges(Reports):
