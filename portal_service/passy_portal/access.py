@@ -10,7 +10,7 @@ from typing import Literal
 
 from passy_proxy.issue import ROLES, Role
 
-Object = Literal["key", "member", "invitation", "session"]
+Object = Literal["key", "member", "invitation", "session", "request", "view"]
 """What the id in a path names."""
 
 
@@ -42,6 +42,13 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/"): MEMBERS,
     ("GET", "/usage"): MEMBERS,
     ("GET", "/usage.csv"): MEMBERS,
+    ("GET", "/requests"): MEMBERS,
+    ("GET", "/requests.csv"): MEMBERS,
+    ("GET", "/requests.jsonl"): MEMBERS,
+    ("GET", "/requests/tail"): MEMBERS,
+    ("GET", "/requests/{id}"): Access(frozenset(ROLES), "request"),
+    ("POST", "/requests/views"): MEMBERS,
+    ("POST", "/requests/views/{id}/delete"): Access(frozenset(ROLES), "view"),
     ("GET", "/keys"): MEMBERS,
     ("GET", "/keys/new"): Access(KEEPERS),
     ("POST", "/keys/new"): Access(KEEPERS),
@@ -77,6 +84,12 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("DELETE", "/api/keys/{id}"): Access(KEEPERS, "key"),
     ("GET", "/api/keys/{id}/used"): Access(frozenset(ROLES), "key"),
     ("GET", "/api/usage"): MEMBERS,
+    ("GET", "/api/requests"): MEMBERS,
+    ("GET", "/api/requests/arrived"): MEMBERS,
+    ("GET", "/api/requests/views"): MEMBERS,
+    ("POST", "/api/requests/views"): MEMBERS,
+    ("DELETE", "/api/requests/views/{id}"): Access(frozenset(ROLES), "view"),
+    ("GET", "/api/requests/{id}"): Access(frozenset(ROLES), "request"),
 }
 
 

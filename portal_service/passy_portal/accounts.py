@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -187,6 +187,18 @@ class Accounts:
             row.organisation_name, row.role, address,
             bool(row.second), bool(row.second_factor) and not row.second,
         )  # fmt: skip
+
+    async def living(self, ids: Collection[str]) -> dict[str, tuple[str, Role]]:
+        """Of those sessions that live: the organisation they are in, and as what. It does not count
+        as use of them."""
+        mine = (sessions.c.id.in_(ids), ~self._over(_now()))
+        async with self.admin.connected() as connection:
+            rows = (await connection.execute(_VISITOR.where(*mine))).all()
+        return {
+            row.session: (row.organisation, row.role)
+            for row in rows
+            if row.second or not row.second_factor
+        }
 
     async def end(self, cookie: str) -> None:
         """That one session."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from passy_plugins.api.desk import Desk
 from passy_portal.accounts import Accounts
 from passy_portal.migrate import migrate
+from passy_portal.tail import Tail
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 class Office:
     """Opened when it is first needed, as a `Desk` is."""
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, settings: Config, draining: Callable[[], bool]) -> None:
+        """``draining``: whether this process is about to end."""
         self.settings = settings
+        self._draining = draining
+        self._tail: Tail | None = None
         self.desk = Desk(settings.store)
         self._accounts: Accounts | None = None
         self._opening = asyncio.Lock()
@@ -36,6 +41,15 @@ class Office:
                 self._accounts = Accounts(admin, self.settings.idle, self.settings.longest)
             return self._accounts
 
+    async def tail(self) -> Tail:
+        """What arrives in the books, for all who watch here. Raises `StoreUnavailable`."""
+        accounts = await self.accounts()
+        if self._tail is None:
+            self._tail = Tail(accounts, self._draining)
+        return self._tail
+
     async def close(self) -> None:
-        self._accounts = None
+        if self._tail is not None:
+            await self._tail.close()
+        self._accounts = self._tail = None
         await self.desk.close()

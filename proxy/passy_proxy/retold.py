@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from passy_proxy.meanings import OUTCOMES, REPLIES
@@ -14,6 +15,7 @@ Ending = Literal["ok", "refused", "failed", "left"]
 ``ok``."""
 
 INTERRUPTED = "interrupted"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 FLAGS = {
     "UC": "The connection to a provider failed, or broke off.",
     "UT": "A provider did not answer in time.",
@@ -80,8 +82,12 @@ def flags(record: UsageRecord) -> tuple[str, ...]:
     return tuple(dict.fromkeys(flag for flag in found if flag))
 
 
-def meaning(record: UsageRecord) -> str:
-    """A sentence on how it ended; with code in backticks."""
+def meaning(record: UsageRecord, names: Mapping[str, str] = NOTHING) -> str:
+    """A sentence on how it ended; with code in backticks. ``names``: what people call upstreams."""
+    if ending(record) == "ok" and len(record.attempts) > 1:
+        upstream, count = record.attempts[-1].upstream, len(record.attempts) - 1
+        failed = "one try that failed" if count == 1 else f"{count} tries that failed"
+        return f"Answered by {names.get(upstream, upstream)}, after {failed}."
     if record.outcome == INTERRUPTED:
         return (
             "The gateway's process ended before the exchange did. Tokens are a guess of the"
@@ -114,9 +120,9 @@ def asked(attempt: AttemptRecord) -> bool:
     return kind(attempt) not in ("refused", "ejected", "untranslatable")
 
 
-def route(attempts: Sequence[AttemptRecord]) -> str:
+def route(attempts: Sequence[AttemptRecord], names: Mapping[str, str] = NOTHING) -> str:
     """``openai✗429 → anthropic✓``."""
-    return " → ".join(f"{attempt.upstream}{mark(attempt)}" for attempt in attempts)
+    return " → ".join(f"{names.get(each.upstream, each.upstream)}{mark(each)}" for each in attempts)
 
 
 def mark(attempt: AttemptRecord) -> str:

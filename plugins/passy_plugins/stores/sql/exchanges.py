@@ -11,17 +11,21 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from sqlalchemy import ColumnElement, Select, and_, not_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, not_, or_, select, text, tuple_
 
-from passy_plugins.stores.sql.counted import column_of, conditions, holds
+from passy_plugins.stores.sql.counted import ADDED_UP, column_of, conditions, holds
 from passy_plugins.stores.sql.pages import MOST, cursor_of, position_of
 from passy_plugins.stores.sql.reports import Asked, Reports, bounded
-from passy_plugins.stores.sql.schema import usage
+from passy_plugins.stores.sql.schema import usage, usage_hours
+from passy_plugins.stores.sql.sums import HOUR
 from passy_proxy.json import loads
 from passy_proxy.records import UsageRecord
 from passy_proxy.retold import ending
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 Ended = Literal["ok", "errors", "refused", "failed", "left"]
 """As the sums have it: ``refused`` is 4xx, ``left`` the client did, ``failed`` all else that is not
@@ -88,23 +92,25 @@ class Exchanges(Reports):
             at, id = position_of(cursor, (int, str))
             end, behind = min(end, at + 1), (at, id)
         found: list[UsageRecord] = []
-        piece, began = FIRST_PIECE, monotonic()
+        began = monotonic()
         async with self._connected() as connection:
             undo = await bounded(connection)
             try:
-                while end > wanted.since:
-                    start, turn = max(wanted.since, end - piece), monotonic()
-                    page = _between(start, end, wanted, behind).limit(limit + 1 - len(found))
-                    found += map(_record, await connection.execute(page))
+                pieces = Pieces(wanted.since, end, await _hours(connection, wanted, end))
+                while pieces.end > wanted.since:
+                    turn = monotonic()
+                    page = _between(pieces.start, pieces.end, wanted, behind)
+                    rows = await connection.execute(page.limit(limit + 1 - len(found)))
+                    found += map(_record, rows)
                     if len(found) > limit:
                         return _page(found[:limit])
-                    end, behind = start, None
-                    took = monotonic() - turn
-                    piece *= GROWTH if took * GROWTH < patience / GROWTH else 1
+                    behind, took = None, monotonic() - turn
+                    pieces.next(faster=took * GROWTH < patience / GROWTH)
                     if monotonic() - began + took * GROWTH > patience:
                         break
             finally:
                 await undo()
+        end = max(pieces.end, wanted.since)
         return Found(found, cursor_of((end, "")) if end > wanted.since else None, end)
 
     async def all(self, wanted: Wanted) -> AsyncIterator[Sequence[UsageRecord]]:
@@ -126,6 +132,60 @@ class Exchanges(Reports):
             if rows := await self._read(select(*_COLUMNS).where(*near)):
                 return _record(rows[0])
         return await super().exchange(id)
+
+
+class Pieces:
+    """The time from ``end`` back to ``since``, piece by piece; of ``hours`` alone, which go back
+    too, where they are known."""
+
+    def __init__(self, since: int, end: int, hours: list[int] | None) -> None:
+        self._since = since
+        self._hours = hours
+        self._length = FIRST_PIECE
+        self.start, self.end = since, end
+        self._cut()
+
+    def next(self, *, faster: bool) -> None:
+        self._length *= GROWTH if faster else 1
+        self.end = self.start
+        self._cut()
+
+    def _cut(self) -> None:
+        self.start = max(self._since, self.end - self._length)
+        hours = self._hours
+        if hours is None:
+            return
+        while hours and hours[0] >= self.end:
+            hours.pop(0)
+        if not hours:
+            self.start = self.end = self._since
+            return
+        self.end = min(self.end, hours[0] + HOUR)
+        begin = hours.pop(0)
+        while hours and hours[0] == begin - HOUR and self.end - begin < self._length:
+            begin = hours.pop(0)
+        self.start = max(self._since, begin)
+
+
+async def _hours(connection: AsyncConnection, wanted: Wanted, end: int) -> list[int] | None:
+    """The beginnings of the hours that have any, latest first, where the sums can tell."""
+    narrow = (wanted.values.keys() & ADDED_UP) - {"organisation", "user"}
+    if not narrow and wanted.ended in (None, "ok"):
+        return None
+    late = select(usage.c.id).where(
+        text("usage.summed = 0"), usage.c.at + 0 >= wanted.since, usage.c.at + 0 < end
+    )
+    if (await connection.execute(late.limit(1))).first() is not None:
+        return None
+    values = {name: value for name, value in wanted.values.items() if name in ADDED_UP}
+    start = usage_hours.c.start
+    mine = [start > wanted.since - HOUR, start < end,
+            *conditions(usage_hours, Asked(wanted.since, end, values))]  # fmt: skip
+    if wanted.ended is not None:
+        endings = ("refused", "failed") if wanted.ended == "errors" else (wanted.ended,)
+        mine.append(usage_hours.c.outcome.in_(endings))
+    rows = await connection.execute(select(start).distinct().where(*mine).order_by(start.desc()))
+    return [int(row.start) for row in rows]
 
 
 def _page(rows: Sequence[UsageRecord]) -> Found:
