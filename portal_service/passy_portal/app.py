@@ -24,6 +24,7 @@ from passy_portal.pages import (
     requests,
     second,
     signing,
+    sso,
     tail,
     team,
     usage,
@@ -44,9 +45,16 @@ ABOUT = """The JSON API under the portal's pages, for who has signed in, within 
 Changes need the header `x-csrf-token`, as `/api/me` gives it, and come from the portal's own
 origin."""
 PAGES = (
-    assets, signing.router, overview.router, usage.router, tail.router, requests.router,
-    keys.router, team.router,
-)  # fmt: skip
+    assets,
+    signing.router,
+    sso.router,
+    overview.router,
+    usage.router,
+    tail.router,
+    requests.router,
+    keys.router,
+    team.router,
+)
 API = (api_keys.router, api_requests.router, api_usage.router)
 
 HEADERS = [

@@ -9,19 +9,27 @@ from typing import TYPE_CHECKING
 from passy_plugins.api.desk import Desk
 from passy_portal.accounts import Accounts
 from passy_portal.migrate import migrate
+from passy_portal.oidc import Provider
 from passy_portal.tail import Tail
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
     from passy_portal.plugin import Config
+    from passy_proxy import Connections
 
 
 class Office:
     """Opened when it is first needed, as a `Desk` is."""
 
-    def __init__(self, settings: Config, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, settings: Config, connections: Callable[[], Connections], draining: Callable[[], bool]
+    ) -> None:
         """``draining``: whether this process is about to end."""
         self.settings = settings
+        self.providers = {
+            name: Provider(name, one, connections) for name, one in settings.oidc.items()
+        }
+        """Whom people may sign in with, by name."""
         self._draining = draining
         self._tail: Tail | None = None
         self.desk = Desk(settings.store)

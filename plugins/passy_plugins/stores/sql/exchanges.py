@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from sqlalchemy import ColumnElement, Select, and_, not_, or_, select, text, tuple_
+from sqlalchemy import ColumnElement, Select, Table, and_, not_, or_, select, text, tuple_
 
-from passy_plugins.stores.sql.counted import ADDED_UP, column_of, conditions, holds
+from passy_plugins.stores.sql.counted import column_of, conditions, holds
 from passy_plugins.stores.sql.pages import MOST, cursor_of, position_of
 from passy_plugins.stores.sql.reports import Asked, Reports, bounded
 from passy_plugins.stores.sql.schema import usage, usage_hours
@@ -59,7 +59,7 @@ class Wanted(Asked):
         told = record._asdict()
         for dimension, value in self.values.items():
             found = told[column_of(dimension)]
-            if not (f",{value}," in f",{found}," if dimension == "tag" else found == value):
+            if not (f",{value}," in f",{found}," if dimension == "tag" else str(found) == value):
                 return False
         if self.search and not (record.id.startswith(self.search) or self.search in record.model):
             return False
@@ -169,21 +169,18 @@ class Pieces:
 
 async def _hours(connection: AsyncConnection, wanted: Wanted, end: int) -> list[int] | None:
     """The beginnings of the hours that have any, latest first, where the sums can tell."""
-    narrow = (wanted.values.keys() & ADDED_UP) - {"organisation", "user"}
-    if not narrow and wanted.ended in (None, "ok"):
+    if wanted.values.keys() <= {"organisation", "user"} and wanted.ended in (None, "ok"):
         return None
     late = select(usage.c.id).where(
         text("usage.summed = 0"), usage.c.at + 0 >= wanted.since, usage.c.at + 0 < end
     )
     if (await connection.execute(late.limit(1))).first() is not None:
         return None
-    values = {name: value for name, value in wanted.values.items() if name in ADDED_UP}
     start = usage_hours.c.start
-    mine = [start > wanted.since - HOUR, start < end,
-            *conditions(usage_hours, Asked(wanted.since, end, values))]  # fmt: skip
+    mine = [start > wanted.since - HOUR, start < end]
+    mine += conditions(usage_hours, Asked(wanted.since, end, wanted.values))
     if wanted.ended is not None:
-        endings = ("refused", "failed") if wanted.ended == "errors" else (wanted.ended,)
-        mine.append(usage_hours.c.outcome.in_(endings))
+        mine.append(_ended(usage_hours, wanted.ended))
     rows = await connection.execute(select(start).distinct().where(*mine).order_by(start.desc()))
     return [int(row.start) for row in rows]
 
@@ -202,24 +199,28 @@ def _between(start: int, end: int, wanted: Wanted, behind: tuple[int, str] | Non
 
 
 _COLUMNS = [usage.c[name] for name in UsageRecord._fields]
-_OK = and_(usage.c.outcome == "ok", usage.c.status < 400)
-_LEFT = usage.c.outcome == "client_gone"
-_ERRORS = and_(not_(_OK), not_(_LEFT))
-_REFUSED = usage.c.status.between(400, 499)
-_ENDED: dict[Ended, ColumnElement[bool]] = {
-    "ok": _OK,
-    "errors": _ERRORS,
-    "refused": and_(_ERRORS, _REFUSED),
-    "failed": and_(_ERRORS, not_(_REFUSED)),
-    "left": _LEFT,
-}
+
+
+def _ended(table: Table, ended: Ended) -> ColumnElement[bool]:
+    """Of records, and of their sums."""
+    ok = and_(table.c.outcome == "ok", table.c.status < 400)
+    left = table.c.outcome == "client_gone"
+    refused = table.c.status.between(400, 499)
+    errors = and_(not_(ok), not_(left))
+    return {
+        "ok": ok,
+        "errors": errors,
+        "refused": and_(errors, refused),
+        "failed": and_(errors, not_(refused)),
+        "left": left,
+    }[ended]
 
 
 def _more(wanted: Wanted) -> list[ColumnElement[bool]]:
     """What `conditions` does not know of."""
     found: list[ColumnElement[bool]] = []
     if wanted.ended is not None:
-        found.append(_ENDED[wanted.ended])
+        found.append(_ended(usage, wanted.ended))
     if wanted.slower:
         found.append(usage.c.duration_ms >= wanted.slower)
     if wanted.retried:
