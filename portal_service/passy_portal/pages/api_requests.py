@@ -134,7 +134,7 @@ async def delete_view(request: Request, id: Id) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/api/requests/{id}", responses=responses(401, 404, 422, 503))
+@router.get("/api/requests/{id}", responses=responses(400, 401, 404, 422, 503))
 async def show_request(request: Request, id: Id) -> WholeExchange:
     """One of them with every attempt."""
     return whole(await one_of(await accounts_of(request), visitor_of(request), id))

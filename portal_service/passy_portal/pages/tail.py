@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
+from passy_plugins.api.denied import Denied
 from passy_portal.shown_requests import rows_of
 from passy_portal.sought import sought
 from passy_portal.tail import Piece, Tail, Watcher
@@ -29,12 +30,15 @@ SILENCE = 10.0
 """Seconds after which a sign of life is sent."""
 MOST_SHOWN = 500
 """Rows in one event: nobody reads more, and a page has no room for them."""
+EVENTS = "text/event-stream"
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 @router.get("/requests/tail")
 async def watch(request: Request, place: Annotated[str, Query(max_length=16_000)] = "") -> Response:
     """From ``place`` on, as the page says it, or from where the browser was."""
+    if EVENTS not in request.headers.get("accept", ""):
+        raise Denied(406, "not_acceptable", f"This is for who accepts {EVENTS}.")
     tail: Tail = await request.app.state.office.tail()
     accounts: Accounts = await request.app.state.office.accounts()
     visitor = visitor_of(request)
@@ -58,7 +62,7 @@ async def watch(request: Request, place: Annotated[str, Query(max_length=16_000)
         finally:
             tail.leave(watcher)
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
+    return StreamingResponse(events(), media_type=EVENTS, headers=HEADERS)
 
 
 async def event(accounts: Accounts, root: str, piece: Piece) -> bytes:
