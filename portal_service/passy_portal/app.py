@@ -20,6 +20,7 @@ from passy_portal.pages import (
     api_usage,
     keys,
     overview,
+    people,
     second,
     signing,
     sso,
@@ -49,6 +50,7 @@ PAGES = (
     usage.router,
     keys.router,
     team.router,
+    people.router,
 )
 API = (api_keys.router, api_usage.router)
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, model_validator
 
-from passy_portal.settings import SignInWith
+from passy_portal.settings import Mail, SignInWith
 from passy_proxy import (
     Administered,
     Application,
@@ -81,6 +81,9 @@ class Config(Settings):
         "all",
         "Who may sign in with a password. With `owners` all others come by a provider, and an owner"
         " still gets in when that is away.",
+    )
+    mail: Mail | None = setting(
+        None, "The server that letters go to, with the links of invitations. Links are shown, too."
     )
     idle: Duration = setting("12h", "A session ends when it was not used for so long.", gt=0)
     longest: Duration = setting("30d", "A session ends after so long, used or not.", gt=0)
