@@ -96,13 +96,13 @@ async def change(accounts: Accounts, visitor: Visitor, node: Node, wanted: Wante
             "concurrency": wanted.limits.concurrency,
             "models": wanted.models,
         }
-        write: Any = {
+        writes: dict[Kind, Any] = {
             "organisation": admin.change_organisation,
             "team": admin.change_team,
             "user": admin.change_user,
             "key": admin.change_key,
-        }[node.kind]
-        if not await write(node.id, **fields):
+        }
+        if not await writes[node.kind](node.id, **fields):
             raise absent(node.kind)
         was = {one.budget.id: one for one in node.budgets}
         for budget in wanted.budgets:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
@@ -68,6 +68,11 @@ class Config(Settings):
         (),
         "Proxies between browsers and the portal, as addresses or ranges: behind one of them the"
         " address is taken from x-forwarded-for. What anybody else says there is not believed.",
+    )
+    organisation_limits: Literal["owners", "operator"] = setting(
+        "owners",
+        "Who says what holds for a whole organisation: its owners, on the page Limits, or the"
+        " operator alone, with the admin API.",
     )
     idle: Duration = setting("12h", "A session ends when it was not used for so long.", gt=0)
     longest: Duration = setting("30d", "A session ends after so long, used or not.", gt=0)

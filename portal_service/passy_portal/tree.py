@@ -22,6 +22,7 @@ from passy_proxy.units import Rate
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
 
+What = Literal["requests", "tokens", "concurrency", "models", "budgets"]
 OrganisationLimits = Literal["owners", "operator"]
 CALLED: Mapping[Kind, str] = {
     "organisation": "the organisation",
@@ -63,10 +64,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """``what`` is ``requests``, ``tokens``, ``concurrency``, ``models`` or ``budgets``; ``wins`` is
-    the level above, which holds."""
+    """``wins`` is the level above, which holds."""
 
-    what: str
+    what: What
     message: str
     wins: Node
 
@@ -161,7 +161,8 @@ def limits_member(visitor: Visitor, user: str, role: Role) -> bool:
 def compared(node: Node, other: Node) -> Iterator[Conflict]:
     """Where ``node`` allows more than ``other``, which is above it."""
     wins = f"{CALLED[other.kind]} {other.name}"
-    for what in ("requests", "tokens"):
+    rates: tuple[What, ...] = ("requests", "tokens")
+    for what in rates:
         mine: Rate | None = getattr(node.limits, what)
         theirs: Rate | None = getattr(other.limits, what)
         if mine and theirs and mine.amount * theirs.seconds > theirs.amount * mine.seconds:

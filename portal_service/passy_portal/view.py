@@ -26,6 +26,7 @@ NAV = (
     ("Overview", "/", "o"),
     ("Usage", "/usage", "u"),
     ("Keys", "/keys", "k"),
+    ("Limits", "/limits", "l"),
     ("Team", "/team", "t"),
 )
 """Name, path, and the letter that goes there after ``g``. Only what there is."""
@@ -34,6 +35,7 @@ NOTES = {
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
+    "limits": "The limits are set. Gateways hold them within seconds.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
@@ -19,7 +19,7 @@ from passy_portal.pages.limits import policy_of
 from passy_portal.pages.reading import now
 from passy_portal.replay import MOST, Refusals
 from passy_portal.standing import Standing, standings
-from passy_portal.tree import Node, tree_of
+from passy_portal.tree import Node, What, tree_of
 from passy_portal.view import visitor_of
 from passy_proxy.issue import DEFAULT_ALERTS, Kind
 from passy_proxy.periods import Period
@@ -74,7 +74,7 @@ class BudgetStanding(Shown):
 class ConflictShown(Shown):
     """It allows more than a level above, which wins."""
 
-    what: Literal["requests", "tokens", "concurrency", "models", "budgets"]
+    what: What
     message: str
     wins: str = Field(description="The id of that level.")
 
