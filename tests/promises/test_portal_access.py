@@ -76,7 +76,8 @@ def cast(serve: Serve) -> Cast:
     assert invitation
     assert session
     key = other.api("POST", "/keys", {"name": "theirs"}).json["id"]
-    ids = {"key": key, "member": eve, "invitation": invitation[1].decode(),
+    team = office.made(f"/organisations/{organisation}/teams", {"name": "Theirs"})["id"]
+    ids = {"key": key, "team": team, "member": eve, "invitation": invitation[1].decode(),
            "session": session[1].decode()}  # fmt: skip
     return Cast(gateway, people, other, ids)
 

@@ -132,25 +132,25 @@ async def limits(request: Request) -> TreeShown:
 
 
 @router.patch("/api/limits/organisation", responses=CHANGE)
-async def change_organisation(request: Request, change: LevelChange) -> NodeShown:
+async def limit_organisation(request: Request, change: LevelChange) -> NodeShown:
     """What holds for all of it."""
     return await _changed(request, "organisation", visitor_of(request).organisation, change)
 
 
 @router.patch("/api/limits/team/{id}", responses=CHANGE)
-async def change_team(request: Request, id: Id, change: LevelChange) -> NodeShown:
+async def limit_team(request: Request, id: Id, change: LevelChange) -> NodeShown:
     """What holds for all keys of a team."""
     return await _changed(request, "team", id, change)
 
 
 @router.patch("/api/limits/member/{user_id}", responses=CHANGE)
-async def change_member(request: Request, user_id: UserId, change: LevelChange) -> NodeShown:
+async def limit_member(request: Request, user_id: UserId, change: LevelChange) -> NodeShown:
     """What holds for all keys of a member."""
     return await _changed(request, "user", user_id, change)
 
 
 @router.patch("/api/limits/key/{id}", responses=CHANGE)
-async def change_key(request: Request, id: Id, change: LevelChange) -> NodeShown:
+async def limit_key(request: Request, id: Id, change: LevelChange) -> NodeShown:
     """What holds for a key."""
     return await _changed(request, "key", id, change)
 
