@@ -10,7 +10,7 @@ from typing import Literal
 
 from passy_proxy.issue import ROLES, Role
 
-Object = Literal["key", "member", "team", "invitation", "session"]
+Object = Literal["key", "member", "invitation", "session", "prompt", "team"]
 """What the id in a path names."""
 
 
@@ -37,6 +37,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/first"): ANYONE,
     ("GET", "/join"): ANYONE,
     ("POST", "/join"): ANYONE,
+    ("GET", "/sso/{name}"): ANYONE,
+    ("GET", "/sso/{name}/return"): ANYONE,
     ("POST", "/theme"): ANYONE,
     ("POST", "/logout"): MEMBERS,
     ("GET", "/"): MEMBERS,
@@ -56,6 +58,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/limits/team/{id}"): Access(LEADERS, "team"),
     ("POST", "/limits/member/{user_id}"): Access(LEADERS, "member"),
     ("POST", "/limits/key/{id}"): Access(KEEPERS, "key"),
+    ("GET", "/playground"): MEMBERS,
     ("GET", "/team"): MEMBERS,
     ("POST", "/team/invite"): Access(LEADERS),
     ("POST", "/team/{user_id}/role"): Access(LEADERS, "member"),
@@ -91,6 +94,12 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/api/limits/team/{id}/preview"): Access(LEADERS, "team"),
     ("POST", "/api/limits/member/{user_id}/preview"): Access(LEADERS, "member"),
     ("POST", "/api/limits/key/{id}/preview"): Access(KEEPERS, "key"),
+    ("POST", "/api/playground/key"): Access(KEEPERS),
+    ("GET", "/api/playground/prompts"): MEMBERS,
+    ("POST", "/api/playground/prompts"): Access(KEEPERS),
+    ("GET", "/api/playground/prompts/{id}"): Access(frozenset(ROLES), "prompt"),
+    ("PATCH", "/api/playground/prompts/{id}"): Access(KEEPERS, "prompt"),
+    ("DELETE", "/api/playground/prompts/{id}"): Access(KEEPERS, "prompt"),
 }
 
 
