@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from fastapi import Request
 
 from passy_plugins.api.denied import Denied
-from passy_portal.access import ACCESS
+from passy_portal.access import ACCESS, UNTIL_SECOND
 from passy_portal.accounts import Visitor
 from passy_proxy.addresses import address_of, client_address
 
@@ -33,6 +33,10 @@ class SignIn(Exception):
     def __init__(self, then: str) -> None:
         super().__init__("sign in first")
         self.then = then
+
+
+class Enrol(Exception):
+    """Who asks for a page has to set up a second factor first."""
 
 
 class Form(dict[str, str]):
@@ -85,6 +89,12 @@ async def admit(request: Request) -> None:
         if api:
             raise Denied(401, "invalid_credentials", "Sign in first.")
         raise SignIn(here(request) if method == "GET" else "")
+    path = request.scope["route"].path
+    if visitor.barred and path not in UNTIL_SECOND:
+        if api or method != "GET":
+            message = "Your organisation asks for a second factor: set one up in the portal first."
+            raise Denied(403, "second_factor_required", message)
+        raise Enrol
     if visitor.role not in access.roles:
         raise Denied(403, "not_allowed", f"This is not for the role {visitor.role}.")
 

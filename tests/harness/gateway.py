@@ -76,6 +76,10 @@ class Asked(NamedTuple):
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
 
 class Gateway:
     """``passy serve`` in a folder of its own, on a free port of loopback."""

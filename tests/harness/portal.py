@@ -6,12 +6,14 @@ import html
 import http.client
 import json
 import re
+import time
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlencode
 
 from harness.gateway import PATIENCE, Asked, Gateway, until
 from harness.office import CONFIGURATION as OFFICE
+from passy_portal import totp
 
 PASSWORD = "correct horse battery staple"
 CONFIGURATION = OFFICE.replace("apps:\n", "apps:\n  /portal: {app: portal, store: books}\n")
@@ -149,3 +151,22 @@ def me(browser: Browser) -> dict[str, Any]:
     assert 200 == asked.status, asked.body
     told: dict[str, Any] = asked.json
     return told
+
+
+def enrolled(browser: Browser, password: str = PASSWORD) -> tuple[str, list[str], str]:
+    """Sets up a second factor: its secret, the recovery codes, and the code that was used."""
+    browser.look("/account/second")
+    assert 303 == browser.send("/account/second/begin").status
+    shown = re.search(r'id="the-secret"[^>]*>([A-Z2-7 ]+)<', browser.look("/account/second").text)
+    assert shown
+    secret = shown[1].replace(" ", "")
+    code = totp.code(secret, totp.step_at(time.time()))
+    made = browser.send("/account/second/confirm", {"code": code, "password": password})
+    assert 200 == made.status, made.body
+    browser.look("/")
+    return secret, re.findall(r"<code>([A-Z2-7]{4}(?:-[A-Z2-7]{4}){3})</code>", made.text), code
+
+
+def next_code(secret: str) -> str:
+    """One that was not used yet: of the period to come, which a clock may have reached."""
+    return totp.code(secret, totp.step_at(time.time()) + 1)
