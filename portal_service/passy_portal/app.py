@@ -17,9 +17,12 @@ from passy_portal.door import Enrol, SignIn, admit, is_api
 from passy_portal.pages import (
     account,
     api_keys,
+    api_providers,
     api_usage,
     keys,
     overview,
+    provider,
+    providers,
     second,
     signing,
     team,
@@ -40,8 +43,11 @@ if TYPE_CHECKING:
 ABOUT = """The JSON API under the portal's pages, for who has signed in, within their organisation.
 Changes need the header `x-csrf-token`, as `/api/me` gives it, and come from the portal's own
 origin."""
-PAGES = (assets, signing.router, overview.router, usage.router, keys.router, team.router)
-API = (api_keys.router, api_usage.router)
+PAGES = (
+    assets, signing.router, overview.router, usage.router, keys.router, providers.router,
+    provider.router, team.router,
+)  # fmt: skip
+API = (api_keys.router, api_usage.router, api_providers.router)
 
 HEADERS = [
     (

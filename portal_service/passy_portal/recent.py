@@ -1,8 +1,8 @@
-"""What the last 24 hours were like, from the latest records of an organisation: which upstreams were
-tried and failed, who answered for which model, and how soon.
+"""What the last 24 hours were like, from the latest records of an organisation: which upstreams
+were tried and failed, who answered for which model, and how soon.
 
-It looks at no more than the latest `MOST` records, so that it takes no longer in busy books; `Recent`
-says since when it is whole.
+It looks at no more than the latest `MOST` records, so that it takes no longer in busy books;
+`Recent` says since when it is whole.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Tried:
 
     @property
     def health(self) -> str:
-        """``quiet``, ``well``, ``shaky`` or ``failing``."""
+        """``idle``, ``well``, ``shaky`` or ``failing``."""
         if not self.attempts:
-            return "quiet"
+            return "idle"
         if self.failed * 2 >= self.attempts:
             return "failing"
         return "shaky" if self.failed * 20 > self.attempts else "well"

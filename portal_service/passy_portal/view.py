@@ -26,6 +26,7 @@ NAV = (
     ("Overview", "/", "o"),
     ("Usage", "/usage", "u"),
     ("Keys", "/keys", "k"),
+    ("Providers", "/providers", "p"),
     ("Team", "/team", "t"),
 )
 """Name, path, and the letter that goes there after ``g``. Only what there is."""
@@ -34,6 +35,14 @@ NOTES = {
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
+    "added": "It is entered. Requests use it within seconds.",
+    "replaced": "The key is replaced. Requests show the new one within seconds.",
+    "key_disabled": "The key is disabled. Within seconds it is shown to nobody.",
+    "key_enabled": "The key is enabled again.",
+    "key_gone": "The key is deleted here. The provider itself still knows it.",
+    "provider_disabled": "The provider is disabled. Within seconds it is asked nothing.",
+    "provider_enabled": "The provider is enabled again.",
+    "provider_gone": "The provider and its keys are deleted.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",

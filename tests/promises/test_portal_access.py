@@ -76,8 +76,14 @@ def cast(serve: Serve) -> Cast:
     assert invitation
     assert session
     key = other.api("POST", "/keys", {"name": "theirs"}).json["id"]
+    inside = f"/organisations/{organisation}"
+    own = {"name": "Theirs", "url": "https://llm.example.com/v1", "credential": "sk-of-theirs"}
+    provider = office.made(f"{inside}/providers", own)["id"]
+    mine = {"upstream": "echo", "secret": "sk-of-theirs"}
+    credential = office.made(f"{inside}/credentials", mine)["id"]
     ids = {"key": key, "member": eve, "invitation": invitation[1].decode(),
-           "session": session[1].decode()}  # fmt: skip
+           "session": session[1].decode(), "provider": provider,
+           "credential": credential}  # fmt: skip
     return Cast(gateway, people, other, ids)
 
 

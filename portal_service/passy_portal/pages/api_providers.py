@@ -1,4 +1,4 @@
-"""Providers in JSON: what an organisation brings, as the admin API has it, and how that is doing."""
+"""Providers in JSON: what an organisation brings, as the admin API has it, and how that does."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Lately(Shown):
 
     attempts: int
     failed: int
-    health: str = Field(description="quiet, well, shaky (5 % failed) or failing (half).")
+    health: str = Field(description="idle, well, shaky (5 % failed) or failing (half).")
     last_ok_at: str | None = Field(description="Before yesterday its day.")
     last_failure: str = Field(description="Why the latest try that failed did.")
     since: str = Field(description="In busy books less than 24 hours ago.")

@@ -10,10 +10,18 @@ from fastapi import APIRouter, Request
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.words import Id
 from passy_portal import brought
-from passy_portal.accounts import Accounts
-from passy_portal.advice import advice
 from passy_portal.door import Form
-from passy_portal.pages.providers import PLACES, WORDS, accounts_of, console_of, whole
+from passy_portal.pages.entering import (
+    PLACES,
+    SPOKEN,
+    Back,
+    accounts_of,
+    console_of,
+    refused,
+    spoken,
+    whole,
+)
+from passy_portal.pages.providers import WORDS
 from passy_portal.recent import recent
 from passy_portal.view import moved, page, visitor_of
 
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
     from passy_proxy.records import CustomProvider, StoredCredential
 
 router = APIRouter()
+
+NOTHING = Back()
 
 
 # Keys; their paths come first, since an id may be any word
@@ -54,7 +64,7 @@ async def change_key(request: Request, id: Id) -> Response:
             accounts, visitor, id, changes, "replace" if secret else "change"
         )
     except Denied as error:
-        return await _key_page(request, key, values, str(error), error.param or "", error.status)
+        return await _key_page(request, key, refused(error, values))
     return moved(request, f"/providers/keys/{id}", "replaced" if secret else "saved")
 
 
@@ -62,8 +72,7 @@ async def change_key(request: Request, id: Id) -> Response:
 async def try_key(request: Request, id: Id) -> Response:
     """Three steps, which cost a few tokens."""
     key = await brought.credential_of(await accounts_of(request), visitor_of(request), id)
-    trial, error, status = await _trial(request, f"/credentials/{id}/test")
-    return await _key_page(request, key, None, error, "", status, trial)
+    return await _key_page(request, key, await _trial(request, f"/credentials/{id}/test"))
 
 
 @router.post("/providers/keys/{id}/disable")
@@ -84,7 +93,7 @@ async def delete_key(request: Request, id: Id) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
     key = await brought.credential_of(accounts, visitor, id)
     if error := _mistyped(request.state.form, title_of(key)):
-        return await _key_page(request, key, None, error, "typed", 422)
+        return await _key_page(request, key, Back(None, error, "typed", 422))
     await brought.remove_credential(accounts, visitor, id)
     return moved(request, "/providers", "key_gone")
 
@@ -111,7 +120,7 @@ async def change_provider(request: Request, id: Id) -> Response:
         form.end()
         await brought.change_provider(accounts, visitor, id, changes)
     except Denied as error:
-        return await _page(request, found, values, str(error), error.param or "", error.status)
+        return await _page(request, found, refused(error, values))
     return moved(request, f"/providers/{id}", "saved")
 
 
@@ -119,8 +128,7 @@ async def change_provider(request: Request, id: Id) -> Response:
 async def try_provider(request: Request, id: Id) -> Response:
     """With its first key: three steps, which cost a few tokens."""
     found = await brought.provider_of(await accounts_of(request), visitor_of(request), id)
-    trial, error, status = await _trial(request, f"/providers/{id}/test")
-    return await _page(request, found, None, error, "", status, trial)
+    return await _page(request, found, await _trial(request, f"/providers/{id}/test"))
 
 
 @router.post("/providers/{id}/disable")
@@ -141,7 +149,7 @@ async def delete_provider(request: Request, id: Id) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
     found = await brought.provider_of(accounts, visitor, id)
     if error := _mistyped(request.state.form, found.name):
-        return await _page(request, found, None, error, "typed", 422)
+        return await _page(request, found, Back(None, error, "typed", 422))
     await brought.remove_provider(accounts, visitor, id)
     return moved(request, "/providers", "provider_gone")
 
@@ -162,16 +170,16 @@ async def _switch_key(request: Request, id: str, action: str) -> Response:
     return moved(request, f"/providers/keys/{id}", f"key_{action}d")
 
 
-async def _trial(request: Request, path: str) -> tuple[Any, str, int]:
-    """What came of it, or why it did not come to that; and the status of the page."""
+async def _trial(request: Request, path: str) -> Back:
+    """What came of it, or why it did not come to that."""
     form: Form = request.state.form
-    model = form.text("model")
+    told = {"model": form.text("model")}
     form.end()
     try:
-        told = {"model": model}
-        return await brought.tried(console_of(request), visitor_of(request), path, told), "", 200
+        trial = await brought.tried(console_of(request), visitor_of(request), path, told)
     except Denied as error:
-        return None, str(error), error.status
+        return refused(error, {})
+    return Back(trial=trial)
 
 
 async def _changes(request: Request, form: Form, found: CustomProvider) -> dict[str, Any]:
@@ -202,15 +210,7 @@ def title_of(key: StoredCredential) -> str:
     return key.name or (f"…{key.shown}" if key.shown else key.id)
 
 
-async def _page(
-    request: Request,
-    found: CustomProvider,
-    values: dict[str, str] | None = None,
-    error: str = "",
-    at: str = "",
-    status: int = 200,
-    trial: Any = None,
-) -> Response:
+async def _page(request: Request, found: CustomProvider, back: Back = NOTHING) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
     keys = await accounts.admin.list_credentials(visitor.organisation)
     upstream = f"custom-{found.id}"
@@ -218,29 +218,19 @@ async def _page(
     written = {"name": found.name, "url": found.url, "dialect": found.dialect,
                "models": ", ".join(found.models), "priority": str(found.priority)}  # fmt: skip
     return page(
-        request, "provider.html", status=status, one=found, upstream=upstream,
+        request, "provider.html", status=back.status, one=found, upstream=upstream,
         keys=[(key, title_of(key)) for key in keys if key.upstream == found.id],
-        tried=lately.of(upstream), lately=lately, words=WORDS, values=values or written,
-        places=PLACES, dialects=sorted({"openai", "anthropic", found.dialect}), error=error, at=at,
-        trial=trial, advice=advice(trial) if trial else (),
+        tried=lately.of(upstream), lately=lately, words=WORDS, values=back.values or written,
+        places=PLACES, dialects=spoken({*SPOKEN, found.dialect}), **back.told(),
     )  # fmt: skip
 
 
-async def _key_page(
-    request: Request,
-    key: StoredCredential,
-    values: dict[str, str] | None = None,
-    error: str = "",
-    at: str = "",
-    status: int = 200,
-    trial: Any = None,
-) -> Response:
-    accounts: Accounts = await accounts_of(request)
+async def _key_page(request: Request, key: StoredCredential, back: Back = NOTHING) -> Response:
+    accounts = await accounts_of(request)
     providers = await accounts.admin.list_providers(visitor_of(request).organisation)
     own = next((one for one in providers if one.id == key.upstream), None)
     written = {"name": key.name, "priority": str(key.priority)}
     return page(
-        request, "provider_key.html", status=status, key=key, title=title_of(key), own=own,
-        values=values or written, error=error, at=at, trial=trial,
-        advice=advice(trial) if trial else (),
+        request, "provider_key.html", status=back.status, key=key, title=title_of(key), own=own,
+        values=back.values or written, **back.told(),
     )  # fmt: skip
