@@ -25,6 +25,7 @@ from passy_portal.pages import (
     providers,
     second,
     signing,
+    sso,
     team,
     usage,
 )
@@ -44,9 +45,16 @@ ABOUT = """The JSON API under the portal's pages, for who has signed in, within 
 Changes need the header `x-csrf-token`, as `/api/me` gives it, and come from the portal's own
 origin."""
 PAGES = (
-    assets, signing.router, overview.router, usage.router, keys.router, providers.router,
-    provider.router, team.router,
-)  # fmt: skip
+    assets,
+    signing.router,
+    sso.router,
+    overview.router,
+    usage.router,
+    keys.router,
+    providers.router,
+    provider.router,
+    team.router,
+)
 API = (api_keys.router, api_usage.router, api_providers.router)
 
 HEADERS = [
