@@ -10,7 +10,9 @@ from typing import Literal
 
 from passy_proxy.issue import ROLES, Role
 
-Object = Literal["key", "member", "invitation", "session", "provider", "credential"]
+Object = Literal[
+    "key", "member", "invitation", "session", "provider", "credential", "prompt"
+]  # fmt: skip
 """What the id in a path names."""
 
 
@@ -69,6 +71,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/providers/{id}/disable"): Access(LEADERS, "provider"),
     ("POST", "/providers/{id}/enable"): Access(LEADERS, "provider"),
     ("POST", "/providers/{id}/delete"): Access(LEADERS, "provider"),
+    ("GET", "/playground"): MEMBERS,
     ("GET", "/team"): MEMBERS,
     ("POST", "/team/invite"): Access(LEADERS),
     ("POST", "/team/{user_id}/role"): Access(LEADERS, "member"),
@@ -110,6 +113,12 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("PATCH", "/api/credentials/{id}"): Access(LEADERS, "credential"),
     ("DELETE", "/api/credentials/{id}"): Access(LEADERS, "credential"),
     ("POST", "/api/credentials/{id}/test"): Access(LEADERS, "credential"),
+    ("POST", "/api/playground/key"): Access(KEEPERS),
+    ("GET", "/api/playground/prompts"): MEMBERS,
+    ("POST", "/api/playground/prompts"): Access(KEEPERS),
+    ("GET", "/api/playground/prompts/{id}"): Access(frozenset(ROLES), "prompt"),
+    ("PATCH", "/api/playground/prompts/{id}"): Access(KEEPERS, "prompt"),
+    ("DELETE", "/api/playground/prompts/{id}"): Access(KEEPERS, "prompt"),
 }
 
 

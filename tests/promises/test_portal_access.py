@@ -83,7 +83,10 @@ def cast(serve: Serve) -> Cast:
     provider = office.made(f"{inside}/providers", own)["id"]
     mine = {"upstream": "echo", "secret": "sk-of-theirs"}
     credential = office.made(f"{inside}/credentials", mine)["id"]
-    ids = {"key": key, "member": eve, "invitation": invitation[1].decode(),
+    content = {"models": ["one"], "messages": []}
+    kept = {"title": "Theirs", "content": content, "shared": True}
+    prompt = other.api("POST", "/playground/prompts", kept).json["id"]
+    ids = {"prompt": prompt, "key": key, "member": eve, "invitation": invitation[1].decode(),
            "session": session[1].decode(), "provider": provider,
            "credential": credential}  # fmt: skip
     return Cast(gateway, people, other, ids)
