@@ -11,8 +11,15 @@ from typing import Literal
 from passy_proxy.issue import ROLES, Role
 
 Object = Literal[
-    "key", "member", "invitation", "session", "provider", "credential", "prompt"
-]  # fmt: skip
+    "key",
+    "member",
+    "invitation",
+    "session",
+    "provider",
+    "credential",
+    "prompt",
+    "team",
+]
 """What the id in a path names."""
 
 
@@ -71,6 +78,11 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/providers/{id}/disable"): Access(LEADERS, "provider"),
     ("POST", "/providers/{id}/enable"): Access(LEADERS, "provider"),
     ("POST", "/providers/{id}/delete"): Access(LEADERS, "provider"),
+    ("GET", "/limits"): MEMBERS,
+    ("POST", "/limits/organisation"): Access(OWNERS),
+    ("POST", "/limits/team/{id}"): Access(LEADERS, "team"),
+    ("POST", "/limits/member/{user_id}"): Access(LEADERS, "member"),
+    ("POST", "/limits/key/{id}"): Access(KEEPERS, "key"),
     ("GET", "/playground"): MEMBERS,
     ("GET", "/team"): MEMBERS,
     ("POST", "/team/invite"): Access(LEADERS),
@@ -113,6 +125,15 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("PATCH", "/api/credentials/{id}"): Access(LEADERS, "credential"),
     ("DELETE", "/api/credentials/{id}"): Access(LEADERS, "credential"),
     ("POST", "/api/credentials/{id}/test"): Access(LEADERS, "credential"),
+    ("GET", "/api/limits"): MEMBERS,
+    ("PATCH", "/api/limits/organisation"): Access(OWNERS),
+    ("PATCH", "/api/limits/team/{id}"): Access(LEADERS, "team"),
+    ("PATCH", "/api/limits/member/{user_id}"): Access(LEADERS, "member"),
+    ("PATCH", "/api/limits/key/{id}"): Access(KEEPERS, "key"),
+    ("POST", "/api/limits/organisation/preview"): Access(OWNERS),
+    ("POST", "/api/limits/team/{id}/preview"): Access(LEADERS, "team"),
+    ("POST", "/api/limits/member/{user_id}/preview"): Access(LEADERS, "member"),
+    ("POST", "/api/limits/key/{id}/preview"): Access(KEEPERS, "key"),
     ("POST", "/api/playground/key"): Access(KEEPERS),
     ("GET", "/api/playground/prompts"): MEMBERS,
     ("POST", "/api/playground/prompts"): Access(KEEPERS),

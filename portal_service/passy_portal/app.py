@@ -17,10 +17,12 @@ from passy_portal.door import Enrol, SignIn, admit, is_api
 from passy_portal.pages import (
     account,
     api_keys,
+    api_limits,
     api_playground,
     api_providers,
     api_usage,
     keys,
+    limits,
     overview,
     playground,
     provider,
@@ -55,10 +57,17 @@ PAGES = (
     keys.router,
     providers.router,
     provider.router,
+    limits.router,
     playground.router,
     team.router,
 )
-API = (api_keys.router, api_usage.router, api_providers.router, api_playground.router)
+API = (
+    api_keys.router,
+    api_usage.router,
+    api_providers.router,
+    api_playground.router,
+    api_limits.router,
+)
 
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),

@@ -32,6 +32,7 @@ NAV = (
     ("Usage", "/usage", "u"),
     ("Keys", "/keys", "k"),
     ("Providers", "/providers", "v"),
+    ("Limits", "/limits", "l"),
     ("Playground", "/playground", "p"),
     ("Team", "/team", "t"),
 )
@@ -49,6 +50,7 @@ NOTES = {
     "provider_disabled": "The provider is disabled. Within seconds it is asked nothing.",
     "provider_enabled": "The provider is enabled again.",
     "provider_gone": "The provider and its keys are deleted.",
+    "limits": "The limits are set. Gateways hold them within seconds.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",

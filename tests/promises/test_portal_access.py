@@ -86,9 +86,17 @@ def cast(serve: Serve) -> Cast:
     content = {"models": ["one"], "messages": []}
     kept = {"title": "Theirs", "content": content, "shared": True}
     prompt = other.api("POST", "/playground/prompts", kept).json["id"]
-    ids = {"prompt": prompt, "key": key, "member": eve, "invitation": invitation[1].decode(),
-           "session": session[1].decode(), "provider": provider,
-           "credential": credential}  # fmt: skip
+    team = office.made(f"/organisations/{organisation}/teams", {"name": "Theirs"})["id"]
+    ids = {
+        "prompt": prompt,
+        "key": key,
+        "member": eve,
+        "invitation": invitation[1].decode(),
+        "session": session[1].decode(),
+        "provider": provider,
+        "credential": credential,
+        "team": team,
+    }
     return Cast(gateway, people, other, ids)
 
 
