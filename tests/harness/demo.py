@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from harness.gateway import PASSY, Gateway
 from harness.portal import PASSWORD, Browser
-
 from passy_plugins.stores.sql.admin import Admin
 from passy_portal.access import ACCESS
 from passy_portal.accounts import Accounts
