@@ -37,6 +37,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/first"): ANYONE,
     ("GET", "/join"): ANYONE,
     ("POST", "/join"): ANYONE,
+    ("GET", "/sso/{name}"): ANYONE,
+    ("GET", "/sso/{name}/return"): ANYONE,
     ("POST", "/theme"): ANYONE,
     ("POST", "/logout"): MEMBERS,
     ("GET", "/"): MEMBERS,

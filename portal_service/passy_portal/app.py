@@ -22,6 +22,7 @@ from passy_portal.pages import (
     overview,
     second,
     signing,
+    sso,
     team,
     usage,
 )
@@ -40,7 +41,15 @@ if TYPE_CHECKING:
 ABOUT = """The JSON API under the portal's pages, for who has signed in, within their organisation.
 Changes need the header `x-csrf-token`, as `/api/me` gives it, and come from the portal's own
 origin."""
-PAGES = (assets, signing.router, overview.router, usage.router, keys.router, team.router)
+PAGES = (
+    assets,
+    signing.router,
+    sso.router,
+    overview.router,
+    usage.router,
+    keys.router,
+    team.router,
+)
 API = (api_keys.router, api_usage.router)
 
 HEADERS = [
