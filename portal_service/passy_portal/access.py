@@ -10,7 +10,7 @@ from typing import Literal
 
 from passy_proxy.issue import ROLES, Role
 
-Object = Literal["key", "member", "invitation", "session"]
+Object = Literal["key", "member", "invitation", "session", "prompt"]
 """What the id in a path names."""
 
 
@@ -53,6 +53,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/keys/{id}/disable"): Access(KEEPERS, "key"),
     ("POST", "/keys/{id}/enable"): Access(KEEPERS, "key"),
     ("POST", "/keys/{id}/delete"): Access(KEEPERS, "key"),
+    ("GET", "/playground"): MEMBERS,
     ("GET", "/team"): MEMBERS,
     ("POST", "/team/invite"): Access(LEADERS),
     ("POST", "/team/{user_id}/role"): Access(LEADERS, "member"),
@@ -79,6 +80,12 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("DELETE", "/api/keys/{id}"): Access(KEEPERS, "key"),
     ("GET", "/api/keys/{id}/used"): Access(frozenset(ROLES), "key"),
     ("GET", "/api/usage"): MEMBERS,
+    ("POST", "/api/playground/key"): Access(KEEPERS),
+    ("GET", "/api/playground/prompts"): MEMBERS,
+    ("POST", "/api/playground/prompts"): Access(KEEPERS),
+    ("GET", "/api/playground/prompts/{id}"): Access(frozenset(ROLES), "prompt"),
+    ("PATCH", "/api/playground/prompts/{id}"): Access(KEEPERS, "prompt"),
+    ("DELETE", "/api/playground/prompts/{id}"): Access(KEEPERS, "prompt"),
 }
 
 

@@ -21,6 +21,11 @@ from passy_portal.figures import count, money, percent
 from passy_proxy import __version__
 
 HERE = Path(__file__).parent
+POLICY = (
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+"""What pages may do in a browser: nothing but with what is ours."""
 KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 NAV = (
     ("Overview", "/", "o"),
@@ -128,6 +133,11 @@ def page(
 def goes(visitor: Visitor, path: str) -> bool:
     """Whether there is such a page, and for them."""
     return ("GET", path) in ACCESS and may(visitor.role, "GET", path)
+
+
+def asking(origin: str) -> dict[str, str]:
+    """The header of a page that asks somewhere else, too."""
+    return {"content-security-policy": f"{POLICY}; connect-src 'self' {origin}"}
 
 
 def moved(request: Request, path: str, done: str = "") -> Response:
