@@ -71,16 +71,16 @@ async def _begin(folder: Path) -> None:
         await accounts.set_password(user.id, await accounts.passwords.hash(PASSWORD))
 
 
-APART = re.compile(r"/api/|/static/|\.\w+$|/tail|/export|/join|/first|/login")
-"""What is no page, or none for who has signed in."""
+APART = re.compile(r"^/api/|\.\w+$|/tail$")
+"""What is no page."""
 
 
 def patterns() -> dict[str, re.Pattern[str]]:
-    """Each page of the portal, as its route is written → what its addresses look like."""
+    """Each page for who has signed in, as its route is written → what its addresses look like."""
     return {
         path: re.compile(re.sub(r"{\w+}", "[^/]+", path))
-        for method, path in ACCESS
-        if method == "GET" and not APART.search(path)
+        for (method, path), access in ACCESS.items()
+        if method == "GET" and access.roles is not None and not APART.search(path)
     }
 
 
