@@ -128,9 +128,9 @@ def test_the_keyboard_leads_everywhere_and_rows_are_links(seen: Seen) -> None:
     )
     assert len(links) == len({letter for letter, _ in links})
     for letter, path in links:
-        page.keyboard.press("g")
-        page.keyboard.press(letter)
-        page.wait_for_url(f"**{path}")
+        with page.expect_navigation(url=f"**{path}"):
+            page.keyboard.press("g")
+            page.keyboard.press(letter)
     page.goto(f"{seen.url}/keys")
     page.keyboard.press("j")
     page.keyboard.press("j")
@@ -140,13 +140,14 @@ def test_the_keyboard_leads_everywhere_and_rows_are_links(seen: Seen) -> None:
     assert href == page.locator("tbody th a").nth(1).evaluate("each => each.href")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert "solid" == outline
-    page.keyboard.press("Enter")
-    page.wait_for_url(href)
+    with page.expect_navigation(url=href):
+        page.keyboard.press("Enter")
     page.goto(f"{seen.url}/keys")
-    page.locator("tbody tr").nth(2).locator("td").nth(1).click()
-    page.wait_for_url("**/keys/key_*")
+    with page.expect_navigation(url="**/keys/key_*"):
+        page.locator("tbody tr").nth(2).locator("td").nth(1).click()
     page.goto(f"{seen.url}/usage?by=key_id")
-    page.click("button:text-is('Dark')")
+    with page.expect_navigation():
+        page.click("button:text-is('Dark')")
     assert page.url.endswith("/usage?by=key_id")
     assert "dark" == page.get_attribute("html", "data-theme")
     still = "getComputedStyle(document.querySelector('.dot, body')).animationName"
