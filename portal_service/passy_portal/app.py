@@ -17,9 +17,11 @@ from passy_portal.door import Enrol, SignIn, admit, is_api
 from passy_portal.pages import (
     account,
     api_keys,
+    api_limits,
     api_playground,
     api_usage,
     keys,
+    limits,
     overview,
     playground,
     second,
@@ -50,10 +52,11 @@ PAGES = (
     overview.router,
     usage.router,
     keys.router,
+    limits.router,
     playground.router,
     team.router,
 )
-API = (api_keys.router, api_usage.router, api_playground.router)
+API = (api_keys.router, api_usage.router, api_playground.router, api_limits.router)
 
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),

@@ -47,6 +47,7 @@ NOTES = {
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
+    "limits": "The limits are set. Gateways hold them within seconds.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",

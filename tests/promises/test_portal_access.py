@@ -78,11 +78,12 @@ def cast(serve: Serve) -> Cast:
     assert invitation
     assert session
     key = other.api("POST", "/keys", {"name": "theirs"}).json["id"]
+    team = office.made(f"/organisations/{organisation}/teams", {"name": "Theirs"})["id"]
     content = {"models": ["one"], "messages": []}
     kept = {"title": "Theirs", "content": content, "shared": True}
     prompt = other.api("POST", "/playground/prompts", kept).json["id"]
-    ids = {"prompt": prompt, "key": key, "member": eve, "invitation": invitation[1].decode(),
-           "session": session[1].decode()}  # fmt: skip
+    ids = {"prompt": prompt, "key": key, "team": team, "member": eve,
+           "invitation": invitation[1].decode(), "session": session[1].decode()}  # fmt: skip
     return Cast(gateway, people, other, ids)
 
 
