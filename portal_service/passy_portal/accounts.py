@@ -21,6 +21,7 @@ from passy_portal import audit
 from passy_portal.audit import Noted, Who
 from passy_portal.factors import Factors
 from passy_portal.passwords import Passwords
+from passy_portal.playing import withdraw
 from passy_portal.tables import identities, passwords, rules, sessions, tokens
 from passy_portal.throttle import Throttle
 from passy_proxy.issue import Role
@@ -156,6 +157,7 @@ class Accounts:
                 new = {"user_id": user, "hash": hashed, "changed": now}
                 await connection.execute(insert(passwords).values(new))
             await connection.execute(delete(sessions).where(sessions.c.user_id == user))
+        await withdraw(self.admin)
 
     async def begin(
         self, user: str, organisation: str | None, agent: str, address: str, *, second: bool = False
@@ -204,18 +206,23 @@ class Accounts:
         """That one session."""
         async with self.admin.connected() as connection:
             await connection.execute(delete(sessions).where(sessions.c.digest == digest(cookie)))
+        await withdraw(self.admin)
 
     async def end_session(self, user: str, id: str) -> bool:
         """One of a user's; whether there was one."""
         gone = delete(sessions).where(sessions.c.user_id == user, sessions.c.id == id)
         async with self.admin.connected() as connection:
-            return bool((await connection.execute(gone)).rowcount)
+            ended = bool((await connection.execute(gone)).rowcount)
+        await withdraw(self.admin)
+        return ended
 
     async def end_all(self, user: str, but: str = "") -> int:
         """A user's sessions, but for one; how many."""
         gone = delete(sessions).where(sessions.c.user_id == user, sessions.c.id != but)
         async with self.admin.connected() as connection:
-            return int((await connection.execute(gone)).rowcount)
+            ended = int((await connection.execute(gone)).rowcount)
+        await withdraw(self.admin)
+        return ended
 
     async def sessions_of(self, user: str) -> list[Session]:
         """Those that live, last used first."""
