@@ -17,6 +17,7 @@ import hmac
 from binascii import Error as NoBase64
 from datetime import UTC, datetime
 from random import random
+from secrets import token_hex
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 EVENT = "budget.alert"
+TRIAL = "webhook.test"
 PATIENCE = 900.0
 """Seconds that a process may take to tell it, before another one does."""
 TRIES = 8
@@ -116,7 +118,7 @@ class Teller:
             if number:
                 await asyncio.sleep(FIRST_PAUSE * 2 ** (number - 1) * (1 + random() / 4))
             try:
-                status = await self._post(hook, id, body, restricted=restricted)
+                status = await post(self._connections, hook, id, body, restricted=restricted)
             except TransportError as error:
                 reason = str(error)
                 if error.phase == "address":
@@ -137,28 +139,59 @@ class Teller:
         self._log.error("alert_refused", webhook=hook.id, alert=id, reason=reason)
         return True
 
-    async def _post(self, hook: Hook, id: str, body: bytes, *, restricted: bool) -> int:
-        """The status it was answered with."""
-        transport = self._connections.transport(hook.url, restricted=restricted)
+
+class Sent(NamedTuple):
+    """What came of one message."""
+
+    status: int
+    """Of the answer; 0 where there was none."""
+    ms: int
+    reason: str
+    """Why there was none."""
+
+    @property
+    def taken(self) -> bool:
+        return 200 <= self.status < 300
+
+
+async def tried(connections: Connections, hook: Hook) -> Sent:
+    """Send a stored webhook a message that means nothing, once, as an alert would reach it."""
+    at = datetime.fromtimestamp(time(), UTC).isoformat(timespec="seconds")
+    body = json.dumps({"type": TRIAL, "timestamp": at, "data": {"webhook": hook.id}})
+    began = monotonic()
+    status, reason = 0, ""
+    try:
+        status = await post(connections, hook, f"test_{token_hex(8)}", body, restricted=True)
+    except (TransportError, ValueError) as error:
+        reason = str(error)
+    return Sent(status, round((monotonic() - began) * 1000), reason)
+
+
+async def post(
+    connections: Connections, hook: Hook, id: str, body: bytes, *, restricted: bool
+) -> int:
+    """The status that a message was answered with. Raises `TransportError`, and ValueError for a
+    URL that may not be used, now at least."""
+    transport = connections.transport(hook.url, restricted=restricted)
+    try:
+        at = str(int(time()))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"user-agent", b"passy"),
+            (b"webhook-id", id.encode("ascii", "backslashreplace")),
+            (b"webhook-timestamp", at.encode()),
+            (b"webhook-signature", signature(hook.secret.reveal(), id, at, body)),
+        ]
+        path = hook.url.partition("://")[2].partition("/")[2]
+        target = b"/" + path.encode()
+        request = UpstreamRequest("POST", target, headers, body, timeouts=TIMEOUTS)
+        leg = await transport.open(request)
         try:
-            at = str(int(time()))
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"user-agent", b"passy"),
-                (b"webhook-id", id.encode("ascii", "backslashreplace")),
-                (b"webhook-timestamp", at.encode()),
-                (b"webhook-signature", signature(hook.secret.reveal(), id, at, body)),
-            ]
-            path = hook.url.partition("://")[2].partition("/")[2]
-            target = b"/" + path.encode()
-            request = UpstreamRequest("POST", target, headers, body, timeouts=TIMEOUTS)
-            leg = await transport.open(request)
-            try:
-                return leg.status
-            finally:
-                leg.close()
+            return leg.status
         finally:
-            await transport.aclose()
+            leg.close()
+    finally:
+        await transport.aclose()
 
 
 def signature(secret: str, id: str, at: str, body: bytes) -> bytes:

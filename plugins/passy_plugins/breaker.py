@@ -80,6 +80,18 @@ Mark = tuple[str, Transport]
 Numbers = tuple[int, float, float, float, int, bool]
 KEPT: WeakKeyDictionary[Vitals, dict[Numbers, dict[Mark, Trouble]]] = WeakKeyDictionary()
 """What the breakers of a process know, those that go by the same numbers together."""
+GAUGE = "upstream_ejected"
+"""Among the vitals: how many workers leave an upstream alone."""
+
+
+def left_alone(vitals: Vitals) -> dict[str, float]:
+    """Upstreams that this process leaves alone now → seconds until they are asked again."""
+    now, found = monotonic(), dict[str, float]()
+    for known in KEPT.get(vitals, {}).values():
+        for (name, _), trouble in known.items():
+            if now < trouble.until:
+                found[name] = max(found.get(name, 0.0), trouble.until - now)
+    return found
 
 
 def mark(upstream: Upstream) -> Mark:
@@ -98,6 +110,8 @@ class Breaker(Filter):
         numbers = (said.failures, said.rest, said.longest, said.interval, said.share, said.last)
         # Empty while all are well, so that the usual request asks for nothing else.
         self._known = KEPT.setdefault(said.vitals, {}).setdefault(numbers, {})
+        vitals = said.vitals
+        vitals.gauge(GAUGE, lambda: {(name,): 1.0 for name in left_alone(vitals)})
         here = set(map(mark, said.upstreams.values()))
         for gone in self._known.keys() - here:
             del self._known[gone]

@@ -57,6 +57,7 @@ GAUGES = {
     "connections": ("passy_connections", "Open connections of clients.", ""),
     "loop_lag": ("passy_loop_lag_seconds", "How late the latest beat of a loop was.", "worker"),
     "configuration": ("passy_configuration_current", "Workers that run what the file says.", ""),
+    "upstream_ejected": ("passy_upstream_ejected", "Workers that leave it alone.", "upstream"),
     "draining": ("passy_draining", "Workers that are about to end.", ""),
     "upstream_open": ("passy_upstream_connections", "Open connections to it.", "upstream"),
     "upstream_idle": ("passy_upstream_connections_idle", "Those that are not in use.", "upstream"),

@@ -70,8 +70,8 @@ class Account:
         self.organisation = organisation
         """Who is told of it."""
         self.window = window
-        self.key = f"b:{budget.id}"
-        """The counter's name."""
+        self.key = f"b:{budget.id}:{budget.unit}:{budget.period}"
+        """The counter's name: a budget that is in tokens or by the day from now on has another."""
         self.limit = Allowance(budget.amount, window.name, window.end, budget.hard, lease)
         self.read: int | None = None
         """What the books had when they were last read."""

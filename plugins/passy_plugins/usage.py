@@ -237,7 +237,9 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
             billed = failure.sent and failure.kind != "status"
         head_ms = int((attempt.head_at - began) * 1000)
         began_ms = int((began - started) * 1000)
-        attempts.append((upstream, model, status, why, began_ms, head_ms, billed))
+        built = attempt.built
+        waits = NO_WAITS if built is None else (built.queue_ms, built.connect_ms)
+        attempts.append((upstream, model, status, why, began_ms, head_ms, billed, *waits))
     answered = (model or asked) if attempts else ""
     code = outcome.code or outcome.kind
     first_ms = int((written_at - started) * 1000) if written_at else 0
@@ -257,6 +259,7 @@ LONGEST_NAME = 200
 COST: StashKey[tuple[int, str]] = StashKey("usage.cost")
 UNPRICED = (None, "")
 NONE = Usage()
+NO_WAITS = (0, 0)
 NOBODY = ("", "", "", "", "")
 
 

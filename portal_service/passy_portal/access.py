@@ -24,6 +24,7 @@ class Access:
 ANYONE = Access(None)
 MEMBERS = Access(frozenset(ROLES))
 KEEPERS: frozenset[Role] = frozenset({"owner", "admin", "developer"})
+OWNERS: frozenset[Role] = frozenset({"owner"})
 LEADERS: frozenset[Role] = frozenset({"owner", "admin"})
 
 ACCESS: dict[tuple[str, str], Access] = {
@@ -31,6 +32,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/openapi.json"): ANYONE,
     ("GET", "/login"): ANYONE,
     ("POST", "/login"): ANYONE,
+    ("POST", "/login/second"): ANYONE,
     ("GET", "/first"): ANYONE,
     ("POST", "/first"): ANYONE,
     ("GET", "/join"): ANYONE,
@@ -54,9 +56,15 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/team/{user_id}/role"): Access(LEADERS, "member"),
     ("POST", "/team/{user_id}/remove"): Access(LEADERS, "member"),
     ("POST", "/team/invitations/{id}/withdraw"): Access(LEADERS, "invitation"),
+    ("POST", "/team/second"): Access(OWNERS),
     ("GET", "/audit"): Access(LEADERS),
     ("GET", "/account"): MEMBERS,
     ("POST", "/account/password"): MEMBERS,
+    ("GET", "/account/second"): MEMBERS,
+    ("POST", "/account/second/begin"): MEMBERS,
+    ("POST", "/account/second/confirm"): MEMBERS,
+    ("POST", "/account/second/codes"): MEMBERS,
+    ("POST", "/account/second/drop"): MEMBERS,
     ("POST", "/account/organisation"): MEMBERS,
     ("POST", "/account/sessions/end"): MEMBERS,
     ("POST", "/account/sessions/{id}/end"): Access(frozenset(ROLES), "session"),
@@ -70,6 +78,13 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/api/keys/{id}/used"): Access(frozenset(ROLES), "key"),
     ("GET", "/api/usage"): MEMBERS,
 }
+
+
+UNTIL_SECOND = frozenset(
+    {"/account", "/account/second", "/account/second/begin", "/account/second/confirm",
+     "/account/organisation", "/logout", "/theme"}
+)  # fmt: skip
+"""All that there is for who has yet to get the second factor that their organisation asks for."""
 
 
 def may(role: Role, method: str, path: str) -> bool:

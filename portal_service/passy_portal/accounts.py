@@ -19,8 +19,9 @@ from sqlalchemy import delete, insert, select, update
 from passy_plugins.stores.sql.schema import members, organisations, users
 from passy_portal import audit
 from passy_portal.audit import Noted, Who
+from passy_portal.factors import Factors
 from passy_portal.passwords import Passwords
-from passy_portal.tables import passwords, sessions, tokens
+from passy_portal.tables import passwords, rules, sessions, tokens
 from passy_portal.throttle import Throttle
 from passy_proxy.issue import Role
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 FIRST_GOOD_FOR = 3_600_000
 INVITATION_GOOD_FOR = 7 * 86_400_000
-"""Milliseconds, both."""
+SECOND_GOOD_FOR = 600_000
+"""Milliseconds, all of them."""
 NOTED_EVERY = 60_000
 """Milliseconds between two notes that a session is used."""
 
@@ -49,6 +51,10 @@ class Visitor:
     organisation_name: str
     role: Role
     address: str
+    second: bool = False
+    """They have shown a second factor."""
+    barred: bool = False
+    """Their organisation asks for one: until they have it there is nothing else for them here."""
 
     @property
     def who(self) -> Who:
@@ -75,6 +81,7 @@ class Invitation:
     organisation: str
     email: str
     role: Role
+    made_by: str
     created: float
     """Unix seconds, as is ``expires``."""
     expires: float
@@ -87,6 +94,7 @@ class Accounts:
         self.admin = admin
         self.passwords = Passwords()
         self.throttle = Throttle(admin)
+        self.factors = Factors(admin)
         self._idle = int(idle * 1000)
         self._longest = int(longest * 1000)
         self.longest = int(longest)
@@ -138,9 +146,10 @@ class Accounts:
             await connection.execute(delete(sessions).where(sessions.c.user_id == user))
 
     async def begin(
-        self, user: str, organisation: str | None, agent: str, address: str
+        self, user: str, organisation: str | None, agent: str, address: str, *, second: bool = False
     ) -> str | None:
-        """A session's cookie; ``None`` for who is a member of no organisation."""
+        """A session's cookie; ``None`` for who is a member of no organisation. ``second``: they
+        have shown a second factor."""
         places = await self.admin.places_of(user)
         mine = [place.organisation for place in places]
         if not mine:
@@ -155,6 +164,7 @@ class Accounts:
             "seen": now,
             "agent": agent[:200],
             "address": address,
+            "second": int(second),
         }
         async with self.admin.connected() as connection:
             await connection.execute(delete(sessions).where(self._over(now)))
@@ -175,6 +185,7 @@ class Accounts:
         return Visitor(
             row.session, row.user_id, row.email or "", row.name, row.organisation,
             row.organisation_name, row.role, address,
+            bool(row.second), bool(row.second_factor) and not row.second,
         )  # fmt: skip
 
     async def end(self, cookie: str) -> None:
@@ -234,13 +245,18 @@ class Accounts:
     async def invite(self, organisation: str, email: str, role: Role, by: str) -> str:
         """A token for somebody who shall be a member; an earlier one for them is void."""
         gone = delete(tokens).where(
-            tokens.c.organisation == organisation, tokens.c.email == email.lower()
-        )
+            tokens.c.organisation == organisation, tokens.c.email == email.lower(),
+            tokens.c.kind == "invitation",
+        )  # fmt: skip
         async with self.admin.connected() as connection:
             await connection.execute(gone)
         return await self._token(
             "invitation", organisation, email.lower(), role, by, INVITATION_GOOD_FOR
         )
+
+    async def half(self, user: str, organisation: str, email: str) -> str:
+        """A token for who has shown all but their second factor."""
+        return await self._token("second", organisation, email, "", user, SECOND_GOOD_FOR)
 
     async def _token(
         self, kind: str, organisation: str, email: str, role: str, by: str, good_for: int
@@ -289,6 +305,8 @@ _VISITOR = (
         sessions.c.user_id,
         sessions.c.organisation,
         sessions.c.seen,
+        sessions.c.second,
+        rules.c.second_factor,
         users.c.email,
         users.c.name,
         members.c.role,
@@ -301,6 +319,7 @@ _VISITOR = (
         & (members.c.organisation == sessions.c.organisation),
     )
     .join(organisations, organisations.c.id == sessions.c.organisation)
+    .outerjoin(rules, rules.c.organisation == sessions.c.organisation)
     .where(users.c.status == "active", organisations.c.status == "active")
 )
 
@@ -312,7 +331,7 @@ def digest(token: str) -> bytes:
 
 def _invitation(row: Row[Any]) -> Invitation:
     return Invitation(
-        row.id, row.kind, row.organisation, row.email, row.role,
+        row.id, row.kind, row.organisation, row.email, row.role, row.made_by,
         row.created / 1000, row.expires / 1000,
     )  # fmt: skip
 

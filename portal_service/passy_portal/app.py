@@ -13,9 +13,19 @@ from starlette.exceptions import HTTPException
 from passy_plugins.api import errors
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.framework import api
-from passy_portal.door import SignIn, admit, is_api
-from passy_portal.pages import account, api_keys, api_usage, keys, overview, signing, team, usage
-from passy_portal.view import assets, page
+from passy_portal.door import Enrol, SignIn, admit, is_api
+from passy_portal.pages import (
+    account,
+    api_keys,
+    api_usage,
+    keys,
+    overview,
+    second,
+    signing,
+    team,
+    usage,
+)
+from passy_portal.view import assets, moved, page
 from passy_proxy import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from structlog.typing import FilteringBoundLogger
 
+    from passy_portal.console import Console
     from passy_portal.office import Office
     from passy_proxy.application import Asgi, Message, Receive, Send
 
@@ -47,9 +58,13 @@ HEADERS = [
 ]
 
 
-def made(office: Office | None, public_url: str, log: FilteringBoundLogger | None) -> Asgi:
-    """The application, ready to be served."""
-    return Guarded(application(office, public_url, log))
+def made(
+    office: Office | None, console: Console, public_url: str, log: FilteringBoundLogger | None
+) -> Asgi:
+    """The application, ready to be served. ``console`` is where its gateway is asked."""
+    app = application(office, public_url, log)
+    app.state.console = console
+    return Guarded(app)
 
 
 def application(
@@ -66,9 +81,11 @@ def application(
     for router in PAGES:
         app.include_router(router, include_in_schema=False)
     app.include_router(account.router, include_in_schema=False)
+    app.include_router(second.router, include_in_schema=False)
     for router in API:
         app.include_router(router)
     app.add_exception_handler(SignIn, sign_in)
+    app.add_exception_handler(Enrol, enrol)
     for kind, told in _TOLD.items():
         app.add_exception_handler(kind, in_its_format(told))
     return app
@@ -127,6 +144,10 @@ async def sign_in(request: Request, exc: Exception) -> Response:
     root = request.scope.get("root_path", "")
     then = f"?then={quote(exc.then, safe='')}" if exc.then not in ("", "/") else ""
     return RedirectResponse(f"{root}/login{then}", 303)
+
+
+async def enrol(request: Request, exc: Exception) -> Response:
+    return moved(request, "/account/second")
 
 
 _TOLD: dict[type[Exception], Told] = {

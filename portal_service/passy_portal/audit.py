@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select
@@ -61,6 +61,8 @@ class Noted:
     subject: str
     before: Mapping[str, Any]
     after: Mapping[str, Any]
+    at: int = field(default_factory=lambda: int(time.time() * 1000))
+    """When, in milliseconds."""
 
 
 async def enter(
@@ -77,7 +79,7 @@ async def enter(
     ).first()
     row = {
         "seq": last.seq + 1 if last else 1,
-        "at": int(time.time() * 1000),
+        "at": noted.at,
         "organisation": noted.who.organisation,
         "actor": noted.who.actor,
         "address": noted.who.address,

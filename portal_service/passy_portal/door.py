@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from fastapi import Request
 
 from passy_plugins.api.denied import Denied
-from passy_portal.access import ACCESS
+from passy_portal.access import ACCESS, UNTIL_SECOND
 from passy_portal.accounts import Visitor
-from passy_proxy.addresses import address_of
+from passy_proxy.addresses import address_of, client_address
 
 COOKIE = "passy_session"
 BROWSER = "passy_browser"
@@ -33,6 +33,10 @@ class SignIn(Exception):
     def __init__(self, then: str) -> None:
         super().__init__("sign in first")
         self.then = then
+
+
+class Enrol(Exception):
+    """Who asks for a page has to set up a second factor first."""
 
 
 class Form(dict[str, str]):
@@ -85,6 +89,12 @@ async def admit(request: Request) -> None:
         if api:
             raise Denied(401, "invalid_credentials", "Sign in first.")
         raise SignIn(here(request) if method == "GET" else "")
+    path = request.scope["route"].path
+    if visitor.barred and path not in UNTIL_SECOND:
+        if api or method != "GET":
+            message = "Your organisation asks for a second factor: set one up in the portal first."
+            raise Denied(403, "second_factor_required", message)
+        raise Enrol
     if visitor.role not in access.roles:
         raise Denied(403, "not_allowed", f"This is not for the role {visitor.role}.")
 
@@ -145,6 +155,12 @@ def own_origin(request: Request) -> str:
     return f"{request.url.scheme}://{request.headers.get('host', '')}".lower()
 
 
+def gateway_origin(request: Request) -> str:
+    """``https://llm.example.com``: where clients reach the gateway."""
+    told: str = request.app.state.office.settings.gateway_url
+    return told or own_origin(request)
+
+
 def is_secure(request: Request) -> bool:
     return own_origin(request).startswith("https:")
 
@@ -186,9 +202,12 @@ def own_cookie(request: Request) -> tuple[str, bool]:
 
 
 def address(request: Request) -> str:
-    """Of the connection. What proxies say can be made up by anybody."""
-    client = request.client
-    return str(address_of(client.host) or "") if client else ""
+    """Of the connection; behind proxies that are trusted, of who asked the first of them."""
+    if (client := request.client) is None:
+        return ""
+    trusted = request.app.state.office.settings.trusted_proxies
+    found = client_address(client.host, request.scope["headers"], trusted)
+    return str(found or address_of(client.host) or "")
 
 
 def is_api(request: Request) -> bool:

@@ -11,33 +11,31 @@ from passy_portal.migrate import migrate
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
-    from passy_proxy import Administered
+    from passy_portal.plugin import Config
 
 
 class Office:
     """Opened when it is first needed, as a `Desk` is."""
 
-    def __init__(self, store: Administered, idle: float, longest: float) -> None:
-        """``idle``, ``longest``: seconds of a session."""
-        self._desk = Desk(store)
-        self._idle = idle
-        self._longest = longest
+    def __init__(self, settings: Config) -> None:
+        self.settings = settings
+        self.desk = Desk(settings.store)
         self._accounts: Accounts | None = None
         self._opening = asyncio.Lock()
 
     async def admin(self) -> Admin:
         """See `Desk.admin`."""
-        return await self._desk.admin()
+        return await self.desk.admin()
 
     async def accounts(self) -> Accounts:
         """Who may sign in, and who has. Raises `StoreUnavailable`."""
         async with self._opening:
             if self._accounts is None:
-                admin = await self._desk.admin()
+                admin = await self.desk.admin()
                 await migrate(admin)
-                self._accounts = Accounts(admin, self._idle, self._longest)
+                self._accounts = Accounts(admin, self.settings.idle, self.settings.longest)
             return self._accounts
 
     async def close(self) -> None:
         self._accounts = None
-        await self._desk.close()
+        await self.desk.close()

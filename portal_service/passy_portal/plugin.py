@@ -19,12 +19,15 @@ from passy_proxy import (
     Duration,
     Settings,
     StoreUnavailable,
+    StrongSecretOrOff,
     hookimpl,
     setting,
 )
+from passy_proxy.addresses import NetworkSetting
 from passy_proxy.application import Asgi, Receive, Send
 
 if TYPE_CHECKING:
+    from passy_portal.console import Console
     from passy_portal.office import Office
 
 
@@ -35,12 +38,36 @@ def _origin(url: str) -> str:
     return url.rstrip("/").lower()
 
 
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query):
+        raise ValueError("write an address such as http://127.0.0.1:9901/admin/api")
+    return url.rstrip("/")
+
+
 class Config(Settings):
     store: Administered = setting(..., "The store that is administered, of kind sql.")
     public_url: Annotated[str, AfterValidator(_origin)] = setting(
         "",
         "Where browsers and clients reach this gateway, such as https://llm.example.com. Needed "
         "behind a proxy that ends TLS; what the browser asks for when empty.",
+    )
+    gateway_url: Annotated[str, AfterValidator(_origin)] = setting(
+        "",
+        "Where clients reach the gateway, where that is not where the portal is: pages show it with"
+        " /v1.",
+    )
+    admin_url: Annotated[str, AfterValidator(_address)] = setting(
+        "",
+        "Where the gateway's admin API is, such as http://127.0.0.1:9901/admin/api: what models "
+        "there are, how providers are, and trials of keys are asked there. Empty: of the gateway "
+        "that the portal lives in.",
+    )
+    admin_token: StrongSecretOrOff = setting("off", "The admin token, for admin_url.")
+    trusted_proxies: tuple[NetworkSetting, ...] = setting(
+        (),
+        "Proxies between browsers and the portal, as addresses or ranges: behind one of them the"
+        " address is taken from x-forwarded-for. What anybody else says there is not believed.",
     )
     idle: Duration = setting("12h", "A session ends when it was not used for so long.", gt=0)
     longest: Duration = setting("30d", "A session ends after so long, used or not.", gt=0)
@@ -79,8 +106,17 @@ class Portal(Application):
         from passy_portal.office import Office
 
         config = self.config
-        office = Office(config.store, config.idle, config.longest)
-        return office, made(office, config.public_url, self.log)
+        office = Office(config)
+        return office, made(office, self._console(office), config.public_url, self.log)
+
+    def _console(self, office: Office) -> Console:
+        from passy_portal.console import NOBODY, over_http, within
+
+        if self.config.admin_url:
+            return over_http(self.config.admin_url, self.config.admin_token.reveal())
+        if not self.gateway.snapshot.routes.all:  # A process of the portal's own.
+            return NOBODY
+        return within(office.desk, self.log, lambda: self.gateway)
 
     async def stop(self) -> None:
         await super().stop()

@@ -28,8 +28,10 @@ sessions = Table(
     Column("seen", BigInteger, nullable=False),
     Column("agent", Text, nullable=False),
     Column("address", Text, nullable=False),
+    Column("second", Integer, nullable=False, server_default="0"),
 )
-"""``id`` names a session to its owner and lets nobody in."""
+"""``id`` names a session to its owner and lets nobody in; ``second`` is 1 where a second factor was
+shown."""
 
 tokens = Table(
     "portal_tokens",
@@ -44,7 +46,46 @@ tokens = Table(
     Column("created", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
 )
-"""``kind`` is ``first``, for the first owner, or ``invitation``."""
+"""``kind`` is ``first``, for the first owner, ``invitation``, ``reset`` of a password, or
+``second``: of who has shown their password (and is in ``made_by``), but not yet a second factor."""
+
+totp = Table(
+    "portal_totp",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("confirmed", BigInteger),
+    Column("step", BigInteger, nullable=False),
+)
+"""A user's second factor. ``step`` is the last period whose code was used; ``owner`` is for who
+wraps all secrets under another key, see ``rotation.py`` of the store."""
+
+recovery = Table(
+    "portal_recovery",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+)
+
+rules = Table(
+    "portal_rules",
+    metadata,
+    Column("organisation", Text, primary_key=True),
+    Column("second_factor", Integer, nullable=False),
+)
+"""What an organisation asks of its members: 1 where they have to have a second factor."""
+
+identities = Table(
+    "portal_identities",
+    metadata,
+    Column("issuer", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("user_id", Text, nullable=False, index=True),
+    Column("created", BigInteger, nullable=False),
+)
+"""Who somebody is at an OpenID provider."""
 
 attempts = Table(
     "portal_attempts",

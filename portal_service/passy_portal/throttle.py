@@ -30,6 +30,8 @@ class Patience(NamedTuple):
 
 ACCOUNT = Patience(5, 30)
 ADDRESS = Patience(20, 900)
+SECOND = Patience(5, 900)
+"""Of codes: there are a million, and three are right."""
 FORGOTTEN = 86_400_000
 """Milliseconds after which a failure counts no more."""
 
@@ -46,11 +48,13 @@ class Throttle:
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
 
-    async def enter(self, email: str, address: str, browser: str = "") -> float:
+    async def enter(
+        self, email: str, address: str, browser: str = "", *, second: bool = False
+    ) -> float:
         """Seconds to wait before this may be tried; 0: try it now. It counts as a failure at once,
         so that a thousand at the same moment are not one; `forgive` takes that back. ``browser``:
-        the id of one that is known to the account."""
-        subjects = _subjects(email, address, browser)
+        the id of one that is known to the account. ``second``: a code, and not a password."""
+        subjects = _subjects(email, address, browser, second=second)
         now = int(time.time() * 1000)
         async with self._admin.together("portal attempts"), self._admin.connected() as connection:
             wait = 0.0
@@ -65,10 +69,12 @@ class Throttle:
                 await connection.execute(_FAILED, {"subject": subject, "at": now})
         return 0.0
 
-    async def forgive(self, email: str, address: str, browser: str = "") -> None:
+    async def forgive(
+        self, email: str, address: str, browser: str = "", *, second: bool = False
+    ) -> None:
         """It was them. The address is forgiven this one try only: who owns an account must not get
         to guess at others for ever."""
-        (account, _), (place, _) = _subjects(email, address, browser)
+        (account, _), (place, _) = _subjects(email, address, browser, second=second)
         one = text("UPDATE portal_attempts SET failures = failures - 1 WHERE subject = :subject")
         async with self._admin.connected() as connection:
             await connection.execute(delete(attempts).where(attempts.c.subject == account))
@@ -81,10 +87,11 @@ def _pause(failures: int, patience: Patience) -> float:
 
 
 def _subjects(
-    email: str, address: str, browser: str
+    email: str, address: str, browser: str, *, second: bool
 ) -> tuple[tuple[bytes, Patience], tuple[bytes, Patience]]:
+    kind, patience = ("second", SECOND) if second else ("account", ACCOUNT)
     return (
-        (_digest("account", f"{browser} {email}"), ACCOUNT),
+        (_digest(kind, f"{browser} {email}"), patience),
         (_digest("address", place_of(address)), ADDRESS),
     )
 

@@ -39,6 +39,9 @@ NOTES = {
     "withdrawn": "The invitation is withdrawn.",
     "password": "Your password is changed. All other sessions have ended.",
     "ended": "The session has ended.",
+    "second": "Your second factor is off.",
+    "asked": "Members now need a second factor: who has none sets one up with their next click.",
+    "unasked": "Members may do without a second factor.",
 }
 """What a page says of the change that led to it."""
 

@@ -32,7 +32,7 @@ class Connections:
         key = (provider.organisation, provider.id)
         known = self._custom.pop(key, None)
         if known is None or known[0] != provider:
-            known = (provider, self._built(provider))
+            known = (provider, self.built(provider))
         self._custom[key] = known
         if len(self._custom) > self.KEPT:
             del self._custom[next(iter(self._custom))]
@@ -49,7 +49,8 @@ class Connections:
             await upstream.transport.aclose()
         self._custom.clear()
 
-    def _built(self, provider: CustomProvider) -> Upstream:
+    def built(self, provider: CustomProvider) -> Upstream:
+        """One that is not kept: its transport is closed by the caller. Raises as `custom`."""
         dialect = self._dialects(provider.dialect)
         if dialect is None:
             raise ValueError(f"no dialect is named {provider.dialect!r}")

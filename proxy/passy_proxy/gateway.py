@@ -19,6 +19,7 @@ from passy_proxy.config.build import Parts, building
 from passy_proxy.config.document import MAX_BYTES, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid, Problem
+from passy_proxy.config.shown import Looked, shown
 from passy_proxy.config.snapshot import Snapshot, StartFailed
 from passy_proxy.faults import Faults
 from passy_proxy.log import dropped
@@ -82,6 +83,8 @@ class Gateway:
         self._leaving: list[Snapshot] = []
         """Replaced, and not yet left by their last exchange."""
         self.snapshot: Snapshot
+        self.content = b""
+        """The text of the configuration that runs."""
         self._begun: GatewaySettings
         """What the process was started with."""
         self.draining = False
@@ -108,8 +111,10 @@ class Gateway:
                 raise
             self.problem = str(exc)
             self.log.error("configuration_refused", using=str(good), problems=str(exc))
-            self.snapshot = await self._started(content_of(good))
+            self.content = content_of(good)
+            self.snapshot = await self._started(self.content)
         else:
+            self.content = self._content
             await self._keep()
         self._begun = self.snapshot.settings
         self.parts.connector.settings = connecting(self._begun.connect)
@@ -157,6 +162,7 @@ class Gateway:
                 self._tidy()
                 return False
             before, self.snapshot = self.snapshot, following
+            self.content = self._content
             self._leaving.append(before)
             self.tasks.start(self._retire(before))
             self.problem, self.problems = "", ()
@@ -166,6 +172,26 @@ class Gateway:
             self.log.info("reloaded", config=following.hash.decode())
             await self._keep()
             return True
+
+    async def look(self, content: bytes) -> Looked:
+        """What ``content`` would be as the configuration here, without starting any of it."""
+        made = Snapshot(
+            self.snapshot.settings, hash=hash_of(content), log=self.log, shared=self.parts.shared
+        )
+        text = ""
+        async with self._reloading:
+            try:
+                name = str(self.path or "built-in")
+                document = await asyncio.to_thread(parse, content, name, self._variables)
+                try:
+                    file = await asyncio.to_thread(layers, document, self._variables)
+                    await in_turns(building(made, file, self.parts))
+                finally:
+                    self.parts.shared.forget(made.held)
+                    text = shown(document.root)
+            except ConfigInvalid as exc:
+                return Looked(made.hash.decode(), text, exc.problems)
+        return Looked(made.hash.decode(), text, tuple(made.warnings))
 
     def _took(self) -> None:
         if (slot := self.site.vitals.slot) is not None:
@@ -250,7 +276,7 @@ class Gateway:
             # Nobody means that. It is a file that was emptied, perhaps to be written again.
             message = "there are no routes any more, so nobody would be answered"
             raise ConfigInvalid([Problem(str(self.path), 1, 1, message)])
-        hash = hashlib.sha256(content).hexdigest()[:8]
+        hash = hash_of(content)
         snapshot = Snapshot(file.settings, hash=hash, log=self.log, shared=self.parts.shared)
         await in_turns(building(snapshot, file, self.parts))
         for warning in snapshot.warnings:
@@ -327,6 +353,11 @@ def connecting(written: ConnectionSettings) -> ConnectSettings:
         dns_lookups=written.dns_lookups,
         allow=AllowList.of(written.tenants_may_reach),
     )
+
+
+def hash_of(content: bytes) -> str:
+    """Short: a configuration's text as ``x-passy-config`` names it."""
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def content_of(path: Path) -> bytes:

@@ -26,6 +26,9 @@ ROLES: tuple[Role, ...] = ("owner", "admin", "developer", "viewer", "billing")
 Edited = Callable[[str, str], Awaitable[None]]
 """Told the kind and the id of what was edited, once it is entered."""
 
+Unit = Literal["usd", "tokens"]
+"""Of a budget: US dollars, or tokens in and out."""
+
 Kind = Literal["organisation", "team", "user", "key"]
 KINDS: tuple[Kind, ...] = ("organisation", "team", "user", "key")
 """What limits and budgets can be set on."""
@@ -53,8 +56,9 @@ class NewKey:
     """The only shared upstreams it may reach; of a test key they are `echo` where this says
     nothing."""
     usage_limit: float | None = None
-    """Dollars that may be spent in each ``usage_period``: a hard budget of the key."""
+    """Of ``usage_unit``, what may be used in each ``usage_period``: a hard budget of the key."""
     usage_period: Period = "total"
+    usage_unit: Unit = "usd"
     expires: float | None = None
     """Unix seconds."""
     is_test: bool = False
@@ -78,7 +82,7 @@ class NewBudget:
     kind: Kind
     subject: str
     """Its id."""
-    unit: Literal["usd", "tokens"]
+    unit: Unit
     amount: int
     """Billionths of a US dollar, or tokens."""
     period: Period = "month"
@@ -204,6 +208,7 @@ class IssuedKey:
     upstreams: tuple[str, ...] | None
     usage_limit: float | None
     usage_period: Period | None
+    usage_unit: Unit | None
     expires: float | None
     disabled: bool
     is_test: bool
@@ -405,6 +410,10 @@ class Grouper(Protocol):
         ...
 
     async def list_webhooks(self, organisation: str | None = None) -> Sequence[Webhook]: ...
+
+    async def change_webhook(self, id: str, events: Sequence[str]) -> bool:
+        """What it is told of, which may be nothing; whether there is such a webhook."""
+        ...
 
     async def remove_webhook(self, webhook: str) -> bool: ...
 

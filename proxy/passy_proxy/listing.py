@@ -75,6 +75,8 @@ class Listing(Struct, frozen=True, array_like=True):
     """``provider/model``, as the list calls them."""
     periods: tuple[Period, ...]
     """The last active one counts, and the first if none is."""
+    context: int = 0
+    """Tokens that fit into a request and its answer; 0 where the list does not say."""
 
     def period(self, at: float) -> tuple[Period, float, float]:
         """The prices at the Unix time ``at``, and from when until when they are these."""

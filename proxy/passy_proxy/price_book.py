@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-FORMAT = 1
+FORMAT = 2
 """Of the file; grows when what it holds changes its meaning."""
 
 
@@ -104,6 +104,10 @@ class PriceBook:
         if known is None and self._open:
             self._ask(question)
         return known
+
+    def asks(self, question: Question) -> bool:
+        """Whether the answer is on its way."""
+        return question in self._waiting
 
     def when_known(self, question: Question, then: Callable[[], None]) -> None:
         """Call ``then`` once the question is answered or given up; at once if nobody is asked."""

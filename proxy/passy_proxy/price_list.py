@@ -44,7 +44,7 @@ def answer(question: Question) -> Answer:
     periods = periods_of(model)
     if not any(period.tiers for period in periods):
         return Answer(None)
-    return Answer(Listing(f"{provider.id}/{model.id}", periods))
+    return Answer(Listing(f"{provider.id}/{model.id}", periods, model.context_window or 0))
 
 
 def provider_of(question: Question, providers: Sequence[Provider]) -> Provider | None:

@@ -30,7 +30,7 @@ MILLION = 10**12
 class Price:
     """What one model's tokens cost, from one moment until another."""
 
-    __slots__ = ("_above", "_rates", "_tiers", "always", "since", "source", "text", "until")
+    __slots__ = ("_rates", "_tiers", "above", "always", "rates", "since", "source", "text", "until")
 
     def __init__(
         self, tiers: Iterable[Tier], source: str, since: float = -inf, until: float = inf
@@ -38,7 +38,9 @@ class Price:
         first, *more = tiers
         self._rates = reckoned(first.rates)
         self._tiers = [(tier.above, reckoned(tier.rates)) for tier in more]
-        self._above = more[0].above if more else inf
+        self.rates = first.rates
+        """As they are written, of a request that reads no more than `above` tokens."""
+        self.above = more[0].above if more else inf
         self.source = source
         """Where it is from."""
         read, written = first.rates.input / MILLION, first.rates.output / MILLION
@@ -52,7 +54,7 @@ class Price:
     def cost(self, usage: Usage) -> int:
         """Billionths of a US dollar, rounded half up."""
         input, output, cached, write, reasoning, heard, spoken, _ = usage
-        rates = self._rates if input <= self._above else self._reached(input)
+        rates = self._rates if input <= self.above else self._reached(input)
         nano, base, read, written, of_read, of_written = rates
         cost = base + input * read + output * written
         if cached or write or reasoning or heard or spoken:
@@ -159,6 +161,17 @@ class Prices:
         if price is not None and price.since <= at < price.until:
             return price
         return None if key in self._unknown else self._find(key, upstream, at)
+
+    def known_soon(self, upstream: Upstream, model: str) -> bool:
+        """Whether the price list is being asked for it."""
+        asked = question_of(upstream, model)
+        return self._book is not None and asked is not None and self._book.asks(asked)
+
+    def context(self, upstream: Upstream, model: str) -> int | None:
+        """Tokens that fit into a request and its answer, as far as the list is known to say."""
+        asked = question_of(upstream, model)
+        answer = self._book.answer(asked) if self._book is not None and asked is not None else None
+        return (answer.listing.context or None) if answer and answer.listing else None
 
     def when_known(
         self, upstream: Upstream, model: str, at: float, then: Callable[[Price | None], None]

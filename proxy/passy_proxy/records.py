@@ -167,6 +167,10 @@ class AttemptRecord(NamedTuple):
     head_ms: int
     """Time to the head of the answer, or to the failure."""
     maybe_billed: bool
+    queue_ms: int = 0
+    """Of that, spent in the queue for a connection."""
+    connect_ms: int = 0
+    """Of that, spent to make one; 0 where one was at hand, or the transport cannot tell."""
 
 
 UsageRow = tuple[Any, ...]
@@ -232,7 +236,7 @@ class UsageRecord(NamedTuple):
             at=record.at / 1000,
             streamed=bool(record.streamed),
             estimated=bool(record.estimated),
-            attempts=tuple([AttemptRecord._make(each) for each in record.attempts]),
+            attempts=tuple([AttemptRecord(*each) for each in record.attempts]),
         )
 
 

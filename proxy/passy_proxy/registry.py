@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pluggy
 
@@ -42,6 +42,14 @@ class Plugin:
     apps: list[type[Application]] = field(default_factory=list)
 
 
+class Origin(NamedTuple):
+    """What is known of an entry point without importing it."""
+
+    name: str
+    distribution: str
+    version: str
+
+
 class Registry:
     """Finds and loads plugins by name; remembers what each one brought."""
 
@@ -61,6 +69,11 @@ class Registry:
     def installed(self) -> list[str]:
         """The names of all entry points, loaded or not."""
         return sorted(self._points)
+
+    def origins(self) -> list[Origin]:
+        """Of all entry points, loaded or not, by name; two that claim one name are both there."""
+        points = {(name, *_owner(p)) for name, found in self._points.items() for p in found}
+        return [Origin(*point) for point in sorted(points)]
 
     def load(self, name: str) -> Plugin | None:
         """Import the entry point ``name``, once; ``None`` when nothing of that name is

@@ -824,13 +824,16 @@ async def test_the_wait_for_a_connection_is_bounded(build: Build) -> None:
         transport = build(url, Limits(max_connections=1))
         leg = await transport.open(post())
         async with Clock() as clock:
-            waiting = asyncio.ensure_future(transport.open(post(timeouts=Timeouts(pool=0.5))))
+            request = post(timeouts=Timeouts(pool=0.5))
+            waiting = asyncio.ensure_future(transport.open(request))
             await settled(transport, waiting=1)
             with pytest.raises(TransportError) as raised:
                 await waiting
         assert raised.value.kind == "pool"
         assert not raised.value.sent
         clock.assert_about(0.5)
+        if isinstance(transport, Http1Transport):
+            assert (True, 0) == (request.queue_ms >= 450, request.connect_ms)
         assert transport.stats()["waiting"] == 0
         leg.close()
         await settled(transport, open=0)

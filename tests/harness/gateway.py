@@ -76,9 +76,15 @@ class Asked(NamedTuple):
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
 
 class Gateway:
     """``passy serve`` in a folder of its own, on a free port of loopback."""
+
+    command = "serve"
 
     def __init__(
         self,
@@ -88,6 +94,7 @@ class Gateway:
         arguments: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self.data = folder / "data"
         self.arguments = arguments
         """More of them for ``passy serve``."""
         self.file = folder / "gateway.yaml"
@@ -116,7 +123,7 @@ class Gateway:
     def passy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command on the same configuration."""
         return subprocess.run(
-            [PASSY, *arguments, "--config", self.file, "--data", self.folder / "data"],
+            [PASSY, *arguments, "--config", self.file, "--data", self.data],
             cwd=self.folder,
             env=self.variables,
             capture_output=True,
@@ -148,11 +155,11 @@ class Gateway:
     def _started(self, listen: str) -> bool:
         serve: list[str | Path] = [
             PASSY,
-            "serve",
+            self.command,
             "--config",
             self.file,
             "--data",
-            self.folder / "data",
+            self.data,
         ]
         with (self.folder / "out").open("ab") as out, (self.folder / "err").open("ab") as err:
             self.process = subprocess.Popen(

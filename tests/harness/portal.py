@@ -6,15 +6,37 @@ import html
 import http.client
 import json
 import re
+import time
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlencode
 
 from harness.gateway import PATIENCE, Asked, Gateway, until
 from harness.office import CONFIGURATION as OFFICE
+from passy_portal import totp
 
 PASSWORD = "correct horse battery staple"
 CONFIGURATION = OFFICE.replace("apps:\n", "apps:\n  /portal: {app: portal, store: books}\n")
+
+
+APART = """
+stores: {books: {kind: sql, url: "${DATABASE_URL}"}}
+apps: {/: {app: portal, store: books, gateway_url: "${API_PASSY_AI_URL:-}"}}
+"""
+
+
+class Apart(Gateway):
+    """``passy portal``, on the database and with the secret keys of a gateway."""
+
+    command = "portal"
+
+    def __init__(self, beside: Gateway, configuration: str = APART) -> None:
+        folder = beside.folder / "apart"
+        folder.mkdir()
+        books = f"sqlite:///{beside.folder}/.passy/passy.db"
+        variables = {"DATABASE_URL": books, "API_PASSY_AI_URL": beside.url}
+        super().__init__(folder, configuration, variables | beside.variables)
+        self.data = beside.data
 
 
 class Browser:
@@ -22,6 +44,7 @@ class Browser:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
+        self.root = "" if isinstance(gateway, Apart) else "/portal"
         self.cookies: dict[str, str] = {}
         self.csrf = ""
         """Of the page that was looked at last."""
@@ -38,7 +61,7 @@ class Browser:
         sent |= headers
         named = {name.replace("_", "-"): value for name, value in sent.items() if value is not None}
         with closing(http.client.HTTPConnection(host, timeout=PATIENCE)) as connection:
-            connection.request(method, f"/portal{path}", body, named)
+            connection.request(method, f"{self.root}{path}", body, named)
             answer = connection.getresponse()
             asked = Asked(answer.status, answer.headers, answer.read())
         for line in asked.headers.get_all("set-cookie") or ():
@@ -79,7 +102,7 @@ class Browser:
 
 
 def first_link(gateway: Gateway) -> str:
-    """What the console shows, once somebody opens a portal that has no owner."""
+    """What the console shows, once somebody opens a portal that has no owner; its path there."""
     Browser(gateway).look("/login")
 
     def written() -> str | None:
@@ -128,3 +151,22 @@ def me(browser: Browser) -> dict[str, Any]:
     assert 200 == asked.status, asked.body
     told: dict[str, Any] = asked.json
     return told
+
+
+def enrolled(browser: Browser, password: str = PASSWORD) -> tuple[str, list[str], str]:
+    """Sets up a second factor: its secret, the recovery codes, and the code that was used."""
+    browser.look("/account/second")
+    assert 303 == browser.send("/account/second/begin").status
+    shown = re.search(r'id="the-secret"[^>]*>([A-Z2-7 ]+)<', browser.look("/account/second").text)
+    assert shown
+    secret = shown[1].replace(" ", "")
+    code = totp.code(secret, totp.step_at(time.time()))
+    made = browser.send("/account/second/confirm", {"code": code, "password": password})
+    assert 200 == made.status, made.body
+    browser.look("/")
+    return secret, re.findall(r"<code>([A-Z2-7]{4}(?:-[A-Z2-7]{4}){3})</code>", made.text), code
+
+
+def next_code(secret: str) -> str:
+    """One that was not used yet: of the period to come, which a clock may have reached."""
+    return totp.code(secret, totp.step_at(time.time()) + 1)

@@ -102,7 +102,7 @@ class Purse:
     def left(self, budget: Budget) -> int:
         window = window_at(budget.period, time.time())
         limit = Allowance(budget.amount, window.name, window.end, False, 1)
-        grant = self.store.take([Claim(f"b:{budget.id}", limit, 0)])
+        grant = self.store.take([Claim(f"b:{budget.id}:{budget.unit}:{budget.period}", limit, 0)])
         return grant.rooms[0].remaining
 
 
@@ -229,6 +229,17 @@ async def test_a_raised_budget_holds_at_once(purse: Make) -> None:
 
 
 # What is free, and what cannot be reckoned
+
+
+async def test_a_budget_in_another_unit_or_period_counts_anew(purse: Make) -> None:
+    """What a counter had in a month says nothing of a day, nor its dollars of tokens."""
+    gate = await purse()
+    month = Budget("bud_1", "usd", 10**9, "month")
+    assert 200 == (await gate.ask(owner(month))).status
+    for other in (Budget("bud_1", "tokens", 4_000, "month"), Budget("bud_1", "usd", 10**9, "day")):
+        assert 200 == (await gate.ask(owner(other))).status
+    tokens = Budget("bud_1", "tokens", 4_000, "month")
+    assert 4_000 - 1_010 >= gate.left(tokens) > 0
 
 
 async def test_what_is_free_is_never_refused(purse: Make) -> None:

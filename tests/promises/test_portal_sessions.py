@@ -318,8 +318,13 @@ def test_W8_a_stranger_who_guesses_keeps_nobody_out(gateway: Gateway) -> None:
 
 
 def test_W8_an_address_that_tries_many_accounts_waits_too(gateway: Gateway) -> None:
-    browser = Browser(gateway)
-    statuses = [browser.sign_in(f"user{n}@example.com", "wrong").status for n in range(25)]
+    """Whatever it says of where it comes from: no proxy is trusted here."""
+    browser, statuses = Browser(gateway), []
+    browser.look("/login")
+    for n in range(25):
+        forged = {name: f"203.0.113.{n}" for name in ("x_forwarded_for", "x_real_ip", "forwarded")}
+        fields = {"email": f"user{n}@example.com", "password": "wrong", "then": ""}
+        statuses.append(browser.send("/login", fields, **forged).status)
     assert 429 in statuses[20:]
     assert [401] * 20 == statuses[:20]
 
@@ -346,12 +351,14 @@ def test_W10_a_key_is_shown_once(owned: Any, gateway: Gateway, browser: Browser)
 
 
 def test_W11_every_change_is_noted_and_an_edit_shows(gateway: Gateway, browser: Browser) -> None:
-    made = browser.api("POST", "/keys", {"name": "noted"}).json
+    forged = {"x_forwarded_for": "203.0.113.9"}
+    made = browser.api("POST", "/keys", {"name": "noted"}, **forged).json
     browser.api("PATCH", f"/keys/{made['id']}", {"name": "renamed", "usage_limit": 5.0})
     browser.api("POST", f"/keys/{made['id']}/roll")
     browser.api("DELETE", f"/keys/{made['id']}")
-    rows = books(gateway, "SELECT action, before, after, actor FROM portal_audit WHERE subject = ?",
-                 made["id"])  # fmt: skip
+    rows = books(gateway, "SELECT action, before, after, actor, address FROM portal_audit"
+                 " WHERE subject = ?", made["id"])  # fmt: skip
+    assert {"127.0.0.1"} == {row[4] for row in rows}
     assert ["key.create", "key.change", "key.roll", "key.delete"] == [row[0] for row in rows]
     before, after = json.loads(rows[1][1]), json.loads(rows[1][2])
     assert ("noted", "renamed", 5.0) == (before["name"], after["name"], after["usage_limit"])

@@ -16,7 +16,7 @@ from passy_plugins.api.editing import (
     tagged,
 )
 from passy_plugins.api.errors import responses
-from passy_plugins.api.keys_routes import GRACE, LONGEST_GRACE, Dollars, state
+from passy_plugins.api.keys_routes import GRACE, LONGEST_GRACE, state
 from passy_plugins.api.levels import (
     Level,
     LimitsSent,
@@ -37,7 +37,8 @@ from passy_plugins.api.words import (
     Whole,
     shown_at,
 )
-from passy_proxy.issue import IssuedKey, NewKey
+from passy_plugins.stores.sql.issued import MOST_TOKENS as MOST
+from passy_proxy.issue import IssuedKey, NewKey, Unit
 from passy_proxy.periods import Period
 
 router = APIRouter(tags=["keys"])
@@ -64,10 +65,12 @@ class KeyFields(Level):
         default=None,
         description="The shared upstreams it may reach; null is any, for a test key echo.",
     )
-    usage_limit: Dollars | None = Field(
-        default=None, description="US dollars it may spend in each usage_period; null is no limit."
+    usage_limit: Annotated[float, Field(ge=0, le=MOST)] | None = Field(
+        default=None,
+        description="What it may use in each usage_period, of usage_unit; null is no limit.",
     )
     usage_period: Period = "total"
+    usage_unit: Unit = Field(default="usd", description="US dollars, or tokens in and out.")
     expires_at: Moment | None = None
 
 
@@ -113,6 +116,7 @@ class KeyShown(Shown):
     upstreams: list[str] | None
     usage_limit: float | None
     usage_period: Period | None
+    usage_unit: Unit | None
     is_test: bool
     is_trial: bool
     state: Literal["active", "disabled", "expired"]
@@ -159,6 +163,7 @@ async def create_key(request: Request, new: NewKeyBody) -> KeyMade:
         upstreams=tupled(new.upstreams),
         usage_limit=new.usage_limit,
         usage_period=new.usage_period,
+        usage_unit=new.usage_unit,
         expires=new.expires_at.timestamp() if new.expires_at else None,
         is_test=new.is_test,
         is_trial=new.is_trial,
@@ -245,6 +250,7 @@ def shown(key: IssuedKey) -> dict[str, Any]:
         "upstreams": key.upstreams and list(key.upstreams),
         "usage_limit": key.usage_limit,
         "usage_period": key.usage_period,
+        "usage_unit": key.usage_unit,
         "is_test": key.is_test,
         "is_trial": key.is_trial,
         "state": state(key),

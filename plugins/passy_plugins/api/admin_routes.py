@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from passy_plugins.api import (
     admin_keys,
     budgets,
+    configuration,
     credentials,
     gateway,
+    models,
     organisations,
     providers,
     usage,
@@ -24,7 +26,18 @@ if TYPE_CHECKING:
     from passy_plugins.api.desk import Desk
     from passy_proxy.gateway import Gateway
 
-AREAS = (organisations, users, admin_keys, providers, credentials, budgets, usage, gateway)
+AREAS = (
+    organisations,
+    users,
+    admin_keys,
+    providers,
+    credentials,
+    models,
+    budgets,
+    usage,
+    gateway,
+    configuration,
+)
 ABOUT = "All that an operator of passy keeps in order, for the holder of the admin token."
 
 

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, model_validator
 
+from passy_plugins.alerts import tried
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.editing import IfMatch, Paging, admin_of, editing, present, tagged
 from passy_plugins.api.errors import responses
+from passy_plugins.api.providers import TRY, snapshot_of
 from passy_plugins.api.words import Body, Id, Shown, UserId, Whole, shown_at
 from passy_plugins.stores.sql.issued import NANOS
 from passy_proxy.issue import DEFAULT_ALERTS, Kind, NewBudget, StoredBudget, Webhook
@@ -88,6 +90,21 @@ class WebhookShown(Shown):
 
 class WebhookMade(WebhookShown):
     secret: str = Field(description="What its messages are signed with. It is shown this once.")
+
+
+class WebhookChange(Body):
+    events: Annotated[list[Literal["budget.alert"]], Field(max_length=1)] = Field(
+        description="What it is told of; nothing while this is empty."
+    )
+
+
+class WebhookTried(Shown):
+    """What came of a message that means nothing."""
+
+    taken: bool = Field(description="It was answered with 2xx.")
+    status: int = Field(description="Of the answer; 0 where there was none.")
+    ms: int
+    reason: str = Field(description="Why there was none.")
 
 
 class WebhooksQuery(Paging):
@@ -169,6 +186,23 @@ async def list_webhooks(request: Request, query: Annotated[WebhooksQuery, Query(
     lists = (await admin_of(request)).lists
     page = await lists.webhooks(values, query.limit, query.cursor)
     return Webhooks(rows=[WebhookShown(**webhook(one)) for one in page.rows], cursor=page.cursor)
+
+
+@router.patch("/webhooks/{id}", responses=responses(400, 401, 404, 413, 422, 503))
+async def change_webhook(request: Request, id: Id, change: WebhookChange) -> WebhookShown:
+    """Tell it of something else, or of nothing for now."""
+    admin = await admin_of(request)
+    present(await admin.change_webhook(id, change.events), "webhook")
+    return WebhookShown(**webhook(present(await admin.get_webhook(id), "webhook")))
+
+
+@router.post("/webhooks/{id}/test", responses=TRY)
+async def try_webhook(request: Request, id: Id) -> WebhookTried:
+    """Send it a signed message of the type `webhook.test`, once."""
+    admin = await admin_of(request)
+    hook = present(await admin.open_webhook(id), "webhook")
+    sent = await tried(snapshot_of(request).connections, hook)
+    return WebhookTried(taken=sent.taken, status=sent.status, ms=sent.ms, reason=sent.reason)
 
 
 @router.delete("/webhooks/{id}", status_code=204, responses=ONE)

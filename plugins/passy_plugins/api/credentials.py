@@ -3,7 +3,7 @@ out; what is shown of it is its last four characters."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -20,7 +20,9 @@ from passy_plugins.api.providers import (
     Switch,
     Tried,
     Trying,
+    Url,
     WriteOnly,
+    check,
     custom,
     provider_of,
     snapshot_of,
@@ -29,7 +31,10 @@ from passy_plugins.api.providers import (
 from passy_plugins.api.words import Body, Id, Line, Name, Shown, changed, shown_at
 from passy_proxy.config.problem import nearest
 from passy_proxy.issue import NewCredential
-from passy_proxy.records import StoredCredential
+from passy_proxy.records import Credential, CustomProvider, StoredCredential
+
+if TYPE_CHECKING:
+    from passy_proxy.upstream import Upstream
 
 router = APIRouter(tags=["providers"])
 
@@ -47,6 +52,16 @@ class CredentialChange(Body):
     name: Line = ""
     status: Switch = "active"
     priority: Priority = 0
+
+
+class Untried(Body):
+    """A key that is not entered yet, for a shared upstream or for one at a URL."""
+
+    upstream: Line = Field(default="", description="The name of a shared upstream.")
+    url: Url | None = Field(default=None, description="Where else it is reached.")
+    dialect: Name = Field(default="openai", description="What that speaks.")
+    secret: WriteOnly | None = Field(default=None, description="null: it needs no key.")
+    model: Line = Field(default="", description="What to ask for; else one that is listed.")
 
 
 class CredentialShown(Shown):
@@ -124,6 +139,25 @@ async def delete_credential(request: Request, id: Id, credential_id: Id) -> Resp
     return Response(status_code=204)
 
 
+@router.post("/organisations/{id}/credentials/test", responses=TRY)
+async def try_new(request: Request, id: Id, new: Untried) -> Tried:
+    """Try a key before it is entered, as `try_credential` does. Nothing of it is kept."""
+    await known_organisation(request, id)
+    if bool(new.upstream) == bool(new.url):
+        raise Denied(422, "invalid_value", "Give an upstream or a url.", "body.upstream")
+    key = Credential(new.secret.get_secret_value(), id, "new") if new.secret else None
+    if not new.url:
+        await check_upstream(request, id, new.upstream)
+        return await tried(request, shared(request, new.upstream), key, Trying(model=new.model))
+    check(request, new.url, new.dialect)
+    own = CustomProvider("new", id, "new", new.dialect, new.url, ("*",))
+    upstream = custom(request, own, kept=False)
+    try:
+        return await tried(request, upstream, key, Trying(model=new.model))
+    finally:
+        await upstream.transport.aclose()
+
+
 @router.post("/organisations/{id}/credentials/{credential_id}/test", responses=TRY)
 async def try_credential(
     request: Request, id: Id, credential_id: Id, trying: Trying | None = None
@@ -131,15 +165,18 @@ async def try_credential(
     """Try it: is it taken, what is listed, does a call go through. That costs a few tokens."""
     stored = await known_credential(request, id, credential_id)
     admin = await admin_of(request)
-    shared = snapshot_of(request).upstreams.get(stored.upstream)
-    if shared is None:
-        own = await provider_of(request, id, stored.upstream)
-        if own is None:
-            message = f"The upstream {stored.upstream} is not there, or left out."
-            raise Denied(409, "no_upstream", message)
-        shared = custom(request, own)
+    own = await provider_of(request, id, stored.upstream)
+    upstream = custom(request, own) if own is not None else shared(request, stored.upstream)
     key = present(await admin.open_credential(credential_id), "credential")
-    return await tried(request, shared, key, trying)
+    return await tried(request, upstream, key, trying)
+
+
+def shared(request: Request, name: str) -> Upstream:
+    """409 for one that is not there, or left out."""
+    found = snapshot_of(request).upstreams.get(name)
+    if found is None:
+        raise Denied(409, "no_upstream", f"The upstream {name} is not there, or left out.")
+    return found
 
 
 async def check_upstream(request: Request, organisation: str, name: str) -> None:

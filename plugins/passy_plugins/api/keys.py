@@ -31,6 +31,11 @@ class Config(Settings):
         "What a service shows in `X-Emby-Secure-Key`: 32 random bytes or more. off leaves the app"
         " out.",
     )
+    organisation: str = setting(
+        "first",
+        "Whose the keys are: the id of an organisation; first is the one that was entered first,"
+        " and where there is none yet, one is entered; none is nobody's, whom no page shows.",
+    )
     admin_token: StrongSecretOrOff = setting(
         "off", "The admin token, which lets its holder read all keys here; off: nobody."
     )
@@ -51,7 +56,8 @@ class Keys(Desked):
         def look(headers: Mapping[bytes, list[bytes]]) -> str | None:
             return service(headers) or admin(headers)
 
-        return Gate(ready(made(self.desk, self.log)), look, REFUSED, b"Service")
+        app = made(self.desk, self.log, self.config.organisation)
+        return Gate(ready(app), look, REFUSED, b"Service")
 
 
 @hookimpl

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from passy_plugins.api.desk import Desk
+    from passy_plugins.stores.sql.admin import Admin
 
 GRACE = 86_400
 LONGEST_GRACE = 90 * 86_400
@@ -150,10 +151,13 @@ WRITE = responses(400, 401, 403, 413, 422, 503)
 CHANGE = responses(400, 401, 403, 404, 413, 422, 503)
 
 
-def made(desk: Desk | None, log: FilteringBoundLogger | None) -> FastAPI:
+def made(
+    desk: Desk | None, log: FilteringBoundLogger | None, organisation: str = "first"
+) -> FastAPI:
     """The application; to be described only where it is given nothing."""
     app = api("passy keys API", ABOUT, log, DESCRIBED)
     app.state.desk = desk
+    app.state.organisation = organisation
     app.include_router(router)
     return app
 
@@ -171,6 +175,7 @@ async def create_key(request: Request, wanted: Wanted, user: Owner) -> NewOne:
     """Make a key for a user, and show it, this once."""
     admin = await request.app.state.desk.admin()
     new = NewKey(
+        organisation=await organisation_of(request, admin),
         email=wanted.email,
         description=wanted.description or "",
         user_id=user,
@@ -204,6 +209,8 @@ async def change_key(request: Request, key_id: Id, change: Change, user: Owner) 
     """Change what a key says, or what it may spend."""
     record = await found(request, key_id, Asker(user))
     if changes := changed(change):
+        if "usage_limit" in changes:
+            changes = {**changes, "usage_unit": "usd"}
         admin = await request.app.state.desk.admin()
         record = await admin.change_key(key_id, **changes)
     return Key(**shown(present(record)))
@@ -238,6 +245,34 @@ async def delete_key(request: Request, key_id: Id, user: Owner) -> Response:
     return Response(status_code=204)
 
 
+async def organisation_of(request: Request, admin: Admin) -> str | None:
+    """Whose the keys made here are. 503 where that is one that there is not: its operator has to
+    mend it, and a key of nobody's would be seen by nobody."""
+    wanted: str = request.app.state.organisation
+    if wanted == "none":
+        return None
+    if wanted == "first":
+        return await first_of(admin)
+    if await admin.get_organisation(wanted) is None:
+        request.app.state.log.error("organisation_missing", organisation=wanted)
+        raise Denied(503, "organisation_missing", "The organisation of these keys is not there.")
+    return wanted
+
+
+async def first_of(admin: Admin) -> str:
+    """The organisation that was entered first. Where there is none it is entered, and whoever
+    becomes the portal's first owner has it."""
+    for _ in range(2):
+        page = await admin.lists.organisations(limit=1)
+        if page.rows:
+            first: str = page.rows[0].id
+            return first
+        async with admin.together("first organisation"):
+            if not await admin.list_organisations():
+                await admin.create_organisation("Default")
+    raise absent("organisation")
+
+
 async def found(request: Request, key_id: str, asks: Asker) -> IssuedKey:
     """A key that is theirs. 404 also for one that is somebody else's."""
     admin = await request.app.state.desk.admin()
@@ -261,7 +296,7 @@ def shown(key: IssuedKey) -> dict[str, Any]:
         "shown": key.shown,
         "email": key.email,
         "description": key.description,
-        "usage_limit": key.usage_limit,
+        "usage_limit": None if key.usage_unit == "tokens" else key.usage_limit,
         "is_trial": key.is_trial,
         "is_test": key.is_test,
         "state": state(key),

@@ -28,10 +28,13 @@ from passy_proxy.trial import Trial, candidates, trial
 if TYPE_CHECKING:
     from passy_proxy.config.snapshot import Snapshot
     from passy_proxy.gateway import Gateway
+    from passy_proxy.registry import Registry
     from passy_proxy.upstream import Upstream
 
 router = APIRouter(tags=["providers"])
 
+OURS = ("openai", "anthropic")
+"""Dialects that are there whether or not the configuration names them."""
 LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1
 
 
@@ -219,10 +222,12 @@ def snapshot_of(request: Request) -> Snapshot:
     return gateway.snapshot
 
 
-def custom(request: Request, own: CustomProvider) -> Upstream:
-    """The upstream of an organisation's own, under the rules for tenants."""
+def custom(request: Request, own: CustomProvider, *, kept: bool = True) -> Upstream:
+    """The upstream of an organisation's own, under the rules for tenants. One that is not ``kept``
+    is the caller's to close."""
+    connections = snapshot_of(request).connections
     try:
-        return snapshot_of(request).connections.custom(own)
+        return connections.custom(own) if kept else connections.built(own)
     except ValueError as error:
         raise Denied(409, "provider_url_refused", f"{own.url} cannot be used: {error}") from None
 
@@ -237,9 +242,16 @@ def check(request: Request, url: str | None, dialect: str | None) -> None:
             raise Denied(
                 422, "invalid_value", f"The url cannot be used: {error}", "body.url"
             ) from None
-    if dialect is not None and dialect not in parts.registry.dialects:
-        known = ", ".join(sorted(parts.registry.dialects))
-        raise Denied(422, "invalid_value", f"No such dialect; there are {known}.", "body.dialect")
+    if dialect is not None and dialect not in (known := spoken(parts.registry)):
+        message = f"No such dialect; there are {', '.join(known)}."
+        raise Denied(422, "invalid_value", message, "body.dialect")
+
+
+def spoken(registry: Registry) -> list[str]:
+    """The dialects that an upstream may speak: ours, and those of plugins in use."""
+    for name in OURS:
+        registry.dialect(name)
+    return sorted(registry.dialects)
 
 
 async def provider_of(request: Request, organisation: str, id: str) -> CustomProvider | None:

@@ -68,6 +68,10 @@ class Try(Shown):
     started_ms: int = Field(description="After the request's arrival.")
     head_ms: int = Field(description="To the head of its answer, or to its failure.")
     maybe_billed: bool
+    queue_ms: int = Field(description="Of head_ms, in the queue for a connection.")
+    connect_ms: int = Field(
+        description="Of head_ms, to make one; 0 where one was at hand, or it is not known."
+    )
 
 
 class Exchange(Shown):

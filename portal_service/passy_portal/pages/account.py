@@ -90,7 +90,7 @@ async def _again(
     request: Request, accounts: Accounts, organisation: str, path: str, done: str
 ) -> Response:
     visitor = visitor_of(request)
-    cookie = await begun(request, accounts, visitor.user, organisation)
+    cookie = await begun(request, accounts, visitor.user, organisation, second=visitor.second)
     if cookie is None:
         raise Denied(403, "not_allowed", "You are a member of no organisation.")
     response = moved(request, path, done)
@@ -107,5 +107,6 @@ async def _page(request: Request, error: str = "", status: int = 200) -> Respons
             places.append((one, found))
     return page(
         request, "account.html", status=status, error=error, places=places,
+        factor=await accounts.factors.of(visitor.user),
         sessions=await accounts.sessions_of(visitor.user),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from passy_plugins.api.words import Cursor, Id, Line, rate_shown
 from passy_plugins.stores.sql.reports import Asked
 from passy_portal import owned
 from passy_portal.accounts import Accounts
-from passy_portal.door import Form, csrf_of, own_origin
+from passy_portal.door import Form, csrf_of, gateway_origin
 from passy_portal.pages.reading import LAST, days_before, month, spent_by, tomorrow
 from passy_portal.snippets import snippets
 from passy_portal.view import moved, page, visitor_of
@@ -166,7 +166,7 @@ def made_page(
         "first": first,
         "rolled": rolled,
     }
-    codes = snippets(own_origin(request), key, _model(request, made))
+    codes = snippets(gateway_origin(request), key, _model(request, made))
     if cookie:  # Of a session that begins with this page.
         given["csrf"] = csrf_of(cookie)
     return page(request, "key_made.html", snippets=codes, **given)

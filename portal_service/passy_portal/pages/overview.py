@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 
 from passy_plugins.stores.sql.reports import Asked, Dimension, Sums
 from passy_portal.accounts import Accounts
-from passy_portal.door import own_origin
+from passy_portal.door import gateway_origin
 from passy_portal.figures import Chart, count, stacked
 from passy_portal.pages.reading import (
     DAY,
@@ -42,7 +42,7 @@ async def overview(request: Request) -> Response:
     totals = await admin.reports.totals(whole)
     if not totals.requests:
         keys = await admin.lists.keys({"organisation": visitor.organisation}, "", 1)
-        codes = snippets(own_origin(request))
+        codes = snippets(gateway_origin(request))
         return page(request, "overview_empty.html", snippets=codes, keys=bool(keys.rows))
     days = await admin.reports.groups(whole, "day")
     this_month = Asked(month(), until, narrowed(visitor))

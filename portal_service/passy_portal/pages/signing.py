@@ -30,6 +30,8 @@ from passy_proxy.keyring import KeyringError
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from passy_plugins.stores.sql.admin import Admin
+
 router = APIRouter()
 
 WRONG = "E-mail and password do not fit."
@@ -89,6 +91,8 @@ async def sign_in(request: Request) -> Response:
             then=then, email=email, error=error, first=False,
         )  # fmt: skip
     user = await accounts.known(email, password)
+    if user is not None and await accounts.factors.confirmed(user):
+        return await ask_second(request, accounts, user, email, "", then)
     cookie = await begun(request, accounts, user, None) if user else None
     if user is None or cookie is None:
         return page(
@@ -181,7 +185,7 @@ async def _found(
         user = await admin.user_of(values["email"]) or await admin.create_user(
             values["email"], values["name"]
         )
-        organisation = await admin.create_organisation(values["organisation"])
+        organisation = await _home(admin, values["organisation"])
         await admin.set_member(organisation, user.id, "owner")
         await accounts.set_password(user.id, hashed)
         made, key = await admin.create_key(
@@ -200,6 +204,16 @@ async def _found(
     cookie = await begun(request, accounts, user.id, organisation)
     assert cookie is not None
     return cookie, made, key
+
+
+async def _home(admin: Admin, name: str) -> str:
+    """The only organisation, where nobody is in it: a first start made it for its key. Else a new
+    one."""
+    found = await admin.list_organisations()
+    if len(found) == 1 and not await admin.list_members(found[0].id):
+        await admin.change_organisation(found[0].id, name=name)
+        return found[0].id
+    return await admin.create_organisation(name)
 
 
 @router.get("/join")
@@ -228,6 +242,8 @@ async def joined(request: Request) -> Response:
         user = await _member(request, accounts, found, name, password)
     except (ValueError, Denied) as error:
         return await _joining(request, accounts, found, token, said(error))
+    if await accounts.factors.confirmed(user):
+        return await ask_second(request, accounts, user, found.email, found.organisation, "/")
     cookie = await begun(request, accounts, user, found.organisation)
     assert cookie is not None
     response = moved(request, "/")
@@ -272,15 +288,28 @@ async def _member(
     return user.id
 
 
+async def ask_second(
+    request: Request, accounts: Accounts, user: str, email: str, organisation: str, then: str
+) -> Response:
+    """The page that asks for a code of who has shown all the rest; see ``second.py``."""
+    token = await accounts.half(user, organisation, email)
+    return page(request, "second.html", token=token, then=then, error="")
+
+
 async def begun(
-    request: Request, accounts: Accounts, user: str, organisation: str | None
+    request: Request,
+    accounts: Accounts,
+    user: str,
+    organisation: str | None,
+    *,
+    second: bool = False,
 ) -> str | None:
     """A new session. The one there was ends: its cookie lets nobody in any more."""
     old = request.cookies.get(cookie_name(request, COOKIE), "")
     if old:
         await accounts.end(old)
     agent = request.headers.get("user-agent", "")
-    return await accounts.begin(user, organisation, agent, address(request))
+    return await accounts.begin(user, organisation, agent, address(request), second=second)
 
 
 def signed_in(

@@ -146,6 +146,7 @@ async def _page(
     return page(
         request, "team.html", status=status, members=members, owners=owners,
         invitations=await accounts.invitations(mine), about=ABOUT, error=error,
+        second_required=await accounts.factors.required(mine),
         **given,
         roles=[one for one in ROLES if one != "owner" or visitor.role == "owner"],
     )  # fmt: skip

@@ -1,7 +1,9 @@
 """The command line. A command is one file here, `cli/<name>.py`, with a click command `command`.
 
-The file's first docstring line is its line in `passy --help`. It is read without importing the
-file, so that help and version stay quick whatever the commands themselves need.
+What is installed beside us brings more of them: each is a module of the same shape, named by an
+entry point of the group ``passy.commands``. A file's first docstring line is its line in
+`passy --help`. It is read without importing the file, so that help and version stay quick whatever
+the commands themselves need.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import importlib
 import pkgutil
 import sys
 from enum import IntEnum
-from pathlib import Path
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Any
 
 import click
 
@@ -27,23 +31,34 @@ class Exit(IntEnum):
     interrupted = 130
 
 
+GROUP = "passy.commands"
 SAME = {"orgs": "organisations", "organizations": "organisations"}
 """Other names of commands."""
 
 
+def own() -> dict[str, str]:
+    """The commands of this folder: name → module."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return {n.replace("_", "-"): f"{__name__}.{n}" for n in names if not n.startswith("_")}
+
+
+def all_of_them() -> dict[str, str]:
+    """Those and what others bring, who cannot replace one of ours."""
+    return {point.name: point.value for point in entry_points(group=GROUP)} | own()
+
+
 class Commands(click.Group):
-    """The commands found in this folder, each imported when it is used."""
+    """Each command is imported when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        names = (module.name for module in pkgutil.iter_modules(__path__))
-        return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+        return sorted(all_of_them())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         cmd_name = SAME.get(cmd_name, cmd_name)
-        if cmd_name not in self.list_commands(ctx):
+        found = own().get(cmd_name) or all_of_them().get(cmd_name)
+        if found is None:
             return None
-        module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
+        command: click.Command = importlib.import_module(found).command
         return command
 
     def resolve_command(
@@ -57,15 +72,17 @@ class Commands(click.Group):
             ) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, summary(name)) for name in self.list_commands(ctx)]
+        rows = [(name, summary(module)) for name, module in sorted(all_of_them().items())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
-def summary(name: str) -> str:
+def summary(module: str) -> str:
     """The first docstring line of a command's file."""
-    source = Path(__path__[0], f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    spec = find_spec(module)
+    loader: Any = spec.loader if spec else None
+    source = loader.get_source(module) if loader else ""
+    return (ast.get_docstring(ast.parse(source or "")) or "").partition("\n")[0]
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

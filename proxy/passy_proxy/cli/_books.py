@@ -98,7 +98,7 @@ def run(work: Work[T], config: Path | None, data: Path | None, url: str | None) 
     place, variables = placed(config, data)
     try:
         site = Site(place.data, Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS")))
-        kind, settings = _by_url(url) if url else _configured(place, variables)
+        kind, settings = _by_url(url) if url else configured(place, variables)
 
         async def within() -> T:
             edits: list[tuple[str, str]] = []
@@ -152,7 +152,7 @@ def _by_url(url: str) -> tuple[type[Issuing], Any]:
         raise click.BadParameter(error.errors()[0]["msg"], param_hint="--url") from None
 
 
-def _configured(place: Place, variables: Mapping[str, str]) -> tuple[type[Issuing], Any]:
+def configured(place: Place, variables: Mapping[str, str]) -> tuple[type[Issuing], Any]:
     """The first store in the configuration that can issue keys."""
     registry = Registry()
     for entry in place.file(variables).stores.values():

@@ -31,6 +31,7 @@ def as_dict(key: IssuedKey) -> dict[str, Any]:
         "upstreams": key.upstreams,
         "usage_limit": key.usage_limit,
         "usage_period": key.usage_period,
+        "usage_unit": key.usage_unit,
         "is_test": key.is_test,
         "is_trial": key.is_trial,
         "state": state(key, time.time()),

@@ -24,7 +24,7 @@ from passy_proxy.cli._terms import fail
 from passy_proxy.issue import IssuedKey, NewKey
 from passy_proxy.periods import PERIODS
 from passy_proxy.records import Limits
-from passy_proxy.units import RateSetting
+from passy_proxy.units import Count, RateSetting
 
 OPTIONS = (
     click.option("--name", help="Whose it is or what it is for."),
@@ -34,6 +34,9 @@ OPTIONS = (
     click.option("--user", "user_id", help="The id of the user it belongs to."),
     click.option("--tags", help="Words for its records in the books, with commas."),
     click.option("--limit", "usage_limit", type=Dollars(), help="Dollars it may spend. [any]"),
+    click.option(
+        "--token-limit", type=Setting(Count, "10M"), help="Tokens it may use, instead. [any]"
+    ),
     click.option(
         "--per", "usage_period", type=click.Choice(PERIODS), help="How often. [once: total]"
     ),
@@ -187,6 +190,12 @@ def delete(
 def stated(given: dict[str, Any]) -> dict[str, Any]:
     """What was said, with lists as lists."""
     said = {name: value for name, value in given.items() if value is not None}
+    if "token_limit" in said:
+        if "usage_limit" in said:
+            raise click.UsageError("a key has one limit: --limit in dollars, or --token-limit")
+        said |= {"usage_limit": float(said.pop("token_limit")), "usage_unit": "tokens"}
+    elif "usage_limit" in said:
+        said["usage_unit"] = "usd"
     for name in LISTS:
         if name in said:
             said[name] = listed(said[name])
@@ -217,8 +226,10 @@ def _tell(key: IssuedKey | None, key_id: str, as_json: bool) -> None:
         return
     facts = as_dict(key) | {"limits": limits_text(key.limits) or None}
     if key.usage_limit is not None:
-        facts["usage_limit"] = f"${key.usage_limit:.12g} ({key.usage_period})"
-    del facts["usage_period"]
+        dollars = key.usage_unit == "usd"
+        amount = f"${key.usage_limit:.12g}" if dollars else f"{key.usage_limit:,.0f} tokens"
+        facts["usage_limit"] = f"{amount} ({key.usage_period})"
+    del facts["usage_period"], facts["usage_unit"]
     for name, value in facts.items():
         if value not in (None, "", False, ()):
             text = ", ".join(value) if isinstance(value, tuple) else value

@@ -160,14 +160,13 @@ class _Builder:
         made.models = Models(models, made.upstreams)
         made.connections = self.connections()
         yield
+        book = PriceBook(self.parts.site.data / "prices.json", self.parts.log)
+        made.prices = Prices(file.settings.prices, book)
         self.given = {
             Keyring: self.parts.site.keyring,
             Models: made.models,
             Upstreams: made.upstreams,
-            Prices: Prices(
-                file.settings.prices,
-                PriceBook(self.parts.site.data / "prices.json", self.parts.log),
-            ),
+            Prices: made.prices,
             Connections: made.connections,
             Vitals: self.parts.site.vitals,
             Remembered: self.remembered(),

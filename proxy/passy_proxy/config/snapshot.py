@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from passy_proxy.filter import Filter
 from passy_proxy.models import Models
+from passy_proxy.prices import Prices
 from passy_proxy.route import RouteTable
 from passy_proxy.shared import Shared
 from passy_proxy.stores import Store
@@ -66,6 +67,7 @@ class Snapshot:
         self.store_keys: dict[str, Hashable] = {}
         self.upstreams = Upstreams()
         self.models = Models((), {})
+        self.prices = Prices({})
         self.connections: Connections
         """To organisations' own upstreams."""
         self.filters: list[Filter] = []

@@ -59,6 +59,8 @@ class UpstreamRequest:
     or ``None`` (chunked). ``headers`` hold neither host nor framing nor hop-by-hop headers:
     the transport writes those itself. ``replay_safe`` says whether an answerless request on a
     reused connection may be sent again; ``lost`` is how that connection ended, once it has been.
+    ``queue_ms`` and ``connect_ms`` are what it waited for a connection of its turn, and for a new
+    one; 0 where one was at hand, and from transports that cannot tell.
     """
 
     method: str
@@ -69,6 +71,8 @@ class UpstreamRequest:
     replay_safe: bool = False
     timeouts: Timeouts = field(default=DEFAULT_TIMEOUTS)
     lost: TransportError | None = None
+    queue_ms: int = 0
+    connect_ms: int = 0
 
 
 class TransportError(Exception):

@@ -37,7 +37,7 @@ class Http1Transport:
         connection = self._pool.take()
         if connection is None:
             began = asyncio.get_running_loop().time()
-            connection = await self._connection(request.timeouts, began)
+            connection = await self._connection(request, began)
         while True:
             waiter = connection.send(request, message, began)
             upload = connection.upload
@@ -58,34 +58,43 @@ class Http1Transport:
                 began = connection.began
             assert isinstance(connection.error, TransportError)
             request.lost = connection.error
-            connection = await self._replacement(request.timeouts, began, request.lost.sent)
+            connection = await self._replacement(request, began, request.lost.sent)
 
-    async def _replacement(self, timeouts: Timeouts, began: float, sent: bool) -> Connection:
+    async def _replacement(self, request: UpstreamRequest, began: float, sent: bool) -> Connection:
         """A new connection for a request that the old one may have carried (``sent``)."""
         try:
-            return await self._connection(timeouts, began, fresh=True)
+            return await self._connection(request, began, fresh=True)
         except TransportError as error:
             error.sent = sent
             raise
 
     async def _connection(
-        self, timeouts: Timeouts, began: float, fresh: bool = False
+        self, request: UpstreamRequest, began: float, fresh: bool = False
     ) -> Connection:
         """An idle connection (unless ``fresh``) or a new one, waiting for a slot if need be."""
-        pool = self._pool
+        pool, timeouts = self._pool, request.timeouts
+        clock = asyncio.get_running_loop().time
         total = NEVER if timeouts.total is None else began + timeouts.total
         while not pool.closed:
             if not pool.reserve():
                 if fresh and pool.idle:
                     next(iter(pool.idle)).drop()
                     continue
-                connection = await self._queue(timeouts.pool, total)
+                since = clock()
+                try:
+                    connection = await self._queue(timeouts.pool, total)
+                finally:
+                    request.queue_ms += int((clock() - since) * 1000)
                 if connection is not None:
                     if not fresh and not connection.gone:
                         return connection
                     connection.drop()
                     continue
-            return await self._connect(timeouts, total)
+            since = clock()
+            try:
+                return await self._connect(timeouts, total)
+            finally:
+                request.connect_ms += int((clock() - since) * 1000)
         raise TransportError("pool", "the transport is closed", phase="pool")
 
     async def _queue(self, limit: float | None, total: float) -> Connection | None:

@@ -377,7 +377,7 @@ def test_no_key_and_no_secret_is_logged(office: Office) -> None:
 
 
 def test_every_setting_has_a_place() -> None:
-    assert {"store", "secret", "admin_token"} == set(settings_of(Keys).model_fields)
+    assert {"store", "organisation", "secret", "admin_token"} == set(settings_of(Keys).model_fields)
 
 
 IMPORTS = """
@@ -412,3 +412,34 @@ def test_apps_that_are_off_cost_no_import(tmp_path: Path) -> None:
     assert 0 == ended.returncode, ended.stderr
     loaded = set(ast.literal_eval(ended.stdout))
     assert set() == loaded & {"fastapi", "starlette", "sqlalchemy", "jinja2"}
+
+
+def test_keys_belong_to_the_organisation_that_the_file_names(serve: Serve) -> None:
+    """The one that was entered first where it says nothing; and where there is none, it is made."""
+    app = '  /{0}: {{app: keys, store: books, secret: "{1}", organisation: {2}}}\n'
+    more = "".join(app.format(*each) for each in (("nobody", SECRET, "none"),
+                   ("missing", SECRET, "org_nowhere")))  # fmt: skip
+    office = Office(serve(CONFIGURATION + more, **VARIABLES))
+
+    def theirs(made: Asked) -> object:
+        return office.admin("GET", f"/keys/{made.json['id']}").json["organisation"]
+
+    def asked(app: str) -> Asked:
+        told = {"x-emby-secure-key": SECRET, "x-authenticated-user": "user-1"}
+        return office.ask("POST", f"/{app}/api", WANTED, told)
+
+    made = asked("keys")
+    [first] = office.admin("GET", "/organisations").json["rows"]
+    assert ("Default", first["id"]) == (first["name"], theirs(made))
+    second = office.made("/organisations", {"name": "Second"})["id"]
+    assert first["id"] == theirs(asked("keys"))
+    assert theirs(asked("nobody")) is None
+    assert (503, "organisation_missing") == code(asked("missing"))
+    assert "organisation_missing" in office.gateway.complaints()
+    office.gateway.file.write_text(CONFIGURATION + app.format("named", SECRET, second))
+
+    def named() -> bool | None:
+        made = asked("named")
+        return theirs(made) == second if made.status == 201 else None
+
+    assert until(named)

@@ -57,6 +57,12 @@ ADMIN = {
     "GET /organisations/{id}/credentials": Entry(),
     "GET /organisations/{id}/credentials/{credential_id}": Entry(theirs=True),
     "PATCH /organisations/{id}/credentials/{credential_id}": Entry({"name": "N"}, theirs=True),
+    "POST /organisations/{id}/credentials/test": Entry(
+        {"upstream": "echo", "secret": "sk-of-theirs"},
+        status=409,  # `echo` takes no key.
+    ),
+    "GET /organisations/{id}/models": Entry(),
+    "GET /upstreams": Entry(),
     "POST /organisations/{id}/credentials/{credential_id}/test": Entry(
         {"model": "m"},
         status=409,
@@ -83,6 +89,8 @@ ADMIN = {
     "DELETE /budgets/{id}": Entry(status=204, last=True),
     "POST /webhooks": Entry({"url": "https://example.com/hook"}, 201),
     "GET /webhooks": Entry(),
+    "PATCH /webhooks/{id}": Entry({"events": []}),
+    "POST /webhooks/{id}/test": Entry(),
     "DELETE /webhooks/{id}": Entry(status=204, last=True),
     "GET /usage": Entry(),
     "GET /usage/export": Entry(),
@@ -90,6 +98,8 @@ ADMIN = {
     "GET /exchanges/export": Entry(),
     "GET /exchanges/{id}": Entry(status=404),  # There was none.
     "GET /status": Entry(),
+    "GET /configuration": Entry(),
+    "GET /plugins": Entry(),
     "POST /reload": Entry(),
     "GET /routing": Entry(),
     "GET /routing/{alias:path}": Entry(),

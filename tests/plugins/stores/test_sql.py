@@ -260,11 +260,15 @@ async def test_the_file_holds_no_key_no_credential_and_no_pepper(path: Path) -> 
 # Keys
 
 
-async def test_the_first_key_is_made_once(store: Sql) -> None:
+async def test_the_first_key_is_made_once_in_an_organisation(store: Sql, path: Path) -> None:
     key = await store.first_key()
     assert key is not None
     assert keys.well_formed(key.encode())
-    assert await store.principal(keys.digest(RING.pepper, key.encode()))
+    principal = await store.principal(keys.digest(RING.pepper, key.encode()))
+    async with Admin.opened(url_of(path), RING) as admin:
+        [organisation] = await admin.list_organisations()
+    assert principal is not None
+    assert (organisation.id, "Default") == (principal.organisation, organisation.name)
     assert await store.first_key() is None
 
 

@@ -125,6 +125,24 @@ async def test_levels_on_which_nothing_is_held_are_left_out(store: Sql, admin: A
     assert ((), team.id, "someone else's") == (found.above, found.team, found.user)
 
 
+async def test_a_usage_limit_may_be_in_tokens(store: Sql, admin: Admin) -> None:
+    record, key = await admin.create_key(
+        NewKey(usage_limit=1_500, usage_period="day", usage_unit="tokens")
+    )
+    assert (1_500, "day", "tokens") == (record.usage_limit, record.usage_period, record.usage_unit)
+    found = await principal(store, key)
+    assert found is not None
+    assert [("tokens", 1_500)] == [(each.unit, each.amount) for each in found.budgets]
+    changed = await admin.change_key(record.id, usage_limit=2.5, usage_unit="usd")
+    assert changed is not None
+    assert (2.5, "day", "usd") == (changed.usage_limit, changed.usage_period, changed.usage_unit)
+    for wrong in (0.5, -1, float("nan"), 1e16):
+        with pytest.raises(ValueError, match="tokens"):
+            await admin.change_key(record.id, usage_limit=wrong, usage_unit="tokens")
+    with pytest.raises(ValueError, match="no unit"):
+        await admin.change_key(record.id, usage_limit=1, usage_unit="euro")
+
+
 async def test_two_budgets_on_one_level_are_two(store: Sql, admin: Admin) -> None:
     record, key = await admin.create_key(NewKey(usage_limit=1, usage_period="day"))
     new = NewBudget("key", record.id, "tokens", 1_000, "total", hard=False, alerts=())

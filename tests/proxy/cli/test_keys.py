@@ -131,6 +131,13 @@ def test_a_usage_limit_is_a_budget_of_the_key(passy: Passy) -> None:
     assert "total" == created(passy, "--limit", "5")["usage_period"]
 
 
+def test_a_usage_limit_may_be_in_tokens(passy: Passy) -> None:
+    made = created(passy, "--token-limit", "10M", "--per", "day")
+    assert (10_000_000, "tokens") == (made["usage_limit"], made["usage_unit"])
+    assert "10,000,000 tokens (day)" in passy("show", made["id"]).output
+    assert 2 == passy("create", "--limit", "5", "--token-limit", "5").exit_code
+
+
 def test_a_key_is_changed(passy: Passy) -> None:
     made = created(passy, "--name", "laptop", "--limit", "5", "--models", "gpt-4o")
     result = passy("change", made["id"], "--name", "server", "--networks", "10.1.2.3/8", "--json")

@@ -243,17 +243,14 @@ class Sql(Telling, Store):
         await self._writer.record(records, prices, self._keyring)
 
     async def first_key(self) -> str | None:
-        """A key for whoever starts out, if there is none in the database yet."""
+        """A key for whoever starts out, if there is none in the database yet, in an organisation
+        that waits for its owner."""
         self._link.check()
-        key = keys.new_key()
+        key, now = keys.new_key(), int(time.time() * 1000)
         digest = keys.digest(self._keyring.pepper, key.encode())
-        made = await self._writer.fetch(
-            statements.FIRST_KEY,
-            f"key_{secrets.token_hex(8)}",
-            digest,
-            keys.shown(key),
-            int(time.time() * 1000),
-        )
+        await self._writer.fetch(statements.FIRST_ORGANISATION, now)
+        values = (f"key_{secrets.token_hex(8)}", digest, keys.shown(key), now)
+        made = await self._writer.fetch(statements.FIRST_KEY, *values)
         return key if made else None
 
     async def passing_key(self, name: str, seconds: float) -> str:

@@ -17,9 +17,11 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from passy_plugins.stores.sql.allotted import Allotted
+from passy_plugins.stores.sql.arrivals import Arrivals
 from passy_plugins.stores.sql.database import sqlite_path
 from passy_plugins.stores.sql.driver import driver_for, is_postgres
 from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.exchanges import Exchanges
 from passy_plugins.stores.sql.issued import BY_KEY, Issued
 from passy_plugins.stores.sql.lists import Lists
 from passy_plugins.stores.sql.postgres import Postgres
@@ -59,6 +61,7 @@ class Admin(Issued, Tenants, Allotted, Vaulted):
         self._room = asyncio.Semaphore(AT_ONCE)
         self.reports = Reports(self._connected)
         self.lists = Lists(self._connected)
+        self.exchanges = Exchanges(self._connected)
 
     @classmethod
     @asynccontextmanager
@@ -91,6 +94,10 @@ class Admin(Issued, Tenants, Allotted, Vaulted):
         """A connection and its transaction, for tables that others keep beside ours; that of
         `together` within it."""
         return self._connected()
+
+    def arrivals(self) -> Arrivals:
+        """What is entered from now on; to be closed by whoever asks for it."""
+        return Arrivals(driver_for(self._url, "tail"), postgres=is_postgres(self._url))
 
     async def usage_of(self, key_id: str, most: int = 100) -> list[UsageRecord]:
         """The latest exchanges of a key, latest first."""

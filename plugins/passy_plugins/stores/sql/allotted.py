@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from asyncio import to_thread
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +21,11 @@ from passy_plugins.stores.sql.schema import (
 )
 from passy_plugins.stores.sql.sealed import hook_owner
 from passy_plugins.stores.sql.writing import Coder, Writing, coded, new_id, now
+from passy_proxy.config.settings import Secret
 from passy_proxy.issue import EVENTS, KINDS, Kind, NewBudget, StoredBudget, Webhook
 from passy_proxy.json import dumps, loads
 from passy_proxy.periods import PERIODS
+from passy_proxy.stores import Hook
 from passy_proxy.transport.origin import parse_origin
 
 MOST = 9_000_000_000_000_000
@@ -111,8 +114,9 @@ class Allotted(Writing):
             await self._change("webhook", id, insert(webhooks).values(values))
         except ValueError:
             raise ValueError(f"there is no organisation {(organisation or '')[:80]}") from None
-        rows = await self._read(select(webhooks).where(webhooks.c.id == id))
-        return webhook(rows[0]), secret
+        made = await self.get_webhook(id)
+        assert made is not None
+        return made, secret
 
     async def list_webhooks(self, organisation: str | None = None) -> list[Webhook]:
         """Oldest first; of all where no organisation is named."""
@@ -120,6 +124,25 @@ class Allotted(Writing):
         if organisation is not None:
             wanted = wanted.where(webhooks.c.organisation == organisation)
         return [webhook(row) for row in await self._read(wanted)]
+
+    async def get_webhook(self, id: str) -> Webhook | None:
+        rows = await self._read(select(webhooks).where(webhooks.c.id == id))
+        return webhook(rows[0]) if rows else None
+
+    async def change_webhook(self, id: str, events: Sequence[str]) -> bool:
+        """What it is told of from now on, which may be nothing; whether there is such a webhook."""
+        values = {"events": dumps(events_of(events) if events else []).decode()}
+        mine = update(webhooks).where(webhooks.c.id == id)
+        return bool(await self._change("webhook", id, mine.values(values)))
+
+    async def open_webhook(self, id: str) -> Hook | None:
+        """With its secret, to be tried. Raises `KeyringError`."""
+        rows = await self._read(select(webhooks).where(webhooks.c.id == id))
+        if not rows:
+            return None
+        row = rows[0]
+        owner = hook_owner(row.organisation, row.id)
+        return Hook(id, row.url, Secret(await to_thread(self._keyring.open, row.sealed, *owner)))
 
     async def remove_webhook(self, webhook: str) -> bool:
         gone = delete(webhooks).where(webhooks.c.id == webhook)

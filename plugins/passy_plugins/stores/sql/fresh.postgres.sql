@@ -397,3 +397,15 @@ CREATE INDEX ix_usage_user_id_at ON usage (user_id, at) WHERE user_id <> '';
 CREATE INDEX ix_usage_summed_at ON usage (summed, at) WHERE summed = 0;
 
 UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004';
+
+CREATE TABLE arrivals (
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    at BIGINT NOT NULL,
+    ids TEXT[] NOT NULL,
+    first BIGINT NOT NULL,
+    last BIGINT NOT NULL
+);
+
+CREATE INDEX ix_arrivals_xid ON arrivals (xid);
+
+UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005';

@@ -363,4 +363,6 @@ ALTER TABLE usage ADD COLUMN summed SMALLINT DEFAULT '0' NOT NULL;
 
 CREATE INDEX ix_usage_summed_at ON usage (summed, at) WHERE summed = 0;
 
-UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004'
+UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004';
+
+UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005'

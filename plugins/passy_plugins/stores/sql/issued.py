@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Executable, Row, case, delete, func, insert, null, select, text, update
+from sqlalchemy import Executable, Row, delete, func, insert, null, select, text, update
 
 from passy_plugins.stores.sql.principal import limits_of, names_of
 from passy_plugins.stores.sql.schema import budgets, keys, teams, usage
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 NANOS = 1_000_000_000
 """In a dollar."""
-MOST_DOLLARS = 9_000_000
-"""Of a budget: what counters can tell apart to the last billionth."""
+MOST_DOLLARS, MOST_TOKENS = 9_000_000, 9_000_000_000_000_000
+"""Of a budget: what counters can tell apart to the last billionth, and to the last token."""
 
 
 class Issued(Writing):
@@ -58,7 +58,7 @@ class Issued(Writing):
             "disabled": False,
             "created": now(),
         }
-        limit = _usage_limit(key_id, wanted.usage_limit, wanted.usage_period)
+        limit = _usage_limit(key_id, wanted.usage_limit, wanted.usage_period, wanted.usage_unit)
         async with self._connected() as connection:
             await self._check_place(connection, wanted.organisation, wanted.team)
             await connection.execute(insert(keys).values(values))
@@ -103,7 +103,8 @@ class Issued(Writing):
                 was = issued(known)
                 amount = limit.get("usage_limit", was.usage_limit)
                 period = limit.get("usage_period", was.usage_period or "total")
-                for statement in _usage_limit(key_id, amount, period):
+                unit = limit.get("usage_unit", was.usage_unit or "usd")
+                for statement in _usage_limit(key_id, amount, period, unit):
                     await connection.execute(statement)
             await self._note(connection, "key", key_id)
         return await self.get_key(key_id)
@@ -150,15 +151,28 @@ class Issued(Writing):
                 raise ValueError(f"there is no team {team[:80]} in this organisation")
 
 
-def _usage_limit(key_id: str, dollars: float | None, period: str | None) -> list[Executable]:
+def _usage_limit(
+    key_id: str, limit: float | None, period: str | None, unit: str
+) -> list[Executable]:
     """What makes it the key's budget, in place of the one there was."""
     id = USAGE_LIMIT + key_id
     gone = delete(budgets).where(budgets.c.id == id)
-    if dollars is None:
+    if limit is None:
         return [gone]
-    values = {"id": id, "kind": "key", "subject": key_id, "unit": "usd", "hard": True}
-    values |= {"amount": nanos_of(dollars), "period": period_of(period), "created": now()}
+    values = {"id": id, "kind": "key", "subject": key_id, "unit": unit, "hard": True}
+    values |= {"amount": amount_in(unit, limit), "period": period_of(period), "created": now()}
     return [gone, insert(budgets).values(values | {"alerts": dumps(DEFAULT_ALERTS).decode()})]
+
+
+def amount_in(unit: str, limit: float) -> int:
+    """As the books count it. ValueError for what is no amount of ``unit``."""
+    if unit == "usd":
+        return nanos_of(limit)
+    if unit != "tokens":
+        raise ValueError(f"no unit {unit!r}; write usd or tokens")
+    if not 0 <= limit <= MOST_TOKENS or limit != int(limit):
+        raise ValueError(f"a budget is between 0 and {MOST_TOKENS:,} whole tokens")
+    return int(limit)
 
 
 def nanos_of(dollars: float) -> int:
@@ -176,7 +190,7 @@ def period_of(period: str | None) -> str:
 
 USAGE_LIMIT = "bud_"
 """Before a key's id: the id of the budget that its usage limit is."""
-LIMIT = ("usage_limit", "usage_period")
+LIMIT = ("usage_limit", "usage_period", "usage_unit")
 LONGEST_GRACE = 90 * 86_400
 
 CODERS: Mapping[str, Coder] = {
@@ -205,8 +219,9 @@ _LIMIT = budgets.alias("usage_limit")
 KEYS = select(
     keys,
     _LAST_USED.label("last_used"),
-    case((_LIMIT.c.unit == "usd", _LIMIT.c.amount)).label("usage_limit"),
+    _LIMIT.c.amount.label("usage_limit"),
     _LIMIT.c.period.label("usage_period"),
+    _LIMIT.c.unit.label("usage_unit"),
 ).outerjoin_from(keys, _LIMIT, _LIMIT.c.id == USAGE_LIMIT + keys.c.id)
 
 
@@ -228,8 +243,9 @@ def issued(row: Row[Any]) -> IssuedKey:
         models=names_of(row.models),
         networks=names_of(row.networks),
         upstreams=names_of(row.upstreams),
-        usage_limit=None if row.usage_limit is None else row.usage_limit / NANOS,
+        usage_limit=_limit(row.usage_limit, row.usage_unit),
         usage_period=row.usage_period,
+        usage_unit=row.usage_unit,
         expires=seconds(row.expires),
         disabled=row.disabled,
         is_test=row.is_test,
@@ -240,6 +256,10 @@ def issued(row: Row[Any]) -> IssuedKey:
         deleted=seconds(row.deleted),
         last_used=seconds(row.last_used),
     )
+
+
+def _limit(amount: int | None, unit: str | None) -> float | None:
+    return None if amount is None else amount / NANOS if unit == "usd" else float(amount)
 
 
 def _tags(text: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from passy_plugins.stores.sql import partitions, shipment, statements
+from passy_plugins.stores.sql import arrivals, partitions, shipment, statements
 from passy_plugins.stores.sql.address import address, shown
 from passy_plugins.stores.sql.blocking import Blocking, numbered
 from passy_plugins.stores.sql.partitions import PARTING
@@ -188,6 +188,7 @@ class Postgres:
         while await self._transaction(late):
             pass
         await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
+        await self.fetch(arrivals.FORGET, arrivals.KEPT_MS)
         return sum([await self._dropped(day, keyring) for day in await self._transaction(old)])
 
     async def _dropped(self, day: int, keyring: Keyring) -> int:

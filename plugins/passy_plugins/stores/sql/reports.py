@@ -206,7 +206,7 @@ class Reports:
         began = monotonic()
         try:
             async with self._connected() as connection:
-                undo = await _bounded(connection)
+                undo = await bounded(connection)
                 try:
                     rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
                     return rows
@@ -220,7 +220,7 @@ class Reports:
             raise
 
 
-async def _bounded(connection: AsyncConnection) -> Callable[[], Any]:
+async def bounded(connection: AsyncConnection) -> Callable[[], Any]:
     """Have statements end after `PATIENCE`; the result ends that."""
 
     async def nothing() -> None: ...

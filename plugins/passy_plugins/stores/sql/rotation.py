@@ -12,17 +12,30 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, Row, Table, func, select, update
+from sqlalchemy import (
+    Connection,
+    Executable,
+    MetaData,
+    Row,
+    Table,
+    func,
+    inspect,
+    select,
+    update,
+)
 
 from passy_plugins.stores.sql.schema import credentials, webhooks
 from passy_plugins.stores.sql.sealed import bound_to, hook_owner, last_four
 from passy_plugins.stores.sql.writing import Writing
 from passy_proxy import envelope
 from passy_proxy.issue import Rotation, Seals, Tell
+from passy_proxy.json import loads
 from passy_proxy.keyring import KeyringError
 
 BATCH = 100
 """Secrets that are wrapped in one transaction: others wait for it to end."""
+BESIDE = "portal_"
+"""How the names of tables begin that an application keeps beside ours."""
 PASSES = 10
 """How often the rows are gone through, while somebody goes on writing with an earlier key."""
 
@@ -34,7 +47,7 @@ class Rotating(Writing):
         """By key of the ring, the first one first."""
         ring = self._keyring
         found: dict[str, list[int]] = {}
-        for place in PLACES:
+        for place in await self._places():
             beginning = func.substr(place.table.c.sealed, 1, 11)
             wanted = select(beginning, func.count()).where(place.table.c.sealed.is_not(None))
             rows: Sequence[Any] = await self._read(wanted.group_by(beginning))
@@ -50,16 +63,23 @@ class Rotating(Writing):
     async def rotate(self, tell: Tell | None = None) -> Rotation:
         """Wrap everything under the first key of the ring; see `Sealing`."""
         rotation = Rotation()
+        places = await self._places()
         for _ in range(PASSES):
             rotation.seen, rotation.failed = 0, {}
             before = rotation.wrapped
-            wanted = [select(func.count()).select_from(place.table) for place in PLACES]
+            wanted = [select(func.count()).select_from(place.table) for place in places]
             size = sum([(await self._read(count))[0][0] for count in wanted])
-            for place in PLACES:
+            for place in places:
                 await self._rotate(place, rotation, size, tell)
             if rotation.wrapped == before:
                 break
         return rotation
+
+    async def _places(self) -> list[Place]:
+        """Our tables, and those that an application keeps beside them for secrets of its own."""
+        async with self._connected() as connection:
+            beside = await connection.run_sync(_beside)
+        return [*PLACES, *(Place(table, _told) for table in beside)]
 
     async def _rotate(self, place: Place, rotation: Rotation, size: int, tell: Tell | None) -> None:
         """One pass through a table, in the order of its ids."""
@@ -110,6 +130,18 @@ class Place(NamedTuple):
     owner: Callable[[Row[Any]], tuple[str, ...]]
     more: Callable[[Row[Any], Callable[[], str]], dict[str, str]] = lambda row, secret: {}
     """What else is written with a new envelope, from the secret."""
+
+
+def _beside(connection: Connection) -> list[Table]:
+    """Tables of applications that have the columns ``id``, ``sealed``, and ``owner``: a list, in
+    JSON, of what each envelope is bound to."""
+    names = [name for name in inspect(connection).get_table_names() if name.startswith(BESIDE)]
+    tables = [Table(name, MetaData(), autoload_with=connection) for name in sorted(names)]
+    return [table for table in tables if {"id", "sealed", "owner"} <= set(table.c.keys())]
+
+
+def _told(row: Row[Any]) -> tuple[str, ...]:
+    return tuple(map(str, loads(row.owner)))
 
 
 def _shown(row: Row[Any], secret: Callable[[], str]) -> dict[str, str]:

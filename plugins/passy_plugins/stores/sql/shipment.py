@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from passy_plugins.stores.sql import sums
+from passy_plugins.stores.sql import arrivals, sums
 from passy_plugins.stores.sql.blocking import numbered
 from passy_plugins.stores.sql.evidence import Chain
 from passy_proxy.json import dumps, loads
@@ -64,7 +64,8 @@ def _summed(change: str, source: str, *, priced: bool = False) -> str:
 
 _ENTERED = _summed(
     f"new AS (INSERT INTO usage ({_COLUMNS}, summed) SELECT {_VALUES}, 1"
-    " FROM jsonb_array_elements(?::jsonb) AS r ON CONFLICT DO NOTHING RETURNING *)",
+    " FROM jsonb_array_elements(?::jsonb) AS r ON CONFLICT DO NOTHING RETURNING *),"
+    f" arrived AS ({arrivals.NOTE} FROM new HAVING count(*) > 0)",
     "new",
 )
 RECORDS, RECORDS_TOLD = (f"{_ENTERED} SELECT {what} FROM new" for what in ("count(*)", _COLUMNS))
@@ -107,7 +108,7 @@ async def enter(
 
 def has_proof(record: bytes) -> bool:
     """Whether a `Proof` stands behind the row: a list that ends with a list of texts, where the
-    attempts end with a list that ends with a truth value, or with nothing."""
+    attempts end with a list that ends with a number, or with nothing."""
     return record.endswith((b'"]]]', b"[]]]"))
 
 

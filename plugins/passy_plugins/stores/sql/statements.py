@@ -13,7 +13,7 @@ from functools import cache
 from passy_proxy.records import UsageRecord
 from passy_proxy.units import Rate
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision there has been, oldest first. The database is brought to the last one on start."""
 
 REVISION = "SELECT version_num FROM alembic_version"
@@ -39,12 +39,21 @@ WHERE (k.digest = ? OR (k.old_digest = ? AND k.old_until > ?)) AND k.deleted IS 
 """The key of a digest with all that stands above it, once for each budget there. A digest is given
 twice, with the time in milliseconds: that of a rolled key is good for a while."""
 
+FIRST_ORGANISATION = """
+INSERT INTO organisations (id, name, created) SELECT 'org_default', 'Default', ?
+WHERE NOT EXISTS (SELECT 1 FROM organisations) AND NOT EXISTS (SELECT 1 FROM keys)
+ON CONFLICT (id) DO NOTHING
+"""
+"""Under one id, so that there is one, however many start at once."""
 FIRST_KEY = """
-INSERT INTO keys (id, digest, shown, name, description, is_test, is_trial, disabled, created)
-SELECT ?, ?, ?, 'first', 'Made on the first start', false, false, false, ?
+INSERT INTO keys (id, digest, shown, name, description, is_test, is_trial, disabled, created,
+                  organisation)
+SELECT ?, ?, ?, 'passy up', 'Made on the first start', false, false, false, ?,
+       (SELECT id FROM organisations WHERE status = 'active' ORDER BY created, id LIMIT 1)
 WHERE NOT EXISTS (SELECT 1 FROM keys)
 RETURNING id
 """
+"""It belongs to an organisation, so that whoever becomes its owner sees what it does."""
 
 PASSED = "DELETE FROM keys WHERE name = ? AND is_test AND expires <= ?"
 

@@ -1,0 +1,223 @@
+"""The second factor: asked for when somebody signs in, set up and given up under Account."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+
+from passy_plugins.api.denied import Denied
+from passy_portal import totp
+from passy_portal.accounts import Accounts
+from passy_portal.door import Form, address, csrf_of
+from passy_portal.pages.signing import (
+    GONE,
+    accounts_of,
+    begun,
+    known_browser,
+    safe,
+    signed_in,
+)
+from passy_portal.view import moved, page, visitor_of
+from passy_proxy.keyring import KeyringError
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from passy_portal.accounts import Visitor
+
+router = APIRouter()
+
+ISSUER = "passy"
+WRONG = "This is not the code of this moment. Each code is good once; wait for the next one."
+KEY_MISSING = (
+    "Your second factor cannot be read: it is {}. Whoever runs this gateway has to give it."
+)
+
+
+@router.post("/login/second")
+async def sign_in(request: Request) -> Response:
+    """A session for who has shown their password, and now a code."""
+    form: Form = request.state.form
+    token, typed, then = form.secret("token"), form.text("code", 40), form.text("then", 2_000)
+    form.end()
+    accounts = await accounts_of(request)
+    found = await accounts.invitation("second", token)
+    if found is None:
+        return page(request, "error.html", status=404, message=GONE)
+    place, browser = address(request), known_browser(request, accounts, found.email)
+    again: dict[str, Any] = {"token": token, "then": then}
+    if (wait := await accounts.throttle.enter(found.email, place, browser, second=True)) > 0:
+        seconds = math.ceil(wait)
+        error = f"Too many tries. Wait {seconds} s, then try again."
+        headers = {"retry-after": str(seconds)}
+        return page(request, "second.html", status=429, headers=headers, error=error, **again)
+    try:
+        fits = await accounts.factors.fits(found.made_by, typed)
+    except KeyringError as error:
+        message = KEY_MISSING.format(error)
+        return page(request, "second.html", status=409, error=message, **again)
+    if not fits or not await accounts.void(found.organisation, found.id):
+        return page(request, "second.html", status=401, error=WRONG, **again)
+    cookie = await begun(request, accounts, found.made_by, found.organisation or None, second=True)
+    if cookie is None:
+        raise Denied(403, "not_allowed", "You are a member of no organisation.")
+    for second in (True, False):
+        await accounts.throttle.forgive(found.email, place, browser, second=second)
+    response = moved(request, safe(then))
+    signed_in(request, response, accounts, cookie, found.email)
+    return response
+
+
+@router.get("/account/second")
+async def second(request: Request) -> Response:
+    """What there is, or how to set one up."""
+    return await _page(request)
+
+
+@router.post("/account/second/begin")
+async def begin(request: Request) -> Response:
+    """A secret for an app, shown until a code confirms it."""
+    request.state.form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    if await accounts.factors.confirmed(visitor.user):
+        raise Denied(409, "exists_already", "You have a second factor. Give it up first.")
+    await accounts.factors.begin(visitor.user)
+    return moved(request, "/account/second")
+
+
+@router.post("/account/second/confirm")
+async def confirm(request: Request) -> Response:
+    """With a code of the app, and the password. All other sessions end, this one goes on under
+    another id, and the recovery codes are shown, this once."""
+    form: Form = request.state.form
+    typed, password = form.text("code", 40), form.secret("password")
+    form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    try:
+        await _themselves(request, accounts, visitor, password)
+        async with accounts.noting(visitor.who, "account.second.on", visitor.user):
+            codes = await accounts.factors.confirm(visitor.user, typed)
+            if codes is None:
+                raise ValueError(WRONG)
+    except ValueError as error:
+        return await _page(request, str(error), 422)
+    return await _codes(request, accounts, visitor, codes)
+
+
+@router.post("/account/second/codes")
+async def renew(request: Request) -> Response:
+    """Other recovery codes, for who shows a code."""
+    form: Form = request.state.form
+    typed = form.text("code", 40)
+    form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    try:
+        await _another_try(request, accounts, visitor)
+        async with accounts.noting(visitor.who, "account.second.codes", visitor.user):
+            if not await accounts.factors.fits(visitor.user, typed):
+                raise ValueError(WRONG)
+            codes = await accounts.factors.renew(visitor.user)
+        await accounts.throttle.forgive(
+            visitor.email, address(request), visitor.session, second=True
+        )
+    except ValueError as error:
+        return await _page(request, str(error), 422)
+    return await _codes(request, accounts, visitor, codes)
+
+
+@router.post("/account/second/drop")
+async def drop(request: Request) -> Response:
+    """Do without it, for who knows the password and, where there is one, shows a code."""
+    form: Form = request.state.form
+    typed, password = form.text("code", 40), form.secret("password")
+    form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    try:
+        if await accounts.factors.required_of(visitor.user):
+            raise ValueError("An organisation of yours asks for a second factor.")
+        await _themselves(request, accounts, visitor, password)
+        await _another_try(request, accounts, visitor)
+        async with accounts.noting(visitor.who, "account.second.off", visitor.user):
+            if not await accounts.factors.fits(visitor.user, typed):
+                raise ValueError(WRONG)
+            await accounts.factors.drop(visitor.user)
+            await accounts.end_all(visitor.user, but=visitor.session)
+        await accounts.throttle.forgive(
+            visitor.email, address(request), visitor.session, second=True
+        )
+    except ValueError as error:
+        return await _page(request, str(error), 422)
+    cookie = await begun(request, accounts, visitor.user, visitor.organisation)
+    assert cookie is not None
+    response = moved(request, "/account", "second")
+    signed_in(request, response, accounts, cookie, visitor.email)
+    return response
+
+
+@router.post("/team/second")
+async def require(request: Request) -> Response:
+    """Have all members show one, or not. An owner without one would be the first to be led away."""
+    form: Form = request.state.form
+    wanted = form.text("wanted") == "yes"
+    form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    if wanted and not visitor.second:
+        message = "Set up your own second factor, and sign in with it, before you ask it of others."
+        raise Denied(409, "second_factor_required", message)
+    async with accounts.noting(
+        visitor.who, "organisation.second", visitor.organisation, after={"required": wanted}
+    ) as noted:
+        noted.before = {"required": await accounts.factors.required(visitor.organisation)}
+        await accounts.factors.require(visitor.organisation, wanted)
+    return moved(request, "/team", "asked" if wanted else "unasked")
+
+
+async def _themselves(
+    request: Request, accounts: Accounts, visitor: Visitor, password: str
+) -> None:
+    """ValueError for a wrong password; who signs in elsewhere has none here."""
+    if not await accounts.has_password(visitor.user):
+        return
+    place = address(request)
+    if await accounts.throttle.enter(visitor.email, place, visitor.session) > 0:
+        raise ValueError("Too many tries. Wait a moment, then try again.")
+    if await accounts.known(visitor.email, password) is None:
+        raise ValueError("This is not your password.")
+    await accounts.throttle.forgive(visitor.email, place, visitor.session)
+
+
+async def _another_try(request: Request, accounts: Accounts, visitor: Visitor) -> None:
+    place = address(request)
+    if await accounts.throttle.enter(visitor.email, place, visitor.session, second=True) > 0:
+        raise ValueError("Too many tries. Wait a moment, then try again.")
+
+
+async def _codes(
+    request: Request, accounts: Accounts, visitor: Visitor, codes: list[str]
+) -> Response:
+    await accounts.end_all(visitor.user)
+    cookie = await begun(request, accounts, visitor.user, visitor.organisation, second=True)
+    assert cookie is not None
+    response = page(request, "second_codes.html", codes=codes, csrf=csrf_of(cookie))
+    signed_in(request, response, accounts, cookie, visitor.email)
+    return response
+
+
+async def _page(request: Request, error: str = "", status: int = 200) -> Response:
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    secret = picture = ""
+    try:
+        secret = await accounts.factors.unconfirmed(visitor.user) or ""
+    except KeyringError as missing:
+        error, status = KEY_MISSING.format(missing), 409
+    if secret:
+        picture = totp.picture(totp.uri(secret, visitor.email, ISSUER))
+    return page(
+        request, "account_second.html", status=status, error=error,
+        factor=await accounts.factors.of(visitor.user), picture=picture,
+        secret=" ".join(secret[at : at + 4] for at in range(0, len(secret), 4)),
+        password=await accounts.has_password(visitor.user),
+        required=bool(await accounts.factors.required_of(visitor.user)),
+    )  # fmt: skip

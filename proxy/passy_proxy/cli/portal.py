@@ -1,0 +1,107 @@
+"""Run the portal in a process of its own."""
+
+from __future__ import annotations
+
+import faulthandler
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from passy_proxy.cli import Exit
+from passy_proxy.cli._terms import complain, dry_parts, fail, notice, place_options, placed
+from passy_proxy.cli.serve import checked, listening, where
+from passy_proxy.config.document import environment
+from passy_proxy.config.problem import ConfigInvalid
+from passy_proxy.place import Place
+
+BUILT_IN = """\
+listen: 127.0.0.1:3005
+stores:
+  # Gateways that count in a Redis hear of changes through it at once, others within seconds.
+  state: {kind: redis, url: "${REDIS_URL:-memory:}"}
+  books: {kind: sql, url: "${DATABASE_URL:-sqlite:///.passy/passy.db}"}
+apps:
+  /:
+    app: portal
+    store: books
+    public_url: "${PASSY_PORTAL_URL:-}"
+    gateway_url: "${API_PASSY_AI_URL:-http://localhost:3000}"
+    admin_url: "${PASSY_ADMIN_URL:-}"
+    admin_token: "${PASSY_ADMIN_TOKEN-off}"
+"""
+"""What runs where there is no file. The guide shows the same."""
+FOLDER = "portal"
+"""In the data folder: what this process keeps for itself, so that a gateway beside it keeps its
+own last configuration and its own journal."""
+
+
+@click.command()
+@place_options
+@click.option("--listen", help="host:port or :port. [HOST and PORT, else listen: in the file]")
+@click.option("--check", is_flag=True, help="Only say what is wrong with the configuration.")
+def command(config: Path | None, data: Path | None, listen: str | None, check: bool) -> None:
+    """Run the portal until it is told to stop.
+
+    It needs the database and the secret keys of the gateways, and nothing else of them: they do not
+    notice whether it runs. Without a file (--config, PASSY_PORTAL_CONFIG, config/portal.yaml and
+    the like) it takes DATABASE_URL, PASSY_SECRET_KEYS, PASSY_PORTAL_URL and API_PASSY_AI_URL, and
+    listens on port 3005.
+    """
+    variables = environment()
+    place = place_of(variables, config, data)
+    try:
+        file, _ = checked(place, variables, dry_parts(place, variables))
+    except ConfigInvalid as exc:
+        complain(exc)
+    if file.routes:
+        fail("the portal carries no traffic: take the routes out of its file", Exit.invalid_config)
+    notice(file)
+    if check:
+        return
+    at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
+    from passy_proxy.gateway import Gateway
+    from passy_proxy.keyring import Keyring, KeyringError
+    from passy_proxy.log import configured, let_go
+    from passy_proxy.pulse import Slot
+    from passy_proxy.server import Served, Server, Serving
+    from passy_proxy.site import Site
+    from passy_proxy.vitals import Vitals
+
+    faulthandler.enable()
+    log = configured(file.settings.log, variables)
+    try:
+        keyring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))
+    except KeyringError as exc:
+        fail(str(exc), Exit.invalid_config)
+    own = place.data / FOLDER
+    own.mkdir(mode=0o700, exist_ok=True)
+    site = Site(own, keyring, log, Vitals([Slot()]))
+    gateway = Gateway(site, variables, log, path=place.path, text=place.text)
+    main = Serving(Served(gateway), at, file)
+    server = Server(main, gateway, dead=file.settings.edge.loop_dead)
+    server.run([listening(at)])
+    let_go()
+    if not server.started and not gateway.draining:
+        raise SystemExit(Exit.failed)
+
+
+def place_of(variables: Mapping[str, str], config: Path | None, data: Path | None) -> Place:
+    """The portal's own file, or the built-in one, and the data folder it shares with a gateway."""
+    path = config or _config(variables)
+    if path is not None:
+        return placed(path, data)[0]
+    return Place(None, BUILT_IN, Place.of(variables, None, data).data)
+
+
+def _config(variables: Mapping[str, str]) -> Path | None:
+    if named := variables.get("PASSY_PORTAL_CONFIG"):
+        return Path(named)
+    home = Path(variables.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    usual = (
+        Path("config/portal.yaml"),
+        Path("portal.yaml"),
+        home / "passy/portal.yaml",
+        Path("/etc/passy/portal.yaml"),
+    )
+    return next((path for path in usual if path.is_file()), None)
