@@ -10,7 +10,7 @@ from typing import Literal
 
 from passy_proxy.issue import ROLES, Role
 
-Object = Literal["key", "member", "invitation", "session"]
+Object = Literal["key", "member", "invitation", "session", "prompt", "team"]
 """What the id in a path names."""
 
 
@@ -37,6 +37,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/first"): ANYONE,
     ("GET", "/join"): ANYONE,
     ("POST", "/join"): ANYONE,
+    ("GET", "/sso/{name}"): ANYONE,
+    ("GET", "/sso/{name}/return"): ANYONE,
     ("POST", "/theme"): ANYONE,
     ("POST", "/logout"): MEMBERS,
     ("GET", "/"): MEMBERS,
@@ -51,6 +53,12 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/keys/{id}/disable"): Access(KEEPERS, "key"),
     ("POST", "/keys/{id}/enable"): Access(KEEPERS, "key"),
     ("POST", "/keys/{id}/delete"): Access(KEEPERS, "key"),
+    ("GET", "/limits"): MEMBERS,
+    ("POST", "/limits/organisation"): Access(OWNERS),
+    ("POST", "/limits/team/{id}"): Access(LEADERS, "team"),
+    ("POST", "/limits/member/{user_id}"): Access(LEADERS, "member"),
+    ("POST", "/limits/key/{id}"): Access(KEEPERS, "key"),
+    ("GET", "/playground"): MEMBERS,
     ("GET", "/team"): MEMBERS,
     ("POST", "/team/invite"): Access(LEADERS),
     ("POST", "/team/{user_id}/role"): Access(LEADERS, "member"),
@@ -77,6 +85,21 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("DELETE", "/api/keys/{id}"): Access(KEEPERS, "key"),
     ("GET", "/api/keys/{id}/used"): Access(frozenset(ROLES), "key"),
     ("GET", "/api/usage"): MEMBERS,
+    ("GET", "/api/limits"): MEMBERS,
+    ("PATCH", "/api/limits/organisation"): Access(OWNERS),
+    ("PATCH", "/api/limits/team/{id}"): Access(LEADERS, "team"),
+    ("PATCH", "/api/limits/member/{user_id}"): Access(LEADERS, "member"),
+    ("PATCH", "/api/limits/key/{id}"): Access(KEEPERS, "key"),
+    ("POST", "/api/limits/organisation/preview"): Access(OWNERS),
+    ("POST", "/api/limits/team/{id}/preview"): Access(LEADERS, "team"),
+    ("POST", "/api/limits/member/{user_id}/preview"): Access(LEADERS, "member"),
+    ("POST", "/api/limits/key/{id}/preview"): Access(KEEPERS, "key"),
+    ("POST", "/api/playground/key"): Access(KEEPERS),
+    ("GET", "/api/playground/prompts"): MEMBERS,
+    ("POST", "/api/playground/prompts"): Access(KEEPERS),
+    ("GET", "/api/playground/prompts/{id}"): Access(frozenset(ROLES), "prompt"),
+    ("PATCH", "/api/playground/prompts/{id}"): Access(KEEPERS, "prompt"),
+    ("DELETE", "/api/playground/prompts/{id}"): Access(KEEPERS, "prompt"),
 }
 
 

@@ -14,14 +14,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select, union_all, update
 
 from passy_plugins.stores.sql.schema import members, organisations, users
 from passy_portal import audit
 from passy_portal.audit import Noted, Who
 from passy_portal.factors import Factors
 from passy_portal.passwords import Passwords
-from passy_portal.tables import passwords, rules, sessions, tokens
+from passy_portal.playing import withdraw
+from passy_portal.tables import identities, passwords, rules, sessions, tokens
 from passy_portal.throttle import Throttle
 from passy_proxy.issue import Role
 
@@ -113,6 +114,8 @@ class Accounts:
         async with self.admin.together(audit.TURN):
             noted = Noted(who, subject, before or {}, after or {})
             yield noted
+            if noted.left_out:
+                return
             async with self.admin.connected() as connection:
                 await audit.enter(connection, self.admin.keyring, action, noted)
 
@@ -129,6 +132,16 @@ class Accounts:
         fits = await self.passwords.fits(password, row.hash if row else None)
         return row.id if row and fits else None
 
+    async def email_of(self, user: str) -> str:
+        """Of somebody who has signed in; empty where they have none."""
+        async with self.admin.connected() as connection:
+            found = await connection.execute(select(users.c.email).where(users.c.id == user))
+            return found.scalar() or ""
+
+    async def owns(self, user: str) -> bool:
+        """Whether they are an owner of anything."""
+        return any(place.role == "owner" for place in await self.admin.places_of(user))
+
     async def has_password(self, user: str) -> bool:
         """Whether they can sign in."""
         wanted = select(passwords.c.user_id).where(passwords.c.user_id == user)
@@ -144,6 +157,7 @@ class Accounts:
                 new = {"user_id": user, "hash": hashed, "changed": now}
                 await connection.execute(insert(passwords).values(new))
             await connection.execute(delete(sessions).where(sessions.c.user_id == user))
+        await withdraw(self.admin)
 
     async def begin(
         self, user: str, organisation: str | None, agent: str, address: str, *, second: bool = False
@@ -192,18 +206,23 @@ class Accounts:
         """That one session."""
         async with self.admin.connected() as connection:
             await connection.execute(delete(sessions).where(sessions.c.digest == digest(cookie)))
+        await withdraw(self.admin)
 
     async def end_session(self, user: str, id: str) -> bool:
         """One of a user's; whether there was one."""
         gone = delete(sessions).where(sessions.c.user_id == user, sessions.c.id == id)
         async with self.admin.connected() as connection:
-            return bool((await connection.execute(gone)).rowcount)
+            ended = bool((await connection.execute(gone)).rowcount)
+        await withdraw(self.admin)
+        return ended
 
     async def end_all(self, user: str, but: str = "") -> int:
         """A user's sessions, but for one; how many."""
         gone = delete(sessions).where(sessions.c.user_id == user, sessions.c.id != but)
         async with self.admin.connected() as connection:
-            return int((await connection.execute(gone)).rowcount)
+            ended = int((await connection.execute(gone)).rowcount)
+        await withdraw(self.admin)
+        return ended
 
     async def sessions_of(self, user: str) -> list[Session]:
         """Those that live, last used first."""
@@ -222,9 +241,10 @@ class Accounts:
 
     async def has_owner(self) -> bool:
         """Whether anybody can sign in who owns something."""
+        ways = union_all(select(passwords.c.user_id), select(identities.c.user_id)).subquery()
         wanted = (
-            select(passwords.c.user_id)
-            .join(members, members.c.user_id == passwords.c.user_id)
+            select(ways.c.user_id)
+            .join(members, members.c.user_id == ways.c.user_id)
             .where(members.c.role == "owner")
         )
         async with self.admin.connected() as connection:
@@ -291,6 +311,15 @@ class Accounts:
         async with self.admin.connected() as connection:
             rows = (await connection.execute(wanted.order_by(tokens.c.created))).all()
         return [_invitation(row) for row in rows]
+
+    async def waiting(self, email: str) -> Sequence[Invitation]:
+        """Invitations of somebody, to whatever organisation."""
+        wanted = select(tokens).where(
+            tokens.c.email == email.lower(), tokens.c.kind == "invitation",
+            tokens.c.expires > _now(),
+        )  # fmt: skip
+        async with self.admin.connected() as connection:
+            return [_invitation(row) for row in (await connection.execute(wanted)).all()]
 
     async def void(self, organisation: str, id: str) -> bool:
         """One invitation of an organisation, or the first owner's where that is ``""``."""

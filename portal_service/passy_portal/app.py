@@ -17,15 +17,20 @@ from passy_portal.door import Enrol, SignIn, admit, is_api
 from passy_portal.pages import (
     account,
     api_keys,
+    api_limits,
+    api_playground,
     api_usage,
     keys,
+    limits,
     overview,
+    playground,
     second,
     signing,
+    sso,
     team,
     usage,
 )
-from passy_portal.view import assets, moved, page
+from passy_portal.view import POLICY, assets, moved, page
 from passy_proxy import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -40,22 +45,30 @@ if TYPE_CHECKING:
 ABOUT = """The JSON API under the portal's pages, for who has signed in, within their organisation.
 Changes need the header `x-csrf-token`, as `/api/me` gives it, and come from the portal's own
 origin."""
-PAGES = (assets, signing.router, overview.router, usage.router, keys.router, team.router)
-API = (api_keys.router, api_usage.router)
+PAGES = (
+    assets,
+    signing.router,
+    sso.router,
+    overview.router,
+    usage.router,
+    keys.router,
+    limits.router,
+    playground.router,
+    team.router,
+)
+API = (api_keys.router, api_usage.router, api_playground.router, api_limits.router)
 
 HEADERS = [
-    (
-        b"content-security-policy",
-        b"default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
-        b"frame-ancestors 'none'",
-    ),
+    (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+    (b"cache-control", b"no-store"),
 ]
+"""Where an answer does not have one of its own."""
 
 
 def made(
@@ -100,10 +113,9 @@ class Guarded:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ()), *HEADERS]
-                if not any(name == b"cache-control" for name, _ in headers):
-                    headers.append((b"cache-control", b"no-store"))
-                message = {**message, "headers": headers}
+                own = list(message.get("headers", ()))
+                names = {name for name, _ in own}
+                message = {**message, "headers": own + [h for h in HEADERS if h[0] not in names]}
             await send(message)
 
         await self._served(scope, receive, guarded)

@@ -63,6 +63,8 @@ class Noted:
     after: Mapping[str, Any]
     at: int = field(default_factory=lambda: int(time.time() * 1000))
     """When, in milliseconds."""
+    left_out: bool = False
+    """Nothing was changed after all."""
 
 
 async def enter(

@@ -17,14 +17,15 @@ from fastapi import Request
 from passy_plugins.api.denied import Denied
 from passy_portal.access import ACCESS, UNTIL_SECOND
 from passy_portal.accounts import Visitor
+from passy_portal.settings import LOOPBACK
 from passy_proxy.addresses import address_of, client_address
 
 COOKIE = "passy_session"
 BROWSER = "passy_browser"
+FLOW = "passy_flow"
 FORM = "application/x-www-form-urlencoded"
 LARGEST_FORM = 64 * 1024
 """Bytes."""
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class SignIn(Exception):
@@ -167,7 +168,7 @@ def is_secure(request: Request) -> bool:
 
 def is_safe(request: Request) -> bool:
     """Whether a password may be typed here: over TLS, or without leaving this machine."""
-    return is_secure(request) or urlsplit(own_origin(request)).hostname in _LOOPBACK
+    return is_secure(request) or urlsplit(own_origin(request)).hostname in LOOPBACK
 
 
 def cookie_name(request: Request, name: str) -> str:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from passy_plugins.api.desk import Desk
 from passy_portal.accounts import Accounts
 from passy_portal.migrate import migrate
+from passy_portal.oidc import Provider
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
     from passy_portal.plugin import Config
+    from passy_proxy import Connections
 
 
 class Office:
     """Opened when it is first needed, as a `Desk` is."""
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, settings: Config, connections: Callable[[], Connections]) -> None:
         self.settings = settings
+        self.providers = {
+            name: Provider(name, one, connections) for name, one in settings.oidc.items()
+        }
+        """Whom people may sign in with, by name."""
         self.desk = Desk(settings.store)
         self._accounts: Accounts | None = None
         self._opening = asyncio.Lock()

@@ -7,12 +7,14 @@ docs/guides/portal.md.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import MutableMapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
+from passy_portal.settings import SignInWith
 from passy_proxy import (
     Administered,
     Application,
@@ -29,6 +31,9 @@ from passy_proxy.application import Asgi, Receive, Send
 if TYPE_CHECKING:
     from passy_portal.console import Console
     from passy_portal.office import Office
+
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII | re.IGNORECASE)
 
 
 def _origin(url: str) -> str:
@@ -69,8 +74,29 @@ class Config(Settings):
         "Proxies between browsers and the portal, as addresses or ranges: behind one of them the"
         " address is taken from x-forwarded-for. What anybody else says there is not believed.",
     )
+    organisation_limits: Literal["owners", "operator"] = setting(
+        "owners",
+        "Who says what holds for a whole organisation: its owners, on the page Limits, or the"
+        " operator alone, with the admin API.",
+    )
+    oidc: dict[str, SignInWith] = setting(
+        {}, "Name → OpenID provider that people sign in with; the name is part of its address here."
+    )
+    passwords: Literal["all", "owners"] = setting(
+        "all",
+        "Who may sign in with a password. With `owners` all others come by a provider, and an owner"
+        " still gets in when that is away.",
+    )
     idle: Duration = setting("12h", "A session ends when it was not used for so long.", gt=0)
     longest: Duration = setting("30d", "A session ends after so long, used or not.", gt=0)
+
+    @model_validator(mode="after")
+    def _somebody_gets_in(self) -> Config:
+        if self.passwords == "owners" and not self.oidc:
+            raise ValueError("with `passwords: owners` there has to be a provider under `oidc`")
+        if wrong := next((name for name in self.oidc if not NAME.fullmatch(name)), None):
+            raise ValueError(f"{wrong[:60]!r} cannot be part of an address; write letters and -")
+        return self
 
 
 class Portal(Application):
@@ -106,7 +132,7 @@ class Portal(Application):
         from passy_portal.office import Office
 
         config = self.config
-        office = Office(config)
+        office = Office(config, lambda: self.gateway.snapshot.connections)
         return office, made(office, self._console(office), config.public_url, self.log)
 
     def _console(self, office: Office) -> Console:

@@ -5,7 +5,17 @@ Times are whole milliseconds of Unix time, UTC. What lets somebody in is kept as
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
 
 metadata = MetaData()
 
@@ -112,3 +122,26 @@ audit = Table(
     Index("ix_portal_audit_organisation_seq", "organisation", "seq"),
 )
 """See ``audit.py``."""
+
+playground_keys = Table(
+    "portal_playground_keys",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("session", Text, nullable=False, index=True),
+    Column("expires", BigInteger, nullable=False),
+)
+"""See ``playing.py``; ``session`` is the public id of one."""
+
+prompts = Table(
+    "portal_prompts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("organisation", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("shared", Boolean, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Index("ix_portal_prompts_organisation_changed", "organisation", "changed"),
+)
+"""See ``prompts.py``."""

@@ -21,11 +21,18 @@ from passy_portal.figures import count, money, percent
 from passy_proxy import __version__
 
 HERE = Path(__file__).parent
+POLICY = (
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+"""What pages may do in a browser: nothing but with what is ours."""
 KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 NAV = (
     ("Overview", "/", "o"),
     ("Usage", "/usage", "u"),
     ("Keys", "/keys", "k"),
+    ("Limits", "/limits", "l"),
+    ("Playground", "/playground", "p"),
     ("Team", "/team", "t"),
 )
 """Name, path, and the letter that goes there after ``g``. Only what there is."""
@@ -34,6 +41,7 @@ NOTES = {
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
+    "limits": "The limits are set. Gateways hold them within seconds.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",
@@ -114,6 +122,11 @@ def page(
     if fresh:
         set_cookie(request, response, COOKIE, cookie)
     return response
+
+
+def asking(origin: str) -> dict[str, str]:
+    """The header of a page that asks somewhere else, too."""
+    return {"content-security-policy": f"{POLICY}; connect-src 'self' {origin}"}
 
 
 def moved(request: Request, path: str, done: str = "") -> Response:

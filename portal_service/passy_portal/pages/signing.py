@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from passy_portal.door import (
     is_safe,
     set_cookie,
 )
+from passy_portal.identities import has_identity
 from passy_portal.pages.keys import made_page
 from passy_portal.view import moved, page
 from passy_proxy.issue import NewKey
@@ -59,7 +61,24 @@ async def login(request: Request, then: str = "") -> Response:
     if first := not await accounts.has_owner():
         await _tell(request, accounts)
     error = "" if is_safe(request) else PLAIN
-    return page(request, "login.html", then=then, email="", error=error, first=first)
+    return await login_page(request, then=then, error=error, first=first)
+
+
+async def login_page(
+    request: Request,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **given: Any,
+) -> Response:
+    """``given``: ``error``, and what was typed."""
+    office = request.app.state.office
+    values = {"then": "", "email": "", "error": "", "first": False, **given}
+    return page(
+        request, "login.html", status=status, headers=headers,
+        providers=list(office.providers.values()), passwords=office.settings.passwords,
+        **values,
+    )  # fmt: skip
 
 
 async def _tell(request: Request, accounts: Accounts) -> None:
@@ -86,22 +105,28 @@ async def sign_in(request: Request) -> Response:
     if wait > 0:
         seconds = math.ceil(wait)
         error = f"Too many tries. Wait {seconds} s, then try again."
-        return page(
-            request, "login.html", status=429, headers={"retry-after": str(seconds)},
-            then=then, email=email, error=error, first=False,
-        )  # fmt: skip
+        headers = {"retry-after": str(seconds)}
+        return await login_page(
+            request, status=429, headers=headers, then=then, email=email, error=error
+        )
     user = await accounts.known(email, password)
+    if user is not None and not await _by_password(request, accounts, user):
+        user = None
     if user is not None and await accounts.factors.confirmed(user):
         return await ask_second(request, accounts, user, email, "", then)
     cookie = await begun(request, accounts, user, None) if user else None
     if user is None or cookie is None:
-        return page(
-            request, "login.html", status=401, then=then, email=email, error=WRONG, first=False
-        )
+        return await login_page(request, status=401, then=then, email=email, error=WRONG)
     await accounts.throttle.forgive(email, address(request), browser)
     response = moved(request, safe(then))
     signed_in(request, response, accounts, cookie, email)
     return response
+
+
+async def _by_password(request: Request, accounts: Accounts, user: str) -> bool:
+    """Whether a password is enough of them, or they have to come by a provider."""
+    settings = request.app.state.office.settings
+    return settings.passwords == "all" or await accounts.owns(user)
 
 
 @router.post("/logout")
@@ -256,11 +281,24 @@ async def _joining(
 ) -> Response:
     organisation = await accounts.admin.get_organisation(found.organisation)
     user = await accounts.admin.user_of(found.email)
+    office = request.app.state.office
     return page(
         request, "join.html", status=422 if error else 200, token=token, found=found,
         organisation=organisation, known=bool(user and await accounts.has_password(user.id)),
-        error=error,
+        error=error, providers=list(office.providers.values()),
+        passwords=await _may_have_password(request, accounts, found),
     )  # fmt: skip
+
+
+async def _may_have_password(request: Request, accounts: Accounts, found: Invitation) -> bool:
+    """Not where passwords are for owners. And who has an account without one proves that it is
+    theirs where they sign in: else whoever invites them could give themselves their account."""
+    if request.app.state.office.settings.passwords == "owners" and found.role != "owner":
+        return False
+    user = await accounts.admin.user_of(found.email)
+    if user is None or await accounts.has_password(user.id):
+        return True
+    return not await has_identity(accounts, user.id)
 
 
 async def _member(
@@ -268,6 +306,8 @@ async def _member(
 ) -> str:
     """The user who takes an invitation. ValueError for a password that is wrong or weak."""
     admin, place = accounts.admin, address(request)
+    if not await _may_have_password(request, accounts, found):
+        raise Denied(403, "not_allowed", "Join with the provider you sign in with.")
     user = await admin.user_of(found.email)
     if known := user is not None and await accounts.has_password(user.id):
         if await accounts.throttle.enter(found.email, place) > 0:

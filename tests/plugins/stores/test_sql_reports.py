@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import time
 from collections import defaultdict
@@ -18,8 +19,8 @@ from passy_plugins.stores.sql import counted, reports
 from passy_plugins.stores.sql.engine import engine_for
 from passy_plugins.stores.sql.reports import Asked, Group, Reports, Sums, TooLong
 from passy_plugins.stores.sql.schema import metadata, usage
-from passy_plugins.stores.sql.sums import add, by_day, grouped
-from passy_proxy.json import dumps
+from passy_plugins.stores.sql.sums import BOUNDS, add, by_day, grouped
+from passy_proxy.json import dumps, loads
 from passy_proxy.stores import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -29,10 +30,15 @@ BEGIN = 20_000 * DAY
 ALL = Asked(BEGIN, BEGIN + 10 * DAY)
 DIMENSIONS: Sequence[reports.Dimension] = (
     "model", "upstream", "upstream_model", "key", "team", "user", "organisation", "tag", "route",
-    "outcome",
+    "outcome", "status", "price",
 )  # fmt: skip
 ORDERS: Sequence[reports.Order] = ("time", "requests", "tokens", "cost")
 COLUMN = {"key": "key_id", "user": "user_id", "tag": "tags"}
+
+
+ONCE = [["echo", "echo", 200, "", 0, 3, 0]]
+TWICE = [["echo", "echo", 503, "status: ],[", 0, 1, 0], *ONCE]
+SAVED = [["openai", "echo", 503, "status: 503", 0, 1, 0], *ONCE]
 
 
 def rows(count: int) -> list[dict[str, Any]]:
@@ -65,10 +71,10 @@ def rows(count: int) -> list[dict[str, Any]]:
                 "audio_output": draw.randrange(2),
                 "estimated": draw.randrange(2),
                 "cost_nanos": draw.choice((None, 0, 13_500, draw.randrange(10**14))),
-                "price": "a price",
-                "first_ms": draw.randrange(100),
+                "price": draw.choice(("", "1 in, 2 out per 1M (a list)")),
+                "first_ms": draw.choice((0, 10, 11, 150, 3000, 31_000, draw.randrange(9000))),
                 "duration_ms": draw.randrange(5000),
-                "attempts": dumps([["echo", "echo", 200, "", 0, 3, 0]]).decode(),
+                "attempts": dumps(draw.choice((ONCE, TWICE, SAVED))).decode(),
                 "team": draw.choice(("", "team_1")),
                 "user_id": draw.choice(("", "user_1", "user_2")),
                 "tags": draw.choice(("", "prod", "prod,eu", "eu", "e_", "100%")),
@@ -102,7 +108,8 @@ async def engine_of(kind: str, places: dict[str, str]) -> AsyncEngine:
         async with engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
             await connection.execute(insert(usage), ROWS)
-            hours, days = grouped("usage WHERE summed = 1"), by_day("usage_hours")
+            hours = grouped("usage WHERE summed = 1", engine.dialect.name)
+            days = by_day("usage_hours")
             await connection.execute(text(add("usage_hours", hours)))
             await connection.execute(text(add("usage_days", days)))
         FILLED.add(url)
@@ -141,7 +148,7 @@ def matching(asked: Asked) -> list[dict[str, Any]]:
     def meant(row: dict[str, Any]) -> bool:
         for dimension, value in asked.values.items():
             held = row[COLUMN.get(dimension, dimension)]
-            if value not in held.split(",") if dimension == "tag" else value != held:
+            if value not in held.split(",") if dimension == "tag" else value != str(held):
                 return False
         found = row["id"].startswith(asked.search) or asked.search in row["model"]
         return asked.since <= row["at"] < asked.until and found
@@ -157,8 +164,11 @@ def summed(found: Sequence[dict[str, Any]]) -> Sums:
     priced = {"requests": len(found), "ok": len(good)}
     answered = [row for row in found if row in good or row["outcome"] == "client_gone"]
     unpriced = [row for row in answered if row["cost_nanos"] is None]
-    names = set(Sums._fields) - {"requests", "ok", "unpriced"}
-    return Sums(**priced, unpriced=len(unpriced), **{name: total(name) for name in names})
+    saved = sum(loads(row["attempts"]) == SAVED for row in good)
+    names = set(Sums._fields) - {"requests", "ok", "unpriced", "saved"}
+    return Sums(
+        **priced, unpriced=len(unpriced), saved=saved, **{name: total(name) for name in names}
+    )
 
 
 def reckoned(
@@ -168,7 +178,7 @@ def reckoned(
     for row in matching(asked):
         span = {"hour": HOUR, "day": DAY, "total": 0}[bucket]
         at = row["at"] - row["at"] % span if span else None
-        values = [row[COLUMN.get(name, name)] for name in by]
+        values = [str(row[COLUMN.get(name, name)]) for name in by]
         choices = [v.split(",") if n == "tag" else [v] for n, v in zip(by, values, strict=True)]
         wanted = asked.values.get("tag")
         for key in itertools.product(*choices):
@@ -210,6 +220,8 @@ QUESTIONS = [
     (Asked(ALL.since, ALL.until, {"tag": "eu"}), ("tag", "route")),
     (Asked(ALL.since, ALL.until, {"tag": "e_"}), ("tag",)),
     (Asked(ALL.since, ALL.until, {"tag": "100%", "team": "team_1"}), ("upstream_model",)),
+    (Asked(ALL.since, ALL.until, {"status": "429", "route": "POST /v1/embeddings"}), ("price",)),
+    (ALL, ("outcome", "status")),
     (Asked(ALL.since, ALL.until, {}, "%"), ("model",)),
     (Asked(ALL.since, ALL.until, {}, "a_"), ("model",)),
     (Asked(ALL.since, ALL.until, {}, "a\\"), ("model",)),
@@ -240,6 +252,36 @@ async def test_O8_sums_over_any_split_are_the_totals(books: Reports) -> None:
             for group in found:
                 added = added.plus(group.sums)
             assert total == added
+
+
+@pytest.mark.parametrize("bucket", ["hour", "day", "total"])
+async def test_percentiles_are_those_of_the_rows_but_for_the_width_of_a_step(
+    books: Reports, bucket: reports.Bucket
+) -> None:
+    for asked, by in QUESTIONS:
+        if "tag" in by:
+            continue
+        found = {(pace.at, pace.by): pace for pace in await books.pace(asked, bucket, by)}
+        rows = defaultdict(list)
+        for row in matching(asked):
+            span = {"hour": HOUR, "day": DAY, "total": 0}[bucket]
+            at = row["at"] - row["at"] % span if span else None
+            key = at, tuple(str(row[COLUMN.get(name, name)]) for name in by)
+            rows[key] += [row["first_ms"]] if row["outcome"] == "ok" and row["status"] < 400 else []
+        for key, all_ms in rows.items():
+            pace = found.pop(key)
+            assert len(all_ms) == pace.ok
+            for part in (0.5, 0.95):
+                told = pace.percentile(part)
+                if not all_ms:
+                    assert told is None
+                    continue
+                exact = sorted(all_ms)[max(0, math.ceil(part * len(all_ms)) - 1)]
+                above = next((bound for bound in BOUNDS if exact <= bound), BOUNDS[-1])
+                below = ([0, 0, *BOUNDS])[BOUNDS.index(above) + 1]
+                assert told is not None
+                assert below <= told <= above, (exact, told)
+        assert not any(pace.ok for pace in found.values())
 
 
 async def test_totals_of_nothing_are_zero(books: Reports) -> None:

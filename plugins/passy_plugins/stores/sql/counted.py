@@ -1,7 +1,7 @@
 """What sums are made of: days and hours that are added up already, and single records for the rest.
 
-A question of a month is answered from a few thousand rows instead of some millions. What the sums
-do not tell apart (routes, exact outcomes, a model's name at the provider) is asked of the records.
+A question of a month is answered from a few thousand rows instead of some millions. Only a search
+is asked of the records, and what is left of the first and the last hour.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from sqlalchemy import (
     FromClause,
     Select,
     Table,
+    Text,
     and_,
     case,
+    cast,
     func,
     literal,
     or_,
@@ -24,45 +26,55 @@ from sqlalchemy import (
     text,
     union_all,
 )
+from sqlalchemy.ext.compiler import compiles
 
 from passy_plugins.stores.sql.schema import usage, usage_days, usage_hours
-from passy_plugins.stores.sql.sums import AMOUNTS, DAY, HOUR, MOST_EACH, ranges
+from passy_plugins.stores.sql.sums import AMOUNTS, DAY, HOUR, MOST_EACH, WITHIN, ranges, saved
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.reports import Asked, Bucket, Dimension
 
 COLUMN = {"key": "key_id", "user": "user_id", "tag": "tags"}
 """Columns that are not called like their dimension."""
-ADDED_UP = frozenset({"key", "organisation", "team", "user", "model", "upstream", "tag"})
-"""Dimensions that the sums tell apart."""
 SOMETIMES = ("key_id", "organisation", "team", "user_id")
 """Columns whose indexes are limited to what is not empty; a question that does not say so is not
 given them."""
-COUNTED = ("requests", "ok", *AMOUNTS[:8], "unpriced", "estimated", "duration_ms", "first_ms")
+COUNTED = (
+    *("requests", "ok", *AMOUNTS[:8], "unpriced", "estimated"),
+    *("duration_ms", "first_ms", "saved"),
+)
+PACE = ("ok", *WITHIN)
+"""What percentiles are told from: of what ended well."""
 
 
 def column_of(dimension: Dimension) -> str:
     return COLUMN.get(dimension, dimension)
 
 
-def source(asked: Asked, bucket: Bucket, by: Sequence[Dimension]) -> FromClause:
-    """Rows with ``at``, the dimensions that are asked for, and what they count."""
+def source(
+    asked: Asked, bucket: Bucket, by: Sequence[Dimension], counted: Sequence[str] = COUNTED
+) -> FromClause:
+    """Rows with ``at``, the dimensions that are asked for, and what is ``counted``."""
     dimensions = [column_of(each) for each in by]
-    if asked.search or not ADDED_UP.issuperset((*by, *asked.values)):
-        return _records(asked, dimensions, asked.since, asked.until).subquery()
+    if asked.search:
+        return _records(asked, dimensions, counted, asked.since, asked.until).subquery()
     before, behind, hours, evening, days, late = ranges(asked.since, asked.until)
     if bucket == "hour":
         hours, evening, days = late, (0, 0), (0, 0)
-    parts = [_records(asked, dimensions, *span) for span in (before, behind) if span[0] < span[1]]
+    parts = [
+        _records(asked, dimensions, counted, *span)
+        for span in (before, behind)
+        if span[0] < span[1]
+    ]
     parts += [
-        _sums(table, asked, dimensions, *span)
+        _sums(table, asked, dimensions, counted, *span)
         for table, span in ((usage_hours, hours), (usage_hours, evening), (usage_days, days))
         if span[0] < span[1]
     ]
     if late[0] < late[1]:
-        parts.append(_late(asked, dimensions, *late))
+        parts.append(_late(asked, dimensions, counted, *late))
     if not parts:
-        return _records(asked, dimensions, asked.since, asked.until).subquery()
+        return _records(asked, dimensions, counted, asked.since, asked.until).subquery()
     return union_all(*parts).subquery()
 
 
@@ -78,6 +90,9 @@ def conditions(table: Table, asked: Asked) -> list[Any]:
         column = table.c[column_of(dimension)]
         if dimension == "tag":
             found.append(holds(literal(",") + column + literal(","), f",{value},"))
+            continue
+        if dimension == "status":
+            found.append(cast(column, Text) == value)
             continue
         found.append(column == value)
         if value and column.name in SOMETIMES:
@@ -102,36 +117,48 @@ _said = {
 }
 
 
-def _records(asked: Asked, dimensions: Sequence[str], since: int, until: int) -> Select[Any]:
+def _records(
+    asked: Asked, dimensions: Sequence[str], counted: Sequence[str], since: int, until: int
+) -> Select[Any]:
     span = (usage.c.at >= since, usage.c.at < until)
-    return _told(dimensions).where(*span, *conditions(usage, asked))
+    return _told(dimensions, counted).where(*span, *conditions(usage, asked))
 
 
-def _late(asked: Asked, dimensions: Sequence[str], since: int, until: int) -> Select[Any]:
+def _late(
+    asked: Asked, dimensions: Sequence[str], counted: Sequence[str], since: int, until: int
+) -> Select[Any]:
     """Those that are in no sum yet. They are few, and found by that: by the time, as an expression,
     no index is looked through."""
     at = usage.c.at + 0
     unsummed = text("usage.summed = 0")
     span = (unsummed, at >= since, at < until)
-    return _told(dimensions).where(*span, *conditions(usage, asked))
+    return _told(dimensions, counted).where(*span, *conditions(usage, asked))
 
 
-def _told(dimensions: Sequence[str]) -> Select[Any]:
-    counts = [_RECORD[name].label(name) for name in COUNTED]
+def _told(dimensions: Sequence[str], counted: Sequence[str]) -> Select[Any]:
+    counts = [_RECORD[name].label(name) for name in counted]
     return select(usage.c.at, *(usage.c[name] for name in dimensions), *counts)
 
 
 def _sums(
-    table: Table, asked: Asked, dimensions: Sequence[str], since: int, until: int
+    table: Table,
+    asked: Asked,
+    dimensions: Sequence[str],
+    counted: Sequence[str],
+    since: int,
+    until: int,
 ) -> Select[Any]:
     c = table.c
+    good = and_(c.outcome == "ok", c.status < 400)
+    answered = or_(good, c.outcome == "client_gone")
+    counts: dict[str, ColumnElement[Any]] = {name: c[name] for name in COUNTED if name in c} | {
+        "ok": case((good, c.requests), else_=0),
+        "unpriced": case((answered, c.unpriced), else_=0),
+        **{name: case((good, c[name]), else_=0) for name in WITHIN},
+    }
     told = [c[name] for name in dimensions]
     span = (c.start >= since, c.start < until)
-    counts: dict[str, ColumnElement[Any]] = {name: c[name] for name in COUNTED if name in c} | {
-        "ok": case((c.outcome == "ok", c.requests), else_=0),
-        "unpriced": case((c.outcome.in_(("ok", "left")), c.unpriced), else_=0),
-    }
-    added = [counts[name].label(name) for name in COUNTED]
+    added = [counts[name].label(name) for name in counted]
     return select(c.start.label("at"), *told, *added).where(*span, *conditions(table, asked))
 
 
@@ -141,6 +168,18 @@ def _capped(name: str) -> ColumnElement[Any]:
     return case((column > most, most), else_=func.coalesce(column, literal(0, BigInteger)))
 
 
+class _Saved(ColumnElement[int]):
+    """`sums.saved` of a record."""
+
+    inherit_cache = True
+    type = BigInteger()
+
+
+@compiles(_Saved)
+def _saved(element: _Saved, compiler: Any, **kw: Any) -> str:
+    return saved(compiler.dialect.name)
+
+
 _OK = and_(usage.c.outcome == "ok", usage.c.status < 400)
 _ANSWERED = or_(_OK, usage.c.outcome == "client_gone")
 _RECORD: dict[str, ColumnElement[Any]] = {name: _capped(name) for name in AMOUNTS} | {
@@ -148,4 +187,9 @@ _RECORD: dict[str, ColumnElement[Any]] = {name: _capped(name) for name in AMOUNT
     "ok": case((_OK, 1), else_=0),
     "unpriced": case((and_(usage.c.cost_nanos.is_(None), _ANSWERED), 1), else_=0),
     "estimated": usage.c.estimated,
+    "saved": _Saved(),
+    **{
+        name: case((and_(_OK, usage.c.first_ms <= bound), 1), else_=0)
+        for name, bound in WITHIN.items()
+    },
 }

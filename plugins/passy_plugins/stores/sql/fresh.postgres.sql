@@ -297,11 +297,31 @@ CREATE TABLE usage_hours (
     model TEXT NOT NULL,
     upstream TEXT NOT NULL,
     tags TEXT NOT NULL,
+    route TEXT NOT NULL,
+    upstream_model TEXT NOT NULL,
+    price TEXT NOT NULL,
     outcome TEXT NOT NULL,
+    status INTEGER NOT NULL,
     requests BIGINT NOT NULL,
     streamed BIGINT NOT NULL,
     estimated BIGINT NOT NULL,
     unpriced BIGINT NOT NULL,
+    saved BIGINT NOT NULL,
+    within_10 BIGINT NOT NULL,
+    within_25 BIGINT NOT NULL,
+    within_50 BIGINT NOT NULL,
+    within_100 BIGINT NOT NULL,
+    within_150 BIGINT NOT NULL,
+    within_250 BIGINT NOT NULL,
+    within_400 BIGINT NOT NULL,
+    within_600 BIGINT NOT NULL,
+    within_1000 BIGINT NOT NULL,
+    within_1500 BIGINT NOT NULL,
+    within_2500 BIGINT NOT NULL,
+    within_4000 BIGINT NOT NULL,
+    within_6000 BIGINT NOT NULL,
+    within_10000 BIGINT NOT NULL,
+    within_30000 BIGINT NOT NULL,
     input BIGINT NOT NULL,
     output BIGINT NOT NULL,
     cached BIGINT NOT NULL,
@@ -312,7 +332,7 @@ CREATE TABLE usage_hours (
     cost_nanos BIGINT NOT NULL,
     first_ms BIGINT NOT NULL,
     duration_ms BIGINT NOT NULL,
-    PRIMARY KEY (start, key_id, organisation, team, user_id, model, upstream, tags, outcome)
+    PRIMARY KEY (start, key_id, organisation, team, user_id, model, upstream, tags, route, upstream_model, price, outcome, status)
 );
 
 CREATE INDEX ix_usage_hours_key_id_start ON usage_hours (key_id, start) WHERE key_id <> '';
@@ -332,11 +352,31 @@ CREATE TABLE usage_days (
     model TEXT NOT NULL,
     upstream TEXT NOT NULL,
     tags TEXT NOT NULL,
+    route TEXT NOT NULL,
+    upstream_model TEXT NOT NULL,
+    price TEXT NOT NULL,
     outcome TEXT NOT NULL,
+    status INTEGER NOT NULL,
     requests BIGINT NOT NULL,
     streamed BIGINT NOT NULL,
     estimated BIGINT NOT NULL,
     unpriced BIGINT NOT NULL,
+    saved BIGINT NOT NULL,
+    within_10 BIGINT NOT NULL,
+    within_25 BIGINT NOT NULL,
+    within_50 BIGINT NOT NULL,
+    within_100 BIGINT NOT NULL,
+    within_150 BIGINT NOT NULL,
+    within_250 BIGINT NOT NULL,
+    within_400 BIGINT NOT NULL,
+    within_600 BIGINT NOT NULL,
+    within_1000 BIGINT NOT NULL,
+    within_1500 BIGINT NOT NULL,
+    within_2500 BIGINT NOT NULL,
+    within_4000 BIGINT NOT NULL,
+    within_6000 BIGINT NOT NULL,
+    within_10000 BIGINT NOT NULL,
+    within_30000 BIGINT NOT NULL,
     input BIGINT NOT NULL,
     output BIGINT NOT NULL,
     cached BIGINT NOT NULL,
@@ -347,7 +387,7 @@ CREATE TABLE usage_days (
     cost_nanos BIGINT NOT NULL,
     first_ms BIGINT NOT NULL,
     duration_ms BIGINT NOT NULL,
-    PRIMARY KEY (start, key_id, organisation, team, user_id, model, upstream, tags, outcome)
+    PRIMARY KEY (start, key_id, organisation, team, user_id, model, upstream, tags, route, upstream_model, price, outcome, status)
 );
 
 CREATE INDEX ix_usage_days_key_id_start ON usage_days (key_id, start) WHERE key_id <> '';
@@ -358,43 +398,79 @@ CREATE INDEX ix_usage_days_team_start ON usage_days (team, start) WHERE team <> 
 
 CREATE INDEX ix_usage_days_user_id_start ON usage_days (user_id, start) WHERE user_id <> '';
 
-ALTER TABLE usage ADD COLUMN summed SMALLINT DEFAULT '0' NOT NULL;
-
-ALTER TABLE usage RENAME TO whole_usage;
-
-CREATE TABLE usage (LIKE whole_usage INCLUDING DEFAULTS) PARTITION BY RANGE (at);
+CREATE TABLE parts (LIKE usage INCLUDING DEFAULTS, summed SMALLINT DEFAULT 0 NOT NULL) PARTITION BY RANGE (at);
 
 DO $$
 DECLARE day BIGINT;
 BEGIN
   FOR day IN
-    SELECT at / 86400000 FROM whole_usage
+    SELECT at / 86400000 FROM usage
     UNION SELECT generate_series(-1, 6) + extract(epoch FROM now())::bigint / 86400
   LOOP
     EXECUTE format(
-      'CREATE TABLE %I PARTITION OF usage FOR VALUES FROM (%s) TO (%s)',
+      'CREATE TABLE IF NOT EXISTS %I PARTITION OF parts FOR VALUES FROM (%s) TO (%s)',
       'usage_' || to_char(DATE '1970-01-01' + day::int, 'YYYYMMDD'),
       day * 86400000, (day + 1) * 86400000
     );
   END LOOP;
-  INSERT INTO usage SELECT * FROM whole_usage;
 END $$;
 
-DROP TABLE whole_usage;
+SELECT set_config('passy.before', pg_snapshot_xmin(pg_current_snapshot())::xid::text, true);
 
-ALTER TABLE usage ADD CONSTRAINT usage_pkey PRIMARY KEY (id, at);
+INSERT INTO parts SELECT *, 0 FROM usage;
 
-CREATE INDEX ix_usage_at ON usage (at);
+ALTER TABLE parts ADD CONSTRAINT parts_pkey PRIMARY KEY (id, at);
 
-CREATE INDEX ix_usage_key_id_at ON usage (key_id, at) WHERE key_id <> '';
+CREATE INDEX parts_at ON parts (at);
 
-CREATE INDEX ix_usage_organisation_at ON usage (organisation, at) WHERE organisation <> '';
+CREATE INDEX parts_key_id_at ON parts (key_id, at) WHERE key_id <> '';
 
-CREATE INDEX ix_usage_team_at ON usage (team, at) WHERE team <> '';
+CREATE INDEX parts_organisation_at ON parts (organisation, at) WHERE organisation <> '';
 
-CREATE INDEX ix_usage_user_id_at ON usage (user_id, at) WHERE user_id <> '';
+CREATE INDEX parts_team_at ON parts (team, at) WHERE team <> '';
 
-CREATE INDEX ix_usage_summed_at ON usage (summed, at) WHERE summed = 0;
+CREATE INDEX parts_user_id_at ON parts (user_id, at) WHERE user_id <> '';
+
+CREATE INDEX parts_summed_at ON parts (summed, at) WHERE summed = 0;
+
+LOCK TABLE usage IN ACCESS EXCLUSIVE MODE;
+
+DO $$
+DECLARE day BIGINT;
+BEGIN
+  FOR day IN
+    SELECT at / 86400000 FROM usage
+    UNION SELECT generate_series(-1, 6) + extract(epoch FROM now())::bigint / 86400
+  LOOP
+    EXECUTE format(
+      'CREATE TABLE IF NOT EXISTS %I PARTITION OF parts FOR VALUES FROM (%s) TO (%s)',
+      'usage_' || to_char(DATE '1970-01-01' + day::int, 'YYYYMMDD'),
+      day * 86400000, (day + 1) * 86400000
+    );
+  END LOOP;
+END $$;
+
+INSERT INTO parts
+SELECT *, 0 FROM usage WHERE age(xmin) <= age(current_setting('passy.before')::xid)
+ON CONFLICT (id, at) DO UPDATE SET cost_nanos = excluded.cost_nanos, price = excluded.price;
+
+DROP TABLE usage;
+
+ALTER TABLE parts RENAME TO usage;
+
+ALTER INDEX parts_pkey RENAME TO usage_pkey;
+
+ALTER INDEX parts_at RENAME TO ix_usage_at;
+
+ALTER INDEX parts_key_id_at RENAME TO ix_usage_key_id_at;
+
+ALTER INDEX parts_organisation_at RENAME TO ix_usage_organisation_at;
+
+ALTER INDEX parts_team_at RENAME TO ix_usage_team_at;
+
+ALTER INDEX parts_user_id_at RENAME TO ix_usage_user_id_at;
+
+ALTER INDEX parts_summed_at RENAME TO ix_usage_summed_at;
 
 UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004';
 

@@ -13,11 +13,23 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, func, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    Text,
+    and_,
+    cast,
+    func,
+    or_,
+    select,
+    tuple_,
+)
 
-from passy_plugins.stores.sql.counted import column_of, conditions, source, span_of
+from passy_plugins.stores.sql.counted import COUNTED, PACE, column_of, conditions, source, span_of
 from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
 from passy_plugins.stores.sql.schema import usage
+from passy_plugins.stores.sql.sums import BOUNDS
 from passy_proxy.json import loads
 from passy_proxy.records import UsageRecord
 from passy_proxy.stores import StoreUnavailable
@@ -29,12 +41,13 @@ if TYPE_CHECKING:
 Bucket = Literal["hour", "day", "total"]
 Dimension = Literal[
     "model", "upstream", "upstream_model", "key", "team", "user", "organisation", "tag", "route",
-    "outcome",
+    "outcome", "status", "price",
 ]  # fmt: skip
 Order = Literal["time", "requests", "tokens", "cost"]
 
 MOST_SETS = 20_000
 """Groups that are looked at to find the sums of single tags."""
+TOO_MANY = "there are too many groups; ask for less time, or fewer dimensions"
 PATIENCE = 10.0
 """Seconds that one statement may take."""
 
@@ -76,6 +89,8 @@ class Sums(NamedTuple):
     duration_ms: int = 0
     """Of all of them together, as is ``first_ms``."""
     first_ms: int = 0
+    saved: int = 0
+    """Answered well by another than was asked first, which had failed."""
 
     def plus(self, other: Sums) -> Sums:
         """Both together."""
@@ -95,6 +110,28 @@ class Group(NamedTuple):
     sums: Sums
 
 
+class Pace(NamedTuple):
+    """How many of those that ended well had the first byte of their answer within each of
+    `sums.BOUNDS`."""
+
+    at: int | None
+    by: tuple[str, ...]
+    ok: int
+    within: tuple[int, ...]
+
+    def percentile(self, part: float) -> int | None:
+        """Milliseconds within which ``part`` of them were answered, read off between two bounds as
+        if they were spread evenly there. Beyond the last bound nothing is known: it is that one.
+        ``None`` of nothing."""
+        wanted = part * self.ok
+        before = low = 0
+        for bound, count in zip(BOUNDS, self.within, strict=True):
+            if count >= wanted and count > before:
+                return low + round((bound - low) * max(0.0, wanted - before) / (count - before))
+            before, low = count, bound
+        return BOUNDS[-1] if self.ok else None
+
+
 class Reports:
     """Reads the books through ``connected``. Raises `StoreUnavailable`, `TooLong`, and ValueError
     for a cursor that is none."""
@@ -105,7 +142,7 @@ class Reports:
         self._connected = connected
 
     async def totals(self, asked: Asked) -> Sums:
-        [row] = await self._read(select(*_added(source(asked, "total", ()))))
+        [row] = await self._read(select(*_added(source(asked, "total", ()), COUNTED)))
         return _sums(row)
 
     async def groups(
@@ -136,6 +173,23 @@ class Reports:
         found = [_group(row, bucket) for row in rows]
         return paged(found, limit, lambda last: _place(last, order))
 
+    async def pace(
+        self, asked: Asked, bucket: Bucket = "total", by: Sequence[Dimension] = ()
+    ) -> list[Pace]:
+        """How soon answers began, by time and dimensions; what has several tags is one of them
+        all. `TooLong` for too many."""
+        statement = _grouped(asked, bucket, by, PACE).limit(MOST_SETS + 1)
+        rows = await self._read(statement)
+        if len(rows) > MOST_SETS:
+            raise TooLong(TOO_MANY)
+        found = []
+        for row in rows:
+            keys = list(row[: len(row) - len(PACE)])
+            at = None if bucket == "total" else int(keys.pop(0))
+            ok, *within = map(int, row[len(row) - len(PACE) :])
+            found.append(Pace(at, tuple(keys), ok, tuple(within)))
+        return found
+
     async def _by_tag(
         self,
         asked: Asked,
@@ -148,7 +202,7 @@ class Reports:
         """As `groups`. What has several tags counts for each of them; what has none, for ``""``."""
         rows = await self._read(_grouped(asked, bucket, by).limit(MOST_SETS + 1))
         if len(rows) > MOST_SETS:
-            raise TooLong("there are too many groups; ask for less time, or fewer dimensions")
+            raise TooLong(TOO_MANY)
         place = list(by).index("tag")
         wanted = asked.values.get("tag")
         merged: dict[tuple[int | None, tuple[str, ...]], Sums] = {}
@@ -242,17 +296,24 @@ async def bounded(connection: AsyncConnection) -> Callable[[], Any]:
 _RECORD = [usage.c[name] for name in UsageRecord._fields]
 
 
-def _grouped(asked: Asked, bucket: Bucket, by: Sequence[Dimension]) -> Select[Any]:
-    rows = source(asked, bucket, by)
+def _grouped(
+    asked: Asked, bucket: Bucket, by: Sequence[Dimension], counted: Sequence[str] = COUNTED
+) -> Select[Any]:
+    rows = source(asked, bucket, by, counted)
     span = span_of(bucket)
     times = [] if span is None else [rows.c.at - rows.c.at % span]
-    keys = [*times, *(rows.c[column_of(dimension)] for dimension in by)]
+    keys = [*times, *(_key(rows, dimension) for dimension in by)]
     labelled = [key.label(f"k{n}") for n, key in enumerate(keys)]
-    return select(*labelled, *_added(rows)).group_by(*labelled)
+    return select(*labelled, *_added(rows, counted)).group_by(*labelled)
 
 
-def _added(rows: FromClause) -> list[ColumnElement[Any]]:
-    return [func.coalesce(func.sum(rows.c[name]), 0).label(name) for name in Sums._fields]
+def _key(rows: FromClause, dimension: Dimension) -> ColumnElement[Any]:
+    column = rows.c[column_of(dimension)]
+    return cast(column, Text) if dimension == "status" else column
+
+
+def _added(rows: FromClause, counted: Sequence[str]) -> list[ColumnElement[Any]]:
+    return [func.coalesce(func.sum(rows.c[name]), 0).label(name) for name in counted]
 
 
 def _measure(inner: Any, order: Order) -> ColumnElement[Any] | None:

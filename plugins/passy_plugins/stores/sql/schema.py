@@ -251,7 +251,10 @@ def _sums(name: str) -> Table:
         name,
         metadata,
         Column("start", BigInteger, primary_key=True, autoincrement=False),
-        *(Column(dimension, Text, primary_key=True) for dimension in (*DIMENSIONS, "outcome")),
+        *(
+            Column(dimension, Integer if dimension == "status" else Text, primary_key=True)
+            for dimension in DIMENSIONS
+        ),
         *(Column(count, BigInteger, nullable=False) for count in (*COUNTS, *AMOUNTS)),
         sqlite_with_rowid=False,
     )

@@ -58,7 +58,7 @@ def _summed(change: str, source: str, *, priced: bool = False) -> str:
     """``change``, of which ``new`` are the rows, and the sums of them."""
     hours = sums.add("usage_hours", "SELECT * FROM added")
     days = sums.add("usage_days", sums.by_day("added"))
-    added = sums.grouped(source, priced=priced)
+    added = sums.grouped(source, "postgresql", priced=priced)
     return f"WITH {change}, added AS ({added}), hours AS ({hours}), days AS ({days})"
 
 

@@ -22,13 +22,23 @@ HOUR, DAY = 3_600_000, 86_400_000
 """Milliseconds."""
 SPANS = {"usage_hours": HOUR, "usage_days": DAY}
 
-DIMENSIONS = ("key_id", "organisation", "team", "user_id", "model", "upstream", "tags")
-OUTCOME = (
-    "CASE WHEN outcome = 'client_gone' THEN 'left'"
-    " WHEN outcome = 'ok' AND status < 400 THEN 'ok'"
-    " WHEN status BETWEEN 400 AND 499 THEN 'refused' ELSE 'failed' END"
+DIMENSIONS = (
+    "key_id",
+    "organisation",
+    "team",
+    "user_id",
+    "model",
+    "upstream",
+    "tags",
+    "route",
+    "upstream_model",
+    "price",
+    "outcome",
+    "status",
 )
-"""``ok``, ``refused`` (4xx), ``failed`` (all else), and ``left``: the client did."""
+"""What the sums tell apart. ``price`` is the one that was known when a record was entered."""
+OK = "outcome = 'ok' AND status < 400"
+"""What ended well."""
 AMOUNTS = (
     "input",
     "output",
@@ -41,12 +51,46 @@ AMOUNTS = (
     "first_ms",
     "duration_ms",
 )
-COUNTS = {
-    "requests": "1",
-    "streamed": "streamed",
-    "estimated": "estimated",
-    "unpriced": "CASE WHEN cost_nanos IS NULL THEN 1 ELSE 0 END",
+BOUNDS = (10, 25, 50, 100, 150, 250, 400, 600, 1_000, 1_500, 2_500, 4_000, 6_000, 10_000, 30_000)
+"""Milliseconds to the first byte of an answer: how many came within each of them is counted, so
+that percentiles of any sums can be told, as near as the next bound."""
+WITHIN = {f"within_{bound}": bound for bound in BOUNDS}
+COUNTS = ("requests", "streamed", "estimated", "unpriced", "saved", *WITHIN)
+_ATTEMPTS = {
+    "sqlite": (
+        "json_extract(attempts, '$[0][0]', '$[0][1]')",
+        "json_extract(attempts, '$[#-1][0]', '$[#-1][1]')",
+    ),
+    "postgresql": (
+        "(CAST(attempts AS jsonb) #>> '{0,0}', CAST(attempts AS jsonb) #>> '{0,1}')",
+        "(CAST(attempts AS jsonb) #>> '{-1,0}', CAST(attempts AS jsonb) #>> '{-1,1}')",
+    ),
 }
+"""Dialect → whom the first attempt asked, and whom the last one."""
+
+
+def saved(dialect: str) -> str:
+    """Whether a record was answered well by another than was asked first. Only of those with
+    several attempts the JSON is looked into."""
+    first, last = _ATTEMPTS[dialect]
+    several = f"{OK} AND attempts LIKE '%],%[%'"
+    return f"CASE WHEN {several} THEN CASE WHEN {first} <> {last} THEN 1 ELSE 0 END ELSE 0 END"
+
+
+def counts(dialect: str) -> dict[str, str]:
+    """What each record adds to `COUNTS`."""
+    told = {
+        "requests": "1",
+        "streamed": "streamed",
+        "estimated": "estimated",
+        "unpriced": "CASE WHEN cost_nanos IS NULL THEN 1 ELSE 0 END",
+        "saved": saved(dialect),
+    }
+    for name, bound in WITHIN.items():
+        told[name] = f"CASE WHEN first_ms <= {bound} THEN 1 ELSE 0 END"
+    return told
+
+
 MOST, MOST_EACH = 2**63 - 1, 1 << 49
 """No sum goes beyond what a column holds, and no record adds more than so much: half a million
 dollars. Nobody who makes an upstream say enormous numbers can stop the books with that."""
@@ -59,37 +103,42 @@ PRICE_MS = 3_600_000
 """After so long nobody comes with the price of a record any more."""
 
 
-NAMES = (*DIMENSIONS, "outcome", *COUNTS, *AMOUNTS)
+NAMES = (*DIMENSIONS, *COUNTS, *AMOUNTS)
 GIVEN = f"VALUES ({', '.join('?' * (1 + len(NAMES)))})"
 """Of `add`: one row."""
 
 
 @cache
-def grouped(source: str, *, priced: bool = False) -> str:
+def grouped(source: str, dialect: str, *, priced: bool = False) -> str:
     """What the records of ``source`` (a table and its WHERE) add to the sums of their hours; or
-    what a price that became known later changes there."""
-    counts, amounts = COUNTS, {name: _capped(name) for name in AMOUNTS}
+    what a price that became known later changes there: where no price was known."""
+    counted = counts(dialect)
+    amounts = {name: _capped(name) for name in AMOUNTS}
+    dimensions = dict(zip(DIMENSIONS, DIMENSIONS, strict=True))
     if priced:
-        counts = dict.fromkeys(COUNTS, "0") | {"unpriced": "-1"}
+        counted = dict.fromkeys(COUNTS, "0") | {"unpriced": "-1"}
         amounts = dict.fromkeys(AMOUNTS, "0") | {"cost_nanos": amounts["cost_nanos"]}
-    return _summed(f"at - at % {HOUR}", OUTCOME, counts | amounts, source)
+        dimensions["price"] = "''"
+    return _summed(f"at - at % {HOUR}", dimensions, counted | amounts, source)
 
 
 @cache
 def by_day(source: str) -> str:
     """The same of days, of what `grouped` gave."""
-    return _summed(f"start - start % {DAY}", "outcome", {n: n for n in NAMES[FIRST:]}, source)
+    dimensions = dict(zip(DIMENSIONS, DIMENSIONS, strict=True))
+    return _summed(f"start - start % {DAY}", dimensions, {n: n for n in NAMES[FIRST:]}, source)
 
 
-def _summed(start: str, outcome: str, added: Mapping[str, str], source: str) -> str:
-    dimensions = f"{start} AS start, {', '.join(DIMENSIONS)}, {outcome} AS outcome"
+def _summed(start: str, told: Mapping[str, str], added: Mapping[str, str], source: str) -> str:
+    named = {"start": start, **told}
+    dimensions = ", ".join(f"{each} AS {name}" for name, each in named.items())
     sums = ", ".join(f"CAST(sum({each}) AS BIGINT) AS {name}" for name, each in added.items())
     by = ", ".join(map(str, range(1, 2 + FIRST)))
     # In order: two who add to the same sums wait for each other, and not both.
     return f"SELECT {dimensions}, {sums} FROM {source} GROUP BY {by} ORDER BY {by}"
 
 
-FIRST = len(DIMENSIONS) + 1
+FIRST = len(DIMENSIONS)
 """Where the numbers begin, among the names."""
 
 
@@ -111,16 +160,18 @@ def add(table: str, source: str) -> str:
 def enter(
     connection: Connection, source: str, values: Sequence[Any], *, priced: bool = False
 ) -> None:
-    """Add the records of ``source``, within the transaction that enters them. They are gone through
-    once: there are many fewer sums than records."""
-    found = connection.execute(grouped(source, priced=priced), values).fetchall()
+    """Add the records of ``source``, within the transaction that enters them: on SQLite, or a price
+    that became known on either. They are gone through once: there are many fewer sums than
+    records."""
+    found = connection.execute(grouped(source, "sqlite", priced=priced), values).fetchall()
     for table, span in SPANS.items():
         rows = [(start - start % span, *row) for start, *row in found]
         connection.executemany(add(table, GIVEN), rows)
 
 
 def _capped(name: str) -> str:
-    return f"CASE WHEN {name} > {MOST_EACH} THEN {MOST_EACH} ELSE coalesce({name}, 0) END"
+    known = f"coalesce({name}, 0)" if name == "cost_nanos" else name
+    return f"CASE WHEN {name} > {MOST_EACH} THEN {MOST_EACH} ELSE {known} END"
 
 
 @cache

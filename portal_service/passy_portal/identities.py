@@ -1,0 +1,174 @@
+"""Who comes from an OpenID provider: somebody known, somebody invited, or somebody of a domain.
+
+An account is linked once, by an e-mail that the provider has verified, and only where somebody who
+leads an organisation has invited it, or the operator trusts the provider with its domain. From then
+on the provider's own id of them counts, whatever becomes of the e-mail.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import insert, select
+
+from passy_plugins.stores.sql.schema import users
+from passy_portal.audit import Who
+from passy_portal.oidc import Claimed, Refused
+from passy_portal.tables import identities
+from passy_proxy.issue import ROLES, Role, User
+
+if TYPE_CHECKING:
+    from passy_portal.accounts import Accounts, Invitation
+    from passy_portal.audit import Noted
+    from passy_portal.oidc import Provider
+
+
+class Coming(NamedTuple):
+    """Somebody at the door."""
+
+    known: User | None
+    """Whose identity it is already."""
+    address: str
+
+
+async def user_of(accounts: Accounts, claimed: Claimed) -> str | None:
+    """Whose identity it is."""
+    wanted = (
+        select(identities.c.user_id)
+        .join(users, users.c.id == identities.c.user_id)
+        .where(
+            identities.c.issuer == claimed.issuer,
+            identities.c.subject == claimed.subject,
+            users.c.status == "active",
+        )
+    )
+    async with accounts.admin.connected() as connection:
+        return (await connection.execute(wanted)).scalar()
+
+
+async def has_identity(accounts: Accounts, user: str) -> bool:
+    """Whether they can sign in with a provider."""
+    wanted = select(identities.c.user_id).where(identities.c.user_id == user).limit(1)
+    async with accounts.admin.connected() as connection:
+        return (await connection.execute(wanted)).first() is not None
+
+
+async def arrived(
+    accounts: Accounts, provider: Provider, claimed: Claimed, link: str, address: str
+) -> tuple[str, str]:
+    """The user, and the organisation they were invited to just now, if they were. Raises `Refused`
+    for who is not expected."""
+    user = await user_of(accounts, claimed)
+    invitation = await _invitation(accounts, claimed, link)
+    if user is None or invitation is not None:
+        known = await accounts.admin.get_user(user) if user else None
+        user = await _linked(accounts, provider, claimed, invitation, Coming(known, address))
+    await _settle_role(accounts, provider, claimed, user, address)
+    return user, invitation.organisation if invitation else ""
+
+
+async def _invitation(accounts: Accounts, claimed: Claimed, link: str) -> Invitation | None:
+    if not link:
+        return None
+    found = await accounts.invitation("invitation", link)
+    if found is None:
+        raise Refused("This link was used, has expired, or was never ours. Ask for a new one.")
+    if found.email != claimed.email:
+        raise Refused("The invitation is for another e-mail address than the one you have there.")
+    return found
+
+
+async def _linked(
+    accounts: Accounts,
+    provider: Provider,
+    claimed: Claimed,
+    invitation: Invitation | None,
+    coming: Coming,
+) -> str:
+    """The account, with this identity from now on."""
+    admin, email = accounts.admin, claimed.email
+    if not email:
+        raise Refused(f"{provider.title} has not verified your e-mail address.")
+    found = coming.known or await admin.user_of(email)
+    if found is not None and found.status != "active":
+        raise Refused("Your account is disabled.")
+    waiting = [invitation] if invitation else []
+    if not waiting and (found is None or not await admin.places_of(found.id)):
+        waiting = list(await accounts.waiting(email))
+    trusted = email.rpartition("@")[2] in [one.lower() for one in provider.settings.domains]
+    if not waiting and not trusted:
+        raise Refused(f"Nobody has invited {email}. Ask an owner for an invitation.")
+    home = "" if waiting else await _home(accounts, provider)
+    place = home or waiting[0].organisation
+    who = Who(place, found.id if found else "", coming.address)
+    async with accounts.noting(who, "account.link", after={"provider": provider.name}) as noted:
+        user = found or await admin.create_user(email, claimed.name)
+        noted.subject = user.id
+        if coming.known is None:
+            await _enter(accounts, claimed, user.id)
+        for one in waiting:
+            if not await accounts.void(one.organisation, one.id):
+                raise Refused("The invitation is not good any more.")
+            await _become(accounts, noted, one.organisation, user.id, one.role)
+        if home and not await _role(accounts, home, user.id):
+            await _become(accounts, noted, home, user.id, mapped(provider, claimed))
+    return user.id
+
+
+async def _enter(accounts: Accounts, claimed: Claimed, user: str) -> None:
+    row = {"issuer": claimed.issuer, "subject": claimed.subject, "user_id": user,
+           "created": int(time.time() * 1000)}  # fmt: skip
+    async with accounts.admin.connected() as connection:
+        await connection.execute(insert(identities).values(row))
+
+
+async def _become(
+    accounts: Accounts, noted: Noted, organisation: str, user: str, role: Role
+) -> None:
+    if await _role(accounts, organisation, user) is None:
+        await accounts.admin.set_member(organisation, user, role)
+        noted.after = {**noted.after, organisation: role}
+
+
+async def _settle_role(
+    accounts: Accounts, provider: Provider, claimed: Claimed, user: str, address: str
+) -> None:
+    """What the groups say, where the operator goes by them. The last owner stays one."""
+    if not provider.settings.roles:
+        return
+    home, wanted = await _home(accounts, provider), mapped(provider, claimed)
+    async with accounts.noting(
+        Who(home, user, address), "member.role", user,
+        after={"role": wanted, "provider": provider.name},
+    ) as noted:  # fmt: skip
+        had = await _role(accounts, home, user)
+        owners = [one for one in await accounts.admin.list_members(home) if one.role == "owner"]
+        if had is None or had == wanted or (had == "owner" and len(owners) < 2):
+            noted.left_out = True
+            return
+        noted.before = {"role": had}
+        await accounts.admin.set_member(home, user, wanted)
+        await accounts.end_all(user)
+
+
+async def _role(accounts: Accounts, organisation: str, user: str) -> Role | None:
+    places = await accounts.admin.places_of(user)
+    return next((one.role for one in places if one.organisation == organisation), None)
+
+
+async def _home(accounts: Accounts, provider: Provider) -> str:
+    """The organisation that a provider's people become members of."""
+    if provider.settings.organisation:
+        return provider.settings.organisation
+    found = await accounts.admin.list_organisations()
+    if len(found) != 1:
+        raise Refused(f"Set `organisation` of {provider.name}: there is more than one.")
+    return found[0].id
+
+
+def mapped(provider: Provider, claimed: Claimed) -> Role:
+    """The highest role of somebody's groups."""
+    table = provider.settings.roles
+    has = {table[group] for group in claimed.groups if group in table}
+    return next((role for role in ROLES if role in has), provider.settings.role)

@@ -1,0 +1,378 @@
+"""W1, W2, W3, W11: signing in with OpenID providers, and what they may not do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from harness.gateway import Asked, Gateway, Serve
+from harness.identity import IdentityProvider
+from harness.office import VARIABLES, Office
+from harness.portal import (
+    CONFIGURATION,
+    PASSWORD,
+    Browser,
+    enrolled,
+    found,
+    joined,
+    me,
+    next_code,
+)
+
+ODD: list[tuple[dict[str, str], str]] = [
+    ({"issuer": "http://127.0.0.1:1"}, "calls itself otherwise"),
+    ({"token_endpoint": "http://169.254.169.254/latest"}, "not reached by https"),
+    ({"token_endpoint": "https://169.254.169.254/latest"}, "cannot be reached"),
+    ({"token_endpoint": "https://localhost:1/token"}, "cannot be reached"),
+    ({"token_endpoint": "file:///etc/passwd"}, "does not say where"),
+    ({"jwks_uri": "https://10.0.0.1/jwks"}, "cannot be reached"),
+]
+"""What providers say of themselves, and what comes of that."""
+GROUPS = {"llm-admins": "admin", "llm-devs": "developer"}
+
+
+@pytest.fixture(scope="module")
+def work() -> Iterator[IdentityProvider]:
+    """Trusted with example.com, its groups have roles."""
+    with IdentityProvider.running() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[IdentityProvider]:
+    """Trusted with nobody who is not invited; it asks for second factors itself."""
+    with IdentityProvider.running() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def odd() -> Iterator[list[IdentityProvider]]:
+    """One for each of `ODD`."""
+    with ExitStack() as stack:
+        made = [stack.enter_context(IdentityProvider.running()) for _ in ODD]
+        for provider, (described, _) in zip(made, ODD, strict=True):
+            provider.right(sub="x", email="x@example.com")
+            provider.described = dict(described)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def owner(
+    serve: Serve, work: IdentityProvider, other: IdentityProvider, odd: list[IdentityProvider]
+) -> Browser:
+    providers = {
+        "work": work.settings(domains=["example.com"], roles=GROUPS, title="Work"),
+        "other": other.settings(second_factor="on"),
+        **{f"odd{n}": one.settings(domains=["example.com"]) for n, one in enumerate(odd)},
+    }
+    return found(serve(with_settings(oidc=providers), **VARIABLES))[0]
+
+
+def with_settings(**settings: Any) -> str:
+    """The configuration, with more settings of the portal."""
+    told = json.dumps({"app": "portal", "store": "books", **settings})
+    return CONFIGURATION.replace("{app: portal, store: books}", told, 1)
+
+
+@pytest.fixture
+def gateway(owner: Browser, work: IdentityProvider, other: IdentityProvider) -> Iterator[Gateway]:
+    yield owner.gateway
+    for provider in (work, other):
+        provider.right()
+    books(owner.gateway, "DELETE FROM portal_attempts")
+
+
+def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as connection:
+        rows = connection.execute(statement, values).fetchall()
+        connection.commit()
+        return rows
+
+
+def went(url: str) -> str:
+    """Where a provider's page leads."""
+    parts = urlsplit(url)
+    with closing(http.client.HTTPConnection(parts.netloc, timeout=30)) as connection:
+        connection.request("GET", f"{parts.path}?{parts.query}")
+        return str(connection.getresponse().headers["location"])
+
+
+def came(browser: Browser, name: str, query: str = "") -> Asked:
+    """There and back, as a browser goes."""
+    begun = browser.look(f"/sso/{name}{query}")
+    assert 303 == begun.status, begun.text
+    back = urlsplit(went(begun.headers["location"]))
+    assert browser.gateway.url == f"{back.scheme}://{back.netloc}"
+    return browser.look(f"{back.path.removeprefix('/portal')}?{back.query}")
+
+
+def invited(owner: Browser, email: str, role: str) -> str:
+    owner.look("/team")
+    made = owner.send("/team/invite", {"email": email, "role": role})
+    link = re.search(r'id="the-link"[^>]*>[^<]*link=([^<]+)<', made.text)
+    assert link, made.text
+    return link[1]
+
+
+def said(asked: Asked) -> str:
+    shown = re.search(r'role="alert">([^<]+)<', asked.text)
+    return shown[1] if shown else ""
+
+
+def test_W2_a_domain_is_let_in_with_the_role_of_its_groups(
+    gateway: Gateway, owner: Browser, work: IdentityProvider
+) -> None:
+    work.right(sub="carol-1", email="Carol@Example.com", name="Carol", groups=["llm-devs", "x"])
+    browser = Browser(gateway)
+    assert "Sign in with Work" in browser.look("/login").text
+    asked = came(browser, "work", "?then=/keys")
+    assert (303, "/portal/keys") == (asked.status, asked.headers["location"])
+    assert ("carol@example.com", "developer") == (me(browser)["email"], me(browser)["role"])
+    before = browser.cookies["passy_session"]
+    # Another role there is another role here, and ends what was begun with the former one.
+    work.right(sub="carol-1", email="renamed@example.com", groups=["llm-devs", "llm-admins"])
+    again = Browser(gateway)
+    again.cookies = dict(browser.cookies)
+    assert 303 == came(again, "work").status
+    assert before != again.cookies["passy_session"]
+    assert ("carol@example.com", "admin") == (me(again)["email"], me(again)["role"])
+    assert 401 == browser.api("GET", "/me").status
+    work.algorithm = "ES256"
+    assert 303 == came(again, "work").status
+    user = me(again)["user"]
+    log = books(gateway, "SELECT action, after FROM portal_audit WHERE subject = ?", user)
+    assert ["account.link", "member.role"] == [row[0] for row in log]
+    assert "admin" in log[1][1]
+    # Nobody else is let in for what they call themselves.
+    work.right(sub="carol-1", email="carol@example.com")
+    assert 303 == came(again, "work").status
+    assert "viewer" == me(again)["role"]
+
+
+REFUSED: list[tuple[str, Any]] = [
+    ("nonce", lambda idp: setattr(idp, "change", lambda c: c.update(nonce="another"))),
+    ("nonce", lambda idp: setattr(idp, "change", lambda c: c.pop("nonce"))),
+    ("audience", lambda idp: setattr(idp, "change", lambda c: c.update(aud="somebody-else"))),
+    ("party", lambda idp: setattr(idp, "change", lambda c: c.update(aud=[c["aud"], "b"], azp="b"))),
+    ("party", lambda idp: setattr(idp, "change", lambda c: c.update(aud=[c["aud"], "b"]))),
+    ("issuer", lambda idp: setattr(idp, "change", lambda c: c.update(iss="https://evil.example"))),
+    ("time", lambda idp: setattr(idp, "change", lambda c: c.update(exp=int(time.time()) - 120))),
+    ("time", lambda idp: setattr(idp, "change", lambda c: c.pop("exp"))),
+    ("time", lambda idp: setattr(idp, "change", lambda c: c.update(iat=int(time.time()) + 600))),
+    ("time", lambda idp: setattr(idp, "change", lambda c: c.update(exp=True))),
+    ("subject", lambda idp: setattr(idp, "change", lambda c: c.update(sub=""))),
+    ("subject", lambda idp: setattr(idp, "change", lambda c: c.update(sub=["carol-1"]))),
+    ("cannot be read", lambda idp: setattr(idp, "by", "none")),
+    ("cannot be read", lambda idp: setattr(idp, "by", "secret")),
+    ("not signed with one of its keys", lambda idp: setattr(idp, "by", "foreign")),
+    ("another attempt", lambda idp: setattr(idp, "returned", {"state": "another"})),
+    ("not of Work", lambda idp: setattr(idp, "returned", {"iss": "https://evil.example"})),
+    ("did not say", lambda idp: setattr(idp, "returned", {"iss": None})),
+    ("sent no code", lambda idp: setattr(idp, "returned", {"code": None})),
+    ("invalid_grant", lambda idp: setattr(idp, "returned", {"code": "guessed"})),
+    ("access_denied", lambda idp: setattr(idp, "returned", {"error": "access_denied"})),
+    ("not verified", lambda idp: idp.person.update(sub="new", email_verified=False)),
+    ("not verified", lambda idp: idp.person.update(sub="new", email_verified="no")),
+    ("Nobody has invited", lambda idp: idp.person.update(sub="new", email="a@example.com.evil.x")),
+    ("not verified", lambda idp: idp.person.update(sub="new", email="a@evil.x@example.com")),
+]
+
+
+@pytest.mark.parametrize(("why", "fault"), REFUSED, ids=[f"{n} {w}" for n, (w, _) in enumerate(REFUSED)])  # fmt: skip  # noqa: E501
+def test_W2_a_token_that_does_not_fit_lets_nobody_in(
+    gateway: Gateway, work: IdentityProvider, why: str, fault: Any
+) -> None:
+    work.right(sub="carol-1", email="carol@example.com")
+    fault(work)
+    browser = Browser(gateway)
+    members = books(gateway, "SELECT count(*) FROM members")
+    asked = came(browser, "work")
+    assert 403 == asked.status
+    assert why in said(asked)
+    assert 401 == browser.api("GET", "/me").status
+    assert members == books(gateway, "SELECT count(*) FROM members")
+
+
+def test_W2_an_answer_is_taken_where_it_was_asked_for_and_once(
+    gateway: Gateway, work: IdentityProvider, other: IdentityProvider
+) -> None:
+    work.right(sub="carol-1", email="carol@example.com")
+    browser, victim = Browser(gateway), Browser(gateway)
+    to = browser.look("/sso/work").headers["location"]
+    asked = parse_qs(urlsplit(to).query)
+    assert f"{gateway.url}/portal/sso/work/return" == asked["redirect_uri"][0]
+    back = urlsplit(went(to))
+    path = f"{back.path.removeprefix('/portal')}?{back.query}"
+    # Somebody else's browser has not begun it (and would be signed in as who has).
+    assert "has not begun" in said(victim.look(path))
+    victim.look("/sso/work")
+    assert "another attempt" in said(victim.look(path))
+    # What was begun with one provider is not ended with another.
+    browser.cookies["kept"] = browser.cookies["passy_flow"]
+    assert "has not begun" in said(browser.look(path.replace("/work/", "/other/")))
+    browser.cookies["passy_flow"] = browser.cookies.pop("kept")
+    flow = browser.cookies["passy_flow"]
+    assert 303 == browser.look(path).status
+    assert "passy_flow" not in browser.cookies
+    browser.cookies["passy_flow"] = flow
+    assert "invalid_grant" in said(browser.look(path))
+    assert 404 == browser.look("/sso/nobody").status
+    assert work.SECRET not in gateway.complaints() + flow
+    assert not other.used
+
+
+def test_W2_what_a_token_leaves_out_is_asked_for_of_the_same_person(
+    gateway: Gateway, work: IdentityProvider
+) -> None:
+    work.right(sub="fay", name="Fay")
+    work.told = {"sub": "fay", "email": "fay@example.com", "email_verified": True}
+    browser = Browser(gateway)
+    assert 303 == came(browser, "work").status
+    assert "fay@example.com" == me(browser)["email"]
+    work.right(sub="gil", name="Gil")
+    work.told = {"sub": "fay", "email": "gil@example.com", "email_verified": True}
+    assert "somebody else" in said(came(Browser(gateway), "work"))
+
+
+def test_W2_keys_may_change(gateway: Gateway, work: IdentityProvider) -> None:
+    work.right(sub="carol-1", email="carol@example.com")
+    assert 303 == came(Browser(gateway), "work").status
+    before = work.hits.count("/jwks")
+    work.rotate()
+    deadline = time.monotonic() + 30
+    while (asked := came(Browser(gateway), "work")).status != 303:
+        assert "not signed" in said(asked)  # They were looked at a moment ago.
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert 2 >= work.hits.count("/jwks") - before
+    assert work.hits.count("/.well-known/openid-configuration") == 1
+
+
+def test_W3_an_account_is_linked_by_an_invitation_and_by_nothing_less(
+    gateway: Gateway, owner: Browser, other: IdentityProvider
+) -> None:
+    bob = joined(owner, "bob@elsewhere.example", "viewer")
+    # A verified e-mail alone is not enough, neither for an account that is there nor for a new one.
+    for email in ("bob@elsewhere.example", "ada@example.com", "new@elsewhere.example"):
+        other.right(sub=f"at-other-{email}", email=email)
+        assert f"Nobody has invited {email}" in said(came(Browser(gateway), "other"))
+    link = invited(owner, "new@elsewhere.example", "developer")
+    assert "Join with other" in Browser(gateway).look(f"/join?link={link}").text
+    other.right(sub="somebody", email="somebody@elsewhere.example")
+    refused = came(Browser(gateway), "other", f"?link={link}")
+    assert "another e-mail address" in said(refused)
+    other.right(sub="new", email="new@elsewhere.example", name="New")
+    browser = Browser(gateway)
+    assert 303 == came(browser, "other", f"?link={link}").status
+    assert ("developer", "New") == (me(browser)["role"], me(browser)["name"])
+    assert "was used" in said(came(Browser(gateway), "other", f"?link={link}"))
+    # Who has no account yet need not come by the link.
+    invited(owner, "late@elsewhere.example", "billing")
+    other.right(sub="late", email="late@elsewhere.example")
+    late = Browser(gateway)
+    assert 303 == came(late, "other").status
+    assert "billing" == me(late)["role"]
+    # It is the provider's id that counts from then on.
+    other.right(sub="late", email="ada@example.com")
+    assert 303 == came(late, "other").status
+    assert "late@elsewhere.example" == me(late)["email"]
+    assert "viewer" == me(bob)["role"]
+
+
+def test_W3_who_invites_an_account_elsewhere_does_not_get_it(
+    gateway: Gateway, owner: Browser, other: IdentityProvider
+) -> None:
+    """An account without a password would be given one by who holds the invitation's link."""
+    invited(owner, "eve@elsewhere.example", "viewer")
+    other.right(sub="eve", email="eve@elsewhere.example")
+    eve = Browser(gateway)
+    assert 303 == came(eve, "other").status
+    user = me(eve)["user"]
+    office = Office(gateway)
+    second = office.made("/organisations", {"name": "Second"})["id"]
+    assert 200 == office.admin("PUT", f"/organisations/{second}/members/{user}", {"role": "owner"}).status  # fmt: skip  # noqa: E501
+    owner.look("/team")
+    assert 303 == owner.send(f"/team/{user}/remove").status
+    link = invited(owner, "eve@elsewhere.example", "viewer")
+    thief = Browser(gateway)
+    assert b'name="password"' not in thief.look(f"/join?link={link}").body
+    asked = thief.send("/join", {"token": link, "name": "", "password": PASSWORD})
+    assert 422 == asked.status
+    assert 401 == thief.api("GET", "/me").status
+    assert 401 == thief.sign_in("eve@elsewhere.example").status
+    assert 204 == office.admin("DELETE", f"/organisations/{second}").status
+
+
+def test_W2_a_second_factor_is_asked_for_unless_the_provider_did(
+    gateway: Gateway, owner: Browser, work: IdentityProvider, other: IdentityProvider
+) -> None:
+    work.right(sub="dan", email="dan@example.com")
+    browser = Browser(gateway)
+    assert 303 == came(browser, "work").status
+    secret, _, _ = enrolled(browser, "")
+    half = Browser(gateway)
+    asked = came(half, "work", "?then=/team")
+    assert 200 == asked.status
+    assert 401 == half.api("GET", "/me").status
+    token = re.search(r'name="token" value="([^"]+)"', asked.text)
+    assert token
+    fields = {"token": token[1], "code": next_code(secret), "then": "/team"}
+    assert "/portal/team" == half.send("/login/second", fields).headers["location"]
+    owner.look("/team")
+    invited(owner, "dora@elsewhere.example", "viewer")
+    other.right(sub="dora", email="dora@elsewhere.example")
+    dora = Browser(gateway)
+    assert 303 == came(dora, "other").status
+    enrolled(owner)
+    owner.look("/team")
+    assert 303 == owner.send("/team/second", {"wanted": "yes"}).status
+    assert 200 == dora.look("/keys").status
+    owner.look("/team")
+    assert 303 == owner.send("/team/second", {"wanted": "no"}).status
+
+
+def test_W1_with_passwords_for_owners_the_owner_still_gets_in(serve: Serve) -> None:
+    with IdentityProvider.running() as idp:
+        providers = {"work": idp.settings(domains=["example.com"])}
+        gateway = serve(with_settings(oidc=providers, passwords="owners"), **VARIABLES)
+        owner, _ = found(gateway)
+        link = invited(owner, "bob@elsewhere.example", "viewer")
+        bob = Browser(gateway)
+        assert b'name="password"' not in bob.look(f"/join?link={link}").body
+        assert 422 == bob.send("/join", {"token": link, "name": "", "password": PASSWORD}).status
+        idp.right(sub="bob", email="bob@elsewhere.example")
+        assert 303 == came(bob, "work", f"?link={link}").status
+        hashed = books(gateway, "SELECT hash, changed FROM portal_passwords")[0]
+        books(gateway, "INSERT INTO portal_passwords VALUES (?, ?, ?)", me(bob)["user"], *hashed)
+        plain = Browser(gateway)
+        assert 401 == plain.sign_in("bob@elsewhere.example").status  # Though it is the right one.
+        # The way out: the provider is gone.
+        idp._server.shutdown()
+        idp._server.server_close()
+        books(gateway, "DELETE FROM portal_attempts")
+        fresh = Browser(gateway)
+        assert "An owner" in fresh.look("/login").text
+        assert 303 == fresh.sign_in("ada@example.com").status
+        refused = Browser(gateway).look("/sso/work/return?state=x&code=y")
+        assert 403 == refused.status
+
+
+@pytest.mark.parametrize("number", range(len(ODD)))
+def test_W2_what_a_provider_says_of_itself_leads_to_no_other_place(
+    gateway: Gateway, number: int
+) -> None:
+    browser = Browser(gateway)
+    begun = browser.look(f"/sso/odd{number}")
+    if begun.status == 303:
+        back = urlsplit(went(begun.headers["location"]))
+        begun = browser.look(f"{back.path.removeprefix('/portal')}?{back.query}")
+    assert 403 == begun.status
+    assert ODD[number][1] in said(begun)
