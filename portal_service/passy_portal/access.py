@@ -10,7 +10,16 @@ from typing import Literal
 
 from passy_proxy.issue import ROLES, Role
 
-Object = Literal["key", "member", "invitation", "session", "prompt", "team"]
+Object = Literal[
+    "key",
+    "member",
+    "invitation",
+    "session",
+    "provider",
+    "credential",
+    "prompt",
+    "team",
+]
 """What the id in a path names."""
 
 
@@ -53,6 +62,22 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/keys/{id}/disable"): Access(KEEPERS, "key"),
     ("POST", "/keys/{id}/enable"): Access(KEEPERS, "key"),
     ("POST", "/keys/{id}/delete"): Access(KEEPERS, "key"),
+    ("GET", "/providers"): MEMBERS,
+    ("GET", "/providers/new"): Access(LEADERS),
+    ("POST", "/providers/new"): Access(LEADERS),
+    ("POST", "/providers/policy"): Access(LEADERS),
+    ("GET", "/providers/keys/{id}"): Access(frozenset(ROLES), "credential"),
+    ("POST", "/providers/keys/{id}"): Access(LEADERS, "credential"),
+    ("POST", "/providers/keys/{id}/test"): Access(LEADERS, "credential"),
+    ("POST", "/providers/keys/{id}/disable"): Access(LEADERS, "credential"),
+    ("POST", "/providers/keys/{id}/enable"): Access(LEADERS, "credential"),
+    ("POST", "/providers/keys/{id}/delete"): Access(LEADERS, "credential"),
+    ("GET", "/providers/{id}"): Access(frozenset(ROLES), "provider"),
+    ("POST", "/providers/{id}"): Access(LEADERS, "provider"),
+    ("POST", "/providers/{id}/test"): Access(LEADERS, "provider"),
+    ("POST", "/providers/{id}/disable"): Access(LEADERS, "provider"),
+    ("POST", "/providers/{id}/enable"): Access(LEADERS, "provider"),
+    ("POST", "/providers/{id}/delete"): Access(LEADERS, "provider"),
     ("GET", "/limits"): MEMBERS,
     ("POST", "/limits/organisation"): Access(OWNERS),
     ("POST", "/limits/team/{id}"): Access(LEADERS, "team"),
@@ -85,6 +110,21 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("DELETE", "/api/keys/{id}"): Access(KEEPERS, "key"),
     ("GET", "/api/keys/{id}/used"): Access(frozenset(ROLES), "key"),
     ("GET", "/api/usage"): MEMBERS,
+    ("GET", "/api/upstreams"): MEMBERS,
+    ("PATCH", "/api/byok"): Access(LEADERS),
+    ("GET", "/api/providers"): MEMBERS,
+    ("POST", "/api/providers"): Access(LEADERS),
+    ("GET", "/api/providers/{id}"): Access(frozenset(ROLES), "provider"),
+    ("PATCH", "/api/providers/{id}"): Access(LEADERS, "provider"),
+    ("DELETE", "/api/providers/{id}"): Access(LEADERS, "provider"),
+    ("POST", "/api/providers/{id}/test"): Access(LEADERS, "provider"),
+    ("GET", "/api/credentials"): MEMBERS,
+    ("POST", "/api/credentials"): Access(LEADERS),
+    ("POST", "/api/credentials/test"): Access(LEADERS),
+    ("GET", "/api/credentials/{id}"): Access(frozenset(ROLES), "credential"),
+    ("PATCH", "/api/credentials/{id}"): Access(LEADERS, "credential"),
+    ("DELETE", "/api/credentials/{id}"): Access(LEADERS, "credential"),
+    ("POST", "/api/credentials/{id}/test"): Access(LEADERS, "credential"),
     ("GET", "/api/limits"): MEMBERS,
     ("PATCH", "/api/limits/organisation"): Access(OWNERS),
     ("PATCH", "/api/limits/team/{id}"): Access(LEADERS, "team"),

@@ -19,11 +19,14 @@ from passy_portal.pages import (
     api_keys,
     api_limits,
     api_playground,
+    api_providers,
     api_usage,
     keys,
     limits,
     overview,
     playground,
+    provider,
+    providers,
     second,
     signing,
     sso,
@@ -52,11 +55,19 @@ PAGES = (
     overview.router,
     usage.router,
     keys.router,
+    providers.router,
+    provider.router,
     limits.router,
     playground.router,
     team.router,
 )
-API = (api_keys.router, api_usage.router, api_playground.router, api_limits.router)
+API = (
+    api_keys.router,
+    api_usage.router,
+    api_providers.router,
+    api_playground.router,
+    api_limits.router,
+)
 
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
