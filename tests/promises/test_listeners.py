@@ -142,7 +142,7 @@ def test_O2_both_listeners_end_alike(serve: Serve) -> None:
         return told if told.json["draining"] else None
 
     assert "close" == until(leaving).headers["connection"]
-    assert 503 == gateway.ask("/readyz", admin=True).status
+    until(lambda: 503 == gateway.ask("/readyz", admin=True).status or None)
     gateway.process.send_signal(signal.SIGTERM)
     assert 0 == gateway.process.wait(PATIENCE), gateway.complaints()
     with pytest.raises(ConnectionRefusedError):
