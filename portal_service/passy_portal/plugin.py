@@ -46,7 +46,7 @@ def _origin(url: str) -> str:
 def _address(url: str) -> str:
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query):
-        raise ValueError("write an address such as http://127.0.0.1:3000/admin/api")
+        raise ValueError("write an address such as http://127.0.0.1:9901/admin/api")
     return url.rstrip("/")
 
 
@@ -64,7 +64,7 @@ class Config(Settings):
     )
     admin_url: Annotated[str, AfterValidator(_address)] = setting(
         "",
-        "Where the gateway's admin API is, such as http://127.0.0.1:3000/admin/api: what models "
+        "Where the gateway's admin API is, such as http://127.0.0.1:9901/admin/api: what models "
         "there are, how providers are, and trials of keys are asked there. Empty: of the gateway "
         "that the portal lives in.",
     )
