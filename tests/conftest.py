@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -29,6 +30,21 @@ pytest_plugins = [
     "harness.postgres",
     "harness.valkey",
 ]
+
+
+SLOW_FIRST = ("promises", "portal", "wire", "test_", "contract", "plugins")
+"""Beginnings of paths below this folder: who waits for processes and browsers. They come first, so
+that no core is left with the longest file at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(here).as_posix()
+        return next((at for at, each in enumerate(SLOW_FIRST) if path.startswith(each)), 99)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

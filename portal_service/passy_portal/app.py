@@ -17,10 +17,18 @@ from passy_portal.door import Enrol, SignIn, admit, is_api
 from passy_portal.pages import (
     account,
     api_keys,
+    api_limits,
+    api_playground,
+    api_providers,
     api_requests,
     api_usage,
     keys,
+    limits,
     overview,
+    people,
+    playground,
+    provider,
+    providers,
     requests,
     second,
     signing,
@@ -29,7 +37,7 @@ from passy_portal.pages import (
     team,
     usage,
 )
-from passy_portal.view import assets, moved, page
+from passy_portal.view import POLICY, assets, moved, page
 from passy_proxy import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -53,23 +61,33 @@ PAGES = (
     tail.router,
     requests.router,
     keys.router,
+    providers.router,
+    provider.router,
+    limits.router,
+    playground.router,
     team.router,
+    people.router,
 )
-API = (api_keys.router, api_requests.router, api_usage.router)
+API = (
+    api_keys.router,
+    api_usage.router,
+    api_providers.router,
+    api_playground.router,
+    api_limits.router,
+    api_requests.router,
+)
 
 HEADERS = [
-    (
-        b"content-security-policy",
-        b"default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
-        b"frame-ancestors 'none'",
-    ),
+    (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+    (b"cache-control", b"no-store"),
 ]
+"""Where an answer does not have one of its own."""
 
 
 def made(
@@ -114,10 +132,9 @@ class Guarded:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ()), *HEADERS]
-                if not any(name == b"cache-control" for name, _ in headers):
-                    headers.append((b"cache-control", b"no-store"))
-                message = {**message, "headers": headers}
+                own = list(message.get("headers", ()))
+                names = {name for name, _ in own}
+                message = {**message, "headers": own + [h for h in HEADERS if h[0] not in names]}
             await send(message)
 
         await self._served(scope, receive, guarded)

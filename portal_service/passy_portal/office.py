@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from passy_plugins.api.desk import Desk
 from passy_portal.accounts import Accounts
+from passy_portal.mail import Mailer
 from passy_portal.migrate import migrate
 from passy_portal.oidc import Provider
 from passy_portal.tail import Tail
@@ -32,6 +33,7 @@ class Office:
         """Whom people may sign in with, by name."""
         self._draining = draining
         self._tail: Tail | None = None
+        self.mailer = Mailer(settings.mail) if settings.mail else None
         self.desk = Desk(settings.store)
         self._accounts: Accounts | None = None
         self._opening = asyncio.Lock()

@@ -5,7 +5,17 @@ Times are whole milliseconds of Unix time, UTC. What lets somebody in is kept as
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
 
 metadata = MetaData()
 
@@ -46,8 +56,10 @@ tokens = Table(
     Column("created", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
 )
-"""``kind`` is ``first``, for the first owner, ``invitation``, ``reset`` of a password, or
-``second``: of who has shown their password (and is in ``made_by``), but not yet a second factor."""
+"""``kind`` is ``first``, for the first owner, ``invitation``, ``reset`` of a password, ``mailed``
+for one that only its user has seen (with ``-all`` the second factor goes, too), or ``second``: of
+who has shown their password, but not yet a second factor. Whom the last three are of stands in
+``made_by``."""
 
 totp = Table(
     "portal_totp",
@@ -126,3 +138,26 @@ saved_views = Table(
 )
 """Questions that somebody asks of the requests of an organisation again and again: ``query`` is as
 it stands in the address of the page."""
+
+playground_keys = Table(
+    "portal_playground_keys",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("session", Text, nullable=False, index=True),
+    Column("expires", BigInteger, nullable=False),
+)
+"""See ``playing.py``; ``session`` is the public id of one."""
+
+prompts = Table(
+    "portal_prompts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("organisation", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("shared", Boolean, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Index("ix_portal_prompts_organisation_changed", "organisation", "changed"),
+)
+"""See ``prompts.py``."""

@@ -81,13 +81,26 @@ def cast(serve: Serve) -> Cast:
     key, asked = made["id"], office.chat(made["key"]).headers["x-request-id"]
     view = other.api("POST", "/requests/views", {"name": "theirs"}).json["id"]
     assert until(lambda: other.api("GET", f"/requests/{asked}").status == 200 or None)
+    inside = f"/organisations/{organisation}"
+    own = {"name": "Theirs", "url": "https://llm.example.com/v1", "credential": "sk-of-theirs"}
+    provider = office.made(f"{inside}/providers", own)["id"]
+    mine = {"upstream": "echo", "secret": "sk-of-theirs"}
+    credential = office.made(f"{inside}/credentials", mine)["id"]
+    content = {"models": ["one"], "messages": []}
+    kept = {"title": "Theirs", "content": content, "shared": True}
+    prompt = other.api("POST", "/playground/prompts", kept).json["id"]
+    team = office.made(f"/organisations/{organisation}/teams", {"name": "Theirs"})["id"]
     ids = {
+        "prompt": prompt,
         "key": key,
         "request": asked,
         "view": view,
         "member": eve,
         "invitation": invitation[1].decode(),
         "session": session[1].decode(),
+        "provider": provider,
+        "credential": credential,
+        "team": team,
     }
     return Cast(gateway, people, other, ids)
 

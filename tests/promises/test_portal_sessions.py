@@ -383,7 +383,7 @@ def test_W11_every_change_is_noted_and_an_edit_shows(gateway: Gateway, browser: 
 
 
 def test_W7_every_answer_forbids_what_pages_do_not_do(gateway: Gateway, browser: Browser) -> None:
-    for path in ("/", "/login", "/keys", "/nowhere", "/api/me", "/usage?by=nothing", "/team"):
+    for path in ("/", "/login", "/keys", "/nowhere", "/api/me", "/usage?by=nothing", "/playground"):
         headers = browser.look(path).headers
         for name, value in HEADERS.items():
             assert [value] == headers.get_all(name), (path, name)
@@ -393,7 +393,8 @@ def test_W7_pages_hold_no_script_and_no_style_of_their_own(
     gateway: Gateway, browser: Browser
 ) -> None:
     key = browser.api("GET", "/keys").json["rows"][0]["id"]
-    for path in ("/", "/login", "/keys", "/keys/new", f"/keys/{key}", "/usage", "/team", "/audit"):
+    for path in ("/", "/login", "/keys", "/keys/new", f"/keys/{key}", "/usage", "/team", "/audit",
+                 "/playground"):  # fmt: skip
         body = browser.look(path).body.decode()
         assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|<script(?! src=)", body), path
         assert not re.search(r'(src|href)="(https?:)?//', body), path
