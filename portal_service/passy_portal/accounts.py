@@ -187,7 +187,7 @@ class Accounts(Links):
     async def living(self, ids: Collection[str]) -> dict[str, tuple[str, Role]]:
         """Of those sessions that live: the organisation they are in, and as what. It does not count
         as use of them."""
-        mine = (sessions.c.id.in_(ids), ~self._over(now()))
+        mine = (sessions.c.id.in_(ids), ~self._over(milliseconds()))
         async with self.admin.connected() as connection:
             rows = (await connection.execute(_VISITOR.where(*mine))).all()
         return {
