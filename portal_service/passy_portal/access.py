@@ -10,7 +10,7 @@ from typing import Literal
 
 from passy_proxy.issue import ROLES, Role
 
-Object = Literal["key", "member", "invitation", "session", "prompt"]
+Object = Literal["key", "member", "invitation", "session", "prompt", "webhook"]
 """What the id in a path names."""
 
 
@@ -60,6 +60,17 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/team/{user_id}/remove"): Access(LEADERS, "member"),
     ("POST", "/team/invitations/{id}/withdraw"): Access(LEADERS, "invitation"),
     ("POST", "/team/second"): Access(OWNERS),
+    ("GET", "/settings"): MEMBERS,
+    ("POST", "/settings/organisation"): Access(LEADERS),
+    ("GET", "/settings/webhooks"): MEMBERS,
+    ("POST", "/settings/webhooks"): Access(LEADERS),
+    ("POST", "/settings/webhooks/{id}/test"): Access(LEADERS, "webhook"),
+    ("POST", "/settings/webhooks/{id}/disable"): Access(LEADERS, "webhook"),
+    ("POST", "/settings/webhooks/{id}/enable"): Access(LEADERS, "webhook"),
+    ("POST", "/settings/webhooks/{id}/delete"): Access(LEADERS, "webhook"),
+    ("GET", "/settings/prices"): MEMBERS,
+    ("GET", "/settings/gateway"): Access(LEADERS),
+    ("POST", "/settings/gateway/reload"): Access(LEADERS),
     ("GET", "/audit"): Access(LEADERS),
     ("GET", "/account"): MEMBERS,
     ("POST", "/account/password"): MEMBERS,
@@ -81,6 +92,17 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/api/keys/{id}/used"): Access(frozenset(ROLES), "key"),
     ("GET", "/api/usage"): MEMBERS,
     ("POST", "/api/playground/key"): Access(KEEPERS),
+    ("GET", "/api/settings"): MEMBERS,
+    ("PATCH", "/api/settings"): Access(LEADERS),
+    ("GET", "/api/webhooks"): MEMBERS,
+    ("POST", "/api/webhooks"): Access(LEADERS),
+    ("PATCH", "/api/webhooks/{id}"): Access(LEADERS, "webhook"),
+    ("POST", "/api/webhooks/{id}/test"): Access(LEADERS, "webhook"),
+    ("DELETE", "/api/webhooks/{id}"): Access(LEADERS, "webhook"),
+    ("GET", "/api/prices"): MEMBERS,
+    ("GET", "/api/gateway/configuration"): Access(LEADERS),
+    ("GET", "/api/gateway/plugins"): Access(LEADERS),
+    ("POST", "/api/gateway/reload"): Access(LEADERS),
     ("GET", "/api/playground/prompts"): MEMBERS,
     ("POST", "/api/playground/prompts"): Access(KEEPERS),
     ("GET", "/api/playground/prompts/{id}"): Access(frozenset(ROLES), "prompt"),

@@ -18,11 +18,13 @@ from passy_portal.pages import (
     account,
     api_keys,
     api_playground,
+    api_settings,
     api_usage,
     keys,
     overview,
     playground,
     second,
+    settings,
     signing,
     sso,
     team,
@@ -52,8 +54,9 @@ PAGES = (
     keys.router,
     playground.router,
     team.router,
+    settings.router,
 )
-API = (api_keys.router, api_usage.router, api_playground.router)
+API = (api_keys.router, api_usage.router, api_playground.router, api_settings.router)
 
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),

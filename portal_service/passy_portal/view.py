@@ -33,6 +33,7 @@ NAV = (
     ("Keys", "/keys", "k"),
     ("Playground", "/playground", "p"),
     ("Team", "/team", "t"),
+    ("Settings", "/settings", "s"),
 )
 """Name, path, and the letter that goes there after ``g``. Only what there is."""
 NOTES = {
@@ -45,6 +46,10 @@ NOTES = {
     "withdrawn": "The invitation is withdrawn.",
     "password": "Your password is changed. All other sessions have ended.",
     "ended": "The session has ended.",
+    "hook-disabled": "The webhook is told nothing until it is enabled again.",
+    "hook-enabled": "The webhook is told again.",
+    "hook-deleted": "The webhook is deleted.",
+    "reloaded": "The file was read again, and is what runs now.",
     "second": "Your second factor is off.",
     "asked": "Members now need a second factor: who has none sets one up with their next click.",
     "unasked": "Members may do without a second factor.",
