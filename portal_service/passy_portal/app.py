@@ -17,12 +17,17 @@ from passy_portal.door import Enrol, SignIn, admit, is_api
 from passy_portal.pages import (
     account,
     api_keys,
+    api_limits,
     api_playground,
+    api_providers,
     api_settings,
     api_usage,
     keys,
+    limits,
     overview,
     playground,
+    provider,
+    providers,
     second,
     settings,
     signing,
@@ -52,11 +57,21 @@ PAGES = (
     overview.router,
     usage.router,
     keys.router,
+    providers.router,
+    provider.router,
+    limits.router,
     playground.router,
     team.router,
     settings.router,
 )
-API = (api_keys.router, api_usage.router, api_playground.router, api_settings.router)
+API = (
+    api_keys.router,
+    api_usage.router,
+    api_providers.router,
+    api_playground.router,
+    api_limits.router,
+    api_settings.router,
+)
 
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),

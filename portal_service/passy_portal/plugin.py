@@ -79,6 +79,11 @@ class Config(Settings):
         "Proxies between browsers and the portal, as addresses or ranges: behind one of them the"
         " address is taken from x-forwarded-for. What anybody else says there is not believed.",
     )
+    organisation_limits: Literal["owners", "operator"] = setting(
+        "owners",
+        "Who says what holds for a whole organisation: its owners, on the page Limits, or the"
+        " operator alone, with the admin API.",
+    )
     oidc: dict[str, SignInWith] = setting(
         {}, "Name → OpenID provider that people sign in with; the name is part of its address here."
     )

@@ -53,6 +53,7 @@ WORDS = {
     413: "The body is too large.",
     415: "The body is not JSON.",
     422: "Something in the request does not fit; `param` says what.",
+    429: "A test is running already.",
     503: "The database cannot be asked now.",
 }
 

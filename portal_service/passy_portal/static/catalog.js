@@ -1,0 +1,13 @@
+// While a key is tried its form says so: that takes some seconds, and a second click is of no use.
+"use strict";
+
+for (const form of document.querySelectorAll("form[data-slow]")) {
+  form.addEventListener("submit", (event) => {
+    if (form.getAttribute("aria-busy") === "true") { event.preventDefault(); return; }
+    form.setAttribute("aria-busy", "true");
+  });
+}
+// Coming back to a page by the browser's own button finds it as it was left.
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[aria-busy]")) form.removeAttribute("aria-busy");
+});
