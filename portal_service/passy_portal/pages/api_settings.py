@@ -56,7 +56,7 @@ class NewHook(Body):
 
 
 class HookChange(Body):
-    enabled: bool
+    enabled: bool = True
 
 
 class PricedShown(Shown):
@@ -131,7 +131,8 @@ async def create_hook(request: Request, new: NewHook) -> WebhookMade:
 async def change_hook(request: Request, id: Id, change: HookChange) -> HookShown:
     """Tell it nothing for a while, or everything again."""
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    await hooks.switch(accounts, visitor, id, on=change.enabled)
+    if "enabled" in change.model_fields_set:
+        await hooks.switch(accounts, visitor, id, on=change.enabled)
     return shown(await hooks.hook_of(accounts, visitor, id), whole=True)
 
 
