@@ -31,6 +31,7 @@ NAV = (
     ("Overview", "/", "o"),
     ("Usage", "/usage", "u"),
     ("Keys", "/keys", "k"),
+    ("Models", "/models", "m"),
     ("Providers", "/providers", "v"),
     ("Limits", "/limits", "l"),
     ("Playground", "/playground", "p"),
