@@ -26,6 +26,7 @@ from passy_portal.pages import (
     limits,
     models,
     overview,
+    people,
     playground,
     provider,
     providers,
@@ -63,6 +64,7 @@ PAGES = (
     limits.router,
     playground.router,
     team.router,
+    people.router,
 )
 API = (
     api_keys.router,

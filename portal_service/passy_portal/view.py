@@ -62,6 +62,7 @@ NOTES = {
     "password": "Your password is changed. All other sessions have ended.",
     "ended": "The session has ended.",
     "second": "Your second factor is off.",
+    "transferred": "The organisation has another owner, and you are an admin.",
     "asked": "Members now need a second factor: who has none sets one up with their next click.",
     "unasked": "Members may do without a second factor.",
 }
