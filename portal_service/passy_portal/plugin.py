@@ -69,6 +69,11 @@ class Config(Settings):
         "that the portal lives in.",
     )
     admin_token: StrongSecretOrOff = setting("off", "The admin token, for admin_url.")
+    operators: tuple[str, ...] = setting(
+        (),
+        "Ids of the organisations whose owners and admins see the gateway's configuration and may "
+        "have it read again. The one that the console's link made, when none is named.",
+    )
     trusted_proxies: tuple[NetworkSetting, ...] = setting(
         (),
         "Proxies between browsers and the portal, as addresses or ranges: behind one of them the"

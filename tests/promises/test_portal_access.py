@@ -90,7 +90,10 @@ def cast(serve: Serve) -> Cast:
     kept = {"title": "Theirs", "content": content, "shared": True}
     prompt = other.api("POST", "/playground/prompts", kept).json["id"]
     team = office.made(f"/organisations/{organisation}/teams", {"name": "Theirs"})["id"]
+    told = {"organisation": organisation, "url": "https://hooks.example.com/x"}
+    webhook = office.made("/webhooks", told)["id"]
     ids = {
+        "webhook": webhook,
         "prompt": prompt,
         "key": key,
         "request": asked,
