@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from passy_plugins.api.usage import dollars
+from passy_proxy.units import dollars
 
 NANOS = 1_000_000_000
 NONE = "\N{EN DASH}"

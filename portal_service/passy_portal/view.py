@@ -12,11 +12,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from passy_plugins.api.errors import absent, id_of
-from passy_portal.access import may
+from passy_portal.access import ACCESS, may
 from passy_portal.accounts import Visitor
-from passy_portal.door import COOKIE, csrf_of, inner, own_cookie, set_cookie
+from passy_portal.door import COOKIE, csrf_of, here, inner, own_cookie, set_cookie
 from passy_portal.figures import count, milliseconds, money, percent, short
 from passy_proxy import __version__
 
@@ -29,23 +30,46 @@ POLICY = (
 KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 NAV = (
     ("Overview", "/", "o"),
+    ("Requests", "/requests", "r"),
     ("Usage", "/usage", "u"),
     ("Keys", "/keys", "k"),
-    ("Playground", "/playground", "p"),
+    ("Models", "/models", "m"),
+    ("Providers", "/providers", "p"),
+    ("Limits", "/limits", "l"),
+    ("Playground", "/playground", "y"),
     ("Team", "/team", "t"),
+    ("Settings", "/settings", "s"),
 )
-"""Name, path, and the letter that goes there after ``g``. Only what there is."""
+"""Name, path, and the letter that goes there after ``g``. Each is shown to who may go there."""
+BELOW = {"/audit": "/team"}
+"""Pages that are a part of another one, though their path does not say so."""
 NOTES = {
     "saved": "Saved.",
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
+    "added": "It is entered. Requests use it within seconds.",
+    "replaced": "The key is replaced. Requests show the new one within seconds.",
+    "key_disabled": "The key is disabled. Within seconds it is shown to nobody.",
+    "key_enabled": "The key is enabled again.",
+    "key_gone": "The key is deleted here. The provider itself still knows it.",
+    "provider_disabled": "The provider is disabled. Within seconds it is asked nothing.",
+    "provider_enabled": "The provider is enabled again.",
+    "provider_gone": "The provider and its keys are deleted.",
+    "limits": "The limits are set. Gateways hold them within seconds.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",
     "password": "Your password is changed. All other sessions have ended.",
     "ended": "The session has ended.",
+    "view": "The view is saved.",
+    "view_gone": "The view is deleted.",
+    "hook-disabled": "The webhook is told nothing until it is enabled again.",
+    "hook-enabled": "The webhook is told again.",
+    "hook-deleted": "The webhook is deleted.",
+    "reloaded": "The file was read again, and is what runs now.",
     "second": "Your second factor is off.",
+    "transferred": "The organisation has another owner, and you are an admin.",
     "asked": "Members now need a second factor: who has none sets one up with their next click.",
     "unasked": "Members may do without a second factor.",
 }
@@ -66,6 +90,14 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
+def _words(text: str) -> Markup:
+    """A sentence with code in backticks."""
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part
+        for place, part in enumerate(text.split("`"))
+    )
+
+
 templates.filters |= {
     "count": count,
     "money": money,
@@ -73,6 +105,7 @@ templates.filters |= {
     "short": short,
     "milliseconds": milliseconds,
     "moment": _moment,
+    "words": _words,
 }
 templates.globals["may"] = may
 
@@ -115,8 +148,9 @@ def page(
         "visitor": visitor,
         "csrf": csrf_of(cookie),
         "theme": theme if theme in ("light", "dark") else "",
-        "nav": NAV,
-        "path": inner(request),
+        "nav": [one for one in NAV if visitor and goes(visitor, one[1])],
+        "path": BELOW.get(inner(request), inner(request)),
+        "here": here(request) if request.method == "GET" else "/",
         "note": NOTES.get(request.query_params.get("done", ""), ""),
         "asset": lambda name: f"{root}/static/{name}?v={_file(name)[1]}",
         "version": __version__,
@@ -127,6 +161,11 @@ def page(
     if fresh:
         set_cookie(request, response, COOKIE, cookie)
     return response
+
+
+def goes(visitor: Visitor, path: str) -> bool:
+    """Whether there is such a page, and for them."""
+    return ("GET", path) in ACCESS and may(visitor.role, "GET", path)
 
 
 def asking(origin: str) -> dict[str, str]:

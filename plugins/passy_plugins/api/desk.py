@@ -9,6 +9,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, cast
 
 from passy_plugins.api.denied import Denied
+from passy_proxy import Application
 from passy_proxy.keyring import KeyringError
 
 if TYPE_CHECKING:
@@ -41,6 +42,17 @@ class Desk:
         await self._stack.aclose()
 
 
+class Desked(Application):
+    """An application with a desk, which is closed when it stops. ``asgi`` opens it."""
+
+    desk: Desk | None = None
+
+    async def stop(self) -> None:
+        await super().stop()
+        if self.desk is not None:
+            await self.desk.close()
+
+
 class _Courteous:
     """A store's writing side, or a part of it, whose refusals are answers."""
 
@@ -49,7 +61,7 @@ class _Courteous:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._part, name)
-        if name in ("exchanges", "lists", "reports"):
+        if name in ("exchanges", "lists", "reports") and not callable(found):
             return _Courteous(found)
         return _courteous(found) if iscoroutinefunction(found) else found
 

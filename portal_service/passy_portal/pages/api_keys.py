@@ -114,6 +114,7 @@ async def create_key(request: Request, new: NewOwn) -> KeyMade:
         "upstreams": tupled(new.upstreams),
         "usage_limit": new.usage_limit,
         "usage_period": new.usage_period,
+        "usage_unit": new.usage_unit,
         "expires": new.expires_at.timestamp() if new.expires_at else None,
         "is_test": new.is_test,
         "is_trial": new.is_trial,

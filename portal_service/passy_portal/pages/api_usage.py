@@ -18,7 +18,6 @@ from passy_plugins.api.usage import (
     UsageQuery,
     bin_of,
     counts,
-    dollars,
 )
 from passy_plugins.api.words import Shown, shown_at
 from passy_plugins.stores.sql.reports import Asked
@@ -27,6 +26,7 @@ from passy_portal.glance import Look, glance
 from passy_portal.pages.reading import narrowed
 from passy_portal.view import visitor_of
 from passy_proxy.records import Budget
+from passy_proxy.units import dollars
 
 router = APIRouter(tags=["usage"])
 

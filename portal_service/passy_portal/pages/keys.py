@@ -11,6 +11,7 @@ from passy_plugins.api.denied import Denied
 from passy_plugins.api.keys_routes import state
 from passy_plugins.api.words import Cursor, Id, Line, rate_shown
 from passy_plugins.stores.sql.reports import Asked
+from passy_portal import fields as read
 from passy_portal import owned
 from passy_portal.accounts import Accounts
 from passy_portal.door import Form, csrf_of, gateway_origin
@@ -20,7 +21,6 @@ from passy_portal.view import moved, page, visitor_of
 from passy_proxy.issue import IssuedKey
 from passy_proxy.periods import PERIODS
 from passy_proxy.records import Limits
-from passy_proxy.units import Rate, parse_rate
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 ROWS = 50
+UNITS = ("usd", "tokens")
 GRACES = (
     (0, "at once"),
     (3_600, "after an hour"),
@@ -219,6 +220,7 @@ def _values(key: IssuedKey) -> dict[str, str]:
         "concurrency": str(key.limits.concurrency or ""),
         "usage_limit": "" if limit is None else f"{limit:.9f}".rstrip("0").rstrip("."),
         "usage_period": key.usage_period or "month",
+        "usage_unit": key.usage_unit or "usd",
         "expires": datetime.fromtimestamp(key.expires, UTC).strftime("%Y-%m-%d")
         if key.expires else "",
     }  # fmt: skip
@@ -226,82 +228,34 @@ def _values(key: IssuedKey) -> dict[str, str]:
 
 def fields_of(form: Form, *, new: bool) -> dict[str, Any]:
     """What a form says of a key. `Denied` names the field that is wrong."""
-    limit = _number(form, "usage_limit")
-    concurrency = _number(form, "concurrency")
-    if concurrency is not None and (concurrency != int(concurrency) or concurrency < 1):
-        raise _wrong("Write a whole number, 1 or more.", "concurrency")
-    period = form.text("usage_period")
-    if period not in PERIODS:
-        raise _wrong("There is no such period.", "usage_period")
+    period = read.one_of(form, "usage_period", PERIODS)
+    unit = form.text("usage_unit") or "usd"
+    if unit not in UNITS:
+        raise read.wrong("There is no such unit.", "usage_unit")
+    amount = read.tokens if unit == "tokens" else read.dollars
     name = form.text("name")
     if not name:
-        raise _wrong("Give the key a name.", "name")
+        raise read.wrong("Give the key a name.", "name")
     fields: dict[str, Any] = {
         "name": name,
-        "email": _email(form),
+        "email": read.email(form),
         "description": form.text("description"),
         "team": form.text("team") or None,
         "tags": tuple(form.lines("tags")),
         "models": tuple(form.lines("models")) or None,
         "networks": tuple(form.lines("networks")) or None,
         "limits": Limits(
-            _rate(form, "requests"), _rate(form, "tokens"),
-            None if concurrency is None else int(concurrency),
+            read.rate(form, "requests"), read.rate(form, "tokens"),
+            read.whole(form, "concurrency"),
         ),
-        "usage_limit": limit,
+        "usage_limit": amount(form, "usage_limit"),
         "usage_period": period,
-        "expires": _day(form, "expires"),
+        "usage_unit": unit,
+        "expires": read.day(form, "expires"),
     }  # fmt: skip
     if new:
         kind = form.text("kind")
         if kind not in ("", "test", "trial"):
-            raise _wrong("There is no such kind.", "kind")
+            raise read.wrong("There is no such kind.", "kind")
         fields |= {"is_test": kind == "test", "is_trial": kind == "trial"}
     return fields
-
-
-def _wrong(message: str, field: str) -> Denied:
-    return Denied(422, "invalid_value", message, field)
-
-
-def _email(form: Form) -> str | None:
-    email = form.text("email", 254)
-    if email and (email.count("@") != 1 or " " in email or email[0] == "@" or email[-1] == "@"):
-        raise _wrong("This is no e-mail address.", "email")
-    return email or None
-
-
-def _number(form: Form, field: str) -> float | None:
-    text = form.text(field, 30).replace(",", "")
-    if not text:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 9_000_000:
-        raise _wrong("Write a number between 0 and 9,000,000.", field)
-    return number
-
-
-def _rate(form: Form, field: str) -> Rate | None:
-    text = form.text(field, 30)
-    if not text:
-        return None
-    try:
-        rate: Rate = parse_rate(text)
-    except ValueError as error:
-        raise _wrong(str(error), field) from None
-    return rate
-
-
-def _day(form: Form, field: str) -> float | None:
-    """To the end of that day, UTC."""
-    text = form.text(field, 30)
-    if not text:
-        return None
-    try:
-        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        raise _wrong("Write a date such as 2027-01-31.", field) from None
-    return day.timestamp() + 86_399

@@ -19,7 +19,7 @@ from harness.gateway import Serve, until
 from harness.office import CONFIGURATION, TOKEN, VARIABLES, Office
 
 from passy_plugins.api.files import cell
-from passy_plugins.api.usage import dollars
+from passy_proxy.units import dollars
 
 
 class Asked(NamedTuple):
@@ -224,7 +224,7 @@ def test_a_file_has_all_that_the_pages_have(traffic: Traffic, what: str) -> None
 
 
 def test_a_reader_who_leaves_a_file_leaves_nothing_behind(traffic: Traffic) -> None:
-    host, _, port = traffic.office.gateway.url.rpartition("//")[2].partition(":")
+    host, _, port = traffic.office.gateway.admin_url.rpartition("//")[2].partition(":")
     for _ in range(20):
         with socket.create_connection((host, int(port))) as client:
             client.sendall(

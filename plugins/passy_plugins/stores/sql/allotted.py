@@ -8,12 +8,13 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, and_, delete, insert, or_, select, update
 
 from passy_plugins.stores.sql.principal import budget_of
 from passy_plugins.stores.sql.schema import (
     budgets,
     keys,
+    members,
     organisations,
     teams,
     users,
@@ -72,6 +73,21 @@ class Allotted(Writing):
         if subject is not None:
             wanted = wanted.where(budgets.c.subject == subject)
         return [stored(row) for row in await self._read(wanted)]
+
+    async def budgets_within(self, organisation: str) -> list[StoredBudget]:
+        """Its own, those of its teams and members, and those of its keys; oldest first."""
+        within = {
+            "team": select(teams.c.id).where(teams.c.organisation == organisation),
+            "user": select(members.c.user_id).where(members.c.organisation == organisation),
+            "key": select(keys.c.id).where(keys.c.organisation == organisation),
+        }
+        own = and_(budgets.c.kind == "organisation", budgets.c.subject == organisation)
+        below = [
+            and_(budgets.c.kind == kind, budgets.c.subject.in_(ids)) for kind, ids in within.items()
+        ]
+        wanted = select(budgets).where(or_(own, *below))
+        ordered = wanted.order_by(budgets.c.created, budgets.c.id)
+        return [stored(row) for row in await self._read(ordered)]
 
     async def get_budget(self, id: str) -> StoredBudget | None:
         rows = await self._read(select(budgets).where(budgets.c.id == id))

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Executable, Row, delete, func, insert, null, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Row,
+    Select,
+    delete,
+    func,
+    insert,
+    null,
+    select,
+    text,
+    update,
+)
 
 from passy_plugins.stores.sql.principal import limits_of, names_of
 from passy_plugins.stores.sql.schema import budgets, keys, teams, usage
@@ -80,6 +92,13 @@ class Issued(Writing):
         if not deleted:
             wanted = wanted.where(keys.c.deleted.is_(None))
         return [issued(row) for row in await self._read(wanted)]
+
+    async def keys_within(self, organisation: str) -> list[IssuedKey]:
+        """As `list_keys`, without when they were used last: that takes a look into the books for
+        each of them."""
+        wanted = _keys(null()).where(keys.c.organisation == organisation, ALIVE)
+        ordered = wanted.order_by(keys.c.created, keys.c.id)
+        return [issued(row) for row in await self._read(ordered)]
 
     async def get_key(self, key_id: str) -> IssuedKey | None:
         """Also one that was deleted."""
@@ -216,13 +235,19 @@ _LAST_USED = (
     select(func.max(usage.c.at)).where(usage.c.key_id == keys.c.id, BY_KEY).scalar_subquery()
 )
 _LIMIT = budgets.alias("usage_limit")
-KEYS = select(
-    keys,
-    _LAST_USED.label("last_used"),
-    _LIMIT.c.amount.label("usage_limit"),
-    _LIMIT.c.period.label("usage_period"),
-    _LIMIT.c.unit.label("usage_unit"),
-).outerjoin_from(keys, _LIMIT, _LIMIT.c.id == USAGE_LIMIT + keys.c.id)
+
+
+def _keys(last_used: ColumnElement[Any]) -> Select[Any]:
+    return select(
+        keys,
+        last_used.label("last_used"),
+        _LIMIT.c.amount.label("usage_limit"),
+        _LIMIT.c.period.label("usage_period"),
+        _LIMIT.c.unit.label("usage_unit"),
+    ).outerjoin_from(keys, _LIMIT, _LIMIT.c.id == USAGE_LIMIT + keys.c.id)
+
+
+KEYS = _keys(_LAST_USED)
 
 
 def issued(row: Row[Any]) -> IssuedKey:

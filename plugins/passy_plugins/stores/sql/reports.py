@@ -210,7 +210,7 @@ class Reports:
         wanted = select(usage.c.at, usage.c.attempts).where(*span, *conditions(usage, asked))
         latest = wanted.order_by(usage.c.at.desc()).limit(most)
         return [
-            (row.at, [AttemptRecord._make(each) for each in loads(row.attempts)])
+            (row.at, [AttemptRecord(*each) for each in loads(row.attempts)])
             for row in await self._read(latest)
         ]
 

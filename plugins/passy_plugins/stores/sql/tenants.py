@@ -197,6 +197,16 @@ class Tenants(Writing):
         ordered = wanted.order_by(members.c.created, members.c.user_id)
         return [member(row) for row in await self._read(ordered)]
 
+    async def guests_of(self, organisation: str) -> frozenset[str]:
+        """The members that are in other organisations, too."""
+        other = members.alias("other")
+        wanted = (
+            select(members.c.user_id)
+            .join(other, other.c.user_id == members.c.user_id)
+            .where(members.c.organisation == organisation, other.c.organisation != organisation)
+        )
+        return frozenset(row.user_id for row in await self._read(wanted))
+
     async def places_of(self, user: str) -> list[Member]:
         """Where somebody is a member, oldest first."""
         wanted = select(members).where(members.c.user_id == user).order_by(members.c.created)
