@@ -21,6 +21,8 @@ from passy_portal.pages import (
     api_models,
     api_playground,
     api_providers,
+    api_requests,
+    api_settings,
     api_usage,
     begin,
     keys,
@@ -31,9 +33,12 @@ from passy_portal.pages import (
     playground,
     provider,
     providers,
+    requests,
     second,
+    settings,
     signing,
     sso,
+    tail,
     team,
     usage,
 )
@@ -59,6 +64,8 @@ PAGES = (
     begin.router,
     overview.router,
     usage.router,
+    tail.router,
+    requests.router,
     keys.router,
     models.router,
     providers.router,
@@ -67,6 +74,7 @@ PAGES = (
     playground.router,
     team.router,
     people.router,
+    settings.router,
 )
 API = (
     api_keys.router,
@@ -75,6 +83,8 @@ API = (
     api_providers.router,
     api_playground.router,
     api_limits.router,
+    api_requests.router,
+    api_settings.router,
 )
 
 HEADERS = [
