@@ -50,8 +50,8 @@ DAYS, DAY = 30, 86_400
 def command(**given: Any) -> None:
     """Show the portal with a month of a small team in it.
 
-    It has books and a configuration of its own, in which the echo plays every provider: no
-    request leaves this machine. With --config it is written into the books of that configuration instead.
+    It has books and a configuration of its own, in which the echo plays every provider: no request
+    leaves this machine. With --config it is written into the books of that configuration instead.
     """
     config = given["config"]
     place, variables = placed(config, given["data"])
