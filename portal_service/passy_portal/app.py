@@ -21,6 +21,8 @@ from passy_portal.pages import (
     api_models,
     api_playground,
     api_providers,
+    api_requests,
+    api_settings,
     api_usage,
     keys,
     limits,
@@ -30,9 +32,12 @@ from passy_portal.pages import (
     playground,
     provider,
     providers,
+    requests,
     second,
+    settings,
     signing,
     sso,
+    tail,
     team,
     usage,
 )
@@ -57,6 +62,8 @@ PAGES = (
     sso.router,
     overview.router,
     usage.router,
+    tail.router,
+    requests.router,
     keys.router,
     models.router,
     providers.router,
@@ -65,6 +72,7 @@ PAGES = (
     playground.router,
     team.router,
     people.router,
+    settings.router,
 )
 API = (
     api_keys.router,
@@ -73,6 +81,8 @@ API = (
     api_providers.router,
     api_playground.router,
     api_limits.router,
+    api_requests.router,
+    api_settings.router,
 )
 
 HEADERS = [

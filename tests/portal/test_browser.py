@@ -21,6 +21,7 @@ CANARY = "<script>window.canary=1</script><img src=x onerror=window.canary=1>'\"
 PAGES = (
     "/", "/usage", "/usage?by=key_id&show=requests", "/usage?model=no%20such", "/keys",
     "/keys?q=nothing-is-called-so", "/keys/new", "/team", "/audit", "/account", "/playground",
+    "/settings", "/settings/webhooks", "/settings/prices", "/settings/gateway",
     "/limits", "/limits?edit=organisation", "/nowhere",
 )  # fmt: skip
 
