@@ -141,7 +141,7 @@ def some(count: int, seed: int = 1) -> list[UsageRecord]:
 # Sums
 
 
-async def test_W11_a_sum_that_is_not_that_of_its_records_is_found(books: Books) -> None:
+async def test_a_sum_that_is_not_that_of_its_records_is_found(books: Books) -> None:
     """In either table, in whatever number of it, and also one that is gone or that nobody made."""
     store = books.store()
     await store.start()
