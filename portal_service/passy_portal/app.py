@@ -19,6 +19,7 @@ from passy_portal.pages import (
     api_keys,
     api_limits,
     api_playground,
+    api_teams,
     api_usage,
     keys,
     limits,
@@ -28,6 +29,7 @@ from passy_portal.pages import (
     signing,
     sso,
     team,
+    teams,
     usage,
 )
 from passy_portal.view import POLICY, assets, moved, page
@@ -53,10 +55,17 @@ PAGES = (
     usage.router,
     keys.router,
     limits.router,
+    teams.router,
     playground.router,
     team.router,
 )
-API = (api_keys.router, api_usage.router, api_playground.router, api_limits.router)
+API = (
+    api_keys.router,
+    api_usage.router,
+    api_playground.router,
+    api_limits.router,
+    api_teams.router,
+)
 
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),

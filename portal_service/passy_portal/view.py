@@ -42,6 +42,8 @@ NOTES = {
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
     "limits": "The limits are set. Gateways hold them within seconds.",
+    "team": "The team is there. Put keys and members in it, and set its limits.",
+    "team_deleted": "The team is deleted, with its keys. What they spent stays in the books.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",

@@ -12,6 +12,7 @@ from passy_plugins.api.words import Id, UserId
 from passy_portal import audit
 from passy_portal.accounts import Accounts, Visitor
 from passy_portal.door import Form, own_origin
+from passy_portal.placing import place, teams_of
 from passy_portal.view import moved, page, visitor_of
 from passy_proxy.issue import ROLES, Member, Role
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 ENTRIES = 50
+KEYS = ("disable", "keep", "move")
+"""What can become of the keys of somebody who leaves."""
 ABOUT: dict[Role, str] = {
     "owner": "everything, and names other owners",
     "admin": "everything but owners",
@@ -83,22 +86,42 @@ async def change_role(request: Request, user_id: UserId) -> Response:
 
 @router.post("/team/{user_id}/remove")
 async def remove(request: Request, user_id: UserId) -> Response:
-    """They are no member any more, and their keys here are disabled."""
-    request.state.form.end()
+    """They are no member any more. Their keys here are disabled, kept, or somebody else's."""
+    form: Form = request.state.form
+    keys, heir = form.text("keys") or "disable", form.text("heir")
+    form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
     async with accounts.noting(visitor.who, "member.remove", user_id) as noted:
         was = await _member(accounts, visitor, user_id)
         _may_touch(visitor, was)
         await _another_owner(accounts, was)
-        admin, disabled = accounts.admin, []
-        for key in await admin.list_keys(visitor.organisation):
-            if key.user_id == user_id and not key.disabled:
-                await admin.disable_key(key.id)
-                disabled.append(key.id)
-        noted.before, noted.after = {"role": was.role}, {"keys_disabled": disabled}
-        await admin.remove_member(visitor.organisation, user_id)
+        noted.before = {"role": was.role}
+        noted.after = await _left(accounts, visitor, user_id, keys, heir)
+        await accounts.admin.remove_member(visitor.organisation, user_id)
         await accounts.end_all(user_id)
     return moved(request, "/team", "removed")
+
+
+async def _left(
+    accounts: Accounts, visitor: Visitor, user: str, choice: str, heir: str
+) -> dict[str, Any]:
+    """What becomes of the keys of who leaves, as the audit log has it."""
+    if choice not in KEYS:
+        raise Denied(422, "invalid_value", f"One of {', '.join(KEYS)}.", "keys")
+    if choice == "move" and (heir == user or await _place(accounts, visitor, heir) is None):
+        raise Denied(422, "invalid_value", "Say which member their keys go to.", "heir")
+    admin, touched = accounts.admin, []
+    await place(admin, visitor.organisation, user, None)
+    for key in await admin.keys_within(visitor.organisation):
+        if key.user_id == user and choice == "move":
+            await admin.change_key(key.id, user_id=heir)
+            touched.append(key.id)
+        elif key.user_id == user and choice == "disable" and not key.disabled:
+            await admin.disable_key(key.id)
+            touched.append(key.id)
+    if choice == "move":
+        return {"keys_moved": touched, "heir": heir}
+    return {"keys_disabled": touched}
 
 
 @router.post("/team/invitations/{id}/withdraw")
@@ -141,11 +164,19 @@ async def _page(
     users = {user.id: user for user in await admin.list_users(mine)}
     members = [(one, users[one.user_id]) for one in await admin.list_members(mine)
                if one.user_id in users]  # fmt: skip
+    keys: dict[str, int] = {}
+    teams = {team.id: team for team in await admin.list_teams(mine)}
+    sizes = dict.fromkeys(teams, 0)
+    for key in await admin.keys_within(mine):
+        keys[key.user_id or ""] = keys.get(key.user_id or "", 0) + 1
+        if key.team in sizes:
+            sizes[key.team] += 1
     owners = sum(one.role == "owner" for one, _ in members)
     given: dict[str, Any] = {"email": "", "role": "developer", "link": "", "invited": "", **typed}
     return page(
         request, "team.html", status=status, members=members, owners=owners,
         invitations=await accounts.invitations(mine), about=ABOUT, error=error,
+        keys=keys, teams=teams, sizes=sizes, placed=await teams_of(admin, mine),
         second_required=await accounts.factors.required(mine),
         **given,
         roles=[one for one in ROLES if one != "owner" or visitor.role == "owner"],
