@@ -45,6 +45,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/usage"): MEMBERS,
     ("GET", "/usage.csv"): MEMBERS,
     ("GET", "/keys"): MEMBERS,
+    ("POST", "/keys/several"): Access(KEEPERS),
     ("GET", "/keys/new"): Access(KEEPERS),
     ("POST", "/keys/new"): Access(KEEPERS),
     ("GET", "/keys/{id}"): Access(frozenset(ROLES), "key"),

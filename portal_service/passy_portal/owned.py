@@ -33,12 +33,6 @@ def sees(visitor: Visitor, key: IssuedKey) -> bool:
     return visitor.role != "developer" or key.user_id == visitor.user
 
 
-def values_of(visitor: Visitor) -> dict[str, str]:
-    """What a list of keys is narrowed to."""
-    values = {"organisation": visitor.organisation}
-    return values | ({"user_id": visitor.user} if visitor.role == "developer" else {})
-
-
 async def create(
     accounts: Accounts, visitor: Visitor, fields: Mapping[str, Any]
 ) -> tuple[IssuedKey, str]:

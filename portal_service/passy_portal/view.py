@@ -38,6 +38,7 @@ NAV = (
 """Name, path, and the letter that goes there after ``g``. Only what there is."""
 NOTES = {
     "saved": "Saved.",
+    "several": "The keys are changed. Gateways follow within seconds.",
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
