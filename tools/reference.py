@@ -395,6 +395,7 @@ SECTIONS = (
         "of [the application](filters.md#apps), and these. An exact route comes before an "
         "application; else whichever has the longer path answers, and a route between equals.",
     ),
+    ("AdminSettings", model.AdminSettings, "`admin:`. Read at start, too."),
     ("EdgeSettings", model.EdgeSettings, "`edge:`. Read at start; a reload does not change them."),
     (
         "ConnectionSettings",

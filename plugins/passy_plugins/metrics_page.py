@@ -78,6 +78,10 @@ class MetricsPage(Terminal):
     needs = frozenset({"credentials"})
     config: Config
 
+    @property
+    def closed(self) -> bool:
+        return not (self.config.token or self.config.public)
+
     async def start(self) -> None:
         self._token = self.config.token.reveal().encode()
         self._shown = credentials(self)

@@ -41,6 +41,10 @@ class Routing(Terminal):
     needs = frozenset({"credentials"})
     config: Config
 
+    @property
+    def closed(self) -> bool:
+        return not self.config.token
+
     async def start(self) -> None:
         self._token = self.config.token.reveal().encode()
         self._shown = credentials(self)

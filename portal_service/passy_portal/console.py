@@ -67,6 +67,8 @@ class Console:
             raise GatewayAway(f"it answers {status}, and not as an admin API does") from None
         if status == 401:
             raise GatewayAway("it does not take this portal's admin token")
+        if code == "unknown_url":
+            raise GatewayAway("it has no admin API there, or an older one")
         if status >= 500:
             raise GatewayAway(str(message).rstrip("."))
         raise Denied(status, code, message, param)

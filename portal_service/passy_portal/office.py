@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from passy_plugins.api.desk import Desk
 from passy_portal.accounts import Accounts
+from passy_portal.mail import Mailer
 from passy_portal.migrate import migrate
 from passy_portal.oidc import Provider
 
@@ -26,6 +27,7 @@ class Office:
             name: Provider(name, one, connections) for name, one in settings.oidc.items()
         }
         """Whom people may sign in with, by name."""
+        self.mailer = Mailer(settings.mail) if settings.mail else None
         self.desk = Desk(settings.store)
         self._accounts: Accounts | None = None
         self._opening = asyncio.Lock()

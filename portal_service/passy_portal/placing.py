@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from passy_portal.accounts import Visitor
 
 
+KEYS = ("disable", "keep", "move")
+"""What can become of the keys of somebody who leaves."""
+
+
 async def teams_of(admin: Admin, organisation: str) -> Mapping[str, str]:
     """User → the team they are in."""
     wanted = (
@@ -56,3 +60,26 @@ async def placed(admin: Admin, visitor: Visitor, fields: Mapping[str, Any]) -> M
 def may_place(visitor: Visitor, own: str | None, team: str | None) -> None:
     if visitor.role == "developer" and own is not None and team != own:
         raise Denied(403, "not_allowed", "Your keys are in your team.", "team")
+
+
+async def left(
+    admin: Admin, organisation: str, user: str, choice: str, heir: str
+) -> dict[str, Any]:
+    """Takes somebody who leaves out of their team, and does with their keys what is said; what that
+    came to, for the audit log."""
+    if choice not in KEYS:
+        raise Denied(422, "invalid_value", f"One of {', '.join(KEYS)}.", "keys")
+    if choice == "move":
+        heirs = [one.user_id for one in await admin.list_members(organisation)]
+        if heir == user or heir not in heirs:
+            raise Denied(422, "invalid_value", "Say which member their keys go to.", "heir")
+    touched = []
+    await place(admin, organisation, user, None)
+    for key in await admin.keys_within(organisation):
+        if key.user_id == user and choice == "move":
+            await admin.change_key(key.id, user_id=heir)
+            touched.append(key.id)
+        elif key.user_id == user and choice == "disable" and not key.disabled:
+            await admin.disable_key(key.id)
+            touched.append(key.id)
+    return {"keys_moved": touched, "heir": heir} if choice == "move" else {"keys_disabled": touched}

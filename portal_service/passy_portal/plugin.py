@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, model_validator
 
-from passy_portal.settings import SignInWith
+from passy_portal.settings import Mail, SignInWith
 from passy_proxy import (
     Administered,
     Application,
@@ -46,7 +46,7 @@ def _origin(url: str) -> str:
 def _address(url: str) -> str:
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query):
-        raise ValueError("write an address such as http://127.0.0.1:3000/admin/api")
+        raise ValueError("write an address such as http://127.0.0.1:9901/admin/api")
     return url.rstrip("/")
 
 
@@ -64,7 +64,7 @@ class Config(Settings):
     )
     admin_url: Annotated[str, AfterValidator(_address)] = setting(
         "",
-        "Where the gateway's admin API is, such as http://127.0.0.1:3000/admin/api: what models "
+        "Where the gateway's admin API is, such as http://127.0.0.1:9901/admin/api: what models "
         "there are, how providers are, and trials of keys are asked there. Empty: of the gateway "
         "that the portal lives in.",
     )
@@ -86,6 +86,9 @@ class Config(Settings):
         "all",
         "Who may sign in with a password. With `owners` all others come by a provider, and an owner"
         " still gets in when that is away.",
+    )
+    mail: Mail | None = setting(
+        None, "The server that letters go to, with the links of invitations. Links are shown, too."
     )
     idle: Duration = setting("12h", "A session ends when it was not used for so long.", gt=0)
     longest: Duration = setting("30d", "A session ends after so long, used or not.", gt=0)

@@ -56,8 +56,10 @@ tokens = Table(
     Column("created", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
 )
-"""``kind`` is ``first``, for the first owner, ``invitation``, ``reset`` of a password, or
-``second``: of who has shown their password (and is in ``made_by``), but not yet a second factor."""
+"""``kind`` is ``first``, for the first owner, ``invitation``, ``reset`` of a password, ``mailed``
+for one that only its user has seen (with ``-all`` the second factor goes, too), or ``second``: of
+who has shown their password, but not yet a second factor. Whom the last three are of stands in
+``made_by``."""
 
 totp = Table(
     "portal_totp",

@@ -14,9 +14,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from passy_plugins.api.errors import absent, id_of
-from passy_portal.access import may
+from passy_portal.access import ACCESS, may
 from passy_portal.accounts import Visitor
-from passy_portal.door import COOKIE, csrf_of, inner, own_cookie, set_cookie
+from passy_portal.door import COOKIE, csrf_of, here, inner, own_cookie, set_cookie
 from passy_portal.figures import count, money, percent
 from passy_proxy import __version__
 
@@ -29,19 +29,33 @@ POLICY = (
 KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 NAV = (
     ("Overview", "/", "o"),
+    ("Requests", "/requests", "r"),
     ("Usage", "/usage", "u"),
     ("Keys", "/keys", "k"),
+    ("Models", "/models", "m"),
+    ("Providers", "/providers", "p"),
     ("Limits", "/limits", "l"),
-    ("Playground", "/playground", "p"),
+    ("Playground", "/playground", "y"),
     ("Team", "/team", "t"),
+    ("Settings", "/settings", "s"),
 )
-"""Name, path, and the letter that goes there after ``g``. Only what there is."""
+"""Name, path, and the letter that goes there after ``g``. Each is shown to who may go there."""
+BELOW = {"/audit": "/team"}
+"""Pages that are a part of another one, though their path does not say so."""
 NOTES = {
     "saved": "Saved.",
     "several": "The keys are changed. Gateways follow within seconds.",
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
+    "added": "It is entered. Requests use it within seconds.",
+    "replaced": "The key is replaced. Requests show the new one within seconds.",
+    "key_disabled": "The key is disabled. Within seconds it is shown to nobody.",
+    "key_enabled": "The key is enabled again.",
+    "key_gone": "The key is deleted here. The provider itself still knows it.",
+    "provider_disabled": "The provider is disabled. Within seconds it is asked nothing.",
+    "provider_enabled": "The provider is enabled again.",
+    "provider_gone": "The provider and its keys are deleted.",
     "limits": "The limits are set. Gateways hold them within seconds.",
     "team": "The team is there. Put keys and members in it, and set its limits.",
     "team_deleted": "The team is deleted, with its keys. What they spent stays in the books.",
@@ -51,6 +65,7 @@ NOTES = {
     "password": "Your password is changed. All other sessions have ended.",
     "ended": "The session has ended.",
     "second": "Your second factor is off.",
+    "transferred": "The organisation has another owner, and you are an admin.",
     "asked": "Members now need a second factor: who has none sets one up with their next click.",
     "unasked": "Members may do without a second factor.",
 }
@@ -113,8 +128,9 @@ def page(
         "visitor": visitor,
         "csrf": csrf_of(cookie),
         "theme": theme if theme in ("light", "dark") else "",
-        "nav": NAV,
-        "path": inner(request),
+        "nav": [one for one in NAV if visitor and goes(visitor, one[1])],
+        "path": BELOW.get(inner(request), inner(request)),
+        "here": here(request) if request.method == "GET" else "/",
         "note": NOTES.get(request.query_params.get("done", ""), ""),
         "asset": lambda name: f"{root}/static/{name}?v={_file(name)[1]}",
         "version": __version__,
@@ -125,6 +141,11 @@ def page(
     if fresh:
         set_cookie(request, response, COOKIE, cookie)
     return response
+
+
+def goes(visitor: Visitor, path: str) -> bool:
+    """Whether there is such a page, and for them."""
+    return ("GET", path) in ACCESS and may(visitor.role, "GET", path)
 
 
 def asking(origin: str) -> dict[str, str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
+from passy_proxy import json
 from passy_proxy.downstream import AsgiDownstream, Downstream
 from passy_proxy.exchange import Exchange, Request
 from passy_proxy.framing import Refused, RequestHead, RequestLine, check_path, check_told, told
 from passy_proxy.refusal import Said, plainly, spoken
 
 if TYPE_CHECKING:
+    from passy_proxy.config.snapshot import Snapshot
     from passy_proxy.gateway import Gateway
+    from passy_proxy.route import RouteTable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,8 +29,15 @@ NOTHING: dict[str, Any] = {}
 class App:
     """Raw ASGI. Runs under our own edge, and under any ASGI server."""
 
+    home: ClassVar[bytes] = json.dumps({"passy": "LLM gateway", "base_url": "/v1"})
+    """What is at ``/`` where nothing else is."""
+
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
+
+    def table(self, snapshot: Snapshot) -> RouteTable:
+        """What can be asked here."""
+        return snapshot.routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,7 +62,7 @@ class App:
         """Answer one request. Our own edge calls this in place of the application."""
         line = head.line
         snapshot = self.gateway.snapshot
-        route = snapshot.routes.find(line.method, line.path)
+        route = self.table(snapshot).find(line.method, line.path)
         if route is None:
             return self.unrouted(line, downstream)
         request = Request(head, downstream)
@@ -60,7 +70,7 @@ class App:
 
     def refused(self, refusal: Refused) -> Said:
         """What is said to a request that no route sees, as those parse it who ask there."""
-        dialect = self.gateway.snapshot.routes.spoken(refusal.path)
+        dialect = self.table(self.gateway.snapshot).spoken(refusal.path)
         return plainly(refusal) if dialect is None else spoken(refusal, dialect)
 
     async def say(self, downstream: Downstream, status: int, body: bytes, lines: bytes) -> None:
@@ -72,23 +82,26 @@ class App:
     async def unrouted(self, line: RequestLine, downstream: Downstream) -> None:
         """Health for orchestrators, applications; for everything else a 404 that helps."""
         method, path = line.method, line.path
-        known = self.gateway.health(path, line.query) if method in ("GET", "HEAD") else None
+        looks = method in ("GET", "HEAD")
+        if looks and (known := self.gateway.health(path, line.query)) is not None:
+            await self.say(downstream, *known, b"")
+            return
         snapshot = self.gateway.snapshot
-        if (known is None or path == "/") and (mount := snapshot.routes.mount(path)) is not None:
+        if (mount := self.table(snapshot).mount(path)) is not None:
             await mount.serve(snapshot, downstream)
             return
-        if known is not None:
-            await self.say(downstream, *known, b"")
+        if looks and path == "/":
+            await self.say(downstream, 200, self.home, b"")
             return
         status, body, lines = self.refused(self.not_found(method, path))
         if status == 405:
-            allowed = ", ".join(self.gateway.snapshot.routes.methods(path))
+            allowed = ", ".join(self.table(snapshot).methods(path))
             lines += b"allow: %b\r\n" % allowed.encode()
         await self.say(downstream, status, body, lines)
 
     def not_found(self, method: str, path: str) -> Refused:
         """404, or 405 where another method would have done."""
-        routes = self.gateway.snapshot.routes
+        routes = self.table(self.gateway.snapshot)
         shown = path[:200]
         # A route for pre-flight requests to any path does not make the path a known one.
         if allowed := [one for one in routes.methods(path) if one != "OPTIONS"]:
@@ -122,6 +135,16 @@ class App:
         await receive()
         await self.gateway.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+class AdminApp(App):
+    """What is asked at the listener of those who run the gateway. The main one starts and stops
+    what both have in common."""
+
+    home = json.dumps({"passy": "LLM gateway", "listener": "admin"})
+
+    def table(self, snapshot: Snapshot) -> RouteTable:
+        return snapshot.admin_routes
 
 
 def spare_the_collector() -> None:

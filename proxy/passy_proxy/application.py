@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -26,6 +26,8 @@ class Application:
     """One application of ``apps:``, shared by all configurations that say the same of it."""
 
     name: ClassVar[str]
+    listener: ClassVar[Literal["main", "admin"]] = "main"
+    """Where it is asked, unless ``apps:`` says otherwise."""
     config: Any
     """Subclasses annotate it: ``config: Config``; stores arrive in it as in a filter's. Where a
     secret that it needs is ``off`` (see `StrongSecretOrOff`), the application is left out."""

@@ -103,6 +103,11 @@ class Terminal(Filter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"body"})
 
+    @property
+    def closed(self) -> bool:
+        """As it is set it refuses everybody, so that no listener need be opened for it."""
+        return False
+
     async def route(self, ex: Exchange, dispatch: Dispatch) -> Attempt | Reply:
         """Make attempts until one will do. *Returning* one commits: no other can follow."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ import hashlib
 import os
 import signal
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,11 +88,17 @@ class Gateway:
         self._begun: GatewaySettings
         """What the process was started with."""
         self.draining = False
+        self.admin_listens = False
+        """There is a listener of those who run the gateway."""
         self.gate: Gate | None = None
         """The edge before it, if it is ours: what the load may ask of it is set there."""
         self.overload: Overload | None = None
         self.problem: str = ""
         """Why the configuration on disk is not the one that runs; empty when it is."""
+        self.problems: Sequence[Problem] = ()
+        """The same, each with its place, where it is the file that is wrong."""
+        self.tell_others: Callable[[], object] | None = None
+        """Has the workers beside this one reload, if there can be any."""
         self._reloads = {"taken": 0, "refused": 0}
 
     async def start(self) -> None:
@@ -112,6 +118,7 @@ class Gateway:
             await self._keep()
         self._begun = self.snapshot.settings
         self.parts.connector.settings = connecting(self._begun.connect)
+        self._took()
         self.log.info("plugins_loaded", distributions=self.parts.registry.provenance())
         self._be_counted()
         gc.freeze()
@@ -145,7 +152,10 @@ class Gateway:
                 # one goes on serving.
                 expected = isinstance(exc, ConfigInvalid | StartFailed | OSError)
                 self.problem = str(exc) or repr(exc)
+                self.problems = exc.problems if isinstance(exc, ConfigInvalid) else ()
                 self._reloads["refused"] += 1
+                if (slot := self.site.vitals.slot) is not None:
+                    slot.refuse()
                 self.log.error(
                     "reload_refused", problems=self.problem, exc_info=None if expected else exc
                 )
@@ -155,8 +165,9 @@ class Gateway:
             self.content = self._content
             self._leaving.append(before)
             self.tasks.start(self._retire(before))
-            self.problem = ""
+            self.problem, self.problems = "", ()
             self._reloads["taken"] += 1
+            self._took()
             self._tell_what_stays(following.settings)
             self.log.info("reloaded", config=following.hash.decode())
             await self._keep()
@@ -182,6 +193,10 @@ class Gateway:
                 return Looked(made.hash.decode(), text, exc.problems)
         return Looked(made.hash.decode(), text, tuple(made.warnings))
 
+    def _took(self) -> None:
+        if (slot := self.site.vitals.slot) is not None:
+            slot.took(self.snapshot.hash.decode())
+
     def _be_counted(self) -> None:
         vitals = self.site.vitals
         vitals.count("reloads", lambda: {(how,): times for how, times in self._reloads.items()})
@@ -206,8 +221,11 @@ class Gateway:
 
     def _tell_what_stays(self, settings: GatewaySettings) -> None:
         """What a reload cannot change is said, and not passed over in silence."""
-        names = ("listen", "edge", "connect", "log")
-        if changed := [n for n in names if getattr(settings, n) != getattr(self._begun, n)]:
+        names = ("listen", "admin", "edge", "connect", "log")
+        changed = [n for n in names if getattr(settings, n) != getattr(self._begun, n)]
+        if self.snapshot.administered and not self.admin_listens and "admin" not in changed:
+            changed.append("admin")
+        if changed:
             self.log.warning("restart_needed", settings=changed)
 
     async def _retire(self, snapshot: Snapshot) -> None:
@@ -236,8 +254,6 @@ class Gateway:
             status = "draining" if self.draining else "ok"
             told = {"status": status, "checks": checks, **more}
             return 503 if self.draining else 200, json.dumps(told)
-        if path == "/":
-            return 200, json.dumps({"passy": "LLM gateway", "base_url": "/v1"})
         return None
 
     async def _read(self) -> bytes:
@@ -267,7 +283,7 @@ class Gateway:
             self.log.debug("configuration", problem=str(warning))
         if snapshot.apps_left_out:
             self.log.info("apps_left_out", apps=snapshot.apps_left_out)
-        for mount in snapshot.routes.mounts:
+        for mount in snapshot.mounts:
             mount.application.gateway = self
         await snapshot.start()
         return snapshot

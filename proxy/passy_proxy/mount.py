@@ -16,6 +16,7 @@ from passy_proxy.refusal import plainly
 
 if TYPE_CHECKING:
     from passy_proxy.application import Application, Message, Receive, Send
+    from passy_proxy.config.model import Listener
     from passy_proxy.config.snapshot import Snapshot
     from passy_proxy.downstream import Downstream
 
@@ -23,9 +24,17 @@ if TYPE_CHECKING:
 class Mount:
     """One line of ``apps:``, compiled."""
 
-    def __init__(self, path: str, application: Application, body_limit: int, origin: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        application: Application,
+        body_limit: int,
+        origin: str,
+        listener: Listener = "main",
+    ) -> None:
         self.path = path
         """Without a slash at its end; empty for the whole host."""
+        self.listener = listener
         self.application = application
         self.body_limit = body_limit
         """Bytes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from functools import lru_cache
 from ipaddress import ip_address
 from math import gcd, inf
 from time import time
@@ -235,14 +236,19 @@ def price_of(name: str, written: PriceSettings) -> Price:
 
 def question_of(upstream: Upstream, model: str) -> Question | None:
     """What to ask the list; ``None`` for what nobody sells: in this process, on this network."""
-    host = urlsplit(upstream.url).hostname
-    if not host or not model or not public(host):
+    if not model or not sells(upstream.url):
         return None
     # An operator's name for an upstream says what it is; an organisation's does not.
     return Question(upstream.url, upstream.name if upstream.owner == "operator" else "", model)
 
 
-def public(host: str) -> bool:
+@lru_cache(1024)
+def sells(url: str) -> bool:
+    """Whether somebody may sell at ``url``: not in this process, nor on this network. Asked with
+    each request that has no price."""
+    host = urlsplit(url).hostname
+    if not host:
+        return False
     try:
         return ip_address(host).is_global
     except ValueError:

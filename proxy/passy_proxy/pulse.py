@@ -46,7 +46,7 @@ FRAMES = 30
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$', re.MULTILINE)
 _SECTION = re.compile(r"^(?:Stack|Current thread \w+).*\(most recent call first\):$", re.MULTILINE)
-_BEATS, _READY, _RESTARTS, _CONNECTIONS = range(4)
+_BEATS, _READY, _RESTARTS, _CONNECTIONS, _CONFIGURATION, _TAKEN, _REFUSED = range(7)
 _FRONT = struct.Struct("<II")  # length and CRC of what is published
 
 
@@ -104,6 +104,28 @@ class Slot:
     @connections.setter
     def connections(self, count: int) -> None:
         self._cells[_CONNECTIONS] = count
+
+    @property
+    def configuration(self) -> str:
+        """Short hash of what the worker runs."""
+        return f"{self._cells[_CONFIGURATION]:08x}"
+
+    @property
+    def taken(self) -> int:
+        """How many configurations were taken here, the one of each start among them."""
+        return self._cells[_TAKEN]
+
+    @property
+    def refused(self) -> int:
+        """How many were refused here."""
+        return self._cells[_REFUSED]
+
+    def took(self, hash: str) -> None:
+        self._cells[_CONFIGURATION] = int(hash, 16)
+        self._cells[_TAKEN] += 1
+
+    def refuse(self) -> None:
+        self._cells[_REFUSED] += 1
 
     def stack(self) -> list[str]:
         """The latest stack in the dump, innermost frame first, ``file:line in function``; the dump

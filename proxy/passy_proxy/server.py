@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -86,13 +87,36 @@ class Lifespan(LifespanOn):
 
 
 class Serving(uvicorn.Config):
-    """uvicorn's settings, with our way to start."""
+    """uvicorn's settings for one listener, with our own edge as its protocol class, and our way to
+    start."""
+
+    def __init__(self, app: App, address: Address, file: GatewayFile) -> None:
+        self.allowed = allowed = file.settings.edge
+        largest = max((int(route.settings.body_limit) for route in file.routes), default=0)
+        self.edge = protocol(allowed, largest)
+        super().__init__(
+            app,
+            host=address.host,
+            port=address.port,
+            # Called like the classes uvicorn knows, which is all it asks of one.
+            http=cast(Any, self.edge),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(allowed.keep_alive),
+            timeout_graceful_shutdown=int(allowed.shutdown_timeout),
+            backlog=2048,
+        )
 
     def load(self) -> None:
         super().load()
         self.lifespan_class = Lifespan
-        if isinstance(self.loaded_app, App) and isinstance(self.http, Edge):
-            self.loaded_app.gateway.gate = self.http
+        # What is asked by those who run the gateway is answered whatever the load.
+        if isinstance(self.loaded_app, Served):
+            self.loaded_app.gateway.gate = self.edge
 
 
 def code_of(failure: BaseException | None) -> Exit:
@@ -117,33 +141,37 @@ class Server(uvicorn.Server):
     a terminal: it skips the first step and leaves little time for the third. Signals mean these,
     but for a worker it is ``line``, the supervisor's, that does.
 
-    ``ready`` runs beside the server once it listens. ``dead``: seconds after which a process whose
-    loop is held up ends itself; 0 is never.
+    ``ready`` runs beside the server once it listens. ``admin`` is the listener of those who run the
+    gateway, with a socket of its own: it begins and ends with that of clients. ``dead``: seconds
+    after which a process whose loop is held up ends itself; 0 is never.
     """
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        config: Serving,
         gateway: Gateway,
-        edge: EdgeSettings,
         ready: Callable[[Server], Coroutine[Any, Any, None]] | None = None,
         *,
         dead: float = 0.0,
         line: socket.socket | None = None,
+        admin: tuple[Serving, socket.socket] | None = None,
     ) -> None:
         super().__init__(config)
+        self._main = config
+        self._admin = admin
         self._gateway = gateway
-        self._edge = edge
+        gateway.admin_listens = admin is not None
+        self._edge = config.allowed
         self._dead = dead
         self._pulse: Pulse | None = None
         self._when_ready = ready
         self._line = line
         self._lame_until = NEVER
-        self._patience: float = edge.shutdown_timeout
+        self._patience: float = config.allowed.shutdown_timeout
         self._waiting = False  # for running answers
         self._starting: asyncio.Task[None] | None = None
-        self._listening: list[socket.socket] = []
-        self._doors: list[Door] = []
+        self._listening: list[tuple[Serving, socket.socket]] = []
+        self._doors: list[tuple[Serving, Door]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._starting = asyncio.current_task()
@@ -161,18 +189,26 @@ class Server(uvicorn.Server):
         if self._line is not None:
             self._line.setblocking(False)
             asyncio.get_running_loop().add_reader(self._line, self._commanded, self._line)
+            self._gateway.tell_others = partial(self._line.send, RELOAD)
+        sides = [(self._main, sock) for sock in sockets or ()]
+        if self._admin is not None:
+            self._admin[0].load()
+            sides.append(self._admin)
         if self._line is None:
-            # What uvicorn closes is its own copy: ours is for those who wait at the end.
-            self._listening = [sock.dup() for sock in sockets or ()]
+            # What is closed with a server is its own copy: ours is for those who wait at the end.
+            self._listening = [(config, sock.dup()) for config, sock in sides]
             await super().startup(sockets)
+            if self._admin is not None:
+                self.servers.append(await self._serving(*self._admin))
         else:
             await super().startup([])
             self._doors = [
-                Door(sock, self._connect, vitals.slots, vitals.number) for sock in sockets or ()
+                (config, Door(sock, partial(self._connect, config), vitals.slots, vitals.number))
+                for config, sock in sides
             ]
         if self.should_exit:
             return
-        for door in self._doors:
+        for _, door in self._doors:
             door.open()
         if self._when_ready is not None:
             self._gateway.tasks.start(self._when_ready(self))
@@ -195,8 +231,18 @@ class Server(uvicorn.Server):
         if len(vitals.slots) > 1:
             gateway.tasks.start(vitals.publish())
         vitals.gauge("connections", lambda: {(): len(state.connections)})
-        if isinstance(edge := self.config.http, Edge):
-            vitals.count("edge_refused", lambda: {(code,): n for code, n in edge.refused.items()})
+        vitals.count("edge_refused", self._refused)
+
+    def _edges(self) -> list[Edge]:
+        return [self._main.edge] + ([self._admin[0].edge] if self._admin is not None else [])
+
+    def _refused(self) -> dict[tuple[str, ...], float]:
+        """How many the listeners have refused, by code."""
+        sums: dict[tuple[str, ...], float] = {}
+        for edge in self._edges():
+            for code, times in edge.refused.items():
+                sums[code,] = sums.get((code,), 0) + times
+        return sums
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         interrupted = sig == signal.SIGINT
@@ -218,8 +264,8 @@ class Server(uvicorn.Server):
         self._gateway.draining = True
         if self._starting is not None:
             self._starting.get_loop().call_soon_threadsafe(self._give_up)
-        if isinstance(self.config.http, Edge):
-            self.config.http.draining = True
+        for edge in self._edges():
+            edge.draining = True
         self._lame_until = min(self._lame_until, monotonic() + wait)
 
     def _give_up(self) -> None:
@@ -286,58 +332,40 @@ class Server(uvicorn.Server):
         if not self._doors:
             for sock in sockets:
                 sock.close()
-        late = [sock for door in self._doors for sock in door.close()]
-        for sock in self._listening:
+        late = [(config, sock) for config, door in self._doors for sock in door.close()]
+        for config, sock in self._listening:
             sock.setblocking(False)
             with contextlib.suppress(OSError):
                 while True:
-                    late.append(sock.accept()[0])
+                    late.append((config, sock.accept()[0]))
             sock.close()
-        for sock in late:
+        for config, sock in late:
             with contextlib.suppress(OSError):
-                await self._connect(sock)
+                await self._connect(config, sock)
 
-    async def _connect(self, sock: socket.socket) -> None:
-        """Serve a connection that was accepted by us."""
-        config = self.config
-
-        def connected() -> asyncio.Protocol:
-            kind: Any = config.http_protocol_class
-            return kind(  # type: ignore[no-any-return]
-                config=config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-
+    async def _serving(self, config: Serving, sock: socket.socket) -> asyncio.Server:
+        """Serve whoever connects there."""
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(connected, sock, ssl=config.ssl)
+        made = partial(self._connection, config)
+        return await loop.create_server(made, sock=sock, ssl=config.ssl, backlog=config.backlog)
+
+    async def _connect(self, config: Serving, sock: socket.socket) -> None:
+        """Serve a connection that was accepted by us."""
+        loop = asyncio.get_running_loop()
+        made = partial(self._connection, config)
+        await loop.connect_accepted_socket(made, sock, ssl=config.ssl)
+
+    def _connection(self, config: Serving) -> asyncio.Protocol:
+        kind: Any = config.http_protocol_class
+        return kind(  # type: ignore[no-any-return]
+            config=config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @property
     def port(self) -> int:
         """The port it listens on, once started."""
         port: int = self.servers[0].sockets[0].getsockname()[1]
         return port
-
-
-def server_config(app: Any, address: Address, file: GatewayFile, **more: Any) -> uvicorn.Config:
-    """uvicorn's settings, with our own edge as its protocol class."""
-    edge = file.settings.edge
-    largest = max((int(route.settings.body_limit) for route in file.routes), default=0)
-    return Serving(
-        app,
-        host=address.host,
-        port=address.port,
-        # Called like the classes uvicorn knows, which is all it asks of one.
-        http=cast(Any, protocol(edge, largest)),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=int(edge.keep_alive),
-        timeout_graceful_shutdown=int(edge.shutdown_timeout),
-        backlog=2048,
-        **more,
-    )
 
 
 def protocol(edge: EdgeSettings, largest_body: int = 0) -> Edge:

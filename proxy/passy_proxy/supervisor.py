@@ -1,9 +1,9 @@
 """Several workers on one address, and the process that looks after them.
 
-All workers accept from one listening socket, which was there before they were. A connection that
-waits in its queue belongs to none of them, so the death of one loses none; with a socket for each
-(``SO_REUSEPORT``) those in its own queue would be reset. That they take fair shares is the business
-of `door.py`.
+All workers accept from one socket, or one for each of two listeners, which was there before they
+were. A connection that waits in its queue belongs to none of them, so the death of one loses none;
+with a socket for each worker (``SO_REUSEPORT``) those in its own queue would be reset. That they
+take fair shares is the business of `door.py`.
 
 The supervisor forks its workers from itself, with everything imported: a new one serves within a
 tenth of a second. For that it must stay what it is, a process without threads or an event loop.
@@ -11,7 +11,8 @@ tenth of a second. For that it must stay what it is, a process without threads o
 It tells its workers what to do through a pipe each, and not by signals, since those also reach the
 workers from elsewhere: a terminal sends Ctrl-C to all of them, systemd SIGTERM. So a signal asks a
 worker to stop, however often it comes; only the supervisor asks twice. The end of the pipe is the
-supervisor's death, which nobody survives.
+supervisor's death, which nobody survives. A worker says one thing on its side: that the others are
+to reload as it did.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Supervisor:
         self,
         work: Work,
         slots: Sequence[Slot],
-        listening: socket.socket,
+        listening: Sequence[socket.socket],
         blame: Blame,
         log: FilteringBoundLogger,
         times: Times,
@@ -130,8 +131,10 @@ class Supervisor:
         looked = monotonic()
         while self._end is None or any(worker.pid for worker in self.workers):
             self._start_who_is_due()
-            select.select([self._woken], [], [], TICK)
+            lines = [worker.line for worker in self.workers if worker.line is not None]
+            said, _, _ = select.select([self._woken, *lines], [], [], TICK)
             self._obey()
+            self._pass_on(said)
             self._bury()
             now = monotonic()
             # Who stops us all for a while (a debugger, a container's pause) makes nobody silent.
@@ -150,6 +153,20 @@ class Supervisor:
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._stop(interrupted=number == signal.SIGINT)
 
+    def _pass_on(self, said: Sequence[object]) -> None:
+        """What workers say to each other."""
+        for worker in self.workers:
+            if worker.line is None or worker.line not in said:
+                continue
+            commands = worker.line.recv(64)
+            if RELOAD in commands:
+                for other in self.workers:
+                    if other is not worker:
+                        other.tell(RELOAD)
+            elif not commands:  # It is gone, and will be buried.
+                worker.line.close()
+                worker.line = None
+
     def _stop(self, *, interrupted: bool) -> None:
         if interrupted:
             self._code = Exit.interrupted
@@ -158,8 +175,12 @@ class Supervisor:
             return
         self._end = monotonic() + self._times.patience
         # Ours must not be the last one: what waits in its queue then would be lost.
-        self._listening.close()
+        self._stop_listening()
         self._tell_all(INTERRUPT if interrupted else DRAIN)
+
+    def _stop_listening(self) -> None:
+        for sock in self._listening:
+            sock.close()
 
     def _tell_all(self, command: bytes) -> None:
         for worker in self.workers:
@@ -245,7 +266,7 @@ class Supervisor:
         if code < 0:
             self._log.error("worker_died", cause=_named(code))
         self._end = monotonic() + self._times.patience
-        self._listening.close()
+        self._stop_listening()
         self._tell_all(DRAIN)
         self._tell_all(HURRY)
 

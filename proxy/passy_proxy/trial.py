@@ -176,6 +176,8 @@ class _Trying:
         if answer.why:
             return self._step("call", "failed", answer, unreached(answer))
         if 200 <= answer.status < 300:
+            if not readable(answer.body):
+                return self._step("call", "failed", answer, "Its answer cannot be read.")
             tokens = self._tokens(answer.body)
             message = f"{model} answered" + (f": {tokens} tokens." if tokens else ".")
             return self._step("call", "ok", answer, message)
@@ -258,6 +260,14 @@ def taken(status: int) -> tuple[Verdict, str]:
     if status >= 500 or 300 <= status < 400:
         return "unclear", f"It answers {status}, which says nothing of the key."
     return "ok", "The key was taken."
+
+
+def readable(body: bytes) -> bool:
+    """Whether it is a JSON object: not a page for people, and not half an answer."""
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def unreached(answer: _Answer) -> str:

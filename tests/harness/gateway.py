@@ -101,7 +101,8 @@ class Gateway:
         self.file.write_text(configuration)
         # Nothing of this machine's own settings may reach it.
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        self.variables = {**kept, "HOME": str(folder), **variables}
+        own = {"HOME": str(folder), "PASSY_ADMIN_LISTEN": "127.0.0.1:0"}
+        self.variables = {**kept, **own, **variables}
         self.url = ""
         self.process: subprocess.Popen[bytes]
         self.before: Callable[[], object] | None = None
@@ -113,6 +114,11 @@ class Gateway:
     @property
     def base_url(self) -> str:
         return f"{self.url}/v1"
+
+    @property
+    def admin_url(self) -> str:
+        """Of the listener of those who run it."""
+        return re.findall(r"administration at (http://\S+)", self.complaints())[-1]  # type: ignore[no-any-return]
 
     def passy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command on the same configuration."""
@@ -175,11 +181,21 @@ class Gateway:
                 return True
         return False
 
-    def ask(self, path: str, body: object = None, *, method: str = "", **headers: str) -> Asked:
-        """One request with nobody's SDK in between; ``x_name="…"`` is the header ``x-name``."""
+    def ask(
+        self,
+        path: str,
+        body: object = None,
+        *,
+        method: str = "",
+        admin: bool = False,
+        **headers: str,
+    ) -> Asked:
+        """One request with nobody's SDK in between; ``x_name="…"`` is the header ``x-name``.
+        ``admin``: at the listener of those who run the gateway."""
+        url = self.admin_url if admin else self.url
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection = http.client.HTTPConnection(self.url.partition("//")[2], timeout=PATIENCE)
+        connection = http.client.HTTPConnection(url.partition("//")[2], timeout=PATIENCE)
         with closing(connection):
             connection.request(method or ("GET" if body is None else "POST"), path, content, sent)
             answer = connection.getresponse()

@@ -56,13 +56,21 @@ class Office:
     def admin(self, method: str, path: str, body: object = None, **headers: str) -> Asked:
         """The admin API."""
         told = {"authorization": f"Bearer {TOKEN}"} | headers
-        return self.ask(method, f"/admin/api{path}", body, told)
+        return self.ask(method, f"/admin/api{path}", body, told, admin=True)
 
-    def ask(self, method: str, path: str, body: object, headers: dict[str, str]) -> Asked:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object,
+        headers: dict[str, str],
+        *,
+        admin: bool = False,
+    ) -> Asked:
         sent = {name.replace("_", "-"): value for name, value in headers.items() if value}
         if body is not None:
             sent.setdefault("content-type", "application/json")
-        return self.gateway.ask(path, body, method=method, **sent)
+        return self.gateway.ask(path, body, method=method, admin=admin, **sent)
 
     def made(self, path: str, body: object) -> dict[str, Any]:
         """What a POST to the admin API makes."""

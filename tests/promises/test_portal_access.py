@@ -78,12 +78,25 @@ def cast(serve: Serve) -> Cast:
     assert invitation
     assert session
     key = other.api("POST", "/keys", {"name": "theirs"}).json["id"]
-    team = office.made(f"/organisations/{organisation}/teams", {"name": "Theirs"})["id"]
+    inside = f"/organisations/{organisation}"
+    own = {"name": "Theirs", "url": "https://llm.example.com/v1", "credential": "sk-of-theirs"}
+    provider = office.made(f"{inside}/providers", own)["id"]
+    mine = {"upstream": "echo", "secret": "sk-of-theirs"}
+    credential = office.made(f"{inside}/credentials", mine)["id"]
     content = {"models": ["one"], "messages": []}
     kept = {"title": "Theirs", "content": content, "shared": True}
     prompt = other.api("POST", "/playground/prompts", kept).json["id"]
-    ids = {"prompt": prompt, "key": key, "team": team, "member": eve,
-           "invitation": invitation[1].decode(), "session": session[1].decode()}  # fmt: skip
+    team = office.made(f"/organisations/{organisation}/teams", {"name": "Theirs"})["id"]
+    ids = {
+        "prompt": prompt,
+        "key": key,
+        "member": eve,
+        "invitation": invitation[1].decode(),
+        "session": session[1].decode(),
+        "provider": provider,
+        "credential": credential,
+        "team": team,
+    }
     return Cast(gateway, people, other, ids)
 
 

@@ -16,7 +16,7 @@ from passy_proxy.cli.serve import bound
 from passy_proxy.config.model import Address
 from passy_proxy.place import Place
 from passy_proxy.pulse import Slot
-from passy_proxy.server import Served, Server, gateway_at, server_config
+from passy_proxy.server import Served, Server, Serving, gateway_at
 from passy_proxy.supervisor import DRAIN, HURRY, INTERRUPT
 from passy_proxy.vitals import Vitals
 
@@ -58,8 +58,8 @@ async def running(
     slots = [Slot()] if line is not None else []
     gateway = gateway_at(place, file.settings.log, {}, Vitals(slots))
     at = Address("127.0.0.1", 0)
-    config = server_config(Served(gateway), at, file)
-    server = Server(config, gateway, file.settings.edge, line=line)
+    config = Serving(Served(gateway), at, file)
+    server = Server(config, gateway, line=line)
     server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
     sock = bound(at)
     port = sock.getsockname()[1]

@@ -39,7 +39,9 @@ def log() -> Log:
 def supervisor(log: Log) -> Iterator[Supervisor]:
     slot = Slot()
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        supervisor = Supervisor(nothing, [slot], sock, lambda _: {}, cast(Any, log), Times(0, 0, 1))
+        supervisor = Supervisor(
+            nothing, [slot], [sock], lambda _: {}, cast(Any, log), Times(0, 0, 1)
+        )
         yield supervisor
     for end in (supervisor._woken, supervisor._wake, supervisor.workers[0].line):
         if end is not None:

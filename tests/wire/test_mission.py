@@ -873,7 +873,7 @@ def test_get_of_a_route_asks_the_routing_table_with_the_admin_token(
     gateway = serve(
         shipped(), PASSY_ADMIN_TOKEN="an-admin-token-for-tests-0123456789", NEBIUS_API_KEY="n" * 20
     )
-    url = f"{gateway.url}/admin/routing"
+    url = f"{gateway.admin_url}/admin/routing"
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(url, timeout=30)
     refused.value.close()

@@ -7,7 +7,7 @@ usage, single exchanges, the routing table and the state of the gateway. Its Ope
 
 from __future__ import annotations
 
-from passy_plugins.api.desk import Desk
+from passy_plugins.api.desk import Desk, Desked
 from passy_plugins.api.gate import Gate, bearer
 from passy_proxy import (
     Administered,
@@ -29,8 +29,9 @@ class Config(Settings):
     )
 
 
-class Admin(Application):
+class Admin(Desked):
     name = "admin"
+    listener = "admin"
     config: Config
 
     def asgi(self) -> Asgi:
@@ -41,11 +42,6 @@ class Admin(Application):
         look = bearer(self.config.token.reveal().encode(), "admin")
         served = made(self.desk, self.log, lambda: self.gateway)
         return Gate(ready(served), look, REFUSED, b"Bearer")
-
-    async def stop(self) -> None:
-        await super().stop()
-        if (desk := getattr(self, "desk", None)) is not None:
-            await desk.close()
 
 
 @hookimpl

@@ -9,6 +9,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, cast
 
 from passy_plugins.api.denied import Denied
+from passy_proxy import Application
 from passy_proxy.keyring import KeyringError
 
 if TYPE_CHECKING:
@@ -39,6 +40,17 @@ class Desk:
     async def close(self) -> None:
         self._admin = None
         await self._stack.aclose()
+
+
+class Desked(Application):
+    """An application with a desk, which is closed when it stops. ``asgi`` opens it."""
+
+    desk: Desk | None = None
+
+    async def stop(self) -> None:
+        await super().stop()
+        if self.desk is not None:
+            await self.desk.close()
 
 
 class _Courteous:

@@ -53,6 +53,7 @@ WORDS = {
     413: "The body is too large.",
     415: "The body is not JSON.",
     422: "Something in the request does not fit; `param` says what.",
+    429: "A test is running already.",
     503: "The database cannot be asked now.",
 }
 
@@ -78,7 +79,11 @@ def told(app: FastAPI) -> None:
 
 async def denied(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, Denied)
-    return error(request, exc.status, exc.code, str(exc), exc.param)
+    content = said(exc.code, str(exc), id_of(request), exc.param)
+    if exc.problems:
+        problems = [{"param": place, "message": message} for place, message in exc.problems]
+        content["error"]["problems"] = problems
+    return JSONResponse(content, exc.status)
 
 
 _CODES = {404: "unknown_url", 405: "method_not_allowed", 400: "invalid_json"}

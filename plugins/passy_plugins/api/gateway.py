@@ -14,6 +14,7 @@ from passy_plugins.api.words import Shown
 from passy_plugins.routing import provider, route
 from passy_proxy import StoreUnavailable, __version__
 from passy_proxy.log import dropped
+from passy_proxy.reloading import reload_all
 
 if TYPE_CHECKING:
     from passy_proxy.config.snapshot import Snapshot
@@ -77,6 +78,7 @@ class Status(Shown):
 
 class Reloaded(Shown):
     hash: str = Field(description="Of the configuration that runs now.")
+    workers: int = Field(description="How many processes run it: all of this host.")
     warnings: list[str]
 
 
@@ -130,7 +132,7 @@ async def status(request: Request) -> Status:
             problem=gateway.problem,
             warnings=[str(one) for one in snapshot.warnings],
         ),
-        apps={one.path or "/": one.application.name for one in snapshot.routes.mounts},
+        apps={one.path or "/": one.application.name for one in snapshot.mounts},
         apps_left_out=snapshot.apps_left_out,
         upstreams=[
             UpstreamShown(
@@ -151,13 +153,24 @@ async def status(request: Request) -> Status:
 
 @router.post("/reload", responses=responses(401, 409))
 async def reload(request: Request) -> Reloaded:
-    """Read the configuration again, in the worker that answers; the others see a changed file
-    within a second."""
+    """Read the configuration again, in all workers of this host. Where it is refused the old one
+    goes on serving, and `problems` says all that is wrong, `param` being file:line:column; where
+    single workers refuse it, which they are."""
     gateway: Gateway = request.app.state.gateway()
-    if not await gateway.reload():
-        raise Denied(409, "configuration_refused", gateway.problem)
+    failed = await reload_all(gateway)
+    if gateway.problem:
+        wrong = [(one.place, one.message) for one in gateway.problems if one.severity == "error"]
+        raise Denied(409, "configuration_refused", gateway.problem, problems=wrong)
     snapshot = gateway.snapshot
-    return Reloaded(hash=snapshot.hash.decode(), warnings=[str(one) for one in snapshot.warnings])
+    if failed:
+        wrong = [(f"worker {number}", why) for number, why in sorted(failed.items())]
+        message = f"Of {len(gateway.site.vitals.slots)} workers {len(failed)} do not run it."
+        raise Denied(409, "workers_differ", message, problems=wrong)
+    return Reloaded(
+        hash=snapshot.hash.decode(),
+        workers=max(1, len(gateway.site.vitals.slots)),
+        warnings=[str(one) for one in snapshot.warnings],
+    )
 
 
 @router.get("/routing", responses=responses(401))

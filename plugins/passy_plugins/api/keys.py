@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from passy_plugins.api.desk import Desk
+from passy_plugins.api.desk import Desk, Desked
 from passy_plugins.api.gate import Gate, bearer, header
 from passy_proxy import (
     Administered,
@@ -41,7 +41,7 @@ class Config(Settings):
     )
 
 
-class Keys(Application):
+class Keys(Desked):
     name = "keys"
     config: Config
 
@@ -58,11 +58,6 @@ class Keys(Application):
 
         app = made(self.desk, self.log, self.config.organisation)
         return Gate(ready(app), look, REFUSED, b"Service")
-
-    async def stop(self) -> None:
-        await super().stop()
-        if (desk := getattr(self, "desk", None)) is not None:
-            await desk.close()
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 
 from passy_plugins.api.denied import Denied
-from passy_portal.accounts import Accounts, Invitation
+from passy_portal.accounts import Accounts
 from passy_portal.audit import Who
 from passy_portal.door import (
     BROWSER,
@@ -24,6 +24,7 @@ from passy_portal.door import (
     set_cookie,
 )
 from passy_portal.identities import has_identity
+from passy_portal.links import Invitation
 from passy_portal.pages.keys import made_page
 from passy_portal.view import moved, page
 from passy_proxy.issue import NewKey

@@ -11,8 +11,9 @@ from passy_plugins.api.errors import absent
 from passy_plugins.api.words import Id, UserId
 from passy_portal import audit
 from passy_portal.accounts import Accounts, Visitor
-from passy_portal.door import Form, own_origin
-from passy_portal.placing import place, teams_of
+from passy_portal.door import Form
+from passy_portal.pages.people import INVITED, link_to, mailed, named
+from passy_portal.placing import left, teams_of
 from passy_portal.view import moved, page, visitor_of
 from passy_proxy.issue import ROLES, Member, Role
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 ENTRIES = 50
-KEYS = ("disable", "keep", "move")
-"""What can become of the keys of somebody who leaves."""
 ABOUT: dict[Role, str] = {
     "owner": "everything, and names other owners",
     "admin": "everything but owners",
@@ -46,7 +45,7 @@ async def team(request: Request) -> Response:
 
 @router.post("/team/invite")
 async def invite(request: Request) -> Response:
-    """A link for somebody, shown this once: there is nobody here who sends mail."""
+    """A link for somebody, shown this once, and mailed where there is a server for that."""
     form: Form = request.state.form
     email, role = form.text("email", 254), form.text("role")
     form.end()
@@ -62,8 +61,21 @@ async def invite(request: Request) -> Response:
         return await _page(request, str(error), error.status, email=email, role=role)
     async with accounts.noting(visitor.who, "member.invite", email, after={"role": role}):
         token = await accounts.invite(visitor.organisation, email, cast(Role, role), visitor.user)
-    link = f"{own_origin(request)}{request.scope.get('root_path', '')}/join?link={token}"
-    return await _page(request, link=link, invited=email)
+    return await invited_page(request, email, role, token)
+
+
+async def invited_page(request: Request, email: str, role: str, token: str) -> Response:
+    """Members and invitations, and the link of one that was made just now."""
+    visitor, link = visitor_of(request), link_to(request, "join", token)
+    letter = INVITED.format(
+        who=named(visitor), organisation=visitor.organisation_name, role=role, link=link
+    )
+    subject = f"{named(visitor)} invites you to {visitor.organisation_name}"
+    undelivered = await mailed(request, email, subject, letter)
+    return await _page(
+        request, link=link, invited=email,
+        sent="yes" if undelivered == "" else "", why=undelivered or "",
+    )  # fmt: skip
 
 
 @router.post("/team/{user_id}/role")
@@ -96,32 +108,28 @@ async def remove(request: Request, user_id: UserId) -> Response:
         _may_touch(visitor, was)
         await _another_owner(accounts, was)
         noted.before = {"role": was.role}
-        noted.after = await _left(accounts, visitor, user_id, keys, heir)
+        noted.after = await left(accounts.admin, visitor.organisation, user_id, keys, heir)
         await accounts.admin.remove_member(visitor.organisation, user_id)
         await accounts.end_all(user_id)
     return moved(request, "/team", "removed")
 
 
-async def _left(
-    accounts: Accounts, visitor: Visitor, user: str, choice: str, heir: str
-) -> dict[str, Any]:
-    """What becomes of the keys of who leaves, as the audit log has it."""
-    if choice not in KEYS:
-        raise Denied(422, "invalid_value", f"One of {', '.join(KEYS)}.", "keys")
-    if choice == "move" and (heir == user or await _place(accounts, visitor, heir) is None):
-        raise Denied(422, "invalid_value", "Say which member their keys go to.", "heir")
-    admin, touched = accounts.admin, []
-    await place(admin, visitor.organisation, user, None)
-    for key in await admin.keys_within(visitor.organisation):
-        if key.user_id == user and choice == "move":
-            await admin.change_key(key.id, user_id=heir)
-            touched.append(key.id)
-        elif key.user_id == user and choice == "disable" and not key.disabled:
-            await admin.disable_key(key.id)
-            touched.append(key.id)
-    if choice == "move":
-        return {"keys_moved": touched, "heir": heir}
-    return {"keys_disabled": touched}
+@router.post("/team/invitations/{id}/resend")
+async def resend(request: Request, id: Id) -> Response:
+    """Another link for who was invited; the former one is good no more."""
+    request.state.form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    waiting = await accounts.invitations(visitor.organisation)
+    found = next((one for one in waiting if one.id == id), None)
+    if found is None:
+        raise absent("invitation")
+    if found.role == "owner" and visitor.role != "owner":
+        raise Denied(403, "not_allowed", "Only an owner names another one.")
+    async with accounts.noting(
+        visitor.who, "member.invite", found.email, after={"role": found.role, "again": True}
+    ):
+        token = await accounts.invite(visitor.organisation, found.email, found.role, visitor.user)
+    return await invited_page(request, found.email, found.role, token)
 
 
 @router.post("/team/invitations/{id}/withdraw")
@@ -172,7 +180,15 @@ async def _page(
         if key.team in sizes:
             sizes[key.team] += 1
     owners = sum(one.role == "owner" for one, _ in members)
-    given: dict[str, Any] = {"email": "", "role": "developer", "link": "", "invited": "", **typed}
+    given: dict[str, Any] = {
+        "email": "",
+        "role": "developer",
+        "link": "",
+        "invited": "",
+        "sent": "",
+        "why": "",
+        **typed,
+    }
     return page(
         request, "team.html", status=status, members=members, owners=owners,
         invitations=await accounts.invitations(mine), about=ABOUT, error=error,

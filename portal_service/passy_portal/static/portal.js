@@ -10,6 +10,37 @@ for (const each of all("time[datetime]")) {
   each.textContent = at.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 }
 
+// The page one is on is seen among the others, however narrow the bar.
+const nav = document.querySelector(".nav");
+const current = nav?.querySelector("[aria-current]");
+if (current) nav.scrollLeft = current.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
+
+// A row leads where its name leads. On phones it is a card: each cell has its column's name then,
+// and the roles that the table loses with its shape.
+for (const table of all("table.rows")) {
+  const names = all("thead th", table).map((each) => each.textContent.trim());
+  table.classList.add("stacked");
+  table.setAttribute("role", "table");
+  for (const part of all("thead, tbody", table)) part.setAttribute("role", "rowgroup");
+  for (const row of all("tr", table)) {
+    row.setAttribute("role", "row");
+    [...row.cells].forEach((cell, place) => {
+      if (cell.tagName === "TD") cell.dataset.th = names[place] ?? "";
+      const header = cell.scope === "row" ? "rowheader" : "columnheader";
+      cell.setAttribute("role", cell.tagName === "TD" ? "cell" : header);
+    });
+    if (row.querySelector("th[scope=row] a[href]")) row.classList.add("leads");
+  }
+  table.addEventListener("click", (event) => {
+    const row = event.target.closest("tr.leads");
+    if (!row || event.target.closest("a, button, input, select, summary, label")) return;
+    if (String(getSelection())) return;
+    const link = row.querySelector("th[scope=row] a[href]");
+    if (event.ctrlKey || event.metaKey) open(link.href);
+    else link.click();
+  });
+}
+
 // Copy.
 for (const button of all("[data-copy]")) {
   if (!navigator.clipboard) continue;
@@ -88,7 +119,9 @@ for (const dot of all("[data-live]")) {
   look();
 }
 
-// Keys: g and a letter goes somewhere, / searches, c creates, ? says this, Esc closes.
+// Keys: g and a letter goes somewhere, / searches, c creates, j and k go through rows, ? says this,
+// Esc closes.
+const step = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 };
 let began = false;
 document.addEventListener("keydown", (event) => {
   const field = event.target.closest("input, select, textarea, [contenteditable]");
@@ -113,6 +146,13 @@ document.addEventListener("keydown", (event) => {
   } else if (event.key === "c") {
     const create = document.querySelector("[data-create]");
     if (create) { event.preventDefault(); create.matches("a") ? create.click() : create.focus(); }
+  } else if (event.key in step) {
+    const links = all("tr.leads th[scope=row] a[href]");
+    const place = links.indexOf(document.activeElement);
+    if (!links.length || (place < 0 && event.key.startsWith("Arrow"))) return;
+    const next = place < 0 ? 0 : Math.max(0, Math.min(links.length - 1, place + step[event.key]));
+    event.preventDefault();
+    links[next].focus();
   } else if (event.key === "?") {
     explain();
   }
@@ -137,9 +177,10 @@ function explain() {
       text.textContent = meaning;
       list.append(term, text);
     };
-    for (const link of all("[data-go]")) add(`g ${link.dataset.go}`, link.textContent);
+    for (const link of all("[data-go]")) add(`g ${link.dataset.go}`, link.textContent.trim());
     add("/", "Search");
     add("c", "Create");
+    add("j k", "The next row, the one before; Enter opens it");
     add("Esc", "Close, or leave a field");
     const form = document.createElement("form");
     form.method = "dialog";

@@ -13,8 +13,10 @@ from passy_proxy.config.problem import ConfigInvalid
 
 if TYPE_CHECKING:
     from passy_proxy.config.snapshot import Snapshot
-    from passy_proxy.route import Route
+    from passy_proxy.mount import Mount
+    from passy_proxy.route import Route, RouteTable
 
+LISTENERS = {"main": "", "admin": ", at the listener of those who run the gateway"}
 PHASES = ("on_request", "on_attempt", "on_response", "on_event", "on_end", "on_complete")
 
 
@@ -46,25 +48,37 @@ def command(
         snapshot = build(file, dry_parts(place, variables), "explain")
     except ConfigInvalid as exc:
         complain(exc)
-    route = snapshot.routes.find(method.upper(), path)
-    if route is None and (mount := snapshot.routes.mount(path)) is not None:
-        told = {"app": mount.application.name, "path": mount.path or "/", "place": mount.origin}
+    route, mount = asked(snapshot.routes, method.upper(), path)
+    listener = "main"
+    if route is None and mount is None:
+        route, mount = asked(snapshot.admin_routes, method.upper(), path)
+        listener = "admin"
+    if mount is not None:
+        told = {"app": mount.application.name, "path": mount.path or "/", "place": mount.origin,
+                "listener": listener}  # fmt: skip
         if as_json:
             from passy_proxy import json
 
             click.echo(json.dumps(told).decode())
         else:
-            click.echo(f"the app {told['app']} at {told['path']}  {told['place']}")
+            where = LISTENERS[listener]
+            click.echo(f"the app {told['app']} at {told['path']}{where}  {told['place']}")
         return
     if route is None:
         fail(f"no route matches {method.upper()} {path}", Exit.failed)
-    told = facts(snapshot, route, model)
+    told = facts(snapshot, route, model) | {"listener": listener}
     if as_json:
         from passy_proxy import json
 
         click.echo(json.dumps(told).decode())
     else:
         draw(told, f"{method.upper()} {path}")
+
+
+def asked(table: RouteTable, method: str, path: str) -> tuple[Route | None, Mount | None]:
+    """Who answers at a listener."""
+    route = table.find(method, path)
+    return route, table.mount(path) if route is None else None
 
 
 def facts(snapshot: Snapshot, route: Route, model: str | None) -> dict[str, Any]:
@@ -124,7 +138,8 @@ def draw(told: dict[str, Any], asked: str) -> None:
     from rich.tree import Tree
 
     tree = Tree(f"[bold]{asked}[/]")
-    tree.add(f"route [bold]{told['route']}[/]  [dim]{told['place']}[/]")
+    where = LISTENERS[told["listener"]]
+    tree.add(f"route [bold]{told['route']}[/]{where}  [dim]{told['place']}[/]")
     tree.add(f"dialect {told['dialect']}, operation {told['operation'] or 'passed through'}")
     chain = tree.add("chain, in order")
     for one in told["filters"]:

@@ -51,7 +51,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
     variables = environment()
     place = place_of(variables, config, data)
     try:
-        file = checked(place, variables, dry_parts(place, variables))
+        file, _ = checked(place, variables, dry_parts(place, variables))
     except ConfigInvalid as exc:
         complain(exc)
     if file.routes:
@@ -64,7 +64,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
     from passy_proxy.keyring import Keyring, KeyringError
     from passy_proxy.log import configured, let_go
     from passy_proxy.pulse import Slot
-    from passy_proxy.server import Served, Server, server_config
+    from passy_proxy.server import Served, Server, Serving
     from passy_proxy.site import Site
     from passy_proxy.vitals import Vitals
 
@@ -78,8 +78,8 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
     own.mkdir(mode=0o700, exist_ok=True)
     site = Site(own, keyring, log, Vitals([Slot()]))
     gateway = Gateway(site, variables, log, path=place.path, text=place.text)
-    edge = file.settings.edge
-    server = Server(server_config(Served(gateway), at, file), gateway, edge, dead=edge.loop_dead)
+    main = Serving(Served(gateway), at, file)
+    server = Server(main, gateway, dead=file.settings.edge.loop_dead)
     server.run([listening(at)])
     let_go()
     if not server.started and not gateway.draining:

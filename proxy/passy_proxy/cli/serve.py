@@ -6,7 +6,7 @@ import contextlib
 import errno
 import faulthandler
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,9 +21,14 @@ from passy_proxy.place import LAST_GOOD, Place
 
 if TYPE_CHECKING:
     from passy_proxy.config.build import Parts
+    from passy_proxy.config.snapshot import Snapshot
     from passy_proxy.registry import Registry
     from passy_proxy.vitals import Vitals
 
+admin_option = click.option(
+    "--admin-listen",
+    help="The same for those who run it. [PASSY_ADMIN_LISTEN, else admin: in the file]",
+)
 BACKLOG = 2048
 GRACE = 15.0
 """Seconds beyond all that the settings allow, before a worker that should have ended is killed."""
@@ -32,6 +37,7 @@ GRACE = 15.0
 @click.command()
 @place_options
 @click.option("--listen", help="host:port or :port. [HOST and PORT, else listen: in the file]")
+@admin_option
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -39,7 +45,12 @@ GRACE = 15.0
 )
 @click.option("--check", is_flag=True, help="Only say what is wrong with the configuration.")
 def command(
-    config: Path | None, data: Path | None, listen: str | None, workers: int | None, check: bool
+    config: Path | None,
+    data: Path | None,
+    listen: str | None,
+    admin_listen: str | None,
+    workers: int | None,
+    check: bool,
 ) -> None:
     """Run the gateway until it is told to stop."""
     place, variables = placed(config, data)
@@ -50,21 +61,34 @@ def command(
         return
     parts = dry_parts(place, variables)
     try:
-        file = checked(place, variables, parts)
+        file, snapshot = checked(place, variables, parts)
+        administered = snapshot.administered
     except ConfigInvalid as exc:
         file = last_good(place, variables, exc)
-        if workers is not None:
-            imported(file, parts)
+        administered = imported(file, parts)
     notice(file)
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
+    admin_at = None
+    if administered:
+        admin_at = where_admin(admin_listen, variables, file.settings.admin.listen)
     from passy_proxy.resources import allow_descriptors
 
     allow_descriptors()
+    sides = [Side(at, listening(at, workers or 0))]
+    if admin_at is not None:
+        sides.append(Side(admin_at, listening_admin(admin_at)))
     if workers is None:
         faulthandler.enable()
-        serve(place, variables, file, at, listening(at))
-    elif code := supervised(place, variables, file, at, workers, parts.registry):
+        serve(place, variables, file, sides)
+    elif code := supervised(place, variables, file, sides, workers, parts.registry):
         raise SystemExit(code)
+
+
+class Side(NamedTuple):
+    """A listener: where, and its socket."""
+
+    at: Address
+    sock: socket.socket
 
 
 class Post(NamedTuple):
@@ -78,25 +102,33 @@ def serve(
     place: Place,
     variables: Mapping[str, str],
     file: GatewayFile,
-    at: Address,
-    sock: socket.socket,
+    sides: Sequence[Side],
     post: Post | None = None,
 ) -> None:
-    """Be a gateway until the end; exits with one of `Exit` where it cannot start."""
+    """Be a gateway until the end; exits with one of `Exit` where it cannot start. ``sides``: where
+    clients connect, and where those who run the gateway do, if they can."""
+    from passy_proxy.app import AdminApp
     from passy_proxy.keyring import KeyringError
     from passy_proxy.log import let_go
-    from passy_proxy.server import Served, Server, gateway_at, server_config
+    from passy_proxy.server import Served, Server, Serving, gateway_at
 
-    edge = file.settings.edge
     vitals, line = post or (None, None)
     try:
         gateway = gateway_at(place, file.settings.log, variables, vitals)
     except KeyringError as exc:
         fail(str(exc), Exit.invalid_config)
     # A supervisor sees it for itself, and starts another.
-    dead = edge.loop_dead if post is None else 0.0
-    server = Server(server_config(Served(gateway), at, file), gateway, edge, dead=dead, line=line)
-    server.run([sock])
+    dead = file.settings.edge.loop_dead if post is None else 0.0
+    main, *others = sides
+    admin = [(Serving(AdminApp(gateway), side.at, file), side.sock) for side in others]
+    server = Server(
+        Serving(Served(gateway), main.at, file),
+        gateway,
+        dead=dead,
+        line=line,
+        admin=admin[0] if admin else None,
+    )
+    server.run([main.sock])
     let_go()
     if not server.started and not gateway.draining:
         raise SystemExit(Exit.failed)
@@ -106,7 +138,7 @@ def supervised(
     place: Place,
     variables: Mapping[str, str],
     file: GatewayFile,
-    at: Address,
+    sides: Sequence[Side],
     count: int,
     registry: Registry,
 ) -> int:
@@ -118,35 +150,37 @@ def supervised(
     from passy_proxy.vitals import Vitals
 
     slots = [Slot() for _ in range(count)]
-    sock = listening(at, count)
     edge = file.settings.edge
 
     def work(number: int, line: socket.socket) -> None:
         slots[number].begin()
-        serve(place, variables, file, at, sock, Post(Vitals(slots, number), line))
+        serve(place, variables, file, sides, Post(Vitals(slots, number), line))
 
     end = edge.lame_duck + edge.shutdown_timeout + GRACE
     times = Times(edge.loop_dead, edge.start_timeout, end)
     log = configured(file.settings.log, variables)
     blame = partial(blamed, registry=registry)
-    return Supervisor(work, slots, sock, blame, log, times).run()
+    return Supervisor(work, slots, [side.sock for side in sides], blame, log, times).run()
 
 
-def checked(place: Place, variables: Mapping[str, str], parts: Parts) -> GatewayFile:
+def checked(
+    place: Place, variables: Mapping[str, str], parts: Parts
+) -> tuple[GatewayFile, Snapshot]:
     """The configuration, if it fits together as a whole. Raises ConfigInvalid."""
     from passy_proxy.config.build import build
 
     file = place.file(variables)
-    build(file, parts, "check")
-    return file
+    return file, build(file, parts, "check")
 
 
-def imported(file: GatewayFile, parts: Parts) -> None:
-    """Import the plugins of a configuration, so that workers are born with them."""
+def imported(file: GatewayFile, parts: Parts) -> bool:
+    """Import the plugins of a configuration, so that workers are born with them. Whether it has
+    something for those who run the gateway."""
     from passy_proxy.config.build import build
 
     with contextlib.suppress(ConfigInvalid):
-        build(file, parts, "check")
+        return build(file, parts, "check").administered
+    return False
 
 
 def listening(at: Address, workers: int = 0) -> socket.socket:
@@ -159,6 +193,19 @@ def listening(at: Address, workers: int = 0) -> socket.socket:
     url = f"http://{Address(at.host, sock.getsockname()[1])}"
     with contextlib.suppress(OSError):  # A full disk is no reason not to serve.
         click.echo(f"passy: listening on {url}" + f", {workers} workers" * (workers > 0), err=True)
+    return sock
+
+
+def listening_admin(at: Address) -> socket.socket:
+    """The same for those who run the gateway."""
+    try:
+        sock = bound(at)
+    except OSError as exc:
+        hint = "; try: --admin-listen 127.0.0.1:0" if exc.errno == errno.EADDRINUSE else ""
+        fail(f"cannot listen on {at} for administration: {reason(exc)}{hint}")
+    with contextlib.suppress(OSError):
+        url = f"http://{Address(at.host, sock.getsockname()[1])}"
+        click.echo(f"passy: administration at {url}", err=True)
     return sock
 
 
@@ -206,3 +253,8 @@ def where(listen: str | None, host: str | None, port: str | None, written: Addre
         )
     except ValueError as exc:
         fail(str(exc), Exit.wrong_usage)
+
+
+def where_admin(listen: str | None, variables: Mapping[str, str], written: Address) -> Address:
+    """The address of those who run the gateway, found alike."""
+    return where(listen or variables.get("PASSY_ADMIN_LISTEN"), None, None, written)

@@ -15,7 +15,7 @@ import click
 from passy_proxy import json
 from passy_proxy.cli import Exit
 from passy_proxy.cli._terms import complain, dry_parts, fail, notice, place_options, placed
-from passy_proxy.cli.serve import bound, checked, reason, where
+from passy_proxy.cli.serve import admin_option, bound, checked, reason, where, where_admin
 from passy_proxy.config.model import Address
 from passy_proxy.config.problem import ConfigInvalid
 
@@ -38,18 +38,28 @@ LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 @click.command()
 @place_options
 @click.option("--listen", help="host:port or :port. [HOST and PORT, else listen: in the file]")
+@admin_option
 @click.option("--json", "as_json", is_flag=True, help="Say where everything is as one JSON line.")
-def command(config: Path | None, data: Path | None, listen: str | None, as_json: bool) -> None:
-    """Start everything on one port. The first run makes a key and shows it, once."""
+def command(
+    config: Path | None,
+    data: Path | None,
+    listen: str | None,
+    admin_listen: str | None,
+    as_json: bool,
+) -> None:
+    """Start everything on one port. The first run makes a key and shows it, once.
+
+    What those who run the gateway ask is on a port of its own, once the admin token is set."""
     began = time.monotonic()
     place, variables = placed(config, data)
     try:
-        file = checked(place, variables, dry_parts(place, variables))
+        file, snapshot = checked(place, variables, dry_parts(place, variables))
     except ConfigInvalid as exc:
         complain(exc)
     notice(file)
+    from passy_proxy.app import AdminApp
     from passy_proxy.keyring import KeyringError
-    from passy_proxy.server import Served, Server, gateway_at, server_config
+    from passy_proxy.server import Served, Server, Serving, gateway_at
     from passy_proxy.stores import StoreUnavailable
 
     try:
@@ -59,13 +69,19 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
     wanted = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
     sock = free(wanted)
     at = Address(wanted.host, sock.getsockname()[1])
+    admin_at = admin = None
+    if snapshot.administered:
+        asked = where_admin(admin_listen, variables, file.settings.admin.listen)
+        admin_sock = free(asked)
+        admin_at = Address(asked.host, admin_sock.getsockname()[1])
+        admin = (Serving(AdminApp(gateway), admin_at, file), admin_sock)
 
     async def ready(server: Server) -> None:
         try:
             key = await first_key(gateway)
             started = time.monotonic() - began
             first = await first_request(gateway, at, key)
-            shown = Shown(at, key, started, first, await greetings(gateway, at))
+            shown = Shown(at, key, started, first, await greetings(gateway, at), admin_at)
         except StoreUnavailable as exc:
             # Nobody can be given a key now; who has one is served as far as that is possible.
             click.echo(f"passy: serving at http://{at}/v1, but a store is away: {exc}", err=True)
@@ -75,7 +91,8 @@ def command(config: Path | None, data: Path | None, listen: str | None, as_json:
             shown.draw(gateway, wanted)
 
     # However long the loop is held up, it goes on: that may be a debugger.
-    server = Server(server_config(Served(gateway), at, file), gateway, file.settings.edge, ready)
+    main = Serving(Served(gateway), at, file)
+    server = Server(main, gateway, ready, admin=admin)
     server.run([sock])
     if not server.started:
         raise SystemExit(Exit.failed)
@@ -210,6 +227,7 @@ class Shown(NamedTuple):
     started: float
     first: First
     greetings: Greetings = {}  # noqa: RUF012  # Of a NamedTuple, and never written to.
+    admin_at: Address | None = None
 
     @property
     def url(self) -> str:
@@ -220,6 +238,7 @@ class Shown(NamedTuple):
             {
                 "url": self.url,
                 "base_url": f"{self.url}/v1",
+                "admin_url": url_of(self.admin_at) if self.admin_at else None,
                 "key": self.key,
                 "models": gateway.snapshot.models.names(),
                 "config": gateway.snapshot.hash.decode(),
@@ -243,6 +262,7 @@ class Shown(NamedTuple):
             "",
             f"  gateway  {bold(self.url + '/v1')}",
             *self._apps(),
+            *([f"  admin    {bold(url_of(self.admin_at))}"] if self.admin_at else []),
             f"  models   {models_line(snapshot.models.names(), snapshot.upstreams)}",
             f"  key      {key}",
         ]

@@ -22,6 +22,7 @@ from passy_proxy.config.model import (
     ChainEntry,
     GatewayFile,
     HttpUpstream,
+    Listener,
     ModelEntry,
     RouteEntry,
     StoreEntry,
@@ -170,23 +171,37 @@ class _Builder:
             Vitals: self.parts.site.vitals,
             Remembered: self.remembered(),
         }
-        routes: list[Route] = []
+        routes: dict[Listener, list[Route]] = {"main": [], "admin": []}
         for entry in file.routes:
             if route := self.route(entry):
-                routes.append(route)
+                routes[entry.settings.listener].append(route)
             yield
-        mounts = [mount for app in file.apps if (mount := self.mount(app))]
+        mounts: dict[Listener, list[Mount]] = {"main": [], "admin": []}
+        for app in file.apps:
+            if mount := self.mount(app):
+                mounts[mount.listener].append(mount)
         used = {entry.chain for entry in file.routes if isinstance(entry.chain, str)}
         for name, chain in file.chains.items():
             if name not in used:  # Mistakes in it are mistakes as in any other.
                 for one in chain:
                     self.filter(one, one.settings)
                 yield
-        made.routes = RouteTable(routes, mounts)
+        made.routes = RouteTable(routes["main"], mounts["main"])
+        made.admin_routes = RouteTable(routes["admin"], mounts["admin"])
+        self.listeners()
         made.filters = list(self.filters.values())
         made.warnings = (*file.warnings, *self.left_out, *self.unpriced())
         if self.problems:
             raise ConfigInvalid(self.problems)
+
+    def listeners(self) -> None:
+        """Complain of two that want one address."""
+        settings = self.file.settings
+        at, root = settings.admin.listen, self.file.root
+        if self.made.administered and at.port and at == settings.listen and root is not None:
+            message = f"clients and those who run the gateway cannot both connect to {at}"
+            hint = "another port, or listener: main at what is to be asked there"
+            self.complain(root.find(("admin", "listen")), message, hint)
 
     def unpriced(self) -> Iterator[Problem]:
         """A warning for each price of an upstream that there is not."""
@@ -448,7 +463,8 @@ class _Builder:
             return None
         self.made.app_keys[entry.path] = key
         path = entry.path.rstrip("/")
-        return Mount(path, application, int(entry.settings.body_limit), entry.node.place)
+        listener = entry.settings.listener or kind.listener
+        return Mount(path, application, int(entry.settings.body_limit), entry.node.place, listener)
 
     # Chains
 

@@ -132,6 +132,8 @@ ProxyURL = Annotated[OptionalSecret, AfterValidator(_proxy_url)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute_path)]
 Subtree = Annotated[Node, WithJsonSchema({})]
 FallbackOn = Literal["5xx", "4xx", "timeout", "rate_limit"]
+Listener = Literal["main", "admin"]
+"""Of `listen`, where clients connect, or of `admin: {listen: …}`."""
 
 
 class TimeoutSettings(Settings):
@@ -253,6 +255,7 @@ class RouteSettings(Settings):
     )
     multipart_parts: int = setting(100, "Most parts of a multipart body.", ge=1, le=1_000_000)
     root: str = setting("", "Beginning of the path that a pass-through leaves out: /v1.")
+    listener: Listener = setting("main", "Where it is asked: at listen, or at admin's.")
 
 
 class AppSettings(Settings):
@@ -260,6 +263,18 @@ class AppSettings(Settings):
 
     app: str = setting(..., "The name of the application: keys, admin, ….")
     body_limit: Size = setting("1MiB", "Largest body of a request to it.", ge=1)
+    listener: Listener | None = setting(
+        None, "Where it is asked: main, at listen, or admin. The app admin is at admin without it."
+    )
+
+
+class AdminSettings(Settings):
+    """The listener of those who run the gateway, apart from that of clients."""
+
+    listen: ListenAddress = setting(
+        "127.0.0.1:9901",
+        "Where they connect: host:port or :port. It is opened where a route or an app is there.",
+    )
 
 
 class EdgeSettings(Settings):
@@ -365,6 +380,7 @@ class GatewaySettings(Settings):
     """The top of gateway.yaml."""
 
     listen: ListenAddress = setting("127.0.0.1:8080", "Where clients connect: host:port or :port.")
+    admin: AdminSettings = setting({}, "The listener of those who run the gateway.")
     plugins: tuple[str, ...] = setting((), "Plugins that bring something other than filters.")
     stores: Subtree | None = setting(None, "Name → store: where state is kept.")
     upstreams: Subtree | None = setting(None, "Name → provider account.")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from passy_proxy.config.model import GatewaySettings
     from passy_proxy.config.problem import Problem
     from passy_proxy.connections import Connections
+    from passy_proxy.mount import Mount
 
 
 class StartFailed(Exception):
@@ -75,12 +76,26 @@ class Snapshot:
         self.apps_left_out: dict[str, str] = {}
         """Path of an application whose secret is ``off`` → how to give it one."""
         self.routes = RouteTable(())
+        """Of the listener of clients."""
+        self.admin_routes = RouteTable(())
+        """Of the listener of those who run the gateway."""
         self.warnings: Sequence[Problem] = ()
         self.running = 0
         """Exchanges on it now."""
         self.retired: asyncio.Event | None = None
         """There once another has taken its place; set when its last exchange has left."""
         self._started: list[Filter] = []
+
+    @property
+    def mounts(self) -> Sequence[Mount]:
+        """All applications that are served."""
+        return (*self.routes.mounts, *self.admin_routes.mounts)
+
+    @property
+    def administered(self) -> bool:
+        """Whether somebody can be answered at the listener of those who run the gateway."""
+        table = self.admin_routes
+        return bool(table.mounts) or any(not one.chain.terminal.closed for one in table.all)
 
     async def start(self) -> None:
         """Start stores, filters and applications. On failure stops what had started and raises

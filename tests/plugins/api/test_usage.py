@@ -224,7 +224,7 @@ def test_a_file_has_all_that_the_pages_have(traffic: Traffic, what: str) -> None
 
 
 def test_a_reader_who_leaves_a_file_leaves_nothing_behind(traffic: Traffic) -> None:
-    host, _, port = traffic.office.gateway.url.rpartition("//")[2].partition(":")
+    host, _, port = traffic.office.gateway.admin_url.rpartition("//")[2].partition(":")
     for _ in range(20):
         with socket.create_connection((host, int(port))) as client:
             client.sendall(

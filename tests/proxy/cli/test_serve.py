@@ -49,7 +49,7 @@ def test_a_configuration_is_built_once_before_workers_begin(
         return build(file, parts, hash)
 
     def ended(supervisor: Supervisor) -> int:
-        for one in (supervisor._listening, supervisor._woken, supervisor._wake):
+        for one in (*supervisor._listening, supervisor._woken, supervisor._wake):
             one.close()
         for worker in supervisor.workers:
             worker.slot.close()

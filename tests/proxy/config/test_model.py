@@ -17,6 +17,7 @@ from passy_proxy.config.settings import Settings, setting
 
 FULL = """\
 listen: 127.0.0.1:8080
+admin: {listen: "127.0.0.1:9000"}
 plugins: [portal]
 
 stores:
@@ -89,7 +90,7 @@ routes:
 
 apps:
   /keys: keys
-  /admin/api: {app: admin, body_limit: 2MiB}
+  /admin/api: {app: admin, body_limit: 2MiB, listener: main}
 
 prices:
   openai/gpt-*:
@@ -514,7 +515,7 @@ def test_the_schema_knows_apps_by_name_and_by_their_settings() -> None:
     name, settings = schema["properties"]["apps"]["additionalProperties"]["anyOf"]
     assert "string" == name["type"]
     assert ({"const": "keys"}, ["app"]) == (settings["properties"]["app"], settings["required"])
-    assert {"app", "body_limit", "max_chars"} == set(settings["properties"])
+    assert {"app", "body_limit", "listener", "max_chars"} == set(settings["properties"])
 
 
 def test_the_schema_takes_a_duration_as_it_is_written() -> None:

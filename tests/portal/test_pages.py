@@ -1,0 +1,155 @@
+"""Every page of the portal, in use and at its beginning: accessible, within its policy and its
+window, in light and dark, with and without scripts. The pages are those that links lead to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from harness.chromium import Complaints, launched
+from harness.demo import BEGINNER, CONFIGURATION, Demo, fill, patterns, walked
+from harness.gateway import Serve
+from harness.portal import PASSWORD
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+pytestmark = pytest.mark.browser
+
+MORE = ("/usage?by=key_id", "/usage?model=no%20such", "/keys?q=nothing-is-called-so", "/nowhere")
+STRANGERS = ("/login", "/first?link=x", "/join?link=x")
+NARROWEST = 320
+"""Pixels: 1280 at four times their size, which WCAG's reflow asks for."""
+THEMES = {
+    "light": 'axe.run({resultTypes: ["violations"]})',
+    "dark": 'axe.run({resultTypes: ["violations"], runOnly: ["color-contrast"]})',
+}
+"""What is asked of a page in each; only colours differ."""
+
+
+class Seen(NamedTuple):
+    demo: Demo
+    browser: Browser
+    complaints: Complaints
+    pages: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"{self.demo.gateway.url}/portal"
+
+    def signed_in(self, email: str, password: str, **more: Any) -> BrowserContext:
+        context = self.browser.new_context(**more)
+        page = self.complaints.watch(context.new_page())
+        page.goto(f"{self.url}/login")
+        page.fill("#email", email)
+        page.fill("#password", password)
+        page.click("button.primary")
+        page.wait_for_selector("nav")
+        return context
+
+
+@pytest.fixture(scope="module")
+def seen(serve: Serve) -> Iterator[Seen]:
+    gateway = serve(CONFIGURATION, start=False)
+    demo = fill(gateway, 3)
+    gateway.start()
+    pages = walked(demo.signed_in())
+    with launched() as browser:
+        yield Seen(demo, browser, Complaints(), pages)
+    assert 0 == gateway.stop()
+
+
+def looked_at(page: Page, address: str, complaints: Complaints) -> dict[str, Any]:
+    """What is wrong with a page: of its policy, its window and its accessibility."""
+    page.set_viewport_size({"width": NARROWEST, "height": 800})
+    page.goto(address)
+    wrong: dict[str, Any] = {}
+    if (over := page.evaluate("document.documentElement.scrollWidth - innerWidth")) > 0:
+        wrong["wider than its window by"] = over
+    page.set_viewport_size({"width": 1280, "height": 800})
+    if complaints:
+        wrong["complaints"] = list(complaints)
+    page.evaluate(AXE_SCRIPT)
+    for theme, run in THEMES.items():
+        page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+        for one in page.evaluate(run)["violations"]:
+            nodes = [node["html"][:160] for node in one["nodes"][:3]]
+            wrong[f"{theme}: {one['id']}"] = nodes
+    complaints.clear()  # axe looks at styles in ways that no page of ours does.
+    return wrong
+
+
+def test_links_lead_to_every_page(seen: Seen) -> None:
+    assert set() == set(patterns()) - set(seen.pages)
+
+
+@pytest.mark.parametrize("state", ["in use", "at its beginning", "to a stranger"])
+def test_W7_every_page_is_accessible_and_keeps_its_policy(seen: Seen, state: str) -> None:
+    demo = seen.demo
+    if state == "in use":
+        context = seen.signed_in(demo.owner, demo.password)
+        paths = [*seen.pages.values(), *MORE]
+    elif state == "at its beginning":
+        context = seen.signed_in(BEGINNER, PASSWORD)
+        paths = list(walked(demo.beginner()).values())
+    else:
+        context, paths = seen.browser.new_context(), list(STRANGERS)
+    page = seen.complaints.watch(context.new_page())
+    found = {path: looked_at(page, seen.url + path, seen.complaints) for path in paths}
+    assert {} == {path: wrong for path, wrong in found.items() if wrong}
+
+
+def test_without_scripts_every_page_is_whole(seen: Seen) -> None:
+    browser = seen.demo.signed_in()
+    for path in (*seen.pages.values(), *MORE):
+        text = browser.look(path).body.decode()
+        assert 1 == len(re.findall(r"<h1[ >]", text)), path
+        assert 1 == len(re.findall(r'aria-current="page"', text)) or path == "/nowhere", path
+        for form in re.findall(r"<form.*?</form>", text, re.S):
+            assert "<button" in form, (path, form[:200])
+
+
+@pytest.mark.parametrize("role", ["admin", "developer", "viewer", "billing"])
+def test_no_role_is_led_where_it_may_not_go(seen: Seen, role: str) -> None:
+    people = {"admin": "tomas", "developer": "ines", "viewer": "sam", "billing": "lena"}
+    browser = seen.demo.signed_in(f"{people[role]}@halcyon.example")
+    for path in walked(browser).values():
+        assert 200 == browser.look(path).status, path
+
+
+def test_the_keyboard_leads_everywhere_and_rows_are_links(seen: Seen) -> None:
+    context = seen.signed_in(seen.demo.owner, seen.demo.password, reduced_motion="reduce")
+    page = context.pages[0]
+    links = page.locator("[data-go]").evaluate_all(
+        "all => all.map(each => [each.dataset.go, new URL(each.href).pathname])"
+    )
+    assert len(links) == len({letter for letter, _ in links})
+    for letter, path in links:
+        with page.expect_navigation(url=f"**{path}"):
+            page.keyboard.press("g")
+            page.keyboard.press(letter)
+    page.goto(f"{seen.url}/keys")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("ArrowDown")
+    href = page.evaluate("document.activeElement.href")
+    assert href == page.locator("tbody th a").nth(1).evaluate("each => each.href")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert "solid" == outline
+    with page.expect_navigation(url=href):
+        page.keyboard.press("Enter")
+    page.goto(f"{seen.url}/keys")
+    with page.expect_navigation(url="**/keys/key_*"):
+        page.locator("tbody tr").nth(2).locator("td").nth(1).click()
+    page.goto(f"{seen.url}/usage?by=key_id")
+    with page.expect_navigation():
+        page.click("button:text-is('Dark')")
+    assert page.url.endswith("/usage?by=key_id")
+    assert "dark" == page.get_attribute("html", "data-theme")
+    still = "getComputedStyle(document.querySelector('.dot, body')).animationName"
+    assert "none" == page.evaluate(still)
+    assert [] == seen.complaints
