@@ -21,6 +21,8 @@ from passy_portal.pages import (
     api_models,
     api_playground,
     api_providers,
+    api_requests,
+    api_settings,
     api_teams,
     api_usage,
     key_list,
@@ -32,9 +34,12 @@ from passy_portal.pages import (
     playground,
     provider,
     providers,
+    requests,
     second,
+    settings,
     signing,
     sso,
+    tail,
     team,
     teams,
     usage,
@@ -61,6 +66,8 @@ PAGES = (
     overview.router,
     usage.router,
     key_list.router,
+    tail.router,
+    requests.router,
     keys.router,
     models.router,
     providers.router,
@@ -70,6 +77,7 @@ PAGES = (
     playground.router,
     team.router,
     people.router,
+    settings.router,
 )
 API = (
     api_keys.router,
@@ -79,6 +87,8 @@ API = (
     api_playground.router,
     api_limits.router,
     api_teams.router,
+    api_requests.router,
+    api_settings.router,
 )
 
 HEADERS = [

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from passy_plugins.api.errors import absent, id_of
 from passy_portal.access import ACCESS, may
@@ -64,6 +65,12 @@ NOTES = {
     "withdrawn": "The invitation is withdrawn.",
     "password": "Your password is changed. All other sessions have ended.",
     "ended": "The session has ended.",
+    "view": "The view is saved.",
+    "view_gone": "The view is deleted.",
+    "hook-disabled": "The webhook is told nothing until it is enabled again.",
+    "hook-enabled": "The webhook is told again.",
+    "hook-deleted": "The webhook is deleted.",
+    "reloaded": "The file was read again, and is what runs now.",
     "second": "Your second factor is off.",
     "transferred": "The organisation has another owner, and you are an admin.",
     "asked": "Members now need a second factor: who has none sets one up with their next click.",
@@ -86,6 +93,15 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
+def _words(text: str) -> Markup:
+    """A sentence with code in backticks."""
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part
+        for place, part in enumerate(text.split("`"))
+    )
+
+
+templates.filters |= {"words": _words}
 templates.filters |= {"count": count, "money": money, "percent": percent, "moment": _moment}
 templates.globals["may"] = may
 

@@ -21,7 +21,9 @@ CANARY = "<script>window.canary=1</script><img src=x onerror=window.canary=1>'\"
 PAGES = (
     "/", "/usage", "/usage?by=key_id&show=requests", "/usage?model=no%20such", "/keys",
     "/keys?q=nothing-is-called-so", "/keys/new", "/team", "/audit", "/account", "/playground",
-    "/limits", "/limits?edit=organisation", "/keys?status=active&sort=spent", "/nowhere",
+    "/settings", "/settings/webhooks", "/settings/prices", "/settings/gateway",
+    "/limits", "/limits?edit=organisation", "/keys?status=active&sort=spent",
+    "/nowhere",
 )  # fmt: skip
 
 

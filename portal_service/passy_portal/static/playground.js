@@ -253,9 +253,10 @@
         await new Promise((after) => setTimeout(after, 400 * n));
         try {
           const told = await portal("GET", `/api/requests/${encodeURIComponent(id)}`);
-          if (told.cost_usd !== null && told.cost_usd !== undefined) this.priced = Number(told.cost_usd);
-          else this.unpriced = true;
-          return this.measure();
+          this.unpriced = told.cost_usd === null; // Perhaps its price is being looked up.
+          if (!this.unpriced) this.priced = Number(told.cost_usd);
+          this.measure();
+          if (!this.unpriced) return;
         } catch {
           // Not there yet.
         }

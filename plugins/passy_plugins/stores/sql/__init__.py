@@ -101,6 +101,8 @@ class Sql(Telling, Store):
         lasting = settings.journal.durability == "power"
         self._writer = driver_for(self._url, "write", lasting=lasting)
         self._serve = settings.when_key_missing == "serve"
+        self.keep = settings.keep
+        """Days that single records of usage are kept; ``None`` is for ever."""
         self._log = log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
         self.place = hashlib.sha256(place.encode()).hexdigest()[:8]
