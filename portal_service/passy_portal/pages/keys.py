@@ -12,7 +12,7 @@ from passy_plugins.api.words import Id
 from passy_plugins.stores.sql.reports import Asked
 from passy_portal import owned
 from passy_portal.accounts import Accounts
-from passy_portal.door import Form, csrf_of, gateway_origin
+from passy_portal.door import Form, gateway_origin
 from passy_portal.key_form import (
     NANOS,
     Doubt,
@@ -163,7 +163,6 @@ def made_page(
     *,
     first: bool = False,
     rolled: str = "",
-    cookie: str = "",
 ) -> Response:
     """The one page that holds a key."""
     given: dict[str, Any] = {
@@ -175,8 +174,6 @@ def made_page(
     }
     origin, model = gateway_origin(request), _model(request, made)
     codes = snippets(origin, key, model)
-    if cookie:  # Of a session that begins with this page.
-        given["csrf"] = csrf_of(cookie)
     return page(
         request, "key_made.html", headers=asking(origin), snippets=codes, **given,
         ask={"url": f"{origin}/v1/chat/completions", "model": model},
