@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from passy_plugins.api.usage import dollars
+from passy_proxy.units import dollars
 
 NANOS = 1_000_000_000
 NONE = "\N{EN DASH}"

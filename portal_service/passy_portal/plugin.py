@@ -140,7 +140,9 @@ class Portal(Application):
         from passy_portal.office import Office
 
         config = self.config
-        office = Office(config, lambda: self.gateway.snapshot.connections)
+        office = Office(
+            config, lambda: self.gateway.snapshot.connections, lambda: self.gateway.draining
+        )
         return office, made(office, self._console(office), config.public_url, self.log)
 
     def _console(self, office: Office) -> Console:

@@ -32,8 +32,8 @@ class Demo(NamedTuple):
     owner: str
     """The e-mail of who owns the organisation that is in use."""
     password: str
-    key: str
-    """A test key of that organisation."""
+    keys: dict[str, str]
+    """Of that organisation, by their names."""
 
     def signed_in(self, email: str = "", password: str = "") -> Browser:
         browser = Browser(self.gateway)
@@ -56,7 +56,7 @@ def fill(gateway: Gateway, days: int) -> Demo:
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     asyncio.run(_begin(gateway.folder))
-    return Demo(gateway, told["people"]["owner"], told["password"], told["key"])
+    return Demo(gateway, told["people"]["owner"], told["password"], told["keys"])
 
 
 async def _begin(folder: Path) -> None:

@@ -17,6 +17,7 @@ from passy_plugins.api.files import Format, exported
 from passy_plugins.api.words import Line, Moment, Shown, shown_at
 from passy_plugins.stores.sql.reports import Asked, Bucket, Dimension, Group, Order, Sums
 from passy_proxy.records import UsageRecord
+from passy_proxy.units import dollars
 
 router = APIRouter(tags=["usage"])
 
@@ -292,10 +293,3 @@ def exchange_of(record: UsageRecord) -> dict[str, Any]:
     told["user"] = told.pop("user_id")
     told["tags"] = [tag for tag in record.tags.split(",") if tag]
     return {name: told[name] for name in Exchange.model_fields}
-
-
-def dollars(nanos: int) -> str:
-    """Billionths of a dollar as dollars, without loss: ``0.0000135``."""
-    whole, rest = divmod(abs(nanos), 1_000_000_000)
-    text = f"{whole}.{rest:09}".rstrip("0").rstrip(".")
-    return f"-{text}" if nanos < 0 else text

@@ -4,11 +4,19 @@
 const all = (query, within = document) => [...within.querySelectorAll(query)];
 
 // Times in the reader's zone; the title keeps UTC.
-for (const each of all("time[datetime]")) {
-  if ("day" in each.dataset) continue;
-  const at = new Date(each.dateTime);
-  each.textContent = at.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+const PARTS = {
+  short: { dateStyle: "medium", timeStyle: "short" },
+  all: { dateStyle: "medium", timeStyle: "medium" },
+  time: { timeStyle: "medium" },
+  date: { dateStyle: "medium" },
+};
+function localise(within) {
+  for (const each of all("time[datetime]", within)) {
+    if ("day" in each.dataset) continue;
+    each.textContent = new Date(each.dateTime).toLocaleString([], PARTS[each.dataset.part ?? "short"]);
+  }
 }
+localise(document);
 
 // The page one is on is seen among the others, however narrow the bar.
 const nav = document.querySelector(".nav");
@@ -44,6 +52,7 @@ for (const table of all("table.rows")) {
 // Copy.
 for (const button of all("[data-copy]")) {
   if (!navigator.clipboard) continue;
+  const name = button.textContent;
   button.hidden = false;
   button.addEventListener("click", async () => {
     const text = document.querySelector(button.dataset.copy).textContent;
@@ -53,7 +62,7 @@ for (const button of all("[data-copy]")) {
     } catch {
       button.textContent = "Select and copy";
     }
-    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    setTimeout(() => { button.textContent = name; }, 2000);
   });
 }
 
