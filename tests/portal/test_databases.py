@@ -67,7 +67,7 @@ def test_a_first_hour(gateway: Gateway) -> None:
 def test_what_playground_and_settings_keep(gateway: Gateway) -> None:
     owner = Browser(gateway)
     owner.sign_in("ada@example.com")
-    content = {"models": ["one"], "messages": [{"role": "user", "content": "ü – 𝄞"}]}
+    content = {"models": ["one"], "messages": [{"role": "user", "content": "ü 漢 𝄞"}]}
     kept = owner.api("POST", "/playground/prompts", {"title": "A", "content": content}).json
     path = f"/playground/prompts/{kept['id']}"
     assert owner.api("PATCH", path, {"shared": True}).json["shared"]
