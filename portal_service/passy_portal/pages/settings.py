@@ -147,7 +147,7 @@ async def prices(request: Request) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
     away, rows = "", []
     try:
-        rows = await priced.prices(console_of(request), visitor)
+        rows = await priced.prices(accounts, visitor, console_of(request))
     except GatewayAway as error:
         away = error.reason
     missing = [one for one in rows if one.unknown]
