@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.stores.sql.reports import Asked, Dimension, Pace, Reports, Sums
-from passy_portal.figures import count, milliseconds, money
+from passy_portal.figures import NONE, count, milliseconds, money
 from passy_portal.spans import Span
 
 if TYPE_CHECKING:
@@ -113,11 +113,11 @@ async def pace(reports: Reports, asked: Asked, span: Span) -> Series:
 
 
 def change(now: int, before: int) -> str:
-    """``+12 %``; in words where there was nothing."""
+    """``+12 %``, ``×39``; a dash where there was nothing before."""
     if not before:
-        return "none before" if now else "none before either"
+        return "new" if now else NONE
     if now >= 10 * before:
-        return f"{now / before:,.0f} times as much"
+        return f"×{now / before:,.0f}"
     percent = 100 * (now - before) / before
     return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
 
