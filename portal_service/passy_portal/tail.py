@@ -1,8 +1,8 @@
 """What arrives in the books, for all who watch: one reader in each process, however many they are.
 
-Everybody goes on from their own place, which their browser keeps: whoever was away for a moment is
-read to where the others are, and what both readings hold is left out once. Whoever does not take
-what there is is let go, and comes back with the place it had.
+Everybody goes on from their own place, which their browser keeps: for whoever was away for a moment
+it is read to where the others are, exactly. Whoever does not take what there is is let go, and
+comes back with the place it had.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 
     records: Sequence[UsageRecord]
     place: str
-    """Where to go on behind it; empty where that is the same as before."""
+    """Where to go on behind it; empty where there is nothing new."""
     lost: bool = False
     """Something before it may be missing."""
     away: bool = False
@@ -55,12 +55,19 @@ class Watcher:
         self.place = place
         """As far as it was read for this one."""
         self.new = True
-        self.seen: set[str] = set()
-        """Told already, and to be read once more with what the others are told."""
+        """It is not yet where all others are."""
         self.over = ""
         self._pieces: deque[Piece] = deque()
         self._waiting = 0
         self._woken = asyncio.Event()
+
+    def told(self, found: Arrived) -> None:
+        """What of this it wants."""
+        mine, wanted = self.visitor.organisation, self.wanted
+        records = [r for r in found.records if r.organisation == mine and wanted.holds(r)]
+        self.place = found.place
+        if records or found.lost:
+            self.put(Piece(records, found.place, found.lost))
 
     def put(self, piece: Piece) -> None:
         self._pieces.append(piece)
@@ -175,43 +182,30 @@ class Tail:
 
     async def _round(self) -> bool:
         """Tell everybody what came; whether there is more already."""
-        for watcher in [each for each in self._watchers if each.new]:
-            await self._catch_up(watcher)
-            if not self._place:
-                self._place, watcher.seen = watcher.place, set()
-        organisations = {each.visitor.organisation for each in self._watchers if not each.new}
-        if not self._place or not organisations:
-            return False
-        found = await self._arrivals.after(self._place, organisations)
-        self._place = found.place
+        new = [each for each in self._watchers if each.new]
+        found = await self._read()
         for watcher in self._watchers:
-            if watcher.new:
-                continue
-            records = [each for each in _of(watcher, found.records) if each.id not in watcher.seen]
-            # As long as it is read twice, nobody could say where to go on for this one alone.
-            behind = bool(watcher.seen) and found.more
-            if not behind:
-                watcher.seen, watcher.place = set(), found.place
-            if records or found.lost:
-                watcher.put(Piece(records, "" if behind else found.place, found.lost))
+            if not watcher.new:
+                watcher.told(found)
+        if not found.more:
+            for watcher in new:
+                await self._catch_up(watcher)
         return found.more
 
+    async def _read(self) -> Arrived:
+        """What has come for those who are where all are; these are there from now on."""
+        if not self._place:
+            self._place = await self._arrivals.place()
+        organisations = {each.visitor.organisation for each in self._watchers if not each.new}
+        found = await self._arrivals.after(self._place, organisations)
+        self._place = found.place
+        return found
+
     async def _catch_up(self, watcher: Watcher) -> None:
-        """From its own place to now."""
-        while True:
-            found = await self._arrivals.after(watcher.place, [watcher.visitor.organisation])
-            watcher.place = found.place
-            watcher.seen.update(record.id for record in found.records)
-            if (records := _of(watcher, found.records)) or found.lost:
-                watcher.put(Piece(records, found.place, found.lost))
-            if not found.more:
-                watcher.new = False
-                return
-
-
-def _of(watcher: Watcher, records: Sequence[UsageRecord]) -> list[UsageRecord]:
-    return [
-        record
-        for record in records
-        if record.organisation == watcher.visitor.organisation and watcher.wanted.holds(record)
-    ]
+        """From its own place, which is older, to that of all others."""
+        while watcher.new:
+            found = await self._arrivals.after(
+                watcher.place, [watcher.visitor.organisation], self._place
+            )
+            watcher.told(found)
+            watcher.new = found.more
