@@ -74,6 +74,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/keys/{id}/disable"): Access(KEEPERS, "key"),
     ("POST", "/keys/{id}/enable"): Access(KEEPERS, "key"),
     ("POST", "/keys/{id}/delete"): Access(KEEPERS, "key"),
+    ("GET", "/begin"): Access(LEADERS),
+    ("POST", "/begin"): Access(LEADERS),
     ("GET", "/models"): MEMBERS,
     ("GET", "/providers"): MEMBERS,
     ("GET", "/providers/new"): Access(LEADERS),

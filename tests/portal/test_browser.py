@@ -64,6 +64,7 @@ def visit(serve: Serve) -> Iterator[Visit]:
         page.fill("#password", PASSWORD)
         page.fill("#organisation", f"Engines {CANARY}")
         page.click("button.primary")
+        page.click("text=Use the echo for now")
         key = page.text_content("#the-key") or ""
         visit = Visit(gateway, browser, context, page, complaints, key)
         assert page.locator(".dot:not(.on)").count() == 1

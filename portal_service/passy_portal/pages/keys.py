@@ -14,7 +14,7 @@ from passy_plugins.stores.sql.reports import Asked
 from passy_portal import fields as read
 from passy_portal import owned
 from passy_portal.accounts import Accounts
-from passy_portal.door import Form, csrf_of, gateway_origin
+from passy_portal.door import Form, gateway_origin
 from passy_portal.pages.reading import LAST, days_before, month, spent_by, tomorrow
 from passy_portal.snippets import snippets
 from passy_portal.view import moved, page, visitor_of
@@ -157,7 +157,6 @@ def made_page(
     *,
     first: bool = False,
     rolled: str = "",
-    cookie: str = "",
 ) -> Response:
     """The one page that holds a key."""
     given: dict[str, Any] = {
@@ -168,8 +167,6 @@ def made_page(
         "rolled": rolled,
     }
     codes = snippets(gateway_origin(request), key, _model(request, made))
-    if cookie:  # Of a session that begins with this page.
-        given["csrf"] = csrf_of(cookie)
     return page(request, "key_made.html", snippets=codes, **given)
 
 
