@@ -45,6 +45,7 @@ BELOW = {"/audit": "/team"}
 """Pages that are a part of another one, though their path does not say so."""
 NOTES = {
     "saved": "Saved.",
+    "several": "The keys are changed. Gateways follow within seconds.",
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
@@ -57,6 +58,8 @@ NOTES = {
     "provider_enabled": "The provider is enabled again.",
     "provider_gone": "The provider and its keys are deleted.",
     "limits": "The limits are set. Gateways hold them within seconds.",
+    "team": "The team is there. Put keys and members in it, and set its limits.",
+    "team_deleted": "The team is deleted, with its keys. What they spent stays in the books.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",
