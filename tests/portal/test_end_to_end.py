@@ -47,6 +47,7 @@ def founded(page: Page, link: str) -> str:
     page.fill("#password", PASSWORD)
     page.fill("#organisation", "Engines")
     page.click("button.primary")
+    page.click("button[value=echo]")
     return page.text_content("#the-key") or ""
 
 
