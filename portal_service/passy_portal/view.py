@@ -18,7 +18,7 @@ from passy_plugins.api.errors import absent, id_of
 from passy_portal.access import ACCESS, may
 from passy_portal.accounts import Visitor
 from passy_portal.door import COOKIE, csrf_of, here, inner, own_cookie, set_cookie
-from passy_portal.figures import count, money, percent
+from passy_portal.figures import count, milliseconds, money, percent, short
 from passy_proxy import __version__
 
 HERE = Path(__file__).parent
@@ -101,8 +101,15 @@ def _words(text: str) -> Markup:
     )
 
 
-templates.filters |= {"words": _words}
-templates.filters |= {"count": count, "money": money, "percent": percent, "moment": _moment}
+templates.filters |= {
+    "count": count,
+    "money": money,
+    "percent": percent,
+    "short": short,
+    "milliseconds": milliseconds,
+    "moment": _moment,
+    "words": _words,
+}
 templates.globals["may"] = may
 
 
