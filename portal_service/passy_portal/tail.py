@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from passy_plugins.api.denied import Denied
+from passy_portal.shown_requests import Row, rows_of
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.arrivals import Arrived
     from passy_plugins.stores.sql.exchanges import Wanted
     from passy_portal.accounts import Accounts, Visitor
-    from passy_proxy.records import UsageRecord
 
 EVERY = 0.4
 """Seconds between two looks."""
@@ -37,7 +37,7 @@ MOST_WAITING = 5_000
 class Piece(NamedTuple):
     """Some of what arrived."""
 
-    records: Sequence[UsageRecord]
+    rows: Sequence[Row]
     place: str
     """Where to go on behind it; empty where there is nothing new."""
     lost: bool = False
@@ -61,17 +61,19 @@ class Watcher:
         self._waiting = 0
         self._woken = asyncio.Event()
 
-    def told(self, found: Arrived) -> None:
-        """What of this it wants."""
+    def told(self, rows: Sequence[Row], found: Arrived) -> None:
+        """What it wants of ``rows``, which are those of what was found."""
         mine, wanted = self.visitor.organisation, self.wanted
-        records = [r for r in found.records if r.organisation == mine and wanted.holds(r)]
+        own = [r for r in rows if r.record.organisation == mine and wanted.holds(r.record)]
         self.place = found.place
-        if records or found.lost:
-            self.put(Piece(records, found.place, found.lost))
+        if own or found.lost:
+            self.put(Piece(own, found.place, found.lost))
 
     def put(self, piece: Piece) -> None:
+        if self.over:
+            return
         self._pieces.append(piece)
-        self._waiting += len(piece.records)
+        self._waiting += len(piece.rows)
         if self._waiting > MOST_WAITING:
             self.end("behind")
         self._woken.set()
@@ -95,9 +97,9 @@ class Watcher:
         if not pieces:
             return None
         places = [piece.place for piece in pieces if piece.place]
-        records = [record for piece in pieces for record in piece.records]
+        rows = [row for piece in pieces for row in piece.rows]
         lost = any(piece.lost for piece in pieces)
-        return Piece(records, places[-1] if places else "", lost, pieces[-1].away)
+        return Piece(rows, places[-1] if places else "", lost, pieces[-1].away)
 
 
 class Tail:
@@ -182,24 +184,20 @@ class Tail:
 
     async def _round(self) -> bool:
         """Tell everybody what came; whether there is more already."""
+        if not self._place:
+            self._place = await self._arrivals.place()
         new = [each for each in self._watchers if each.new]
-        found = await self._read()
+        organisations = {each.visitor.organisation for each in self._watchers if not each.new}
+        found = await self._arrivals.after(self._place, organisations)
+        rows = await self._rows(found)
+        self._place = found.place  # Not before all of it is known that is told.
         for watcher in self._watchers:
             if not watcher.new:
-                watcher.told(found)
+                watcher.told(rows, found)
         if not found.more:
             for watcher in new:
                 await self._catch_up(watcher)
         return found.more
-
-    async def _read(self) -> Arrived:
-        """What has come for those who are where all are; these are there from now on."""
-        if not self._place:
-            self._place = await self._arrivals.place()
-        organisations = {each.visitor.organisation for each in self._watchers if not each.new}
-        found = await self._arrivals.after(self._place, organisations)
-        self._place = found.place
-        return found
 
     async def _catch_up(self, watcher: Watcher) -> None:
         """From its own place, which is older, to that of all others."""
@@ -207,5 +205,13 @@ class Tail:
             found = await self._arrivals.after(
                 watcher.place, [watcher.visitor.organisation], self._place
             )
-            watcher.told(found)
+            watcher.told(await self._rows(found), found)
             watcher.new = found.more
+
+    async def _rows(self, found: Arrived) -> list[Row]:
+        """With the names that pages have; looked up once for all who watch."""
+        rows: list[Row] = []
+        for organisation in {record.organisation for record in found.records}:
+            own = [each for each in found.records if each.organisation == organisation]
+            rows += await rows_of(self._accounts.admin, own)
+        return rows
