@@ -6,35 +6,30 @@ lets anybody in.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, insert, select, union_all, update
+from sqlalchemy import delete, insert, select, update
 
 from passy_plugins.stores.sql.schema import members, organisations, users
 from passy_portal import audit
 from passy_portal.audit import Noted, Who
 from passy_portal.factors import Factors
+from passy_portal.links import Links, digest, milliseconds
 from passy_portal.passwords import Passwords
 from passy_portal.playing import withdraw
-from passy_portal.tables import identities, passwords, rules, sessions, tokens
+from passy_portal.tables import passwords, rules, sessions
 from passy_portal.throttle import Throttle
 from passy_proxy.issue import Role
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Row
+    from sqlalchemy import ColumnElement
 
     from passy_plugins.stores.sql.admin import Admin
 
-FIRST_GOOD_FOR = 3_600_000
-INVITATION_GOOD_FOR = 7 * 86_400_000
-SECOND_GOOD_FOR = 600_000
-"""Milliseconds, all of them."""
 NOTED_EVERY = 60_000
 """Milliseconds between two notes that a session is used."""
 
@@ -75,20 +70,7 @@ class Session:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    id: str
-    kind: str
-    organisation: str
-    email: str
-    role: Role
-    made_by: str
-    created: float
-    """Unix seconds, as is ``expires``."""
-    expires: float
-
-
-class Accounts:
+class Accounts(Links):
     """Reads and writes the portal's tables. Raises `StoreUnavailable`."""
 
     def __init__(self, admin: Admin, idle: float, longest: float) -> None:
@@ -150,7 +132,7 @@ class Accounts:
 
     async def set_password(self, user: str, hashed: str) -> None:
         """And end all of their sessions."""
-        now = _now()
+        now = milliseconds()
         change = update(passwords).where(passwords.c.user_id == user)
         async with self.admin.connected() as connection:
             if not (await connection.execute(change.values(hash=hashed, changed=now))).rowcount:
@@ -168,7 +150,7 @@ class Accounts:
         mine = [place.organisation for place in places]
         if not mine:
             return None
-        cookie, now = secrets.token_urlsafe(32), _now()
+        cookie, now = secrets.token_urlsafe(32), milliseconds()
         row = {
             "digest": digest(cookie),
             "id": f"sess_{secrets.token_hex(8)}",
@@ -187,7 +169,7 @@ class Accounts:
 
     async def visitor(self, cookie: str, address: str) -> Visitor | None:
         """Whose session it is, if it lives and they are still what they were."""
-        now = _now()
+        now = milliseconds()
         mine = (sessions.c.digest == digest(cookie), ~self._over(now))
         async with self.admin.connected() as connection:
             row = (await connection.execute(_VISITOR.where(*mine))).first()
@@ -201,6 +183,18 @@ class Accounts:
             row.organisation_name, row.role, address,
             bool(row.second), bool(row.second_factor) and not row.second,
         )  # fmt: skip
+
+    async def living(self, ids: Collection[str]) -> dict[str, tuple[str, Role]]:
+        """Of those sessions that live: the organisation they are in, and as what. It does not count
+        as use of them."""
+        mine = (sessions.c.id.in_(ids), ~self._over(milliseconds()))
+        async with self.admin.connected() as connection:
+            rows = (await connection.execute(_VISITOR.where(*mine))).all()
+        return {
+            row.session: (row.organisation, row.role)
+            for row in rows
+            if row.second or not row.second_factor
+        }
 
     async def end(self, cookie: str) -> None:
         """That one session."""
@@ -226,7 +220,7 @@ class Accounts:
 
     async def sessions_of(self, user: str) -> list[Session]:
         """Those that live, last used first."""
-        wanted = select(sessions).where(sessions.c.user_id == user, ~self._over(_now()))
+        wanted = select(sessions).where(sessions.c.user_id == user, ~self._over(milliseconds()))
         async with self.admin.connected() as connection:
             rows = (await connection.execute(wanted.order_by(sessions.c.seen.desc()))).all()
         return [
@@ -236,96 +230,6 @@ class Accounts:
 
     def _over(self, now: int) -> ColumnElement[bool]:
         return (sessions.c.created <= now - self._longest) | (sessions.c.seen <= now - self._idle)
-
-    # The first owner, and those who are invited
-
-    async def has_owner(self) -> bool:
-        """Whether anybody can sign in who owns something."""
-        ways = union_all(select(passwords.c.user_id), select(identities.c.user_id)).subquery()
-        wanted = (
-            select(ways.c.user_id)
-            .join(members, members.c.user_id == ways.c.user_id)
-            .where(members.c.role == "owner")
-        )
-        async with self.admin.connected() as connection:
-            return (await connection.execute(wanted.limit(1))).first() is not None
-
-    async def first_token(self, unless_within: int = 0) -> str | None:
-        """What makes the first owner, once and within an hour; ``None`` where there is one, or
-        where another was made within so many milliseconds."""
-        recent = select(tokens.c.id).where(
-            tokens.c.kind == "first", tokens.c.created > _now() - unless_within
-        )
-        async with self.admin.connected() as connection:
-            told = unless_within and (await connection.execute(recent)).first() is not None
-        if told or await self.has_owner():
-            return None
-        return await self._token("first", "", "", "owner", "", FIRST_GOOD_FOR)
-
-    async def invite(self, organisation: str, email: str, role: Role, by: str) -> str:
-        """A token for somebody who shall be a member; an earlier one for them is void."""
-        gone = delete(tokens).where(
-            tokens.c.organisation == organisation, tokens.c.email == email.lower(),
-            tokens.c.kind == "invitation",
-        )  # fmt: skip
-        async with self.admin.connected() as connection:
-            await connection.execute(gone)
-        return await self._token(
-            "invitation", organisation, email.lower(), role, by, INVITATION_GOOD_FOR
-        )
-
-    async def half(self, user: str, organisation: str, email: str) -> str:
-        """A token for who has shown all but their second factor."""
-        return await self._token("second", organisation, email, "", user, SECOND_GOOD_FOR)
-
-    async def _token(
-        self, kind: str, organisation: str, email: str, role: str, by: str, good_for: int
-    ) -> str:
-        token, now = secrets.token_urlsafe(24), _now()
-        row = {
-            "digest": digest(token), "id": f"inv_{secrets.token_hex(8)}", "kind": kind,
-            "organisation": organisation, "email": email, "role": role, "made_by": by,
-            "created": now, "expires": now + good_for,
-        }  # fmt: skip
-        async with self.admin.connected() as connection:
-            await connection.execute(delete(tokens).where(tokens.c.expires <= now))
-            await connection.execute(insert(tokens).values(row))
-        return token
-
-    async def invitation(self, kind: str, token: str) -> Invitation | None:
-        """What a token stands for, as long as it is good."""
-        if kind == "first" and await self.has_owner():
-            return None
-        mine = (tokens.c.digest == digest(token), tokens.c.kind == kind)
-        wanted = select(tokens).where(*mine, tokens.c.expires > _now())
-        async with self.admin.connected() as connection:
-            row = (await connection.execute(wanted)).first()
-        return _invitation(row) if row else None
-
-    async def invitations(self, organisation: str) -> Sequence[Invitation]:
-        """Those that wait for somebody, oldest first."""
-        wanted = select(tokens).where(
-            tokens.c.organisation == organisation, tokens.c.kind == "invitation",
-            tokens.c.expires > _now(),
-        )  # fmt: skip
-        async with self.admin.connected() as connection:
-            rows = (await connection.execute(wanted.order_by(tokens.c.created))).all()
-        return [_invitation(row) for row in rows]
-
-    async def waiting(self, email: str) -> Sequence[Invitation]:
-        """Invitations of somebody, to whatever organisation."""
-        wanted = select(tokens).where(
-            tokens.c.email == email.lower(), tokens.c.kind == "invitation",
-            tokens.c.expires > _now(),
-        )  # fmt: skip
-        async with self.admin.connected() as connection:
-            return [_invitation(row) for row in (await connection.execute(wanted)).all()]
-
-    async def void(self, organisation: str, id: str) -> bool:
-        """One invitation of an organisation, or the first owner's where that is ``""``."""
-        gone = delete(tokens).where(tokens.c.organisation == organisation, tokens.c.id == id)
-        async with self.admin.connected() as connection:
-            return bool((await connection.execute(gone)).rowcount)
 
 
 _VISITOR = (
@@ -351,19 +255,3 @@ _VISITOR = (
     .outerjoin(rules, rules.c.organisation == sessions.c.organisation)
     .where(users.c.status == "active", organisations.c.status == "active")
 )
-
-
-def digest(token: str) -> bytes:
-    """What is kept of a cookie or a token."""
-    return hashlib.sha256(token.encode(errors="replace")).digest()
-
-
-def _invitation(row: Row[Any]) -> Invitation:
-    return Invitation(
-        row.id, row.kind, row.organisation, row.email, row.role, row.made_by,
-        row.created / 1000, row.expires / 1000,
-    )  # fmt: skip
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

@@ -19,8 +19,9 @@ from passy_portal.tables import identities
 from passy_proxy.issue import ROLES, Role, User
 
 if TYPE_CHECKING:
-    from passy_portal.accounts import Accounts, Invitation
+    from passy_portal.accounts import Accounts
     from passy_portal.audit import Noted
+    from passy_portal.links import Invitation
     from passy_portal.oidc import Provider
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, model_validator
 
-from passy_portal.settings import SignInWith
+from passy_portal.settings import Mail, SignInWith
 from passy_proxy import (
     Administered,
     Application,
@@ -69,6 +69,11 @@ class Config(Settings):
         "that the portal lives in.",
     )
     admin_token: StrongSecretOrOff = setting("off", "The admin token, for admin_url.")
+    operators: tuple[str, ...] = setting(
+        (),
+        "Ids of the organisations whose owners and admins see the gateway's configuration and may "
+        "have it read again. The one that the console's link made, when none is named.",
+    )
     trusted_proxies: tuple[NetworkSetting, ...] = setting(
         (),
         "Proxies between browsers and the portal, as addresses or ranges: behind one of them the"
@@ -86,6 +91,9 @@ class Config(Settings):
         "all",
         "Who may sign in with a password. With `owners` all others come by a provider, and an owner"
         " still gets in when that is away.",
+    )
+    mail: Mail | None = setting(
+        None, "The server that letters go to, with the links of invitations. Links are shown, too."
     )
     idle: Duration = setting("12h", "A session ends when it was not used for so long.", gt=0)
     longest: Duration = setting("30d", "A session ends after so long, used or not.", gt=0)
@@ -132,7 +140,9 @@ class Portal(Application):
         from passy_portal.office import Office
 
         config = self.config
-        office = Office(config, lambda: self.gateway.snapshot.connections)
+        office = Office(
+            config, lambda: self.gateway.snapshot.connections, lambda: self.gateway.draining
+        )
         return office, made(office, self._console(office), config.public_url, self.log)
 
     def _console(self, office: Office) -> Console:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 from passy_proxy import Settings, setting
-from passy_proxy.config.settings import OptionalSecret
+from passy_proxy.config.settings import OptionalSecret, Secret
 from passy_proxy.issue import Role
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -54,4 +54,28 @@ class SignInWith(Settings):
     )
     second_factor: bool = setting(
         False, "The provider asks for a second factor itself, so the portal does not."
+    )
+
+
+def _server(url: Secret) -> Secret:
+    parts = urlsplit(url.reveal())
+    try:
+        port_is_one = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_one = False
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or not port_is_one:
+        raise ValueError("write smtps://user:password@mail.example.com, or smtp:// for STARTTLS")
+    return url
+
+
+class Mail(Settings):
+    """A server that takes letters of the portal."""
+
+    url: Annotated[Secret, AfterValidator(_server)] = setting(
+        ...,
+        "smtps://user:password@host:465, or smtp://…:587 with STARTTLS; without it only on this"
+        " machine.",
+    )
+    sender: str = setting(
+        ..., "The address they come from.", pattern=r"^[^@\s]+@[^@\s]+$", max_length=254
     )

@@ -56,8 +56,10 @@ tokens = Table(
     Column("created", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
 )
-"""``kind`` is ``first``, for the first owner, ``invitation``, ``reset`` of a password, or
-``second``: of who has shown their password (and is in ``made_by``), but not yet a second factor."""
+"""``kind`` is ``first``, for the first owner, ``invitation``, ``reset`` of a password, ``mailed``
+for one that only its user has seen (with ``-all`` the second factor goes, too), or ``second``: of
+who has shown their password, but not yet a second factor. Whom the last three are of stands in
+``made_by``."""
 
 totp = Table(
     "portal_totp",
@@ -122,6 +124,29 @@ audit = Table(
     Index("ix_portal_audit_organisation_seq", "organisation", "seq"),
 )
 """See ``audit.py``."""
+
+team_members = Table(
+    "portal_team_members",
+    metadata,
+    Column("organisation", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("team", Text, nullable=False, index=True),
+)
+"""See ``placing.py``."""
+
+saved_views = Table(
+    "portal_saved_views",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("organisation", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("query", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Index("ix_portal_saved_views_user_id_organisation", "user_id", "organisation"),
+)
+"""Questions that somebody asks of the requests of an organisation again and again: ``query`` is as
+it stands in the address of the page."""
 
 playground_keys = Table(
     "portal_playground_keys",

@@ -11,7 +11,9 @@ from passy_plugins.api.errors import absent
 from passy_plugins.api.words import Id, UserId
 from passy_portal import audit
 from passy_portal.accounts import Accounts, Visitor
-from passy_portal.door import Form, own_origin
+from passy_portal.door import Form
+from passy_portal.pages.people import INVITED, link_to, mailed, named
+from passy_portal.placing import left, teams_of
 from passy_portal.view import moved, page, visitor_of
 from passy_proxy.issue import ROLES, Member, Role
 
@@ -43,7 +45,7 @@ async def team(request: Request) -> Response:
 
 @router.post("/team/invite")
 async def invite(request: Request) -> Response:
-    """A link for somebody, shown this once: there is nobody here who sends mail."""
+    """A link for somebody, shown this once, and mailed where there is a server for that."""
     form: Form = request.state.form
     email, role = form.text("email", 254), form.text("role")
     form.end()
@@ -59,8 +61,21 @@ async def invite(request: Request) -> Response:
         return await _page(request, str(error), error.status, email=email, role=role)
     async with accounts.noting(visitor.who, "member.invite", email, after={"role": role}):
         token = await accounts.invite(visitor.organisation, email, cast(Role, role), visitor.user)
-    link = f"{own_origin(request)}{request.scope.get('root_path', '')}/join?link={token}"
-    return await _page(request, link=link, invited=email)
+    return await invited_page(request, email, role, token)
+
+
+async def invited_page(request: Request, email: str, role: str, token: str) -> Response:
+    """Members and invitations, and the link of one that was made just now."""
+    visitor, link = visitor_of(request), link_to(request, "join", token)
+    letter = INVITED.format(
+        who=named(visitor), organisation=visitor.organisation_name, role=role, link=link
+    )
+    subject = f"{named(visitor)} invites you to {visitor.organisation_name}"
+    undelivered = await mailed(request, email, subject, letter)
+    return await _page(
+        request, link=link, invited=email,
+        sent="yes" if undelivered == "" else "", why=undelivered or "",
+    )  # fmt: skip
 
 
 @router.post("/team/{user_id}/role")
@@ -83,22 +98,38 @@ async def change_role(request: Request, user_id: UserId) -> Response:
 
 @router.post("/team/{user_id}/remove")
 async def remove(request: Request, user_id: UserId) -> Response:
-    """They are no member any more, and their keys here are disabled."""
-    request.state.form.end()
+    """They are no member any more. Their keys here are disabled, kept, or somebody else's."""
+    form: Form = request.state.form
+    keys, heir = form.text("keys") or "disable", form.text("heir")
+    form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
     async with accounts.noting(visitor.who, "member.remove", user_id) as noted:
         was = await _member(accounts, visitor, user_id)
         _may_touch(visitor, was)
         await _another_owner(accounts, was)
-        admin, disabled = accounts.admin, []
-        for key in await admin.list_keys(visitor.organisation):
-            if key.user_id == user_id and not key.disabled:
-                await admin.disable_key(key.id)
-                disabled.append(key.id)
-        noted.before, noted.after = {"role": was.role}, {"keys_disabled": disabled}
-        await admin.remove_member(visitor.organisation, user_id)
+        noted.before = {"role": was.role}
+        noted.after = await left(accounts.admin, visitor.organisation, user_id, keys, heir)
+        await accounts.admin.remove_member(visitor.organisation, user_id)
         await accounts.end_all(user_id)
     return moved(request, "/team", "removed")
+
+
+@router.post("/team/invitations/{id}/resend")
+async def resend(request: Request, id: Id) -> Response:
+    """Another link for who was invited; the former one is good no more."""
+    request.state.form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    waiting = await accounts.invitations(visitor.organisation)
+    found = next((one for one in waiting if one.id == id), None)
+    if found is None:
+        raise absent("invitation")
+    if found.role == "owner" and visitor.role != "owner":
+        raise Denied(403, "not_allowed", "Only an owner names another one.")
+    async with accounts.noting(
+        visitor.who, "member.invite", found.email, after={"role": found.role, "again": True}
+    ):
+        token = await accounts.invite(visitor.organisation, found.email, found.role, visitor.user)
+    return await invited_page(request, found.email, found.role, token)
 
 
 @router.post("/team/invitations/{id}/withdraw")
@@ -141,11 +172,27 @@ async def _page(
     users = {user.id: user for user in await admin.list_users(mine)}
     members = [(one, users[one.user_id]) for one in await admin.list_members(mine)
                if one.user_id in users]  # fmt: skip
+    keys: dict[str, int] = {}
+    teams = {team.id: team for team in await admin.list_teams(mine)}
+    sizes = dict.fromkeys(teams, 0)
+    for key in await admin.keys_within(mine):
+        keys[key.user_id or ""] = keys.get(key.user_id or "", 0) + 1
+        if key.team in sizes:
+            sizes[key.team] += 1
     owners = sum(one.role == "owner" for one, _ in members)
-    given: dict[str, Any] = {"email": "", "role": "developer", "link": "", "invited": "", **typed}
+    given: dict[str, Any] = {
+        "email": "",
+        "role": "developer",
+        "link": "",
+        "invited": "",
+        "sent": "",
+        "why": "",
+        **typed,
+    }
     return page(
         request, "team.html", status=status, members=members, owners=owners,
         invitations=await accounts.invitations(mine), about=ABOUT, error=error,
+        keys=keys, teams=teams, sizes=sizes, placed=await teams_of(admin, mine),
         second_required=await accounts.factors.required(mine),
         **given,
         roles=[one for one in ROLES if one != "owner" or visitor.role == "owner"],

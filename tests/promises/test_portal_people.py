@@ -1,0 +1,216 @@
+"""W2, W3, W4, W11: owners that change, invitations by mail, and passwords that were lost."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import anyio
+import pytest
+from harness.gateway import Asked, Gateway, Serve
+from harness.mail import MailServer
+from harness.office import VARIABLES, Office
+from harness.portal import CONFIGURATION, PASSWORD, Browser, enrolled, found, joined, me
+
+from passy_portal.mail import Mailer, Undelivered
+from passy_portal.settings import Mail
+from passy_proxy.config.settings import Secret
+
+NEW = "another battery entirely"
+
+
+@pytest.fixture(scope="module")
+def mail() -> Iterator[MailServer]:
+    with MailServer.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def owner(serve: Serve, mail: MailServer) -> Browser:
+    setting = f'mail: {{url: "{mail.url}", sender: passy@example.com}}'
+    text = CONFIGURATION.replace("store: books}\n", f"store: books, {setting}}}\n", 1)
+    return found(serve(text, **VARIABLES))[0]
+
+
+@pytest.fixture
+def gateway(owner: Browser, mail: MailServer) -> Iterator[Gateway]:
+    mail.letters.clear()
+    yield owner.gateway
+    mail.refuses = ""
+    books(owner.gateway, "DELETE FROM portal_attempts")
+
+
+def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as connection:
+        rows = connection.execute(statement, values).fetchall()
+        connection.commit()
+        return rows
+
+
+def link_in(asked: Asked) -> str:
+    shown = re.search(r'id="the-link"[^>]*>[^<]*link=([^<]+)<', asked.text)
+    return shown[1] if shown else ""
+
+
+def noted(gateway: Gateway, subject: str) -> list[str]:
+    rows = books(gateway, "SELECT action FROM portal_audit WHERE subject = ? ORDER BY seq", subject)
+    return [row[0] for row in rows]
+
+
+def test_W11_an_invitation_is_mailed_and_shown(
+    gateway: Gateway, owner: Browser, mail: MailServer
+) -> None:
+    owner.look("/team")
+    made = owner.send("/team/invite", {"email": "bob@example.com", "role": "developer"})
+    link = link_in(made)
+    ((to, letter),) = mail.letters
+    assert ("bob@example.com", "passy@example.com") == (to, letter["From"])
+    assert "Ada invites you to Engines" == letter["Subject"]
+    text = letter.get_content()
+    assert f"{gateway.url}/portal/join?link={link}" in text.splitlines()
+    assert "It was mailed" in made.text
+    # Once more: another link, and the former one is good no more.
+    id = books(gateway, "SELECT id FROM portal_tokens WHERE email = 'bob@example.com'")[0][0]
+    again = owner.send(f"/team/invitations/{id}/resend")
+    assert 200 == again.status
+    assert 2 == len(mail.letters)
+    bob = Browser(gateway)
+    assert 404 == bob.look(f"/join?link={link}").status
+    other = link_in(again)
+    assert other in mail.letters[1][1].get_content()
+    bob.look(f"/join?link={other}")
+    assert 303 == bob.send("/join", {"token": other, "name": "B", "password": PASSWORD}).status
+    # A week later it is good no more.
+    late = link_in(owner.send("/team/invite", {"email": "late@example.com", "role": "viewer"}))
+    in_a_week = books(gateway, "SELECT expires FROM portal_tokens WHERE email = 'late@example.com'")
+    assert 6.9 < (in_a_week[0][0] / 1000 - time.time()) / 86_400 < 7.1
+    books(gateway, "UPDATE portal_tokens SET expires = ? WHERE email = 'late@example.com'",
+          int(time.time() * 1000))  # fmt: skip
+    assert 404 == Browser(gateway).look(f"/join?link={late}").status
+
+
+def test_W11_mail_that_is_not_taken_stops_nobody(
+    gateway: Gateway, owner: Browser, mail: MailServer
+) -> None:
+    mail.refuses = "nobody@example.com"
+    owner.look("/team")
+    made = owner.send("/team/invite", {"email": "nobody@example.com", "role": "viewer"})
+    assert "the address was refused (550 nobody of that name)" in made.text
+    assert link_in(made)
+    for odd in ("a@b\r\nBcc: x@example.com", "a@b>,<x@example.com"):
+        asked = owner.send("/team/invite", {"email": odd, "role": "viewer"})
+        assert asked.status in (200, 422), odd
+    assert not [to for to, _ in mail.letters if to.startswith("x@")]
+    assert not [letter for _, letter in mail.letters if letter["Bcc"]]
+    assert mail.PASSWORD not in gateway.complaints() + owner.look("/audit").text
+
+
+def test_W10_no_password_is_sent_to_a_server_without_encryption() -> None:
+    with MailServer.running("127.0.0.2") as elsewhere:
+        mailer = Mailer(Mail(url=Secret(elsewhere.url), sender="passy@example.com"))
+        with pytest.raises(Undelivered, match="offers no encryption"):
+            anyio.run(mailer.send, "bob@example.com", "Hello", "a link")
+        assert not elsewhere.letters
+        assert not [line for line in elsewhere.heard if line.startswith("AUTH")]
+    with pytest.raises(Undelivered, match="cannot be reached"):
+        anyio.run(mailer.send, "bob@example.com", "Hello", "a link")
+    assert elsewhere.PASSWORD not in repr(mailer.__dict__)
+
+
+def test_W2_who_lost_their_password_chooses_another_by_an_owners_link(
+    gateway: Gateway, owner: Browser, mail: MailServer
+) -> None:
+    lost = joined(owner, "lost@example.com", "developer")
+    admin = joined(owner, "lead@example.com", "admin")
+    enrolled(lost)
+    user = me(lost)["user"]
+    mail.letters.clear()
+    admin.look(f"/team/{user}")
+    assert 403 == admin.send(f"/team/{user}/reset").status
+    owner.look(f"/team/{user}")
+    made = owner.send(f"/team/{user}/reset", {"second": "yes"})
+    link = link_in(made)
+    assert link in mail.letters[0][1].get_content()
+    browser = Browser(gateway)
+    assert "lost@example.com" in browser.look(f"/reset?link={link}").text
+    assert 422 == browser.send("/reset", {"token": link, "password": "short"}).status
+    assert 404 == browser.send("/reset", {"token": "guessed", "password": NEW}).status
+    assert 200 == lost.api("GET", "/me").status  # Nothing has happened so far.
+    assert 303 == browser.send("/reset", {"token": link, "password": NEW}).status
+    assert 401 == lost.api("GET", "/me").status
+    assert 404 == browser.send("/reset", {"token": link, "password": PASSWORD}).status
+    assert 401 == browser.sign_in("lost@example.com").status
+    assert 303 == browser.sign_in("lost@example.com", NEW).status
+    assert ["member.reset", "account.reset"] == noted(gateway, user)[-2:]
+    # Without being told to, it leaves the second factor alone.
+    enrolled(browser, NEW)
+    owner.look(f"/team/{user}")
+    link = link_in(owner.send(f"/team/{user}/reset"))
+    browser = Browser(gateway)
+    browser.look(f"/reset?link={link}")
+    assert 303 == browser.send("/reset", {"token": link, "password": PASSWORD}).status
+    assert b"/login/second" in browser.sign_in("lost@example.com").body
+
+
+def test_W3_an_account_is_not_one_organisations(
+    gateway: Gateway, owner: Browser, mail: MailServer
+) -> None:
+    """Else an owner would come into another organisation by who is a member of both."""
+    both = joined(owner, "both@example.com", "viewer")
+    user = me(both)["user"]
+    owner.look(f"/team/{user}")
+    early = link_in(owner.send(f"/team/{user}/reset"))
+    assert early
+    office = Office(gateway)
+    second = office.made("/organisations", {"name": "Second"})["id"]
+    place = office.admin("PUT", f"/organisations/{second}/members/{user}", {"role": "owner"})
+    assert 200 == place.status
+    mail.letters.clear()
+    # The link that was shown is good no more, and another one is mailed and not shown.
+    assert 404 == Browser(gateway).look(f"/reset?link={early}").status
+    made = owner.send(f"/team/{user}/reset")
+    assert (200, "") == (made.status, link_in(made))
+    ((to, letter),) = mail.letters
+    assert "both@example.com" == to
+    told = re.search(r"link=(\S+)", letter.get_content())
+    assert told
+    assert told[1] not in made.text
+    browser = Browser(gateway)
+    assert 200 == browser.look(f"/reset?link={told[1]}").status
+    mail.refuses = "both@example.com"
+    assert 502 == owner.send(f"/team/{user}/reset").status
+
+
+def test_W4_an_organisation_is_given_to_somebody_else(gateway: Gateway, owner: Browser) -> None:
+    heir = joined(owner, "heir@example.com", "developer")
+    user, own = me(heir)["user"], me(owner)["user"]
+    admin = Browser(gateway)
+    assert 303 == admin.sign_in("lead@example.com").status
+    admin.look(f"/team/{user}")
+    assert 403 == admin.send(f"/team/{user}/transfer", {"typed": "Engines"}).status
+    owner.look(f"/team/{user}")
+    assert 422 == owner.send(f"/team/{user}/transfer", {"typed": "engines"}).status
+    assert 409 == owner.send(f"/team/{own}/transfer", {"typed": "Engines"}).status
+    other = Browser(gateway)
+    other.sign_in("ada@example.com")
+    before = owner.cookies["passy_session"]
+    assert 303 == owner.send(f"/team/{user}/transfer", {"typed": "Engines"}).status
+    # New ids for both, other sessions have ended (W2).
+    assert before != owner.cookies["passy_session"]
+    assert "admin" == me(owner)["role"]
+    assert (401, 401) == (heir.api("GET", "/me").status, other.api("GET", "/me").status)
+    assert 303 == heir.sign_in("heir@example.com").status
+    assert "owner" == me(heir)["role"]
+    assert "organisation.transfer" in noted(gateway, me(heir)["organisation"])
+    assert ["member.role"] == noted(gateway, user)[-1:] == noted(gateway, own)[-1:]
+    assert "Every entry is as it was written." in heir.look("/audit").text
+    heir.look("/team")
+    assert 409 == heir.send(f"/team/{user}/remove").status  # The last owner stays.
+    heir.look(f"/team/{own}")
+    assert 303 == heir.send(f"/team/{own}/transfer", {"typed": "Engines"}).status
+    assert 303 == owner.sign_in("ada@example.com").status
+    assert "owner" == me(owner)["role"]
