@@ -23,8 +23,10 @@ from passy_portal.pages import (
     api_providers,
     api_requests,
     api_settings,
+    api_teams,
     api_usage,
     begin,
+    key_list,
     keys,
     limits,
     models,
@@ -40,6 +42,7 @@ from passy_portal.pages import (
     sso,
     tail,
     team,
+    teams,
     usage,
 )
 from passy_portal.view import POLICY, assets, moved, page
@@ -64,6 +67,7 @@ PAGES = (
     begin.router,
     overview.router,
     usage.router,
+    key_list.router,
     tail.router,
     requests.router,
     keys.router,
@@ -71,6 +75,7 @@ PAGES = (
     providers.router,
     provider.router,
     limits.router,
+    teams.router,
     playground.router,
     team.router,
     people.router,
@@ -83,6 +88,7 @@ API = (
     api_providers.router,
     api_playground.router,
     api_limits.router,
+    api_teams.router,
     api_requests.router,
     api_settings.router,
 )

@@ -18,6 +18,9 @@ class Priced:
     """A model at a provider."""
 
     upstream: str
+    """As gateway.yaml names it."""
+    provider: str
+    """As people do."""
     model: str
     price: PriceShown | None
     asked: bool
@@ -35,20 +38,24 @@ class Priced:
         return self.price is None and not self.asked
 
 
-async def prices(console: Console, visitor: Visitor) -> list[Priced]:
+async def prices(accounts: Accounts, visitor: Visitor, console: Console) -> list[Priced]:
     """By provider and model. Targets that stand for any name have no one price. Raises
     `GatewayAway`."""
+    own = await accounts.admin.list_providers(visitor.organisation)
+    called = {f"custom-{one.id}": one.name for one in own}
     told = await console.get(f"/organisations/{visitor.organisation}/models")
     found: dict[tuple[str, str], Priced] = {}
     for row in told["rows"]:
         for target in row["targets"] if row["allowed"] else ():
             if "*" in target["model"]:
                 continue
-            key = (target["upstream"], target["model"])
-            price = target["price"]
+            upstream, model, price = target["upstream"], target["model"], target["price"]
+            known = PriceShown(**price) if price else None
             one = found.setdefault(
-                key,
-                Priced(*key, PriceShown(**price) if price else None, target["price_asked"]),
+                (upstream, model),
+                Priced(
+                    upstream, called.get(upstream, upstream), model, known, target["price_asked"]
+                ),
             )
             if row["name"] not in one.names:
                 one.names.append(row["name"])

@@ -113,7 +113,7 @@ async def recent(admin: Admin, visitor: Visitor) -> Recent:
     found = Recent(asked.since if whole else rows[-1].at, whole)
     for at, model, upstream, upstream_model, outcome, status, first_ms, attempts in rows:
         well = outcome == "ok" and status < 400
-        for each in map(AttemptRecord._make, loads(attempts)):
+        for each in (AttemptRecord(*attempt) for attempt in loads(attempts)):
             _count(found.upstreams.setdefault(each.upstream, Tried()), each)
         if not upstream:
             continue

@@ -125,6 +125,15 @@ audit = Table(
 )
 """See ``audit.py``."""
 
+team_members = Table(
+    "portal_team_members",
+    metadata,
+    Column("organisation", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("team", Text, nullable=False, index=True),
+)
+"""See ``placing.py``."""
+
 saved_views = Table(
     "portal_saved_views",
     metadata,

@@ -14,6 +14,7 @@ from passy_portal.access import KEEPERS, LEADERS
 from passy_portal.accounts import Visitor
 from passy_portal.figures import count, money
 from passy_portal.owned import sees, title
+from passy_portal.playing import TAG
 from passy_proxy.issue import IssuedKey, Kind, Role, StoredBudget
 from passy_proxy.periods import PERIODS
 from passy_proxy.records import Limits
@@ -111,7 +112,9 @@ async def tree_of(admin: Admin, visitor: Visitor, policy: OrganisationLimits) ->
         "organisation", mine, found.name, found.status, found.limits, found.models,
         held("organisation", mine), (), visitor.role == "owner" and policy == "owners", not alone,
     )  # fmt: skip
-    keys = [key for key in await admin.keys_within(mine) if sees(visitor, key)]
+    keys = [
+        key for key in await admin.keys_within(mine) if sees(visitor, key) and TAG not in key.tags
+    ]
     teams = {
         team.id: Node("team", team.id, team.name, team.status, team.limits, team.models,
                       held("team", team.id), (top,), leads, not alone)

@@ -18,7 +18,7 @@ from passy_plugins.api.errors import absent, id_of
 from passy_portal.access import ACCESS, may
 from passy_portal.accounts import Visitor
 from passy_portal.door import COOKIE, csrf_of, here, inner, own_cookie, set_cookie
-from passy_portal.figures import count, money, percent
+from passy_portal.figures import count, milliseconds, money, percent, short
 from passy_proxy import __version__
 
 HERE = Path(__file__).parent
@@ -45,6 +45,7 @@ BELOW = {"/audit": "/team"}
 """Pages that are a part of another one, though their path does not say so."""
 NOTES = {
     "saved": "Saved.",
+    "several": "The keys are changed. Gateways follow within seconds.",
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
@@ -57,6 +58,8 @@ NOTES = {
     "provider_enabled": "The provider is enabled again.",
     "provider_gone": "The provider and its keys are deleted.",
     "limits": "The limits are set. Gateways hold them within seconds.",
+    "team": "The team is there. Put keys and members in it, and set its limits.",
+    "team_deleted": "The team is deleted, with its keys. What they spent stays in the books.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",
@@ -98,8 +101,15 @@ def _words(text: str) -> Markup:
     )
 
 
-templates.filters |= {"words": _words}
-templates.filters |= {"count": count, "money": money, "percent": percent, "moment": _moment}
+templates.filters |= {
+    "count": count,
+    "money": money,
+    "percent": percent,
+    "short": short,
+    "milliseconds": milliseconds,
+    "moment": _moment,
+    "words": _words,
+}
 templates.globals["may"] = may
 
 

@@ -22,7 +22,8 @@ PAGES = (
     "/", "/usage", "/usage?by=key_id&show=requests", "/usage?model=no%20such", "/keys",
     "/keys?q=nothing-is-called-so", "/keys/new", "/team", "/audit", "/account", "/playground",
     "/settings", "/settings/webhooks", "/settings/prices", "/settings/gateway",
-    "/limits", "/limits?edit=organisation", "/nowhere",
+    "/limits", "/limits?edit=organisation", "/keys?status=active&sort=spent",
+    "/nowhere",
 )  # fmt: skip
 
 

@@ -64,6 +64,26 @@ def test_a_first_hour(gateway: Gateway) -> None:
     assert b"Every entry is as it was written." in owner.look("/audit").body
 
 
+def test_what_playground_and_settings_keep(gateway: Gateway) -> None:
+    owner = Browser(gateway)
+    owner.sign_in("ada@example.com")
+    content = {"models": ["one"], "messages": [{"role": "user", "content": "ü 漢 𝄞"}]}
+    kept = owner.api("POST", "/playground/prompts", {"title": "A", "content": content}).json
+    path = f"/playground/prompts/{kept['id']}"
+    assert owner.api("PATCH", path, {"shared": True}).json["shared"]
+    [row] = owner.api("GET", "/playground/prompts").json["rows"]
+    assert content["messages"] == row["content"]["messages"]
+    key = owner.api("POST", "/playground/key").json["key"]
+    assert 200 == Office(gateway).chat(key).status
+    hook = owner.api("POST", "/webhooks", {"url": "https://hooks.example.com/x"}).json
+    assert not owner.api("PATCH", f"/webhooks/{hook['id']}", {"enabled": False}).json["enabled"]
+    for page in ("/playground", "/settings", "/settings/webhooks", "/settings/gateway"):
+        assert 200 == owner.look(page).status, page
+    owner.look("/account")
+    assert 303 == owner.send("/logout").status
+    assert until(lambda: Office(gateway).chat(key).status == 401 or None)
+
+
 def test_changes_of_several_at_once_are_all_noted_in_one_chain(gateway: Gateway) -> None:
     owner = Browser(gateway)
     assert 303 == owner.sign_in("ada@example.com").status

@@ -112,6 +112,10 @@ def test_an_answer_streams_with_its_measures_and_the_key_is_nowhere(visit: Visit
     told = answer.locator("[data-measures]").inner_text()
     assert "echo/echo" in told
     assert "req_" in told
+    # What it cost is read from the books, a moment later.
+    expect(answer.locator("dt", has_text="Cost")).to_be_visible(timeout=WAIT)
+    request = answer.locator("[data-measures] a")
+    assert "/portal/requests/req_" in str(request.get_attribute("href"))
     assert page.locator("[data-examples]").is_hidden()
     key = str(asked[-1].headers["authorization"]).removeprefix("Bearer ")
     assert key.startswith("sk-passy-")

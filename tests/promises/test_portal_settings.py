@@ -126,9 +126,11 @@ def test_W11_a_reload_says_what_it_would_change_and_what_is_wrong(scene: Scene) 
     assert "ecko/echo" in page
     refused = owner.send("/settings/gateway/reload")
     assert 409 == refused.status
-    assert b"It was not taken" in refused.body
+    assert "It was not taken" in html.unescape(refused.body.decode())
+    assert "did you mean 'echo'?" in html.unescape(refused.body.decode())
     asked = owner.api("POST", "/gateway/reload")
     assert (409, "configuration_refused") == (asked.status, asked.json["error"]["code"])
+    assert any(str(gateway.file) in one["param"] for one in asked.json["error"]["problems"])
     # The terminal says the same, at the same place.
     checked = json.loads(gateway.passy("check", "--json").stdout)
     [error] = [one for one in checked if one["severity"] == "error"]

@@ -40,6 +40,9 @@ class Counts(Shown):
     cost_usd: str = Field(description="US dollars, to the last billionth.", examples=["0.0000135"])
     unpriced: int = Field(description="Answers of no known price: cost_usd is a lower bound.")
     estimated: int = Field(description="Exchanges whose tokens the provider did not tell.")
+    saved: int = Field(
+        description="Answered by another upstream or model than was asked first, which had failed."
+    )
     average_ms: int | None = Field(description="From a request's arrival to its end.")
     average_first_ms: int | None = Field(description="To the first byte of the answer.")
 
@@ -132,6 +135,7 @@ class Filters(Shown):
     tag: Line | None = None
     route: Line | None = None
     outcome: Line | None = None
+    status: Line | None = None
     search: Line = Field(
         default="", description="What an id begins with, or what is in a model's name."
     )

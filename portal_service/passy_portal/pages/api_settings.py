@@ -60,7 +60,8 @@ class HookChange(Body):
 
 
 class PricedShown(Shown):
-    upstream: str
+    upstream: str = Field(description="As gateway.yaml names it.")
+    provider: str = Field(description="As people do.")
     model: str
     names: list[str] = Field(description="What it is asked for by.")
     price: PriceShown | None
@@ -154,16 +155,21 @@ async def remove_hook(request: Request, id: Id) -> Response:
 async def list_prices(request: Request) -> Prices:
     """What the models cost that the organisation may ask for."""
     accounts, visitor = await accounts_of(request), visitor_of(request)
+    found = await priced.prices(accounts, visitor, console_of(request))
     return Prices(
         rows=[
             PricedShown(
-                upstream=one.upstream, model=one.model, names=one.names, price=one.price,
+                upstream=one.upstream,
+                provider=one.provider,
+                model=one.model,
+                names=one.names,
+                price=one.price,
                 price_asked=one.asked,
             )
-            for one in await priced.prices(console_of(request), visitor)
+            for one in found
         ],
         unpriced=await priced.unpriced(accounts, visitor),
-    )  # fmt: skip
+    )
 
 
 @router.get("/api/gateway/configuration", responses=GATEWAY)

@@ -147,7 +147,7 @@ async def prices(request: Request) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
     away, rows = "", []
     try:
-        rows = await priced.prices(console_of(request), visitor)
+        rows = await priced.prices(accounts, visitor, console_of(request))
     except GatewayAway as error:
         away = error.reason
     missing = [one for one in rows if one.unknown]
@@ -175,11 +175,11 @@ async def reload(request: Request) -> Response:
     try:
         await organising.reload(accounts, visitor, console_of(request))
     except Denied as error:
-        return await _gateway(request, error.status, str(error))
+        return await _gateway(request, error)
     return moved(request, "/settings/gateway", "reloaded")
 
 
-async def _gateway(request: Request, status: int = 200, refused: str = "") -> Response:
+async def _gateway(request: Request, refused: Denied | None = None) -> Response:
     await operating.operating(request, await accounts_of(request), visitor_of(request))
     console = console_of(request)
     given: dict[str, Any] = {"away": "", "running": None, "told": None, "plugins": []}
@@ -189,6 +189,7 @@ async def _gateway(request: Request, status: int = 200, refused: str = "") -> Re
         given["plugins"] = Plugins(**await console.get("/plugins")).rows
     except GatewayAway as error:
         given["away"] = error.reason
+    status = refused.status if refused else 200
     return await _page(request, "settings_gateway.html", status, refused=refused, **given)
 
 
