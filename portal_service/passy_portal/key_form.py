@@ -16,7 +16,7 @@ from passy_portal import fields as read
 from passy_portal import owned
 from passy_portal.door import Form
 from passy_portal.pages.reading import now
-from passy_portal.standing import amount, sums_of
+from passy_portal.standing import amount, used_in
 from passy_portal.tree import amount_told
 from passy_proxy.issue import IssuedKey
 from passy_proxy.periods import PERIODS, Period, window_at
@@ -75,9 +75,7 @@ async def doubt(
 
 async def used_of(admin: Admin, key: IssuedKey, period: Period, unit: str, at: int) -> int:
     """In the window of a period that ``at`` (milliseconds) is in."""
-    window = window_at(period, at / 1000)
-    sums = await sums_of(admin, key.organisation or "", "key", [key.id], window, at)
-    return amount(sums[key.id], unit)
+    return amount((await used_in(admin, {key.id: period}, at))[key.id], unit)
 
 
 WHEN = {"day": "today", "week": "this week", "month": "this month", "total": "in all"}

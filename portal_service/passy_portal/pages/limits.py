@@ -41,11 +41,11 @@ PATHS: Mapping[Kind, str] = {
     "user": "/limits/member/{}",
     "key": "/limits/key/{}",
 }
-SHOWN = 50
+SHOWN = 25
 """Keys below one level that have limits of their own."""
 NAMED = 20
 """Keys below one level that have none, by name."""
-MEASURED = 60
+MEASURED = 30
 """Levels whose use of their rates is looked up."""
 UNITS = ("usd", "tokens")
 
@@ -168,7 +168,7 @@ async def drawn_of(admin: Admin, tree: Tree, open: Node | None) -> Drawn:
     seen = [one for one in shown if one.counts]
     budgets = [budget for one in seen for budget in one.budgets]
     moment = now()
-    stand = await standings(admin, tree.organisation.id, budgets, moment)
+    stand = await standings(admin, budgets, moment)
     return Drawn(tree, stand, await _rates(admin, seen, moment), groups)
 
 
