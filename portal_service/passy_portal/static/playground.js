@@ -120,11 +120,11 @@
 
   let key = null;
   let ends = 0;
+  ownKey.required = !page.dataset.sends; // Of whose role makes none.
 
   async function keyNow() {
     if (ownKey.value.trim()) return ownKey.value.trim();
     if (key && Date.now() < ends - 30_000) return key;
-    if (!page.dataset.sends) throw new Refused(403, "Paste a key first: your role makes none.");
     const made = await portal("POST", "/api/playground/key");
     key = made.key;
     ends = Date.parse(made.expires_at);
@@ -285,6 +285,7 @@
         ["Cost", this.cost() !== null ? money(this.cost()) : this.unpriced ? "no price known" : ""],
         ["Attempts", told("x-passy-attempts")],
         ["Answered by", told("x-passy-upstream"), true],
+        ["Not passed on", told("x-passy-dropped"), true],
         ["Ended by", this.ended && this.ended !== "stop" ? this.ended : ""],
         ["Request", told("x-request-id"), true],
       ];
@@ -321,7 +322,9 @@
   }
 
   async function send() {
-    if (running.length || !form.reportValidity()) return;
+    if (running.length) return;
+    if (ownKey.required && !ownKey.value.trim()) find(".own").open = true;
+    if (!form.reportValidity()) return;
     const asked = content();
     if (!asked.messages.some((one) => one.role !== "system")) {
       const empty = all("[data-content]", turns).at(-1) ?? addTurn("user", "");
