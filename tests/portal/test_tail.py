@@ -53,7 +53,7 @@ def place_of(browser: Browser) -> str:
     return place
 
 
-def test_D_nothing_is_missed_and_nothing_comes_twice(
+def test_nothing_is_missed_and_nothing_comes_twice(
     gateway: Gateway, owner: tuple[Browser, str]
 ) -> None:
     """Four writers at once, of whom some are days late; four who watch, of whom three keep coming
