@@ -11,12 +11,11 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.api.denied import Denied
-from passy_plugins.api.words import rate_shown
 from passy_portal import fields as read
 from passy_portal import owned
 from passy_portal.door import Form
 from passy_portal.pages.reading import now
-from passy_portal.standing import amount, sums_of
+from passy_portal.standing import amount, used_in
 from passy_portal.tree import amount_told
 from passy_proxy.issue import IssuedKey
 from passy_proxy.periods import PERIODS, Period, window_at
@@ -75,9 +74,7 @@ async def doubt(
 
 async def used_of(admin: Admin, key: IssuedKey, period: Period, unit: str, at: int) -> int:
     """In the window of a period that ``at`` (milliseconds) is in."""
-    window = window_at(period, at / 1000)
-    sums = await sums_of(admin, key.organisation or "", "key", [key.id], window, at)
-    return amount(sums[key.id], unit)
+    return amount((await used_in(admin, {key.id: period}, at))[key.id], unit)
 
 
 WHEN = {"day": "today", "week": "this week", "month": "this month", "total": "in all"}
@@ -100,8 +97,8 @@ def values_of(key: IssuedKey) -> dict[str, str]:
         "tags": ", ".join(key.tags),
         "models": ", ".join(key.models or ()),
         "networks": ", ".join(key.networks or ()),
-        "requests": rate_shown(key.limits.requests) or "",
-        "tokens": rate_shown(key.limits.tokens) or "",
+        "requests": read.rate_typed(key.limits.requests),
+        "tokens": read.rate_typed(key.limits.tokens),
         "concurrency": str(key.limits.concurrency or ""),
         "usage_limit": "" if limit is None else f"{limit:.9f}".rstrip("0").rstrip("."),
         "usage_period": key.usage_period or "month",

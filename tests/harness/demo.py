@@ -84,11 +84,16 @@ def patterns() -> dict[str, re.Pattern[str]]:
     }
 
 
+LED_TO = ("/begin",)
+"""Pages that no link leads to, but a form that was sent."""
+
+
 def walked(browser: Browser) -> dict[str, str]:
     """Each page that can be reached by links from the first one → an address of it, with a real id
     where it takes one."""
-    wanted, found = patterns(), {"/": "/"}
-    waiting = ["/"]
+    wanted = patterns()
+    found = {path: path for path in ("/", *LED_TO) if browser.look(path).status == 200}
+    waiting = list(found)
     while waiting:
         page = browser.look(waiting.pop(0)).body.decode()
         for href in re.findall(r'href="([^"]+)"', page):

@@ -3,8 +3,13 @@ leaves leaves their keys as it was said. On both databases where SQL decides."""
 
 from __future__ import annotations
 
+import html
+import json
 import re
+import subprocess
+import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +21,7 @@ from harness.portal import CONFIGURATION, Browser, found, joined, key_in, me
 from harness.postgres import Server
 
 DAY = 86_400
+TEXT = CONFIGURATION
 NEW = {"usage_period": "total"}
 
 
@@ -27,14 +33,20 @@ class Place(NamedTuple):
     """Name → the id of a key."""
 
 
+@pytest.fixture(scope="module")
+def here(serve: Serve) -> Place:
+    """On SQLite: for what no database decides."""
+    return furnished(serve(TEXT, **VARIABLES))
+
+
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def place(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Place]:
     if request.param == "sqlite":
-        yield furnished(serve(CONFIGURATION, **VARIABLES))
+        yield request.getfixturevalue("here")
         return
     server: Server = request.getfixturevalue("postgres")
     with server.database() as made:
-        gateway = serve(CONFIGURATION, **VARIABLES, DATABASE_URL=made.url)
+        gateway = serve(TEXT, **VARIABLES, DATABASE_URL=made.url)
         yield furnished(gateway)
         assert 0 == gateway.stop()
 
@@ -111,8 +123,8 @@ def test_W6_each_page_goes_on_where_the_last_one_ended(place: Place, order: str)
     assert 422 == owner.look("/keys?sort=name;drop").status
 
 
-def test_a_name_that_is_taken_and_a_limit_that_is_used_up_are_told_first(place: Place) -> None:
-    owner = place.owner
+def test_a_name_that_is_taken_and_a_limit_that_is_used_up_are_told_first(here: Place) -> None:
+    owner = here.owner
     owner.look("/keys/new")
     told = owner.send("/keys/new", NEW | {"name": "DEAR"})
     assert 409 == told.status
@@ -120,7 +132,7 @@ def test_a_name_that_is_taken_and_a_limit_that_is_used_up_are_told_first(place: 
     [sure] = re.findall(r'name="sure" value="([^"]*)"', told.body.decode())
     made = owner.send("/keys/new", NEW | {"name": "DEAR", "sure": sure})
     assert key_in(made)
-    id = place.ids["dear"]
+    id = here.ids["dear"]
     owner.look(f"/keys/{id}")
     fields = NEW | {"name": "dear", "usage_limit": "0.25"}
     told = owner.send(f"/keys/{id}", fields)
@@ -138,16 +150,16 @@ def test_a_name_that_is_taken_and_a_limit_that_is_used_up_are_told_first(place: 
     assert (3_000, "tokens") == (shown["usage_limit"], shown["usage_unit"])
 
 
-def test_several_keys_are_changed_at_once_or_none(place: Place) -> None:
-    owner, ids = place.owner, place.ids
+def test_several_keys_are_changed_at_once_or_none(here: Place) -> None:
+    owner, ids = here.owner, here.ids
     owner.look("/keys")
     two = {f"key-{ids[name]}": "on" for name in ("Cheap", "trial run")}
     assert 303 == owner.send("/keys/several", two | {"do": "disable", "team": "none"}).status
     assert {"away", "Cheap", "trial run"} <= set(names(owner, "status=disabled"))
     assert 303 == owner.send("/keys/several", two | {"do": "enable", "team": "none"}).status
     assert ["away"] == names(owner, "status=disabled")
-    assert 303 == owner.send("/keys/several", two | {"do": "move", "team": place.team}).status
-    assert "Cheap" in names(owner, f"team={place.team}")
+    assert 303 == owner.send("/keys/several", two | {"do": "move", "team": here.team}).status
+    assert "Cheap" in names(owner, f"team={here.team}")
     wrong: list[tuple[int, dict[str, str]]] = [
         (404, two | {"key-key_0": "on", "do": "disable"}), (422, {"do": "disable"}),
         (422, two | {"do": "delete"}), (422, two | {"do": "move", "team": "team_0"}),
@@ -158,8 +170,8 @@ def test_several_keys_are_changed_at_once_or_none(place: Place) -> None:
     assert ["away"] == names(owner, "status=disabled")
 
 
-def test_teams_hold_keys_and_members_together(place: Place) -> None:
-    owner = place.owner
+def test_teams_hold_keys_and_members_together(here: Place) -> None:
+    owner = here.owner
     owner.look("/team")
     made = owner.send("/teams", {"name": "Support"})
     assert 303 == made.status
@@ -179,13 +191,13 @@ def test_teams_hold_keys_and_members_together(place: Place) -> None:
     # What a developer makes is in their team, and stays there.
     after = developer.api("POST", "/keys", {"name": "after"}).json
     assert team == after["team"]
-    other = {"name": "elsewhere", "team": place.team}
+    other = {"name": "elsewhere", "team": here.team}
     assert 403 == developer.api("POST", "/keys", other).status
-    for wanted in (None, place.team):
+    for wanted in (None, here.team):
         assert 403 == developer.api("PATCH", f"/keys/{before}", {"team": wanted}).status
     assert 200 == developer.api("PATCH", f"/keys/{before}", {"name": "still"}).status
     # A team that is disabled lets none of its keys in.
-    office = Office(place.gateway)
+    office = Office(here.gateway)
     assert 200 == office.chat(after["key"]).status
     owner.look(f"/teams/{team}")
     off = {"name": "Support", "status": "disabled"}
@@ -202,8 +214,8 @@ def test_teams_hold_keys_and_members_together(place: Place) -> None:
     assert developer.api("POST", "/keys", {"name": "free"}).json["team"] is None
 
 
-def test_who_leaves_leaves_their_keys_as_it_was_said(place: Place) -> None:
-    owner = place.owner
+def test_who_leaves_leaves_their_keys_as_it_was_said(here: Place) -> None:
+    owner = here.owner
     heir = me(owner)["user"]
     for choice, fields in (
         ("disable", {}), ("keep", {}), ("move", {"heir": heir}),
@@ -218,3 +230,26 @@ def test_who_leaves_leaves_their_keys_as_it_was_said(place: Place) -> None:
         expected = ("disabled" if choice == "disable" else "active", heir if fields else user)
         assert expected == (left["state"], left["user"]), choice
         assert 401 == leaver.api("GET", "/keys").status
+
+
+def test_the_snippets_of_a_new_key_work_as_they_are(here: Place) -> None:
+    """Each is pasted whole. Those of programs that are not installed here are read."""
+    here.owner.look("/keys/new")
+    made = here.owner.send("/keys/new", NEW | {"name": "pasted", "models": "one"})
+    pieces = re.findall(r"<code>(.*?)</code>", made.body.decode(), re.DOTALL)
+    texts = [html.unescape(one) for one in pieces]
+    key, url = key_in(made), here.gateway.url
+    curl, python, node, claude, codex, opencode = texts[-6:]
+    for command in (["sh", "-c", curl + " -sS --fail"], [sys.executable, "-c", python]):
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert 0 == ran.returncode, ran.stderr
+        assert "hello" in ran.stdout
+    assert f'baseURL: "{url}/v1", apiKey: "{key}"' in node
+    assert f"ANTHROPIC_BASE_URL={url}\nexport ANTHROPIC_AUTH_TOKEN={key}\n" in claude
+    settings = tomllib.loads(codex.partition("# in the shell")[0])
+    provider = settings["model_providers"][settings["model_provider"]]
+    assert (f"{url}/v1", "responses") == (provider["base_url"], provider["wire_api"])
+    assert f"export {provider['env_key']}={key}" in codex
+    told = json.loads(opencode.partition("\n")[2])["provider"]["passy"]
+    assert {"baseURL": f"{url}/v1", "apiKey": key} == told["options"]
+    assert {"one": {}} == told["models"]

@@ -171,6 +171,24 @@ def test_W3_a_role_that_may_not_is_told_so(cast: Cast, route: Route) -> None:
             assert 403 == tried(cast.people[role], route, cast.ids["key"]), role
 
 
+@pytest.mark.parametrize("route", [one for one in ACCESS if one[0] != "GET"], ids=" ".join)
+def test_W5_no_change_is_made_without_the_token_or_for_another_site(
+    cast: Cast, route: Route
+) -> None:
+    browser = Browser(cast.gateway)
+    browser.cookies = dict(cast.people["owner"].cookies)
+    method, path = route[0], re.sub(r"{\w+}", "x_0", route[1])
+    kind = None if path.startswith("/api") else "application/x-www-form-urlencoded"
+    csrf = me(browser)["csrf_token"]
+    for token, site in (("0" * 64, "same-origin"), (csrf, "cross-site"), (csrf, "same-site")):
+        body = None if kind is None else urlencode({"csrf": token}).encode()
+        asked = browser.ask(
+            method, path, body, content_type=kind, sec_fetch_site=site,
+            x_csrf_token=None if kind else token,
+        )  # fmt: skip
+        assert 403 == asked.status, (token, site)
+
+
 def test_W3_another_organisations_usage_is_not_there(cast: Cast) -> None:
     office, key = (
         Office(cast.gateway),

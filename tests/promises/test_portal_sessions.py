@@ -265,11 +265,14 @@ def test_W5_a_form_to_sign_in_is_ours_too(gateway: Gateway) -> None:
 
 def test_W5_looking_writes_nothing(gateway: Gateway, browser: Browser) -> None:
     key = browser.api("GET", "/keys").json["rows"][0]["id"]
-    tables = ("keys", "members", "users", "organisations", "portal_tokens", "portal_audit")
+    tables = ("keys", "members", "users", "organisations", "webhooks", "portal_tokens",
+              "portal_prompts", "portal_playground_keys", "portal_audit")  # fmt: skip
     count = [books(gateway, f"SELECT * FROM {table}") for table in tables]
     for path in (
         "/", "/keys", f"/keys/{key}", "/keys/new", "/usage", "/usage.csv", "/team",
         "/audit", "/account", f"/keys/{key}/disable", f"/keys/{key}/delete", "/logout",
+        "/playground", "/settings", "/settings/webhooks", "/settings/gateway",
+        "/settings/gateway/reload", "/api/playground/key",
     ):  # fmt: skip
         assert browser.look(path).status in (200, 405), path
     assert count == [books(gateway, f"SELECT * FROM {table}") for table in tables]

@@ -18,10 +18,10 @@ from passy_portal.accounts import Accounts, Visitor
 from passy_portal.door import Form
 from passy_portal.key_form import NANOS, resets
 from passy_portal.pages.reading import month, now, tomorrow
-from passy_portal.standing import amount, sums_of
+from passy_portal.standing import amount, used_in
 from passy_portal.tree import EACH, amount_told
 from passy_portal.view import moved, page, visitor_of
-from passy_proxy.periods import PERIODS, window_at
+from passy_proxy.periods import Period
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -85,7 +85,7 @@ async def list_keys(request: Request, address: Annotated[Address, Query()]) -> R
     asked = asked_of(visitor, address)
     found = await accounts.admin.lists.keys_of(asked, ROWS, address.cursor)
     moment = now()
-    used = await used_limits(accounts.admin, visitor, found.rows, moment)
+    used = await used_limits(accounts.admin, found.rows, moment)
     users = await accounts.admin.list_users(visitor.organisation)
     names = {user.id: user.email or user.name or user.id for user in users}
     rows = [
@@ -147,16 +147,9 @@ def limit_of(one: Listed) -> int:
     return round(limit * NANOS) if one.key.usage_unit == "usd" else round(limit)
 
 
-async def used_limits(
-    admin: Admin, visitor: Visitor, rows: Sequence[Listed], moment: int
-) -> dict[str, int]:
+async def used_limits(admin: Admin, rows: Sequence[Listed], moment: int) -> dict[str, int]:
     """Key → what is used of its usage limit, in the unit of that."""
-    found: dict[str, int] = {}
-    limited = [one.key for one in rows if one.key.usage_limit is not None]
-    for period in PERIODS:
-        keys = {key.id: key for key in limited if key.usage_period == period}
-        if keys:
-            window = window_at(period, moment / 1000)
-            sums = await sums_of(admin, visitor.organisation, "key", keys, window, moment)
-            found |= {id: amount(one, keys[id].usage_unit or "usd") for id, one in sums.items()}
-    return found
+    keys = [one.key for one in rows if one.key.usage_limit is not None]
+    periods: dict[str, Period] = {key.id: key.usage_period or "total" for key in keys}
+    found = await used_in(admin, periods, moment)
+    return {key.id: amount(found[key.id], key.usage_unit or "usd") for key in keys}

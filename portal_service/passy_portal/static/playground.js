@@ -120,11 +120,12 @@
 
   let key = null;
   let ends = 0;
+  ownKey.required = !page.dataset.sends; // Of whose role makes none.
+  ownKey.addEventListener("invalid", () => { find(".own").open = true; });
 
   async function keyNow() {
     if (ownKey.value.trim()) return ownKey.value.trim();
     if (key && Date.now() < ends - 30_000) return key;
-    if (!page.dataset.sends) throw new Refused(403, "Paste a key first: your role makes none.");
     const made = await portal("POST", "/api/playground/key");
     key = made.key;
     ends = Date.parse(made.expires_at);
@@ -285,6 +286,7 @@
         ["Cost", this.cost() !== null ? money(this.cost()) : this.unpriced ? "no price known" : ""],
         ["Attempts", told("x-passy-attempts")],
         ["Answered by", told("x-passy-upstream"), true],
+        ["Not passed on", told("x-passy-dropped"), true],
         ["Ended by", this.ended && this.ended !== "stop" ? this.ended : ""],
         ["Request", told("x-request-id"), true],
       ];

@@ -24,13 +24,10 @@ const current = nav?.querySelector("[aria-current]");
 if (current) nav.scrollLeft = current.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
 
 // A row leads where its name leads. On phones it is a card: each cell has its column's name then,
-// and the roles that the table loses with its shape.
+// and the roles that the table loses with its shape. Rows may come later.
 for (const table of all("table.rows")) {
   const names = all("thead th", table).map((each) => each.textContent.trim());
-  table.classList.add("stacked");
-  table.setAttribute("role", "table");
-  for (const part of all("thead, tbody", table)) part.setAttribute("role", "rowgroup");
-  for (const row of all("tr", table)) {
+  const dress = (row) => {
     row.setAttribute("role", "row");
     [...row.cells].forEach((cell, place) => {
       if (cell.tagName === "TD") cell.dataset.th = names[place] ?? "";
@@ -38,7 +35,16 @@ for (const table of all("table.rows")) {
       cell.setAttribute("role", cell.tagName === "TD" ? "cell" : header);
     });
     if (row.querySelector("th[scope=row] a[href]")) row.classList.add("leads");
+  };
+  table.classList.add("stacked");
+  table.setAttribute("role", "table");
+  for (const part of all("thead, tbody", table)) {
+    part.setAttribute("role", "rowgroup");
+    new MutationObserver((changes) => {
+      for (const change of changes) for (const row of change.addedNodes) if (row.cells) dress(row);
+    }).observe(part, { childList: true });
   }
+  all("tr", table).forEach(dress);
   table.addEventListener("click", (event) => {
     const row = event.target.closest("tr.leads");
     if (!row || event.target.closest("a, button, input, select, summary, label")) return;

@@ -7,7 +7,7 @@ export holds nothing open and one that is read while rows come in skips none and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from operator import add
@@ -30,6 +30,7 @@ from sqlalchemy import (
 from passy_plugins.stores.sql.counted import COUNTED, PACE, column_of, conditions, source, span_of
 from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
 from passy_plugins.stores.sql.schema import marks, usage
+from passy_plugins.stores.sql.spent import Span, Spent, spent_in, told
 from passy_plugins.stores.sql.statements import TENDED
 from passy_plugins.stores.sql.sums import BOUNDS, WITHIN
 from passy_proxy.json import loads
@@ -39,6 +40,8 @@ from passy_proxy.stores import StoreUnavailable
 if TYPE_CHECKING:
     from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from passy_proxy.issue import Kind
 
 Bucket = Literal["hour", "day", "total"]
 Dimension = Literal[
@@ -313,6 +316,12 @@ class Reports:
             yield page.rows
             if (cursor := page.cursor) is None:
                 return
+
+    async def spent(
+        self, kind: Kind, subjects: Collection[str], spans: Sequence[Span]
+    ) -> Mapping[str, Sequence[Spent]]:
+        """Subject → what it spent in each of some spans of whole days."""
+        return told(await self._read(spent_in(kind, subjects, spans))) if subjects else {}
 
     async def _read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
         began = monotonic()
