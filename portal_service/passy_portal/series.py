@@ -113,11 +113,11 @@ async def pace(reports: Reports, asked: Asked, span: Span) -> Series:
 
 
 def change(now: int, before: int) -> str:
-    """``+12 %``, ``×39``; a dash where there was nothing before."""
+    """``+12 %``, ``39 times``; a dash where there was nothing before."""
     if not before:
         return "new" if now else NONE
     if now >= 10 * before:
-        return f"×{now / before:,.0f}"
+        return f"{now / before:,.0f} times"
     percent = 100 * (now - before) / before
     return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
 
