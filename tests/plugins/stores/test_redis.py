@@ -127,6 +127,7 @@ async def test_who_leaves_in_the_moment_of_the_answer_holds_nothing(
         with pytest.raises(asyncio.CancelledError):
             await task
         monkeypatch.undo()
+        await until(lambda: not decisions._leases)
         assert (await taken(store, Claim("slots", 1, 1))).admitted
 
 
