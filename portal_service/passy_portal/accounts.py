@@ -7,7 +7,7 @@ lets anybody in.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -183,6 +183,18 @@ class Accounts(Links):
             row.organisation_name, row.role, address,
             bool(row.second), bool(row.second_factor) and not row.second,
         )  # fmt: skip
+
+    async def living(self, ids: Collection[str]) -> dict[str, tuple[str, Role]]:
+        """Of those sessions that live: the organisation they are in, and as what. It does not count
+        as use of them."""
+        mine = (sessions.c.id.in_(ids), ~self._over(milliseconds()))
+        async with self.admin.connected() as connection:
+            rows = (await connection.execute(_VISITOR.where(*mine))).all()
+        return {
+            row.session: (row.organisation, row.role)
+            for row in rows
+            if row.second or not row.second_factor
+        }
 
     async def end(self, cookie: str) -> None:
         """That one session."""

@@ -63,6 +63,7 @@ class Console:
                 return told
             error = told["error"]
             code, message, param = error["code"], error["message"], error["param"]
+            problems = [(one["param"], one["message"]) for one in error.get("problems", ())]
         except (ValueError, TypeError, KeyError):
             raise GatewayAway(f"it answers {status}, and not as an admin API does") from None
         if status == 401:
@@ -71,7 +72,7 @@ class Console:
             raise GatewayAway("it has no admin API there, or an older one")
         if status >= 500:
             raise GatewayAway(str(message).rstrip("."))
-        raise Denied(status, code, message, param)
+        raise Denied(status, code, message, param, problems)
 
 
 def within(desk: Desk, log: FilteringBoundLogger, living: Callable[[], Gateway]) -> Console:

@@ -11,6 +11,7 @@ from passy_portal.accounts import Accounts
 from passy_portal.mail import Mailer
 from passy_portal.migrate import migrate
 from passy_portal.oidc import Provider
+from passy_portal.tail import Tail
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 class Office:
     """Opened when it is first needed, as a `Desk` is."""
 
-    def __init__(self, settings: Config, connections: Callable[[], Connections]) -> None:
+    def __init__(
+        self, settings: Config, connections: Callable[[], Connections], draining: Callable[[], bool]
+    ) -> None:
+        """``draining``: whether this process is about to end."""
         self.settings = settings
         self.providers = {
             name: Provider(name, one, connections) for name, one in settings.oidc.items()
         }
         """Whom people may sign in with, by name."""
+        self._draining = draining
+        self._tail: Tail | None = None
         self.mailer = Mailer(settings.mail) if settings.mail else None
         self.desk = Desk(settings.store)
         self._accounts: Accounts | None = None
@@ -45,6 +51,15 @@ class Office:
                 self._accounts = Accounts(admin, self.settings.idle, self.settings.longest)
             return self._accounts
 
+    async def tail(self) -> Tail:
+        """What arrives in the books, for all who watch here. Raises `StoreUnavailable`."""
+        accounts = await self.accounts()
+        if self._tail is None:
+            self._tail = Tail(accounts, self._draining)
+        return self._tail
+
     async def close(self) -> None:
-        self._accounts = None
+        if self._tail is not None:
+            await self._tail.close()
+        self._accounts = self._tail = None
         await self.desk.close()

@@ -12,6 +12,7 @@ from typing import Any
 from passy_plugins.api.admin_keys import KeyShown, shown
 from passy_plugins.api.errors import absent
 from passy_portal.accounts import Accounts, Visitor
+from passy_portal.placing import may_place, placed, teams_of
 from passy_proxy.issue import IssuedKey, NewKey
 
 GRACE = 86_400
@@ -32,16 +33,11 @@ def sees(visitor: Visitor, key: IssuedKey) -> bool:
     return visitor.role != "developer" or key.user_id == visitor.user
 
 
-def values_of(visitor: Visitor) -> dict[str, str]:
-    """What a list of keys is narrowed to."""
-    values = {"organisation": visitor.organisation}
-    return values | ({"user_id": visitor.user} if visitor.role == "developer" else {})
-
-
 async def create(
     accounts: Accounts, visitor: Visitor, fields: Mapping[str, Any]
 ) -> tuple[IssuedKey, str]:
     """The record and the key. It belongs to who makes it: what holds for them holds for it."""
+    fields = await placed(accounts.admin, visitor, fields)
     wanted = NewKey(
         **{**fields, "description": fields["description"] or fields["name"]},
         organisation=visitor.organisation,
@@ -60,6 +56,9 @@ async def change(
     """The record as it is now."""
     async with accounts.noting(visitor.who, f"key.{action}", id) as noted:
         was = await key_of(accounts, visitor, id)
+        if "team" in fields and fields["team"] != was.team:
+            own = (await teams_of(accounts.admin, visitor.organisation)).get(visitor.user)
+            may_place(visitor, own, fields["team"])
         found = await accounts.admin.change_key(id, **fields)
         if found is None:
             raise absent("key")

@@ -69,6 +69,11 @@ class Config(Settings):
         "that the portal lives in.",
     )
     admin_token: StrongSecretOrOff = setting("off", "The admin token, for admin_url.")
+    operators: tuple[str, ...] = setting(
+        (),
+        "Ids of the organisations whose owners and admins see the gateway's configuration and may "
+        "have it read again. The one that the console's link made, when none is named.",
+    )
     trusted_proxies: tuple[NetworkSetting, ...] = setting(
         (),
         "Proxies between browsers and the portal, as addresses or ranges: behind one of them the"
@@ -135,7 +140,9 @@ class Portal(Application):
         from passy_portal.office import Office
 
         config = self.config
-        office = Office(config, lambda: self.gateway.snapshot.connections)
+        office = Office(
+            config, lambda: self.gateway.snapshot.connections, lambda: self.gateway.draining
+        )
         return office, made(office, self._console(office), config.public_url, self.log)
 
     def _console(self, office: Office) -> Console:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 MOST = 500
 """Of one person in one organisation."""
-LONGEST = 200_000
-"""Characters of one, as JSON."""
+LONGEST = 100_000
+"""Characters of one message; a whole prompt may have twice as many, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,8 @@ def _prompt(row: Row[Any]) -> Prompt:
 
 def _text(content: Mapping[str, Any]) -> str:
     text = dumps(dict(content)).decode()
-    if len(text) > LONGEST:
-        raise Denied(413, "request_too_large", f"A prompt is at most {LONGEST:,} characters.")
+    if len(text) > 2 * LONGEST:
+        raise Denied(413, "request_too_large", f"A prompt is at most {2 * LONGEST:,} characters.")
     return text
 
 

@@ -65,6 +65,9 @@ class Answered:
         return round(median(self.firsts)) if self.firsts else None
 
 
+NOT_SENT = ("ejected:", "refused:", "untranslatable:")
+"""How failures begin that say nothing of the upstream: it was not asked."""
+
 Target = tuple[str, str, str]
 """The model that was asked for, the upstream, and the model's name there."""
 
@@ -110,7 +113,7 @@ async def recent(admin: Admin, visitor: Visitor) -> Recent:
     found = Recent(asked.since if whole else rows[-1].at, whole)
     for at, model, upstream, upstream_model, outcome, status, first_ms, attempts in rows:
         well = outcome == "ok" and status < 400
-        for each in map(AttemptRecord._make, loads(attempts)):
+        for each in (AttemptRecord(*attempt) for attempt in loads(attempts)):
             _count(found.upstreams.setdefault(each.upstream, Tried()), each)
         if not upstream:
             continue
@@ -134,6 +137,8 @@ _READ = (
 
 def _count(tried: Tried, attempt: AttemptRecord) -> None:
     """Rows come latest first."""
+    if attempt.failure.startswith(NOT_SENT):
+        return
     tried.attempts += 1
     if attempt.failure:
         tried.failed += 1

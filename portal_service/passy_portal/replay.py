@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WEEK = 7 * 86_400_000
 """Milliseconds that are looked at."""
-MOST = 20_000
+MOST = 10_000
 """Requests that are replayed; of more, the latest."""
 REFUSED = ("rate_limit_exceeded", "insufficient_quota")
 """Outcomes of requests that a limit refused when they came: they are asked again."""

@@ -43,7 +43,10 @@ def snippets(origin: str, key: str = HIDDEN, model: str = "echo") -> Sequence[Sn
         ),
         Snippet(
             "Claude Code",
-            f"export ANTHROPIC_BASE_URL={origin}\nexport ANTHROPIC_AUTH_TOKEN={key}\nclaude",
+            f"export ANTHROPIC_BASE_URL={origin}\n"
+            f"export ANTHROPIC_AUTH_TOKEN={key}\n"
+            f"export ANTHROPIC_MODEL={model} ANTHROPIC_SMALL_FAST_MODEL={model}\n"
+            "claude",
         ),
         Snippet(
             "Codex",

@@ -1,30 +1,29 @@
 """How budgets stand: what is used of each by the books, how fast it goes, and when it is spent.
 
-The pace is the average of the last seven days. It says when a budget is spent if all goes on like
-that, and nothing of what comes otherwise.
+The pace is the average of the last seven whole days. It says when a budget is spent if all goes on
+like that, and nothing of what comes otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from passy_plugins.stores.sql.reports import Asked, Dimension, Sums
-from passy_proxy.issue import Kind, StoredBudget
-from passy_proxy.periods import Window, window_at
+from passy_plugins.stores.sql.spent import Spent
+from passy_proxy.issue import KINDS, StoredBudget
+from passy_proxy.periods import Period, Window, window_at
 from passy_proxy.records import Budget
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
 
-HOUR, DAY = 3_600_000, 86_400_000
+DAY = 86_400_000
 """Milliseconds."""
 DAYS = 7
 """That the pace is an average of."""
-FEW = 4
-"""Subjects that are asked for one by one."""
 LONGEST = 10 * 365 * 86_400
 """Seconds from now: what comes later is not foretold."""
 
@@ -54,27 +53,30 @@ class Standing:
         return self.used >= self.budget.amount
 
 
-async def standings(
-    admin: Admin, organisation: str, budgets: Sequence[StoredBudget], now: int
+async def standings(admin: Admin, budgets: Sequence[StoredBudget], now: int) -> dict[str, Standing]:
+    """Budget → how it stands ``now``, in milliseconds."""
+    kinds = [[one for one in budgets if one.kind == kind] for kind in KINDS]
+    told = await asyncio.gather(*(_standings(admin, theirs, now) for theirs in kinds if theirs))
+    return {id: one for part in told for id, one in part.items()}
+
+
+async def _standings(
+    admin: Admin, budgets: Sequence[StoredBudget], now: int
 ) -> dict[str, Standing]:
-    """Budget → how it stands ``now``, in milliseconds. They are all of one organisation."""
-    moment, hour = now / 1000, now // HOUR * HOUR
-    recent = Window("recent", (hour - DAYS * DAY) / 1000, hour / 1000)
-    found: dict[tuple[Kind, Window], Mapping[str, Sums]] = {}
-    wanted: dict[tuple[Kind, Window], set[str]] = {}
-    for one in budgets:
-        for window in (window_at(one.budget.period, moment), recent):
-            wanted.setdefault((one.kind, window), set()).add(one.subject)
-    for (kind, window), subjects in wanted.items():
-        found[kind, window] = await sums_of(admin, organisation, kind, subjects, window, now)
+    """Of one kind."""
+    today = now // DAY * DAY
+    periods = list(dict.fromkeys(one.budget.period for one in budgets))
+    spans = [*(span_of(period, now) for period in periods), (today - DAYS * DAY, today)]
+    subjects = {one.subject for one in budgets}
+    found = await admin.reports.spent(budgets[0].kind, subjects, spans)
     told = {}
     for one in budgets:
-        window = window_at(one.budget.period, moment)
-        nothing = Sums()
-        used = amount(found[one.kind, window].get(one.subject, nothing), one.budget.unit)
-        week = amount(found[one.kind, recent].get(one.subject, nothing), one.budget.unit)
-        pace = week // DAYS
-        told[one.budget.id] = standing(one.budget, window, used, pace, moment)
+        budget = one.budget
+        sums = found.get(one.subject) or [Spent()] * len(spans)
+        used = amount(sums[periods.index(budget.period)], budget.unit)
+        pace = amount(sums[-1], budget.unit) // DAYS
+        window = window_at(budget.period, now / 1000)
+        told[budget.id] = standing(budget, window, used, pace, now / 1000)
     return told
 
 
@@ -89,27 +91,24 @@ def standing(budget: Budget, window: Window, used: int, pace: int, now: float) -
     return Standing(budget, window, used, pace, spent_at, at_end)
 
 
-async def sums_of(
-    admin: Admin, organisation: str, kind: Kind, subjects: Iterable[str], window: Window, now: int
-) -> Mapping[str, Sums]:
-    """Subject → what it came to in a window, until ``now``. A user's is that of all organisations,
-    as budgets count it."""
-    dimension: Dimension = kind
-    wanted = set(subjects)
-    begin = round(window.start * 1000)
-    end = min(now // DAY * DAY + DAY, now + DAY if window.end == inf else round(window.end * 1000))
-    if kind in ("organisation", "user") or len(wanted) <= FEW:
-        return {
-            subject: await admin.reports.totals(Asked(begin, end, {dimension: subject}))
-            for subject in wanted
-        }
-    asked = Asked(begin, end, {"organisation": organisation})
-    found: dict[str, Sums] = {}
-    async for groups in admin.reports.all_groups(asked, "total", [dimension], "time"):
-        found |= {group.by[0]: group.sums for group in groups if group.by[0] in wanted}
-    return found
+async def used_in(admin: Admin, keys: Mapping[str, Period], now: int) -> Mapping[str, Spent]:
+    """Key → what it has used in the window of its period that ``now`` (milliseconds) is in."""
+    periods = list(dict.fromkeys(keys.values()))
+    found = await admin.reports.spent("key", keys, [span_of(period, now) for period in periods])
+    return {
+        key: found[key][periods.index(period)] if key in found else Spent()
+        for key, period in keys.items()
+    }
 
 
-def amount(sums: Sums, unit: str) -> int:
+def span_of(period: Period, now: int) -> tuple[int, int]:
+    """The window of a period as the books are asked for it: nothing is later than today."""
+    window, tomorrow = window_at(period, now / 1000), now // DAY * DAY + DAY
+    return round(window.start * 1000), min(
+        tomorrow, tomorrow if window.end == inf else round(window.end * 1000)
+    )
+
+
+def amount(spent: Spent, unit: str) -> int:
     """In the unit of a budget."""
-    return sums.tokens if unit == "tokens" else sums.cost_nanos
+    return spent.tokens if unit == "tokens" else spent.nanos

@@ -125,6 +125,29 @@ audit = Table(
 )
 """See ``audit.py``."""
 
+team_members = Table(
+    "portal_team_members",
+    metadata,
+    Column("organisation", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("team", Text, nullable=False, index=True),
+)
+"""See ``placing.py``."""
+
+saved_views = Table(
+    "portal_saved_views",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("organisation", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("query", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Index("ix_portal_saved_views_user_id_organisation", "user_id", "organisation"),
+)
+"""Questions that somebody asks of the requests of an organisation again and again: ``query`` is as
+it stands in the address of the page."""
+
 playground_keys = Table(
     "portal_playground_keys",
     metadata,

@@ -12,12 +12,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from passy_plugins.api.errors import absent, id_of
 from passy_portal.access import ACCESS, may
 from passy_portal.accounts import Visitor
 from passy_portal.door import COOKIE, csrf_of, here, inner, own_cookie, set_cookie
-from passy_portal.figures import count, money, percent
+from passy_portal.figures import count, milliseconds, money, percent, short
 from passy_proxy import __version__
 
 HERE = Path(__file__).parent
@@ -44,6 +45,7 @@ BELOW = {"/audit": "/team"}
 """Pages that are a part of another one, though their path does not say so."""
 NOTES = {
     "saved": "Saved.",
+    "several": "The keys are changed. Gateways follow within seconds.",
     "disabled": "The key is disabled. Within seconds no request gets through with it.",
     "enabled": "The key is enabled again.",
     "deleted": "The key is deleted. What it spent stays in the books.",
@@ -56,11 +58,19 @@ NOTES = {
     "provider_enabled": "The provider is enabled again.",
     "provider_gone": "The provider and its keys are deleted.",
     "limits": "The limits are set. Gateways hold them within seconds.",
+    "team": "The team is there. Put keys and members in it, and set its limits.",
+    "team_deleted": "The team is deleted, with its keys. What they spent stays in the books.",
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",
     "password": "Your password is changed. All other sessions have ended.",
     "ended": "The session has ended.",
+    "view": "The view is saved.",
+    "view_gone": "The view is deleted.",
+    "hook-disabled": "The webhook is told nothing until it is enabled again.",
+    "hook-enabled": "The webhook is told again.",
+    "hook-deleted": "The webhook is deleted.",
+    "reloaded": "The file was read again, and is what runs now.",
     "second": "Your second factor is off.",
     "transferred": "The organisation has another owner, and you are an admin.",
     "asked": "Members now need a second factor: who has none sets one up with their next click.",
@@ -83,7 +93,23 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-templates.filters |= {"count": count, "money": money, "percent": percent, "moment": _moment}
+def _words(text: str) -> Markup:
+    """A sentence with code in backticks."""
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part
+        for place, part in enumerate(text.split("`"))
+    )
+
+
+templates.filters |= {
+    "count": count,
+    "money": money,
+    "percent": percent,
+    "short": short,
+    "milliseconds": milliseconds,
+    "moment": _moment,
+    "words": _words,
+}
 templates.globals["may"] = may
 
 

@@ -167,6 +167,17 @@ class Finding(NamedTuple):
     why: str
 
 
+class WrongSum(NamedTuple):
+    """An hour or a day whose sums are not those of its records."""
+
+    unit: str
+    at: str
+    """Where it begins, UTC."""
+    of: str
+    """Key, model and so on."""
+    why: str
+
+
 @dataclass(slots=True)
 class Verdict:
     """What a look through the books has found."""
@@ -185,10 +196,13 @@ class Verdict:
     head: str = ""
     """The end of the last chain: who notes it elsewhere can ask later for what it covered."""
     findings: list[Finding] = field(default_factory=list)
+    sums: int = 0
+    """Sums by hour and by day that were compared with the records."""
+    wrong_sums: list[WrongSum] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        return not self.findings
+        return not self.findings and not self.wrong_sums
 
     def found(self, kind: str, id: Any, chain: int, seq: int, why: str) -> None:
         """Enter a finding. ``id`` is whatever stands there now."""

@@ -44,9 +44,8 @@ class Price:
         self.above = more[0].above if more else inf
         self.source = source
         """Where it is from."""
-        read, written = first.rates.input / MILLION, first.rates.output / MILLION
-        self.text = f"{read:.12g} in, {written:.12g} out per 1M ({source})"
-        """For the books: US dollars for plain tokens, and the source."""
+        self.text = text_of([first, *more], source)
+        """For the books: US dollars a million tokens of each kind, and the source."""
         self.since = since
         self.until = until
         """Unix seconds, exclusive; another price may hold then."""
@@ -70,6 +69,36 @@ class Price:
 
     def _reached(self, input: int) -> Reckoned:
         return next(rates for above, rates in reversed(self._tiers) if input > above)
+
+
+KINDS = {
+    "cached": "input",
+    "cache_write": "input",
+    "audio_input": "input",
+    "reasoning": "output",
+    "audio_output": "output",
+}
+"""Kinds of tokens that may cost something else than those they are among."""
+
+
+def text_of(tiers: Sequence[Tier], source: str) -> str:
+    """``2.5 in, 10 out, 1.25 cached per 1M (where it is from)``. Kinds that cost like any other are
+    left out."""
+    told = "; ".join(
+        f"above {tier.above} tokens {_told(tier.rates)}" if number else _told(tier.rates)
+        for number, tier in enumerate(tiers)
+    )
+    return f"{told} ({source})"
+
+
+def _told(rates: Rates) -> str:
+    parts = [f"{rates.input / MILLION:.12g} in", f"{rates.output / MILLION:.12g} out"]
+    for kind, among in KINDS.items():
+        rate = getattr(rates, kind)
+        if rate != getattr(rates, among):
+            parts.append(f"{rate / MILLION:.12g} {kind}")
+    fee = f", {rates.request / ATTO:.12g} a request" if rates.request else ""
+    return f"{', '.join(parts)} per 1M{fee}"
 
 
 Reckoned = tuple[int, int, int, int, tuple[int, int, int], tuple[int, int]]

@@ -81,6 +81,13 @@ def parse_days(text: str) -> int:
     return _whole(text, {"d": 1}, _DAYS_LIKE)
 
 
+def dollars(nanos: int) -> str:
+    """Billionths of a dollar as dollars, without loss: ``0.0000135``."""
+    whole, rest = divmod(abs(nanos), 1_000_000_000)
+    text = f"{whole}.{rest:09}".rstrip("0").rstrip(".")
+    return f"-{text}" if nanos < 0 else text
+
+
 def parse_rate(text: str) -> Rate:
     """The rate that `60/min`, `100k/min`, `5/s`, `1M/day` or `10/30s` stands for."""
     amount, slash, period = text.partition("/")

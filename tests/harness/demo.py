@@ -32,8 +32,8 @@ class Demo(NamedTuple):
     owner: str
     """The e-mail of who owns the organisation that is in use."""
     password: str
-    key: str
-    """A test key of that organisation."""
+    keys: dict[str, str]
+    """Of that organisation, by their names."""
 
     def signed_in(self, email: str = "", password: str = "") -> Browser:
         browser = Browser(self.gateway)
@@ -56,7 +56,7 @@ def fill(gateway: Gateway, days: int) -> Demo:
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     asyncio.run(_begin(gateway.folder))
-    return Demo(gateway, told["people"]["owner"], told["password"], told["key"])
+    return Demo(gateway, told["people"]["owner"], told["password"], told["keys"])
 
 
 async def _begin(folder: Path) -> None:
@@ -84,11 +84,16 @@ def patterns() -> dict[str, re.Pattern[str]]:
     }
 
 
+LED_TO = ("/begin",)
+"""Pages that no link leads to, but a form that was sent."""
+
+
 def walked(browser: Browser) -> dict[str, str]:
     """Each page that can be reached by links from the first one → an address of it, with a real id
     where it takes one."""
-    wanted, found = patterns(), {"/": "/"}
-    waiting = ["/"]
+    wanted = patterns()
+    found = {path: path for path in ("/", *LED_TO) if browser.look(path).status == 200}
+    waiting = list(found)
     while waiting:
         page = browser.look(waiting.pop(0)).body.decode()
         for href in re.findall(r'href="([^"]+)"', page):

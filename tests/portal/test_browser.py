@@ -21,7 +21,9 @@ CANARY = "<script>window.canary=1</script><img src=x onerror=window.canary=1>'\"
 PAGES = (
     "/", "/usage", "/usage?by=key_id&show=requests", "/usage?model=no%20such", "/keys",
     "/keys?q=nothing-is-called-so", "/keys/new", "/team", "/audit", "/account", "/playground",
-    "/limits", "/limits?edit=organisation", "/nowhere",
+    "/settings", "/settings/webhooks", "/settings/prices", "/settings/gateway",
+    "/limits", "/limits?edit=organisation", "/keys?status=active&sort=spent",
+    "/nowhere",
 )  # fmt: skip
 
 
@@ -63,6 +65,7 @@ def visit(serve: Serve) -> Iterator[Visit]:
         page.fill("#password", PASSWORD)
         page.fill("#organisation", f"Engines {CANARY}")
         page.click("button.primary")
+        page.click("text=Use the echo for now")
         key = page.text_content("#the-key") or ""
         visit = Visit(gateway, browser, context, page, complaints, key)
         assert page.locator(".dot:not(.on)").count() == 1

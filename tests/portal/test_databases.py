@@ -64,6 +64,58 @@ def test_a_first_hour(gateway: Gateway) -> None:
     assert b"Every entry is as it was written." in owner.look("/audit").body
 
 
+def test_models_and_providers_are_read_and_written(gateway: Gateway) -> None:
+    owner, office = Browser(gateway), Office(gateway)
+    owner.sign_in("ada@example.com")
+    key = owner.api("POST", "/keys", {"name": "lately"}).json["key"]
+    before = asked(owner)
+    assert 200 == office.chat(key).status
+    assert until(lambda: asked(owner) == before + 1 or None)
+    own = {"name": "Own", "url": "https://llm.example.com/v1", "models": ["ours"],
+           "credential": "sk-of-theirs-0123456789"}  # fmt: skip
+    made = owner.api("POST", "/providers", own).json
+    [held] = owner.api("GET", "/credentials").json["rows"]
+    assert (made["id"], "6789") == (held["upstream"], held["last_four"])
+    replaced = {"secret": "sk-of-theirs-9876543210", "priority": -1}
+    changed = owner.api("PATCH", f"/credentials/{held['id']}", replaced).json
+    assert ("3210", 2, -1) == tuple(changed[k] for k in ("last_four", "version", "priority"))
+    assert "ours" in {row["name"] for row in owner.api("GET", "/models").json["rows"]}
+    for page in ("/models", "/providers", f"/providers/{made['id']}",
+                 f"/providers/keys/{held['id']}"):  # fmt: skip
+        assert 200 == owner.look(page).status, page
+    assert 200 == owner.api("PATCH", "/byok", {"byok": "own_only"}).status
+    assert "own_only" == owner.api("GET", "/upstreams").json["byok"]
+    assert 200 == owner.api("PATCH", "/byok", {"byok": "own_first"}).status
+    assert 204 == owner.api("DELETE", f"/providers/{made['id']}").status
+    assert [] == owner.api("GET", "/credentials").json["rows"]
+
+
+def asked(browser: Browser) -> int:
+    """Requests for a model, as the last 24 hours have them."""
+    rows = browser.api("GET", "/models").json["rows"]
+    return int(next(row["requests"] for row in rows if row["name"] == "one"))
+
+
+def test_what_playground_and_settings_keep(gateway: Gateway) -> None:
+    owner = Browser(gateway)
+    owner.sign_in("ada@example.com")
+    content = {"models": ["one"], "messages": [{"role": "user", "content": "ü 漢 𝄞"}]}
+    kept = owner.api("POST", "/playground/prompts", {"title": "A", "content": content}).json
+    path = f"/playground/prompts/{kept['id']}"
+    assert owner.api("PATCH", path, {"shared": True}).json["shared"]
+    [row] = owner.api("GET", "/playground/prompts").json["rows"]
+    assert content["messages"] == row["content"]["messages"]
+    key = owner.api("POST", "/playground/key").json["key"]
+    assert 200 == Office(gateway).chat(key).status
+    hook = owner.api("POST", "/webhooks", {"url": "https://hooks.example.com/x"}).json
+    assert not owner.api("PATCH", f"/webhooks/{hook['id']}", {"enabled": False}).json["enabled"]
+    for page in ("/playground", "/settings", "/settings/webhooks", "/settings/gateway"):
+        assert 200 == owner.look(page).status, page
+    owner.look("/account")
+    assert 303 == owner.send("/logout").status
+    assert until(lambda: Office(gateway).chat(key).status == 401 or None)
+
+
 def test_changes_of_several_at_once_are_all_noted_in_one_chain(gateway: Gateway) -> None:
     owner = Browser(gateway)
     assert 303 == owner.sign_in("ada@example.com").status

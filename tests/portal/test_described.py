@@ -42,7 +42,8 @@ def owner(serve: Serve) -> Browser:
 def test_the_portals_api_answers_as_it_is_described(case: Any, owner: Browser) -> None:
     good = case.meta.generation.mode == GenerationMode.POSITIVE
     if good and case.path_parameters and next(turns) % 2:
-        made = owner.api("POST", "/keys", {"name": "there"}).json
+        kind = "/teams" if "/team" in case.operation.path else "/keys"
+        made = owner.api("POST", kind, {"name": f"there {next(turns)}"}).json
         case.path_parameters["id"] = made["id"]
     if case.operation.path.endswith("/test"):
         case.body = {"model": "one"}  # It would be a real request to somewhere.

@@ -19,6 +19,7 @@ LIMITED = CONFIGURATION.replace(
     "rate_limit: {counters: state}, alias, budgets: {counters: state, books: books}, fallback]",
 ).replace("stores:\n", "stores:\n  state: {kind: memory}\n")
 OPERATED = "  /operated: {app: portal, store: books, organisation_limits: operator}\n"
+TEXT = LIMITED.replace("apps:\n", f"apps:\n{OPERATED}")
 DAY = 86_400
 
 
@@ -36,15 +37,20 @@ class Place(NamedTuple):
         return {row["id"]: row for row in told}
 
 
+@pytest.fixture(scope="module")
+def here(serve: Serve) -> Place:
+    """On SQLite: for what no database decides."""
+    return furnished(serve(TEXT, **VARIABLES))
+
+
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def place(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Place]:
-    text = LIMITED.replace("apps:\n", f"apps:\n{OPERATED}")
     if request.param == "sqlite":
-        yield furnished(serve(text, **VARIABLES))
+        yield request.getfixturevalue("here")
         return
     server: Server = request.getfixturevalue("postgres")
     with server.database() as made:
-        gateway = serve(text, **VARIABLES, DATABASE_URL=made.url)
+        gateway = serve(TEXT, **VARIABLES, DATABASE_URL=made.url)
         yield furnished(gateway)
         assert 0 == gateway.stop()
 
@@ -159,8 +165,8 @@ def test_what_is_set_by_a_form_is_held_by_the_gateway_and_noted(place: Place) ->
     assert "Every entry is as it was written." in log
 
 
-def test_what_is_above_wins_and_is_named(place: Place) -> None:
-    owner, team, key = place.owner, place.team, place.key["id"]
+def test_what_is_above_wins_and_is_named(here: Place) -> None:
+    owner, team, key = here.owner, here.team, here.key["id"]
     narrow = {"limits": {"requests": "50/min", "concurrency": 4}, "models": ["gpt-*"],
               "budgets": [{"unit": "usd", "amount": 5, "period": "month"}]}  # fmt: skip
     wide = {"limits": {"requests": "1/s", "concurrency": 5}, "models": ["gpt-4o", "one"],
@@ -168,10 +174,10 @@ def test_what_is_above_wins_and_is_named(place: Place) -> None:
     assert 200 == owner.api("PATCH", "/limits/organisation", narrow).status
     assert 200 == owner.api("PATCH", f"/limits/team/{team}", wide).status
     try:
-        rows = place.rows()
+        rows = here.rows()
         told = {one["what"]: one for one in rows[team]["conflicts"]}
         assert {"requests", "concurrency", "models", "budgets"} == set(told)
-        assert {place.organisation} == {one["wins"] for one in told.values()}
+        assert {here.organisation} == {one["wins"] for one in told.values()}
         assert (
             "1/s requests here, and 50/min for the organisation Engines, which wins."
             == (told["requests"]["message"])
@@ -179,7 +185,7 @@ def test_what_is_above_wins_and_is_named(place: Place) -> None:
         assert "one is allowed here" in told["models"]["message"]
         assert told["requests"]["message"] in owner.look("/limits").body.decode()
         owner.api("PATCH", f"/limits/key/{key}", {"limits": {"requests": "1/min"}})
-        assert [] == place.rows()[key]["conflicts"]
+        assert [] == here.rows()[key]["conflicts"]
     finally:
         nothing = {"limits": {"requests": None, "concurrency": None}, "models": None,
                    "budgets": []}  # fmt: skip
@@ -196,8 +202,8 @@ WRONG: list[dict[str, str]] = [
 ]  # fmt: skip
 
 
-def test_W4_what_no_form_offers_is_refused_and_what_was_typed_stays(place: Place) -> None:
-    owner = place.owner
+def test_W4_what_no_form_offers_is_refused_and_what_was_typed_stays(here: Place) -> None:
+    owner = here.owner
     owner.look("/limits?edit=organisation")
     for fields in WRONG:
         typed = FORM | {"models": "typed-by-hand", "do": "save"} | fields
@@ -206,16 +212,16 @@ def test_W4_what_no_form_offers_is_refused_and_what_was_typed_stays(place: Place
         assert b'role="alert"' in asked.body, fields
         assert b'value="typed-by-hand"' in asked.body, fields
     for field in ("status", "name", "byok", "id", "organisation", "created", "role"):
-        for level in ("organisation", f"team/{place.team}", f"key/{place.key['id']}"):
+        for level in ("organisation", f"team/{here.team}", f"key/{here.key['id']}"):
             refused = owner.api("PATCH", f"/limits/{level}", {field: "x"})
             assert 422 == refused.status, (level, field)
     theirs = {"budgets": [{"id": "bud_nowhere", "unit": "usd", "amount": 1}]}
     assert 422 == owner.api("PATCH", "/limits/organisation", theirs).status
-    assert place.rows()[place.organisation]["models"] is None
+    assert here.rows()[here.organisation]["models"] is None
 
 
-def test_W3_W4_who_may_set_what(place: Place) -> None:
-    owner, team = place.owner, place.team
+def test_W3_W4_who_may_set_what(here: Place) -> None:
+    owner, team = here.owner, here.team
     admin = joined(owner, "admin@example.com", "admin")
     developer = joined(owner, "developer@example.com", "developer")
     other = joined(owner, "second@example.com", "admin")
@@ -232,15 +238,15 @@ def test_W3_W4_who_may_set_what(place: Place) -> None:
     made = developer.api("POST", "/keys", {"name": "own", "team": team, "usage_limit": 5}).json
     budget = {"budgets": [{"unit": "usd", "amount": 9}]}
     assert 200 == owner.api("PATCH", f"/limits/team/{team}", budget).status
-    rows = place.rows(developer)
-    assert {place.organisation, team, me(developer)["user"], made["id"]} == set(rows)
+    rows = here.rows(developer)
+    assert {here.organisation, team, me(developer)["user"], made["id"]} == set(rows)
     assert (None, None) == tuple(rows[team]["budgets"][0][name] for name in ("used", "per_day"))
     assert 0 == rows[made["id"]]["budgets"][0]["used"]
     text = developer.look("/limits").body.decode()
     assert "nightly" not in text
     assert "What others use of it is not shown to your role." in text
     # Who is in another organisation, too, is limited by nobody here.
-    office = Office(place.gateway)
+    office = Office(here.gateway)
     organisation = office.made("/organisations", {"name": "Others"})["id"]
     guest = me(other)["user"]
     office.admin("PUT", f"/organisations/{organisation}/members/{guest}", {"role": "viewer"})
@@ -248,11 +254,11 @@ def test_W3_W4_who_may_set_what(place: Place) -> None:
     assert "second@example.com: in other organisations" in owner.look("/limits").body.decode()
     # Where the operator keeps that to himself, an owner sets nothing for all.
     told = {"cookie": "; ".join(f"{n}={v}" for n, v in owner.cookies.items()),
-            "x_csrf_token": me(owner)["csrf_token"], "origin": place.gateway.url,
+            "x_csrf_token": me(owner)["csrf_token"], "origin": here.gateway.url,
             "sec_fetch_site": "same-origin", "content_type": "application/json"}  # fmt: skip
     path = "/operated/api/limits/organisation"
-    refused = place.gateway.ask(path, {"limits": {}}, method="PATCH", **told)
+    refused = here.gateway.ask(path, {"limits": {}}, method="PATCH", **told)
     assert (403, "not_allowed") == (refused.status, refused.json["error"]["code"])
-    page = place.gateway.ask("/operated/limits", cookie=told["cookie"]).body.decode()
+    page = here.gateway.ask("/operated/limits", cookie=told["cookie"]).body.decode()
     assert not re.search("edit=organisation", page)
     assert re.search("edit=team", page)

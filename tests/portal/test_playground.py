@@ -112,6 +112,10 @@ def test_an_answer_streams_with_its_measures_and_the_key_is_nowhere(visit: Visit
     told = answer.locator("[data-measures]").inner_text()
     assert "echo/echo" in told
     assert "req_" in told
+    # What it cost is read from the books, a moment later.
+    expect(answer.locator("dt", has_text="Cost")).to_be_visible(timeout=WAIT)
+    request = answer.locator("[data-measures] a")
+    assert "/portal/requests/req_" in str(request.get_attribute("href"))
     assert page.locator("[data-examples]").is_hidden()
     key = str(asked[-1].headers["authorization"]).removeprefix("Bearer ")
     assert key.startswith("sk-passy-")
@@ -194,6 +198,28 @@ def test_an_error_is_what_a_client_sees_and_is_explained(visit: Visit) -> None:
     expect(visit.answer().locator(".state")).to_have_text("failed · 401", timeout=WAIT)
 
 
+def test_who_makes_no_keys_pastes_one(visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    viewer = joined(visit.owner, "sam@example.com", "viewer")
+    key = visit.owner.api("POST", "/keys", {"name": "for Sam"}).json["key"]
+    context = visit.chromium.new_context()
+    url = visit.gateway.url
+    cookies = [{"name": name, "value": value, "url": url} for name, value in viewer.cookies.items()]
+    context.add_cookies(cookies)  # type: ignore[arg-type]
+    within = visit._replace(page=visit.complaints.watch(context.new_page()))
+    page = within.open()
+    page.click(".own summary")  # Closed: it opens again where it is needed.
+    within.ask("hello", "one")
+    expect(page.locator("[data-own-key]")).to_be_focused()
+    assert page.locator("[data-answers]").is_hidden()
+    page.fill("[data-own-key]", key)
+    page.click("[data-send]")
+    expect(within.answer().locator(".state")).to_have_text("done", timeout=WAIT)
+    assert 0 == page.locator("[data-title]").count()
+    context.close()
+
+
 def test_a_prompt_is_kept_shared_and_written_as_code(visit: Visit) -> None:
     from playwright.sync_api import expect
 
@@ -234,17 +260,12 @@ def test_a_prompt_is_kept_shared_and_written_as_code(visit: Visit) -> None:
     expect(page.locator("[data-prompts] li")).to_have_count(0)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing(visit: Visit, theme: str) -> None:
+def test_axe_finds_nothing_in_what_is_answered(visit: Visit) -> None:
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import expect
 
-    context = visit.chromium.new_context(
-        color_scheme="light" if theme == "light" else "dark",
-        storage_state=visit.context.storage_state(),
-        bypass_csp=True,
-        viewport={"width": 1440 if theme == "light" else 360, "height": 900},
-    )
+    state = visit.context.storage_state()
+    context = visit.chromium.new_context(storage_state=state, bypass_csp=True)
     page = context.new_page()
     within = visit._replace(page=page)
     within.open()
@@ -254,9 +275,12 @@ def test_axe_finds_nothing(visit: Visit, theme: str) -> None:
     within.ask("hello", "one", "no-such")
     expect(within.answer().locator(".state")).to_have_text("done", timeout=WAIT)
     expect(within.answer(1).locator(".state")).to_have_text("failed · 404", timeout=WAIT)
-    violations = Axe().run(page).response["violations"]
-    assert [] == [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in violations]
-    assert 0 >= page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    for theme, width in (("light", 1440), ("dark", 360)):
+        page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+        page.set_viewport_size({"width": width, "height": 900})
+        wrong = Axe().run(page).response["violations"]
+        assert [] == [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in wrong]
+        assert 0 >= page.evaluate("document.documentElement.scrollWidth - innerWidth")
     context.close()
 
 

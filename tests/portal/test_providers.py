@@ -15,7 +15,7 @@ from harness.canary import Canaries
 from harness.chromium import Complaints, launched
 from harness.gateway import Gateway, Serve, until
 from harness.office import TOKEN, VARIABLES, Office
-from harness.portal import APART, CONFIGURATION, Apart, Browser, found, joined, me
+from harness.portal import APART, CONFIGURATION, Apart, Browser, found, joined, key_in, me
 from harness.upstream import Hit, RawUpstream, Step
 
 from passy_plugins.api.denied import Denied
@@ -362,6 +362,31 @@ def test_W10_no_page_and_no_answer_shows_what_was_entered(shop: Shop) -> None:
         assert 204 == owner.api("DELETE", f"/{name}s/{id}").status
 
 
+def test_the_first_run_goes_on_with_a_key_that_failed_for_who_insists(shop: Shop) -> None:
+    browser = joined(shop.owner, "second@example.com", "admin")
+    before = credentials(shop)
+    asked = browser.look("/begin")
+    assert "key, or the echo" in text(asked)
+    secret = shop.secrets.word("of the first run", "sk-bad-")
+    asked = browser.send("/begin", {"for": "openai", "key": secret, "do": "test"})
+    shown = text(asked)
+    for part in ("refused 401", "The key was refused", "Incorrect API key", "What to check",
+                 "Continue anyway", "Use the echo for now"):  # fmt: skip
+        assert part in shown, part
+    shop.secrets.search(asked.body, "the first run")
+    assert before == credentials(shop)
+    assert 422 == browser.send("/begin", {"do": "echo", "role": "owner"}).status
+    fields = {"for": "openai", "held": held(asked), "do": "anyway"}
+    made = browser.send("/begin", fields)
+    assert f"{shop.gateway.url}/v1/chat/completions" in text(made)
+    assert 200 == Office(shop.gateway).chat(key_in(made), "one").status
+    [added] = [row for row in credentials(shop) if row not in before]
+    assert 204 == shop.owner.api("DELETE", f"/credentials/{added['id']}").status
+    # It is over once there is a key.
+    assert 303 == browser.look("/begin").status
+    assert 303 == browser.send("/begin", {"do": "echo"}).status
+
+
 def test_who_may_not_change_providers_is_offered_nothing(shop: Shop) -> None:
     viewer = joined(shop.owner, "viewer@example.com", "viewer")
     page = viewer.look("/providers")
@@ -394,7 +419,7 @@ def test_the_portal_says_when_the_gateway_cannot_be_asked(shop: Shop) -> None:
 
 @pytest.mark.anyio
 async def test_over_http_the_same_is_told(shop: Shop) -> None:
-    console = over_http(f"{shop.gateway.url}/admin/api/", TOKEN)
+    console = over_http(f"{shop.gateway.admin_url}/admin/api/", TOKEN)
     told = await console.get("/upstreams")
     assert ["echo", "openai", "keyless"] == [one["name"] for one in told["rows"]]
     path = f"/organisations/{me(shop.owner)['organisation']}/credentials/test"
@@ -404,7 +429,10 @@ async def test_over_http_the_same_is_told(shop: Shop) -> None:
     with pytest.raises(Denied, match="upstream or a url") as denied:
         await console.post(path, {})
     assert (422, "body.upstream") == (denied.value.status, denied.value.param)
-    for url, token in ((f"{shop.gateway.url}/admin/api", "wrong"), (shop.gateway.url, TOKEN)):
+    for url, token in (
+        (f"{shop.gateway.admin_url}/admin/api", "wrong"),
+        (shop.gateway.admin_url, TOKEN),
+    ):
         with pytest.raises(GatewayAway):
             await over_http(url, token).get("/upstreams")
 

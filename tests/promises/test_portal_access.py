@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
-from harness.gateway import Gateway, Serve
+from harness.gateway import Gateway, Serve, until
 from harness.office import VARIABLES, Office
 from harness.portal import CONFIGURATION, Browser, found, joined, me
 
@@ -77,7 +77,10 @@ def cast(serve: Serve) -> Cast:
     session = re.search(rb"/account/sessions/(sess_[0-9a-f]+)/", two(other).look("/account").body)
     assert invitation
     assert session
-    key = other.api("POST", "/keys", {"name": "theirs"}).json["id"]
+    made = other.api("POST", "/keys", {"name": "theirs"}).json
+    key, asked = made["id"], office.chat(made["key"]).headers["x-request-id"]
+    view = other.api("POST", "/requests/views", {"name": "theirs"}).json["id"]
+    assert until(lambda: other.api("GET", f"/requests/{asked}").status == 200 or None)
     inside = f"/organisations/{organisation}"
     own = {"name": "Theirs", "url": "https://llm.example.com/v1", "credential": "sk-of-theirs"}
     provider = office.made(f"{inside}/providers", own)["id"]
@@ -87,9 +90,14 @@ def cast(serve: Serve) -> Cast:
     kept = {"title": "Theirs", "content": content, "shared": True}
     prompt = other.api("POST", "/playground/prompts", kept).json["id"]
     team = office.made(f"/organisations/{organisation}/teams", {"name": "Theirs"})["id"]
+    told = {"organisation": organisation, "url": "https://hooks.example.com/x"}
+    webhook = office.made("/webhooks", told)["id"]
     ids = {
+        "webhook": webhook,
         "prompt": prompt,
         "key": key,
+        "request": asked,
+        "view": view,
         "member": eve,
         "invitation": invitation[1].decode(),
         "session": session[1].decode(),
@@ -138,6 +146,10 @@ def test_W3_what_is_another_organisations_does_not_exist(
     assert 404 == tried(cast.people["owner"], route, "key_0000000000000000")
     # And for who owns it, it is there.
     assert 200 == cast.other.api("GET", f"/keys/{cast.ids['key']}").status
+    assert 200 == cast.other.api("GET", f"/requests/{cast.ids['request']}").status
+    assert [cast.ids["view"]] == [
+        row["id"] for row in cast.other.api("GET", "/requests/views").json["rows"]
+    ]
 
 
 @pytest.mark.parametrize("route", ACCESS, ids=" ".join)
@@ -157,6 +169,24 @@ def test_W3_a_role_that_may_not_is_told_so(cast: Cast, route: Route) -> None:
     for role in ROLES:
         if access.roles is not None and role not in access.roles:
             assert 403 == tried(cast.people[role], route, cast.ids["key"]), role
+
+
+@pytest.mark.parametrize("route", [one for one in ACCESS if one[0] != "GET"], ids=" ".join)
+def test_W5_no_change_is_made_without_the_token_or_for_another_site(
+    cast: Cast, route: Route
+) -> None:
+    browser = Browser(cast.gateway)
+    browser.cookies = dict(cast.people["owner"].cookies)
+    method, path = route[0], re.sub(r"{\w+}", "x_0", route[1])
+    kind = None if path.startswith("/api") else "application/x-www-form-urlencoded"
+    csrf = me(browser)["csrf_token"]
+    for token, site in (("0" * 64, "same-origin"), (csrf, "cross-site"), (csrf, "same-site")):
+        body = None if kind is None else urlencode({"csrf": token}).encode()
+        asked = browser.ask(
+            method, path, body, content_type=kind, sec_fetch_site=site,
+            x_csrf_token=None if kind else token,
+        )  # fmt: skip
+        assert 403 == asked.status, (token, site)
 
 
 def test_W3_another_organisations_usage_is_not_there(cast: Cast) -> None:
@@ -239,3 +269,44 @@ def test_W4_a_form_with_a_field_twice_is_refused(cast: Cast) -> None:
     body = urlencode([("csrf", browser.csrf), ("name", "a"), ("name", "b")]).encode()
     kind = "application/x-www-form-urlencoded"
     assert 400 == browser.ask("POST", "/keys/new", body, content_type=kind).status
+
+
+def test_W3_requests_are_those_of_ones_own_organisation_and_of_a_developer_their_own(
+    cast: Cast,
+) -> None:
+    office, owner = Office(cast.gateway), cast.people["owner"]
+    developer = cast.people["developer"]
+    asked = []
+    for browser in (owner, developer):
+        key = browser.api("POST", "/keys", {"name": "asks"}).json["key"]
+        asked.append(office.chat(key).headers["x-request-id"])
+    mine, theirs = asked
+
+    def ids(browser: Browser, query: str = "") -> set[str]:
+        return {row["id"] for row in browser.api("GET", f"/requests{query}").json["rows"]}
+
+    def seen(browser: Browser, query: str = "") -> set[str]:
+        found = ids(browser, query)
+        lines = browser.look(f"/requests.jsonl{query}").body.decode().splitlines()
+        assert found == {json.loads(line)["id"] for line in lines}
+        page = browser.look(f"/requests{query}").body.decode()
+        assert found == set(re.findall(r'data-id="([^"]+)"', page))
+        return found
+
+    place = developer.api("GET", "/requests/arrived").json["place"]
+    assert until(lambda: {mine, theirs} <= ids(owner) or None)
+    assert cast.ids["request"] not in seen(owner)
+    assert theirs in seen(developer)
+    assert mine not in seen(developer)
+    assert 404 == developer.api("GET", f"/requests/{mine}").status
+    assert 404 == developer.look(f"/requests/{mine}").status
+    foreign = me(cast.other)["organisation"]
+    assert set() == ids(owner, f"?organisation={foreign}")
+    assert set() == seen(developer, f"?user={me(owner)['user']}")
+    key = owner.api("POST", "/keys", {"name": "later"}).json["key"]
+    later = office.chat(key).headers["x-request-id"]
+    assert until(lambda: later in ids(owner) or None)
+    arrived = f"/requests/arrived?after={place}"
+    own = {row["user"] for row in developer.api("GET", arrived).json["rows"]}
+    assert own <= {me(developer)["user"]}
+    assert later in {row["id"] for row in owner.api("GET", arrived).json["rows"]}

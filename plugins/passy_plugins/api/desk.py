@@ -61,7 +61,7 @@ class _Courteous:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._part, name)
-        if name in ("exchanges", "lists", "reports"):
+        if name in ("exchanges", "lists", "reports") and not callable(found):
             return _Courteous(found)
         return _courteous(found) if iscoroutinefunction(found) else found
 

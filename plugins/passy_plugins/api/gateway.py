@@ -53,6 +53,8 @@ class StoreShown(Shown):
     waiting_bytes: int | None = Field(description="Of records in the journal that wait for it.")
     full: bool | None = Field(description="Whether the journal has no room for new records.")
     hears_changes: bool | None = Field(description="Whether edits are told to it as they happen.")
+    keeps_usage: bool = Field(description="Whether it has single records of usage.")
+    kept_days: int | None = Field(description="How long it keeps those; null: for ever.")
 
 
 class Status(Shown):
@@ -209,6 +211,8 @@ def store(name: str, one: Any) -> StoreShown:
         waiting_bytes=getattr(one, "waiting", None),
         full=getattr(one, "full", None),
         hears_changes=getattr(one, "hears", None),
+        keeps_usage=hasattr(one, "keep"),
+        kept_days=getattr(one, "keep", None),
     )
 
 

@@ -19,6 +19,7 @@ from passy_plugins.api.editing import (
 from passy_plugins.api.errors import responses
 from passy_plugins.api.organisations import known as known_organisation
 from passy_plugins.api.words import Body, Id, Line, Models, Name, Shown, Whole, changed
+from passy_proxy.advice import advice
 from passy_proxy.config.model import BaseURL
 from passy_proxy.issue import NewProvider
 from passy_proxy.records import Credential, CustomProvider
@@ -110,6 +111,7 @@ class Tried(Shown):
     upstream: str
     steps: list[StepShown]
     models: list[str] = Field(description="Those that the upstream listed.")
+    advice: list[str] = Field(description="What to check where it did not go well.")
 
 
 LIST = responses(400, 401, 404, 422, 503)
@@ -214,6 +216,7 @@ async def tried(
             for step in result.steps
         ],
         models=list(result.models),
+        advice=list(advice(result)),
     )
 
 

@@ -17,6 +17,7 @@ from passy_plugins.api.files import Format, exported
 from passy_plugins.api.words import Line, Moment, Shown, shown_at
 from passy_plugins.stores.sql.reports import Asked, Bucket, Dimension, Group, Order, Sums
 from passy_proxy.records import UsageRecord
+from passy_proxy.units import dollars
 
 router = APIRouter(tags=["usage"])
 
@@ -39,6 +40,9 @@ class Counts(Shown):
     cost_usd: str = Field(description="US dollars, to the last billionth.", examples=["0.0000135"])
     unpriced: int = Field(description="Answers of no known price: cost_usd is a lower bound.")
     estimated: int = Field(description="Exchanges whose tokens the provider did not tell.")
+    saved: int = Field(
+        description="Answered by another upstream or model than was asked first, which had failed."
+    )
     average_ms: int | None = Field(description="From a request's arrival to its end.")
     average_first_ms: int | None = Field(description="To the first byte of the answer.")
 
@@ -131,6 +135,7 @@ class Filters(Shown):
     tag: Line | None = None
     route: Line | None = None
     outcome: Line | None = None
+    status: Line | None = None
     search: Line = Field(
         default="", description="What an id begins with, or what is in a model's name."
     )
@@ -292,10 +297,3 @@ def exchange_of(record: UsageRecord) -> dict[str, Any]:
     told["user"] = told.pop("user_id")
     told["tags"] = [tag for tag in record.tags.split(",") if tag]
     return {name: told[name] for name in Exchange.model_fields}
-
-
-def dollars(nanos: int) -> str:
-    """Billionths of a dollar as dollars, without loss: ``0.0000135``."""
-    whole, rest = divmod(abs(nanos), 1_000_000_000)
-    text = f"{whole}.{rest:09}".rstrip("0").rstrip(".")
-    return f"-{text}" if nanos < 0 else text

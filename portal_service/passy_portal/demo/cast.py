@@ -106,19 +106,25 @@ WORK = (
     Work(
         "search indexer", 0, "Platform", 310, "always",
         (Ask("embed", 1, 690, route=EMBEDDINGS),),
-        tags=("production", "search"), networks=("10.20.0.0/16",), models=("embed",),
+        tags=("production", "search"), networks=("10.20.0.0/16", "127.0.0.0/8"), models=("embed",),
     ),
     Work(
         "ticket summaries", 3, "Platform", 190, "customers",
-        (Ask("llama-70b", 5, 1_400, 180), Ask(OWN_MODELS[0], 3, 1_100, 160)),
+        (Ask("llama-70b", 5, 1_400, 180), Ask("chat-mini", 1, 900, 150)),
         tags=("production",), budget=("week", 38),
     ),
     Work(
         "nightly evals", 2, "Research", 270, "night",
-        (Ask("reasoning", 5, 1_150, 1_300, reasoning=0.7), Ask("chat", 2, 900, 420),
-         Ask(OWN_MODELS[1], 2, 1_300, 500, streamed=0.3)),
+        (Ask("reasoning", 5, 1_150, 1_300, reasoning=0.7), Ask("chat", 2, 900, 420)),
         tags=("evals", "batch"), budget=("month", 82),
         limits=Limits(parse_rate("120/min"), None, 8),
+    ),
+    # Without a hard budget anywhere above: what has no price is refused under one.
+    Work(
+        "rack pilot", 2, "Research", 105, "office",
+        (Ask(OWN_MODELS[0], 3, 1_100, 160, streamed=0.5), Ask(OWN_MODELS[1], 2, 1_300, 500)),
+        first_day=0.2, tags=("pilot",), models=OWN_MODELS,
+        description="How far our own hardware goes",
     ),
     Work(
         "ines · laptop", 2, "Research", 70, "office",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CONFIGURATION = Path(__file__).with_name("gateway.yaml")
 SIGN_IN = "sign-in.json"
-"""In the demo's folder: who may sign in, and with what. For its owner alone."""
+"""In the demo's folder: who may sign in, and the keys of the demo. For its owner alone."""
 DAYS, DAY = 30, 86_400
 
 
@@ -44,12 +44,13 @@ DAYS, DAY = 30, 86_400
 @click.option("--yes", is_flag=True, help="Ask nothing: begin anew where there is one already.")
 @click.option("--anyway", is_flag=True, help="Also into books in which there is traffic.")
 @click.option("--fill", is_flag=True, help="Fill the books and end, with how to serve them.")
+@click.option("--still", is_flag=True, help="Nobody asks anything while it is served.")
 @click.option("--listen", help="host:port or :port. [127.0.0.1:8090]")
 @click.option("--json", "as_json", is_flag=True, help="Fill, and say who may sign in as JSON.")
 def command(**given: Any) -> None:
     """Show the portal with a month of a small team in it.
 
-    It has books and a configuration of its own, in which the echo plays every provider: nothing
+    It has books and a configuration of its own, in which the echo plays every provider: no request
     leaves this machine. With --config it is written into the books of that configuration instead.
     """
     config = given["config"]
@@ -71,15 +72,16 @@ def command(**given: Any) -> None:
         click.echo(json.dumps(told))
         return
     draw(told)
-    serving = ["--config", str(place.path), "--data", str(place.data)]
-    if given["listen"]:
-        serving += ["--listen", given["listen"]]
     if given["fill"]:
-        click.echo(f"  serve    passy up {' '.join(serving)}\n")
+        click.echo(f"  serve    passy up --config {place.path} --data {place.data}\n")
         return
-    from passy_proxy.cli.up import command as up
+    from passy_portal.demo.living import living
+    from passy_proxy.cli.up import run
 
-    up.main(serving, prog_name="passy up", standalone_mode=False)
+    run(
+        place, variables, given["listen"],
+        beside=None if given["still"] else lambda url: living(url, told["keys"]),
+    )  # fmt: skip
 
 
 def own_place(folder: Path) -> Place:
@@ -171,7 +173,7 @@ async def filled(
         "people": {role: shown[role] for role in ROLES},
         "records": stage.made.records,
         "days": given["days"],
-        "key": stage.made.secrets["continuous integration"],
+        "keys": stage.made.secrets,
     }
 
 

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table, update
 
-from passy_plugins.stores.sql.schema import budgets, keys, members, organisations, teams, users
+from passy_plugins.stores.sql.schema import (
+    budgets,
+    credentials,
+    custom_providers,
+    keys,
+    members,
+    organisations,
+    teams,
+    users,
+    webhooks,
+)
 from passy_portal.audit import Noted, Who
 from passy_portal.demo import cast
 from passy_portal.demo.cast import PEOPLE, WORK, Work
@@ -123,13 +133,17 @@ class Stage:
             mine, cast.OWN, "https://gpu-rack.halcyon.example/v1", models=cast.OWN_MODELS
         )
         self.made.provider = await admin.add_provider(own, "demo-secret-of-the-rack-7Qd2")
+        await self._dated(custom_providers, self.made.provider, self._span.start - DAY)
         for upstream, name, priority in (
             ("openai", "main account", 0), ("openai", "spare account", 1),
             ("anthropic", "research grant", 0),
         ):  # fmt: skip
             new = NewCredential(mine, upstream, name, priority)
             await admin.add_credential(new, f"demo-secret-{upstream}-{priority}-Xk9f")
-        await admin.add_webhook(mine, "https://hooks.halcyon.example/passy/budgets")
+        for stored in await admin.list_credentials(mine):
+            await self._dated(credentials, stored.id, self._span.start - DAY)
+        hook, _ = await admin.add_webhook(mine, "https://hooks.halcyon.example/passy/budgets")
+        await self._dated(webhooks, hook.id, self._span.start - DAY)
 
     async def keys(self) -> None:
         """One for each `Work`, and what became of it, in the order in which that happened."""

@@ -154,8 +154,10 @@ class Told:
 
     def tried(self, upstream: str, model: str, failed: Failed) -> None:
         took = self._random.randint(failed.fastest, failed.slowest)
+        waited = self._connected() if failed.status else (0, 0)
+        took += sum(waited)
         attempt = AttemptRecord(
-            upstream, model, failed.status, failed.why, self._ms, took, failed.maybe_billed
+            upstream, model, failed.status, failed.why, self._ms, took, failed.maybe_billed, *waited
         )
         self._attempts.append(attempt)
         self._ms += took + 1
@@ -176,7 +178,8 @@ class Told:
         self, upstream: str, model: str, provider: Provider, price: Price | None
     ) -> UsageRecord:
         random, usage = self._random, self._usage()
-        head = max(1, int(spread(random, provider.first)))
+        waited = (0, 0) if upstream == "echo" else self._connected()
+        head = max(1, int(spread(random, provider.first))) + sum(waited)
         writing = int(1000 * usage.output / spread(random, provider.speed, 0.25))
         outcome, status, failure, billed = "ok", 200, "", False
         if self._streamed and (drawn := random.random()) < 0.012:
@@ -192,13 +195,22 @@ class Told:
                 failure = "broken: the stream ended before its end marker"
         attempt = AttemptRecord(
             upstream, model, 200, failure, self._ms, head if self._streamed else head + writing,
-            billed,
+            billed, *waited,
         )  # fmt: skip
         self._attempts.append(attempt)
         first = self._ms + head + (random.randint(2, 30) if self._streamed else writing)
         last = self._ms + head + writing + random.randint(1, 6)
         self._ms = max(first, last)
         return self._record(outcome, status, usage, price, first)
+
+    def _connected(self) -> tuple[int, int]:
+        """Milliseconds in the queue for a connection, and to make one: mostly one is there."""
+        drawn = self._random.random()
+        if drawn < 0.9:
+            return 0, 0
+        return (
+            (0, self._random.randint(18, 95)) if drawn < 0.99 else (self._random.randint(2, 240), 0)
+        )
 
     def _usage(self) -> Usage:
         ask, random = self._ask, self._random

@@ -19,10 +19,12 @@ from passy_plugins.api.admin_keys import (
 from passy_plugins.api.errors import responses
 from passy_plugins.api.levels import fields, limits_of
 from passy_plugins.api.words import Cursor, Id, Line, Shown, shown_at
+from passy_plugins.stores.sql.key_list import KeyKind, Order, State
 from passy_plugins.stores.sql.reports import Asked
 from passy_portal import owned
 from passy_portal.accounts import Accounts
 from passy_portal.door import COOKIE, cookie_name, csrf_of
+from passy_portal.pages.key_list import Address, asked_of
 from passy_portal.pages.reading import narrowed, now
 from passy_portal.view import visitor_of
 from passy_proxy.issue import Role
@@ -62,6 +64,10 @@ class Used(Shown):
 
 class KeysQuery(Shown):
     search: Line = Field(default="", description="A part of what people know it by.")
+    state: State | None = None
+    team: Id | None = Field(default=None, description="Of a team; none is those of no team.")
+    kind: KeyKind | None = None
+    order: Order = "oldest"
     limit: int = Field(default=100, ge=1, le=1_000)
     cursor: Cursor | None = None
 
@@ -92,11 +98,12 @@ async def me(request: Request) -> Me:
 
 @router.get("/api/keys", responses=responses(401, 422, 503))
 async def list_keys(request: Request, query: Annotated[KeysQuery, Query()]) -> KeysShown:
-    """Those that who asks may see, oldest first."""
+    """Those that who asks may see."""
     lists = (await accounts_of(request)).admin.lists
-    values = owned.values_of(visitor_of(request))
-    page = await lists.keys(values, query.search, query.limit, query.cursor)
-    return KeysShown(rows=[KeyShown(**shown(one)) for one in page.rows], cursor=page.cursor)
+    address = Address(q=query.search, status=query.state, team=query.team or "", kind=query.kind,
+                      sort=query.order)  # fmt: skip
+    page = await lists.keys_of(asked_of(visitor_of(request), address), query.limit, query.cursor)
+    return KeysShown(rows=[KeyShown(**shown(one.key)) for one in page.rows], cursor=page.cursor)
 
 
 @router.post("/api/keys", status_code=201, responses=responses(400, 401, 403, 413, 415, 422, 503))

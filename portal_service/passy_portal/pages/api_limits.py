@@ -65,7 +65,7 @@ class BudgetStanding(Shown):
     alerts: list[int]
     used: float | None = Field(description="In its window, by the books; null: not yours to see.")
     window: str | None = Field(description="2026-11-26, 2026-W48, 2026-11 or total.")
-    per_day: float | None = Field(description="The average of the last seven days.")
+    per_day: float | None = Field(description="The average of the last seven whole days.")
     spent_at: str | None = Field(
         description="When it is used up at that pace; null where that is not in its window."
     )
@@ -127,7 +127,7 @@ async def limits(request: Request) -> TreeShown:
     tree = await tree_of(accounts.admin, visitor, policy_of(request))
     nodes = [one for one in tree if one.kind != "key" or not one.is_bare]
     seen = [budget for one in nodes if one.counts for budget in one.budgets]
-    stand = await standings(accounts.admin, visitor.organisation, seen, now())
+    stand = await standings(accounts.admin, seen, now())
     return TreeShown(rows=[shown(one, stand) for one in nodes])
 
 
@@ -184,7 +184,7 @@ async def _changed(request: Request, kind: Kind, id: str, change: LevelChange) -
     node = await node_of(accounts.admin, visitor, policy_of(request), kind, id)
     await levels.change(accounts, visitor, node, wanted_of(node, change))
     node = await node_of(accounts.admin, visitor, policy_of(request), kind, id)
-    stand = await standings(accounts.admin, visitor.organisation, node.budgets, now())
+    stand = await standings(accounts.admin, node.budgets, now())
     return shown(node, stand)
 
 

@@ -6,19 +6,33 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from passy_plugins.api.errors import responses
 from passy_plugins.api.words import Body, Id, Name, Shown, Whole, shown_at
 from passy_portal import owned, playing, prompts
 from passy_portal.accounts import Accounts
 from passy_portal.door import gateway_origin
-from passy_portal.prompts import Prompt
+from passy_portal.prompts import LONGEST, Prompt
 from passy_portal.view import visitor_of
 
 router = APIRouter(tags=["playground"])
 
-LINES = r"^[^\u0000]*$"
+
+def _kept(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a text cannot hold a NUL character")
+    if len(text) > LONGEST:
+        raise ValueError(f"a text is at most {LONGEST:,} characters")
+    return text
+
+
+Lines = Annotated[
+    str,
+    AfterValidator(_kept),
+    WithJsonSchema({"type": "string", "description": f"At most {LONGEST:,} characters."}),
+]
+"""Text of any lines, as a database can keep it."""
 
 
 class KeyForPage(Shown):
@@ -31,7 +45,7 @@ class KeyForPage(Shown):
 
 class Turn(Body):
     role: Literal["system", "user", "assistant"]
-    content: str = Field(max_length=100_000, pattern=LINES)
+    content: Lines
 
 
 class Parameters(Body):
@@ -40,7 +54,7 @@ class Parameters(Body):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     max_tokens: Whole | None = Field(default=None, ge=1, le=10_000_000)
-    stop: list[Annotated[str, Field(min_length=1, max_length=200, pattern=LINES)]] = Field(
+    stop: list[Annotated[Lines, Field(min_length=1, max_length=200)]] = Field(
         default=[], max_length=4
     )
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)

@@ -16,7 +16,6 @@ from passy_plugins.api.denied import Denied
 from passy_plugins.api.providers import HIGHEST, LOWEST
 from passy_portal import brought, drafts
 from passy_portal.accounts import Accounts, Visitor
-from passy_portal.advice import advice
 from passy_portal.console import Console, GatewayAway
 from passy_portal.door import Form
 from passy_portal.drafts import Draft, Place
@@ -65,7 +64,7 @@ class Back:
     def told(self) -> dict[str, Any]:
         """What templates are given of it, but for the values."""
         return {"error": self.error, "at": self.at, "trial": self.trial, "held": self.held,
-                "advice": advice(self.trial) if self.trial else ()}  # fmt: skip
+                "advice": self.trial["advice"] if self.trial else ()}  # fmt: skip
 
 
 def refused(error: Denied, values: Mapping[str, str], held: str = "") -> Back:

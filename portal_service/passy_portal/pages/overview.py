@@ -1,26 +1,19 @@
-"""The first page: what happened today and this month, and what did most of it."""
+"""The first page: what was spent and asked, what did most of it, and how providers do."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 
-from passy_plugins.stores.sql.reports import Asked, Dimension, Sums
+from passy_plugins.stores.sql.reports import Asked
 from passy_portal.accounts import Accounts
-from passy_portal.door import gateway_origin
-from passy_portal.figures import Chart, count, stacked
-from passy_portal.pages.reading import (
-    DAY,
-    LAST,
-    days_before,
-    month,
-    names_of,
-    narrowed,
-    today,
-    tomorrow,
-)
+from passy_portal.door import own_origin
+from passy_portal.figures import money, stacked
+from passy_portal.glance import GROUPS, RANGES, Glance, Look, glance
+from passy_portal.health import MINUTES
+from passy_portal.pages.reading import narrowed, now
+from passy_portal.series import MEASURES, as_rows, change
 from passy_portal.snippets import snippets
 from passy_portal.view import page, visitor_of
 
@@ -29,58 +22,41 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 
-MOST = 5
-"""Rows of what did most."""
-
 
 @router.get("/")
 async def overview(request: Request) -> Response:
-    """Tiles, the last 30 days, and the most used models and keys."""
+    """Tiles, a chart, the most used models and keys, what failed, and how providers do."""
     accounts: Accounts = await request.app.state.office.accounts()
-    visitor, admin, until = visitor_of(request), accounts.admin, tomorrow()
-    whole = Asked(days_before(LAST), until, narrowed(visitor))
-    totals = await admin.reports.totals(whole)
-    if not totals.requests:
-        keys = await admin.lists.keys({"organisation": visitor.organisation}, "", 1)
-        codes = snippets(gateway_origin(request))
-        return page(request, "overview_empty.html", snippets=codes, keys=bool(keys.rows))
-    days = await admin.reports.groups(whole, "day")
-    this_month = Asked(month(), until, narrowed(visitor))
-    this_day = Asked(today(), until, narrowed(visitor))
-    chart, table = by_day({group.at: group.sums for group in days.rows})
+    visitor, admin = visitor_of(request), accounts.admin
+    look = Look(request.query_params)
+    seen = await glance(admin, visitor, look)
+    if not seen.totals.requests:
+        ever = await admin.reports.totals(Asked(0, now(), narrowed(visitor)))
+        if not ever.requests:
+            keys = await admin.lists.keys({"organisation": visitor.organisation}, "", 1)
+            codes = snippets(own_origin(request))
+            return page(request, "overview_empty.html", snippets=codes, keys=bool(keys.rows))
+    series = seen.series
+    chart = stacked(seen.span.labels, series.names, series.values, series.told, series.before)
     return page(
-        request, "overview.html",
-        today=await admin.reports.totals(this_day),
-        month=await admin.reports.totals(this_month),
-        totals=totals, chart=chart, table=table, days=LAST, told=count,
-        models=await _most(accounts, request, whole, "model"),
-        keys=await _most(accounts, request, whole, "key"),
-        failures=await _failures(accounts, this_day),
+        request, "overview.html", look=look, seen=seen, chart=chart, told=series.told,
+        rows=as_rows(seen.span, series), ranges=RANGES, groups=GROUPS, shows=MEASURES,
+        minutes=MINUTES, changes=changes(seen) if look.compare else NO_CHANGES,
+        money=money, tokens=lambda each: f"{each:,} tokens",
     )  # fmt: skip
 
 
-def by_day(sums: dict[Any, Sums]) -> tuple[Chart, list[tuple[str, Sums]]]:
-    """Requests of each of the last days: those that ended well, and the others."""
-    first = days_before(LAST)
-    rows = [(_day(first + n * DAY), sums.get(first + n * DAY, Sums())) for n in range(LAST)]
-    values = [(each.ok, each.requests - each.ok) for _, each in rows]
-    chart = stacked([day for day, _ in rows], ["ended well", "failed"], values, count)
-    return chart, rows
+NO_CHANGES = dict.fromkeys(("requests", "errors", "tokens", "cost", "saved", "first"), "")
 
 
-def _day(at: int) -> str:
-    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d")
-
-
-async def _most(
-    accounts: Accounts, request: Request, asked: Asked, dimension: Dimension
-) -> list[tuple[str, str, Sums]]:
-    found = await accounts.admin.reports.groups(asked, "total", [dimension], "requests", MOST)
-    names = await names_of(accounts.admin, visitor_of(request), dimension)
-    return [(group.by[0], names.get(group.by[0], group.by[0]), group.sums) for group in found.rows]
-
-
-async def _failures(accounts: Accounts, asked: Asked) -> list[tuple[str, Sums]]:
-    """What did not end well, by how it ended: of one day, since single records are asked."""
-    found = await accounts.admin.reports.groups(asked, "total", ["outcome"], "requests", 20)
-    return [(g.by[0], g.sums) for g in found.rows if g.by[0] != "ok"][:MOST]
+def changes(seen: Glance) -> dict[str, str]:
+    """In words, against as much time before."""
+    now_, ago = seen.totals, seen.before
+    return {
+        "requests": change(now_.requests, ago.requests),
+        "errors": change(now_.requests - now_.ok, ago.requests - ago.ok),
+        "tokens": change(now_.tokens, ago.tokens),
+        "cost": change(now_.cost_nanos, ago.cost_nanos),
+        "saved": change(now_.saved, ago.saved),
+        "first": change(seen.pace.percentile(0.5) or 0, seen.pace_before.percentile(0.5) or 0),
+    }

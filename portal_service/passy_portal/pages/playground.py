@@ -63,7 +63,8 @@ async def playground(
     """The page, with a prompt that was kept where one is named."""
     accounts: Accounts = await request.app.state.office.accounts()
     visitor = visitor_of(request)
-    names, away = await models_of(request, accounts, visitor)
+    known, away = await models_of(request, accounts, visitor)
+    names = [name for name in known if "*" not in name]
     kept = [shown(one, visitor.user) for one in await prompts.listed(accounts, visitor)]
     given: dict[str, Any] = {
         "base": f"{gateway_origin(request)}/v1",
@@ -85,6 +86,7 @@ async def playground(
     headers = {} if origin == own_origin(request) else asking(origin)
     return page(
         request, "playground.html", headers=headers, given=given, models=names, away=away,
+        patterns=[name for name in known if "*" in name],
         kept=kept, examples=EXAMPLES,
     )  # fmt: skip
 
@@ -92,7 +94,8 @@ async def playground(
 async def models_of(
     request: Request, accounts: Accounts, visitor: Visitor
 ) -> tuple[list[str], str]:
-    """The names that who has signed in may ask for, and why they cannot be told if so."""
+    """The names and patterns that who has signed in may ask for, and why they cannot be told if
+    so."""
     console: Console = request.app.state.console
     user = await accounts.admin.get_user(visitor.user)
     mine = user.models if user is not None else None
@@ -105,8 +108,7 @@ async def models_of(
     names = [
         row["name"]
         for row in told["rows"]
-        if row["allowed"] and row["targets"] and "*" not in row["name"]
-        and (mine is None or serves(mine, row["name"]))
+        if row["allowed"] and row["targets"] and (mine is None or serves(mine, row["name"]))
     ]  # fmt: skip
     return list(dict.fromkeys(names)), ""
 

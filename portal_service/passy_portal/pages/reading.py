@@ -61,7 +61,7 @@ async def spent_by(
 
 
 async def names_of(admin: Admin, visitor: Visitor, dimension: str) -> dict[str, str]:
-    """What people call the keys, teams or users of an organisation."""
+    """What people call the keys, teams, users or own providers of an organisation."""
     mine = visitor.organisation
     if dimension == "key":
         return {key.id: key.name or key.shown for key in await admin.list_keys(mine, deleted=True)}
@@ -69,4 +69,6 @@ async def names_of(admin: Admin, visitor: Visitor, dimension: str) -> dict[str, 
         return {team.id: team.name for team in await admin.list_teams(mine)}
     if dimension == "user":
         return {user.id: user.email or user.name for user in await admin.list_users(mine)}
+    if dimension == "upstream":
+        return {f"custom-{each.id}": each.name for each in await admin.list_providers(mine)}
     return {}

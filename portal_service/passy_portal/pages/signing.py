@@ -25,9 +25,7 @@ from passy_portal.door import (
 )
 from passy_portal.identities import has_identity
 from passy_portal.links import Invitation
-from passy_portal.pages.keys import made_page
 from passy_portal.view import moved, page
-from passy_proxy.issue import NewKey
 from passy_proxy.keyring import KeyringError
 
 if TYPE_CHECKING:
@@ -169,7 +167,7 @@ async def first(request: Request, link: str = "") -> Response:
 
 @router.post("/first")
 async def make_first(request: Request) -> Response:
-    """Owner, organisation and first key, all of them or none."""
+    """Owner and organisation, both or none; what follows is in ``begin.py``."""
     form: Form = request.state.form
     token = form.secret("token")
     values = {name: form.text(name) for name in ("name", "email", "organisation")}
@@ -185,13 +183,12 @@ async def make_first(request: Request) -> Response:
         if not values["organisation"]:
             raise ValueError("Give your organisation a name.")
         hashed = await accounts.passwords.hash(password)
-        cookie, made, key = await _found(request, accounts, found, values, hashed)
+        cookie = await _found(request, accounts, found, values, hashed)
     except (ValueError, Denied) as error:
         return page(
             request, "first.html", status=422, token=token, error=said(error), values=values
         )
-    request.state.visitor = await accounts.visitor(cookie, address(request))
-    response = made_page(request, made, key, first=True, cookie=cookie)
+    response = moved(request, "/begin")
     signed_in(request, response, accounts, cookie, values["email"].lower())
     return response
 
@@ -202,7 +199,8 @@ async def _found(
     token: Invitation,
     values: dict[str, str],
     hashed: str,
-) -> tuple[str, Any, str]:
+) -> str:
+    """The cookie of their session."""
     admin = accounts.admin
     who = Who("", "", address(request))
     async with accounts.noting(who, "organisation.found") as noted:
@@ -214,22 +212,12 @@ async def _found(
         organisation = await _home(admin, values["organisation"])
         await admin.set_member(organisation, user.id, "owner")
         await accounts.set_password(user.id, hashed)
-        made, key = await admin.create_key(
-            NewKey(
-                name="first key",
-                email=values["email"],
-                organisation=organisation,
-                user_id=user.id,
-                created_by=user.id,
-                description="Made with the organisation",
-            )
-        )
         noted.who = Who(organisation, user.id, address(request))
         noted.subject = organisation
         noted.after = {"owner": user.id, "name": values["organisation"]}
     cookie = await begun(request, accounts, user.id, organisation)
     assert cookie is not None
-    return cookie, made, key
+    return cookie
 
 
 async def _home(admin: Admin, name: str) -> str:

@@ -13,6 +13,7 @@ from passy_portal import audit
 from passy_portal.accounts import Accounts, Visitor
 from passy_portal.door import Form
 from passy_portal.pages.people import INVITED, link_to, mailed, named
+from passy_portal.placing import left, teams_of
 from passy_portal.view import moved, page, visitor_of
 from passy_proxy.issue import ROLES, Member, Role
 
@@ -97,20 +98,18 @@ async def change_role(request: Request, user_id: UserId) -> Response:
 
 @router.post("/team/{user_id}/remove")
 async def remove(request: Request, user_id: UserId) -> Response:
-    """They are no member any more, and their keys here are disabled."""
-    request.state.form.end()
+    """They are no member any more. Their keys here are disabled, kept, or somebody else's."""
+    form: Form = request.state.form
+    keys, heir = form.text("keys") or "disable", form.text("heir")
+    form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
     async with accounts.noting(visitor.who, "member.remove", user_id) as noted:
         was = await _member(accounts, visitor, user_id)
         _may_touch(visitor, was)
         await _another_owner(accounts, was)
-        admin, disabled = accounts.admin, []
-        for key in await admin.list_keys(visitor.organisation):
-            if key.user_id == user_id and not key.disabled:
-                await admin.disable_key(key.id)
-                disabled.append(key.id)
-        noted.before, noted.after = {"role": was.role}, {"keys_disabled": disabled}
-        await admin.remove_member(visitor.organisation, user_id)
+        noted.before = {"role": was.role}
+        noted.after = await left(accounts.admin, visitor.organisation, user_id, keys, heir)
+        await accounts.admin.remove_member(visitor.organisation, user_id)
         await accounts.end_all(user_id)
     return moved(request, "/team", "removed")
 
@@ -173,6 +172,13 @@ async def _page(
     users = {user.id: user for user in await admin.list_users(mine)}
     members = [(one, users[one.user_id]) for one in await admin.list_members(mine)
                if one.user_id in users]  # fmt: skip
+    keys: dict[str, int] = {}
+    teams = {team.id: team for team in await admin.list_teams(mine)}
+    sizes = dict.fromkeys(teams, 0)
+    for key in await admin.keys_within(mine):
+        keys[key.user_id or ""] = keys.get(key.user_id or "", 0) + 1
+        if key.team in sizes:
+            sizes[key.team] += 1
     owners = sum(one.role == "owner" for one, _ in members)
     given: dict[str, Any] = {
         "email": "",
@@ -186,6 +192,7 @@ async def _page(
     return page(
         request, "team.html", status=status, members=members, owners=owners,
         invitations=await accounts.invitations(mine), about=ABOUT, error=error,
+        keys=keys, teams=teams, sizes=sizes, placed=await teams_of(admin, mine),
         second_required=await accounts.factors.required(mine),
         **given,
         roles=[one for one in ROLES if one != "owner" or visitor.role == "owner"],

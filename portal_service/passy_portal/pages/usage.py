@@ -1,21 +1,34 @@
-"""Usage: what was asked and spent, by day and by whatever is of interest, also as a file."""
+"""Usage: what was asked and spent, by time and by whatever is of interest, also as a file."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from asyncio import gather
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 
-from passy_plugins.api.denied import Denied
-from passy_plugins.api.files import exported
+from passy_plugins.api.files import Format, exported
 from passy_plugins.api.usage import Counts, bin_of, flat
-from passy_plugins.stores.sql.reports import Asked, Dimension, Group, Sums
-from passy_portal.accounts import Accounts
-from passy_portal.figures import count, money, stacked
-from passy_portal.pages.reading import LAST, names_of, narrowed
+from passy_plugins.stores.sql.admin import Admin
+from passy_plugins.stores.sql.kinds import Kinds, kinds_of
+from passy_plugins.stores.sql.reports import Asked, Group, Order, Pace, Reports, Sums
+from passy_portal.accounts import Accounts, Visitor
+from passy_portal.figures import Chart, lined, stacked
+from passy_portal.pages.reading import names_of
+from passy_portal.question import GROUPS, Question
+from passy_portal.series import (
+    LATENCY,
+    MEASURES,
+    MOST,
+    SHOWS,
+    Series,
+    as_rows,
+    by_groups,
+    change,
+    pace,
+    whole,
+)
 from passy_portal.view import page, visitor_of
 
 if TYPE_CHECKING:
@@ -23,163 +36,176 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 
-GROUPS: dict[str, tuple[Dimension, str]] = {
-    "model": ("model", "Model"),
-    "provider": ("upstream", "Provider"),
-    "key_id": ("key", "Key"),  # Nothing in an address is called key: it might be one.
-    "team": ("team", "Team"),
-    "user": ("user", "User"),
-    "tag": ("tag", "Tag"),
-    "outcome": ("outcome", "Outcome"),
+ROWS = 200
+"""Groups of the table; all of them are in the file."""
+ORDERS: dict[str, Order] = {
+    "cost": "cost",
+    "tokens": "tokens",
+    "requests": "requests",
+    "errors": "requests",
+    LATENCY: "requests",
 }
-"""What the page calls a dimension → the dimension, and its heading."""
-SHOWS: dict[str, str] = {"cost": "Cost", "requests": "Requests", "tokens": "Tokens"}
-SERIES = 5
-"""Groups with a colour of their own; the others are one."""
-MOST_DAYS = 366
-_EPOCH = date(1970, 1, 1)
+TOKENS = (
+    ("input", "Tokens in"),
+    ("cached", "Cached"),
+    ("cache_write", "Cache write"),
+    ("audio_input", "Audio in"),
+    ("output", "Tokens out"),
+    ("reasoning", "Reasoning"),
+    ("audio_output", "Audio out"),
+)
+ALWAYS = ("input", "output")
+"""The other columns are there where there is something in them."""
+KINDS = {
+    "input": "Input",
+    "cached": "Cached input",
+    "cache_write": "Written to a cache",
+    "output": "Output",
+    "reasoning": "Reasoning",
+    "audio_input": "Audio in",
+    "audio_output": "Audio out",
+    "requests": "Fees a request",
+    "unknown": "Not told apart",
+}
 
 
-class Question:
-    """What the address of the page asks, as it stands there: the address is its permalink."""
-
-    def __init__(self, given: Mapping[str, str]) -> None:
-        today = datetime.now(UTC).date()
-        self.until = _date(given.get("until", ""), today, "until")
-        self.since = _date(given.get("since", ""), self.until - timedelta(days=LAST - 1), "since")
-        if not 0 <= (self.until - self.since).days < MOST_DAYS:
-            raise Denied(
-                422, "invalid_value", "From must be before to, by a year at most.", "since"
-            )
-        self.by = _one(given.get("by", "model"), GROUPS, "by")
-        self.show = _one(given.get("show", "cost"), SHOWS, "show")
-        self.filters: dict[str, str] = {
-            name: given[name][:200] for name in GROUPS if given.get(name)
-        }
-
-    @property
-    def dimension(self) -> Dimension:
-        return GROUPS[self.by][0]
-
-    @property
-    def days(self) -> list[date]:
-        return [self.since + timedelta(days=n) for n in range((self.until - self.since).days + 1)]
-
-    def asked(self, request: Request) -> Asked:
-        """In the words of the books, within what who asks may see."""
-        values = {GROUPS[name][0]: value for name, value in self.filters.items()}
-        begin, end = _milliseconds(self.since), _milliseconds(self.until + timedelta(days=1))
-        return Asked(begin, end, narrowed(visitor_of(request), values))
-
-    def link(self, path: str, **changed: str) -> str:
-        """The address that asks the same but for what is ``changed``; ``""`` leaves it out."""
-        asked = {"since": str(self.since), "until": str(self.until), "by": self.by,
-                 "show": self.show, **self.filters, **changed}  # fmt: skip
-        return f"{path}?{urlencode({name: value for name, value in asked.items() if value})}"
-
-
-async def accounts_of(request: Request) -> Accounts:
+async def admin_of(request: Request) -> Admin:
     accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
+    return accounts.admin
 
 
 @router.get("/usage")
 async def usage(request: Request) -> Response:
-    """A chart by day, and a table with the same numbers."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
+    """A chart by time, and tables with the same numbers."""
+    admin, visitor = await admin_of(request), visitor_of(request)
     question = Question(request.query_params)
-    asked, reports = question.asked(request), accounts.admin.reports
-    totals = await reports.totals(asked)
-    names = await names_of(accounts.admin, visitor, question.dimension)
-    groups: list[Group] = []
-    async for part in reports.all_groups(asked, "total", [question.dimension], "cost"):
-        groups += part
-    days: list[Group] = []
-    async for part in reports.all_groups(asked, "day", [question.dimension], "time"):
-        days += part
-    ranked = sorted(groups, key=lambda group: -measured(group.sums, question.show))
-    first = [group.by[0] for group in ranked[:SERIES]]
-    labels = [named(value, names) for value in first]
-    others = len(ranked) > SERIES
-    series = [*labels, *(["others"] if others else [])]
-    values = [[0] * len(series) for _ in question.days]
-    for group in days:
-        place = (group.at or 0) // 86_400_000 - (question.since - _EPOCH).days
-        column = first.index(group.by[0]) if group.by[0] in first else len(first)
-        values[place][column] += measured(group.sums, question.show)
-    told = money if question.show == "cost" else count
-    chart = stacked([str(day) for day in question.days], series, values, told)
-    rows = [(group.by[0], named(group.by[0], names), group.sums) for group in ranked]
+    asked, reports = question.asked(visitor), admin.reports
+    ago = question.asked(visitor, question.span.before)
+    (totals, whole_pace, prices, before), (groups, paces, names) = await gather(
+        gather(
+            reports.totals(asked),
+            reports.pace(asked),
+            reports.groups(asked, "total", ["price"], "cost"),
+            _before(reports, question, ago),
+        ),
+        gather(
+            reports.groups(asked, "total", [question.dimension], ORDERS[question.show], ROWS),
+            reports.pace(asked, "total", [question.dimension]),
+            names_of(admin, visitor, question.dimension),
+        ),
+    )
+    rows = ranked(groups.rows, question, names)
+    series = await _series(reports, question, asked, rows)
+    if question.compare and question.show != LATENCY:
+        measure, span = MEASURES[question.show], question.span.before
+        compared = await whole(reports, ago, span, measure)
+        series = Series(series.names, series.values, series.told, compared)
     return page(
-        request, "usage.html", question=question, totals=totals, chart=chart, rows=rows,
-        daily=list(zip(question.days, values, strict=True)), told=told, groups=GROUPS, shows=SHOWS,
-        filters=await _filters(accounts, request, question),
+        request, "usage.html", question=question, totals=totals, rows=rows, paces=paces,
+        pace=whole_pace.get((None, ()), Pace(0, ())), before=before, more=bool(groups.cursor),
+        chart=charted(question, series), series=series, table=as_rows(question.span, series),
+        kinds=named_kinds(kinds_of(prices.rows)), unpriced=await _unpriced(reports, asked, totals),
+        columns=[each for each in TOKENS if each[0] in ALWAYS or getattr(totals, each[0])],
+        groups=GROUPS, shows=SHOWS, change=change, LATENCY=LATENCY,
+        filters=await _filters(admin, visitor, question),
     )  # fmt: skip
 
 
+def ranked(
+    groups: Sequence[Group], question: Question, names: Mapping[str, str]
+) -> list[tuple[str, str, Sums]]:
+    """Value, what people call it, and sums; the most first."""
+    rows = [(group.by[0], named(group.by[0], names), group.sums) for group in groups]
+    if question.show == "errors":
+        rows.sort(key=lambda row: -MEASURES["errors"].of_sums(row[2]))
+    return rows
+
+
+async def _series(
+    reports: Reports, question: Question, asked: Asked, rows: Sequence[tuple[str, str, Sums]]
+) -> Series:
+    if question.show == LATENCY:
+        return await pace(reports, asked, question.span)
+    first = {value: title for value, title, _ in rows[:MOST]}
+    measure = MEASURES[question.show]
+    return await by_groups(reports, asked, question.span, measure, question.dimension, first)
+
+
+async def _before(reports: Reports, question: Question, ago: Asked) -> dict[str, Sums]:
+    """Each group's sums in as much time before, where somebody compares."""
+    if not question.compare:
+        return {}
+    page = await reports.groups(ago, "total", [question.dimension], ORDERS[question.show])
+    return {group.by[0]: group.sums for group in page.rows}
+
+
+def charted(question: Question, series: Series) -> Chart:
+    labels = question.span.labels
+    if question.show == LATENCY:
+        return lined(labels, series.names, series.values)
+    return stacked(labels, series.names, series.values, series.told, series.before)
+
+
+def named_kinds(kinds: Kinds) -> list[tuple[str, int]]:
+    """What each kind of token cost, where it cost anything."""
+    told = kinds._asdict()
+    return [(title, told[kind]) for kind, title in KINDS.items() if told[kind]]
+
+
+async def _unpriced(reports: Reports, asked: Asked, totals: Sums) -> list[tuple[str, int]]:
+    """Models without a known price, and how many of their requests; the most first."""
+    if not totals.unpriced:
+        return []
+    found = await reports.series(asked, "total", ["model"], ("unpriced",))
+    models = [(model, count) for (_, (model,)), (count,) in found.items() if count]
+    return sorted(models, key=lambda each: -each[1])
+
+
 @router.get("/usage.csv")
-async def usage_file(request: Request) -> Response:
-    """The same by day, all of it."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
+async def usage_csv(request: Request) -> Response:
+    """The same by day or hour, all of it."""
+    return await _file(request, "csv")
+
+
+@router.get("/usage.jsonl")
+async def usage_jsonl(request: Request) -> Response:
+    """The same as lines of JSON."""
+    return await _file(request, "jsonl")
+
+
+async def _file(request: Request, format: Format) -> Response:
+    admin, visitor = await admin_of(request), visitor_of(request)
     question = Question(request.query_params)
-    pages = accounts.admin.reports.all_groups(
-        question.asked(request), "day", [question.dimension], "time"
+    pages = admin.reports.all_groups(
+        question.asked(visitor), question.unit, [question.dimension], "time"
     )
-    names = await names_of(accounts.admin, visitor, question.dimension)
+    names = await names_of(admin, visitor, question.dimension)
 
     async def rows() -> AsyncIterator[list[dict[str, Any]]]:
         async for groups in pages:
             yield [_line(group, question, names) for group in groups]
 
-    columns = ["day", question.by, *(["name"] if names else []), *Counts.model_fields]
-    return await exported("usage", "csv", columns, rows())
+    columns = [question.unit, question.by, *(["name"] if names else []), *Counts.model_fields]
+    return await exported("usage", format, columns, rows())
 
 
 def _line(group: Group, question: Question, names: Mapping[str, str]) -> dict[str, Any]:
     told = flat(bin_of(group, [question.by]))
-    told["day"] = told.pop("at")[:10]
-    if names:
-        told["name"] = names.get(group.by[0], "")
-    return told
+    at = told.pop("at")
+    name = {"name": names.get(group.by[0], "")} if names else {}
+    return {question.unit: at[:10] if question.unit == "day" else at, **told, **name}
 
 
 async def _filters(
-    accounts: Accounts, request: Request, question: Question
+    admin: Admin, visitor: Visitor, question: Question
 ) -> list[tuple[str, str, str]]:
     """Those in force: name, heading, and what people call the value."""
     shown = []
     for name, value in question.filters.items():
-        names = await names_of(accounts.admin, visitor_of(request), GROUPS[name][0])
+        names = await names_of(admin, visitor, GROUPS[name][0])
         shown.append((name, GROUPS[name][1], named(value, names)))
     return shown
 
 
-def measured(sums: Sums, show: str) -> int:
-    """Billionths of a dollar, requests or tokens."""
-    if show == "cost":
-        return sums.cost_nanos
-    return sums.requests if show == "requests" else sums.tokens
-
-
 def named(value: str, names: Mapping[str, str]) -> str:
     return names.get(value, value) or "none"
-
-
-def _one(text: str, known: Mapping[str, Any], field: str) -> str:
-    if text not in known:
-        raise Denied(422, "invalid_value", f"One of {', '.join(known)}.", field)
-    return text
-
-
-def _date(text: str, otherwise: date, field: str) -> date:
-    try:
-        day = date.fromisoformat(text) if text else otherwise
-    except ValueError:
-        day = _EPOCH - timedelta(days=1)
-    if not _EPOCH <= day <= date(9998, 12, 31):
-        raise Denied(422, "invalid_value", "Write a date such as 2027-01-31.", field)
-    return day
-
-
-def _milliseconds(day: date) -> int:
-    return (day - _EPOCH).days * 86_400_000

@@ -120,11 +120,12 @@
 
   let key = null;
   let ends = 0;
+  ownKey.required = !page.dataset.sends; // Of whose role makes none.
+  ownKey.addEventListener("invalid", () => { find(".own").open = true; });
 
   async function keyNow() {
     if (ownKey.value.trim()) return ownKey.value.trim();
     if (key && Date.now() < ends - 30_000) return key;
-    if (!page.dataset.sends) throw new Refused(403, "Paste a key first: your role makes none.");
     const made = await portal("POST", "/api/playground/key");
     key = made.key;
     ends = Date.parse(made.expires_at);
@@ -253,9 +254,10 @@
         await new Promise((after) => setTimeout(after, 400 * n));
         try {
           const told = await portal("GET", `/api/requests/${encodeURIComponent(id)}`);
-          if (told.cost_usd !== null && told.cost_usd !== undefined) this.priced = Number(told.cost_usd);
-          else this.unpriced = true;
-          return this.measure();
+          this.unpriced = told.cost_usd === null; // Perhaps its price is being looked up.
+          if (!this.unpriced) this.priced = Number(told.cost_usd);
+          this.measure();
+          if (!this.unpriced) return;
         } catch {
           // Not there yet.
         }
@@ -284,6 +286,7 @@
         ["Cost", this.cost() !== null ? money(this.cost()) : this.unpriced ? "no price known" : ""],
         ["Attempts", told("x-passy-attempts")],
         ["Answered by", told("x-passy-upstream"), true],
+        ["Not passed on", told("x-passy-dropped"), true],
         ["Ended by", this.ended && this.ended !== "stop" ? this.ended : ""],
         ["Request", told("x-request-id"), true],
       ];

@@ -4,11 +4,19 @@
 const all = (query, within = document) => [...within.querySelectorAll(query)];
 
 // Times in the reader's zone; the title keeps UTC.
-for (const each of all("time[datetime]")) {
-  if ("day" in each.dataset) continue;
-  const at = new Date(each.dateTime);
-  each.textContent = at.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+const PARTS = {
+  short: { dateStyle: "medium", timeStyle: "short" },
+  all: { dateStyle: "medium", timeStyle: "medium" },
+  time: { timeStyle: "medium" },
+  date: { dateStyle: "medium" },
+};
+function localise(within) {
+  for (const each of all("time[datetime]", within)) {
+    if ("day" in each.dataset) continue;
+    each.textContent = new Date(each.dateTime).toLocaleString([], PARTS[each.dataset.part ?? "short"]);
+  }
 }
+localise(document);
 
 // The page one is on is seen among the others, however narrow the bar.
 const nav = document.querySelector(".nav");
@@ -16,13 +24,10 @@ const current = nav?.querySelector("[aria-current]");
 if (current) nav.scrollLeft = current.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
 
 // A row leads where its name leads. On phones it is a card: each cell has its column's name then,
-// and the roles that the table loses with its shape.
+// and the roles that the table loses with its shape. Rows may come later.
 for (const table of all("table.rows")) {
   const names = all("thead th", table).map((each) => each.textContent.trim());
-  table.classList.add("stacked");
-  table.setAttribute("role", "table");
-  for (const part of all("thead, tbody", table)) part.setAttribute("role", "rowgroup");
-  for (const row of all("tr", table)) {
+  const dress = (row) => {
     row.setAttribute("role", "row");
     [...row.cells].forEach((cell, place) => {
       if (cell.tagName === "TD") cell.dataset.th = names[place] ?? "";
@@ -30,7 +35,16 @@ for (const table of all("table.rows")) {
       cell.setAttribute("role", cell.tagName === "TD" ? "cell" : header);
     });
     if (row.querySelector("th[scope=row] a[href]")) row.classList.add("leads");
+  };
+  table.classList.add("stacked");
+  table.setAttribute("role", "table");
+  for (const part of all("thead, tbody", table)) {
+    part.setAttribute("role", "rowgroup");
+    new MutationObserver((changes) => {
+      for (const change of changes) for (const row of change.addedNodes) if (row.cells) dress(row);
+    }).observe(part, { childList: true });
   }
+  all("tr", table).forEach(dress);
   table.addEventListener("click", (event) => {
     const row = event.target.closest("tr.leads");
     if (!row || event.target.closest("a, button, input, select, summary, label")) return;
@@ -44,6 +58,7 @@ for (const table of all("table.rows")) {
 // Copy.
 for (const button of all("[data-copy]")) {
   if (!navigator.clipboard) continue;
+  const name = button.textContent;
   button.hidden = false;
   button.addEventListener("click", async () => {
     const text = document.querySelector(button.dataset.copy).textContent;
@@ -53,7 +68,7 @@ for (const button of all("[data-copy]")) {
     } catch {
       button.textContent = "Select and copy";
     }
-    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    setTimeout(() => { button.textContent = name; }, 2000);
   });
 }
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from passy_proxy import json
+from passy_proxy.advice import advice
 from passy_proxy.cli import Exit
-from passy_proxy.cli._books import Setting, on_books, print_table, run
+from passy_proxy.cli._books import Setting, on_books, run
 from passy_proxy.cli._terms import complain, dry_parts, fail, placed
 from passy_proxy.config.model import BaseURL
 from passy_proxy.config.problem import ConfigInvalid, nearest
@@ -76,7 +77,7 @@ def try_one(
         tried = Tried(credential, upstream or "", own)
     result = asyncio.run(carried_out(tried, given["model"], place, variables))
     if as_json:
-        click.echo(json.dumps({"ok": result.ok, **asdict(result)}))
+        click.echo(json.dumps({"ok": result.ok, **asdict(result), "advice": advice(result)}))
     else:
         show(result)
     if not result.ok:
@@ -137,17 +138,41 @@ def upstream_of(tried: Tried, snapshot: Snapshot) -> Upstream:
     fail(f"no upstream is named {name}, or it takes no key{hint}")
 
 
-def show(result: Trial) -> None:
-    """For people."""
-    rows = [
-        (
-            step.name,
-            step.verdict,
-            f"{step.ms} ms" if step.ms or step.status else "",
-            step.message + (f"\n{result.upstream}: {step.theirs}" if step.theirs else ""),
-        )
-        for step in result.steps
-    ]
-    print_table(("Step", "Verdict", "Time", ""), rows)
+MARKS = {
+    "ok": ("✓", "green"),
+    "limited": ("!", "yellow"),
+    "unclear": ("!", "yellow"),
+    "refused": ("✗", "red"),
+    "failed": ("✗", "red"),
+    "skipped": ("·", "dim"),
+}
+
+
+def show(result: Trial, *, err: bool = False) -> None:
+    """For people: each step, what to check where it did not go well, and what that comes to."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(
+        Column("", no_wrap=True), Column("Step", no_wrap=True), Column("Verdict", no_wrap=True),
+        Column("Status", justify="right"), Column("Time", justify="right", no_wrap=True), "",
+        box=box.SIMPLE,
+    )  # fmt: skip
+    for step in result.steps:
+        mark, style = MARKS[step.verdict]
+        words = Text(step.message)
+        if step.theirs and step.verdict != "ok":
+            words.append(f"\n{result.upstream}: {step.theirs}", "dim")
+        took = f"{step.ms} ms" if step.ms or step.status else ""
+        table.add_row(
+            Text(mark, style), step.name, Text(step.verdict, style),
+            str(step.status or ""), took, words,
+        )  # fmt: skip
+    console = Console(stderr=err)
+    console.print(table)
+    for one in advice(result):
+        console.print(Text(f"  • {one}"))
     said = "the key can be used" if result.ok else "the key cannot be used like this"
     click.secho(said, fg="green" if result.ok else "red", bold=True, err=True)

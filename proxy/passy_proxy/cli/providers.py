@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
 from passy_proxy.cli._books import Setting, listed, on_books, print_table, run
-from passy_proxy.cli._terms import fail
-from passy_proxy.cli._trial import try_one
+from passy_proxy.cli._terms import fail, placed
+from passy_proxy.cli._trial import Tried, carried_out, show, try_one
 from passy_proxy.config.document import environment
 from passy_proxy.config.model import BaseURL
 from passy_proxy.issue import NewCredential, NewProvider, Organiser
-from passy_proxy.records import CustomProvider, StoredCredential
+from passy_proxy.records import Credential, CustomProvider, StoredCredential
 from passy_proxy.registry import Registry
 
 Everything = tuple[list[CustomProvider], list[StoredCredential]]
@@ -52,6 +54,8 @@ def command() -> None:
 @click.option("--priority", type=int, default=0, help="Of several, the lowest is first. [0]")
 @KEY_ENV
 @click.option("--no-key", is_flag=True, help="The upstream needs no key.")
+@click.option("--test", "tested", is_flag=True, help="Try it first; what fails is not entered.")
+@click.option("--anyway", is_flag=True, help="With --test: enter it all the same.")
 def add(
     config: Path | None,
     data: Path | None,
@@ -80,9 +84,42 @@ def add(
         new = NewProvider(organisation, name, place, dialect, models, priority=priority)
         return await store.add_provider(new, key)
 
+    if given["tested"]:
+        _tested(given, dialect, key, config, data, url)
     made = run(work, config, data, url)
     said = {"organisation": organisation, "id": made} | ({"for": upstream} if upstream else {})
     click.echo(json.dumps(said).decode() if as_json else made)
+
+
+def _tested(
+    given: Mapping[str, Any],
+    dialect: str,
+    key: str | None,
+    config: Path | None,
+    data: Path | None,
+    url: str | None,
+) -> None:
+    """Exits 1 where the key cannot be used, unless it is to be entered ``anyway``."""
+    upstream, base_url = given["upstream"] or "", given["base_url"]
+    own = None
+    if base_url:
+        own = CustomProvider("new", "new", "new", dialect, base_url, ("*",))
+    elif upstream.startswith(PROVIDER):
+        own = run(lambda store: known_provider(store, upstream), config, data, url)
+    tried = Tried(Credential(key, "new") if key else None, upstream, own)
+    place, variables = placed(config, data)
+    result = asyncio.run(carried_out(tried, None, place, variables))
+    show(result, err=True)
+    if not (result.ok or given["anyway"]):
+        fail("nothing is entered; with --anyway it is all the same")
+
+
+async def known_provider(store: Organiser, id: str) -> CustomProvider:
+    """Exits 1 where there is none."""
+    for one in await store.list_providers():
+        if one.id == id:
+            return one
+    unknown(id)
 
 
 def known_dialect(name: str | None) -> str:
@@ -124,25 +161,24 @@ def list_(
         own, keys = [asdict(each) for each in providers], [asdict(each) for each in credentials]
         click.echo(json.dumps({"providers": own, "credentials": keys}))
         return
-    rows = [
-        (one.id, one.organisation, one.name, one.url, str(one.priority), state(one.active))
-        for one in providers
-    ]
-    rows += [
-        (
-            one.id,
-            one.organisation,
-            f"{one.name} …{one.shown}".strip() if one.shown else one.name,
-            f"key for {one.upstream}",
-            str(one.priority),
-            state(one.active),
-        )
-        for one in credentials
-    ]
+    rows: list[tuple[object, ...]] = []
+    for one in sorted(providers, key=lambda one: (one.organisation, one.priority)):
+        models = "all" if one.models == ("*",) else ", ".join(one.models)
+        where = f"{one.url}\n{models}"
+        rows.append((one.id, one.organisation, one.name, where, one.priority, state(one.active)))
+        rows += [_row(key, "  its key") for key in credentials if key.upstream == one.id]
+    ids = {one.id for one in providers}
+    rows += [_row(key, f"key for {key.upstream}") for key in credentials if key.upstream not in ids]
     if rows:
-        print_table(("ID", "Organisation", "Name", "Where", "Priority", "State"), rows)
+        titles = ("ID", "Organisation", "Name", "Where", "Priority", "State")
+        print_table(titles, [tuple(map(str, row)) for row in rows])
     else:
         click.echo("no providers yet; try: passy providers add --help")
+
+
+def _row(key: StoredCredential, where: str) -> tuple[object, ...]:
+    name = f"{key.name} …{key.shown}".strip() if key.shown else key.name
+    return key.id, key.organisation, name, where, key.priority, state(key.active)
 
 
 def state(active: bool) -> str:
@@ -208,7 +244,7 @@ def enable(
 @command.command()
 @on_books
 @click.argument("one", metavar="ID")
-def remove(
+def delete(
     config: Path | None, data: Path | None, url: str | None, as_json: bool, one: str
 ) -> None:
     """Forget a key, or an upstream and its keys."""
@@ -220,7 +256,7 @@ def remove(
 
     if not run(work, config, data, url):
         unknown(one)
-    click.echo(json.dumps({"id": one}).decode() if as_json else f"{one} is gone")
+    click.echo(json.dumps({"id": one, "deleted": True}) if as_json else f"{one} is deleted")
 
 
 def _change(
@@ -235,7 +271,7 @@ def _change(
         unknown(one)
 
 
-def unknown(one: str) -> None:
+def unknown(one: str) -> NoReturn:
     fail(f"there is no provider and no key {one}; try: passy providers list")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +21,10 @@ from passy_proxy.config.problem import ConfigInvalid
 
 if TYPE_CHECKING:
     from passy_proxy.gateway import Gateway
+    from passy_proxy.place import Place
     from passy_proxy.server import Server
+
+Beside = Callable[[str], Coroutine[Any, Any, None]]
 
 TRIES = 20
 """Ports looked at, from the configured one on."""
@@ -50,8 +53,20 @@ def command(
     """Start everything on one port. The first run makes a key and shows it, once.
 
     What those who run the gateway ask is on a port of its own, once the admin token is set."""
+    run(*placed(config, data), listen, admin_listen, as_json)
+
+
+def run(
+    place: Place,
+    variables: Mapping[str, str],
+    listen: str | None = None,
+    admin_listen: str | None = None,
+    as_json: bool = False,
+    beside: Beside | None = None,
+) -> None:
+    """Serve until somebody ends it. ``beside`` is given the gateway's URL, and runs as long as it
+    serves."""
     began = time.monotonic()
-    place, variables = placed(config, data)
     try:
         file, snapshot = checked(place, variables, dry_parts(place, variables))
     except ConfigInvalid as exc:
@@ -89,6 +104,8 @@ def command(
         click.echo(shown.as_json(gateway) if as_json else "", nl=as_json)
         if not as_json:
             shown.draw(gateway, wanted)
+        if beside is not None:
+            gateway.tasks.start(beside(shown.url))
 
     # However long the loop is held up, it goes on: that may be a debugger.
     main = Serving(Served(gateway), at, file)

@@ -1,4 +1,4 @@
-"""Look for records of usage that were edited, removed, added or moved."""
+"""Look for records of usage that were edited, removed, added or moved, and for wrong sums."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def looked(store: object, tell: Tell | None, noted: str) -> Awaitable[Verdict]:
 
 
 def _as_dict(verdict: Verdict) -> dict[str, object]:
-    return asdict(verdict) | {"findings": [each._asdict() for each in verdict.findings]}
+    return asdict(verdict) | {
+        "findings": [each._asdict() for each in verdict.findings],
+        "wrong_sums": [each._asdict() for each in verdict.wrong_sums],
+    }
 
 
 def _tell(verdict: Verdict) -> None:
@@ -84,11 +87,18 @@ def _tell(verdict: Verdict) -> None:
         click.echo(f" {each.id or '?'} ({place}): {each.why}")
     if (more := len(verdict.findings) - MOST_SHOWN) > 0:
         click.echo(f"… and {more} more; all of them: passy verify --json")
+    for wrong in verdict.wrong_sums[:MOST_SHOWN]:
+        click.secho("sums    ", fg="red", bold=True, nl=False)
+        click.echo(f" {wrong.unit} {wrong.at}, {wrong.of}: {wrong.why}")
+    if (more := len(verdict.wrong_sums) - MOST_SHOWN) > 0:
+        click.echo(f"… and {more} more sums; all of them: passy verify --json")
     click.echo(f"{verdict.proved} records as they were written, with digests of both bodies")
     click.echo(f"{verdict.bare} records as they were written, without digests")
     click.echo(f"{verdict.before} records from before there was evidence")
     if verdict.dropped:
         day = datetime.fromtimestamp(verdict.dropped_before / 1000, UTC)
         click.echo(f"{verdict.dropped} records from before {day:%Y-%m-%d} dropped for their age")
+    right = verdict.sums - len(verdict.wrong_sums)
+    click.echo(f"{max(right, 0)} sums by hour and day as the records come to")
     if verdict.head:
         click.echo(f"head {verdict.head}")

@@ -19,7 +19,7 @@ from harness.gateway import Serve, until
 from harness.office import CONFIGURATION, TOKEN, VARIABLES, Office
 
 from passy_plugins.api.files import cell
-from passy_plugins.api.usage import dollars
+from passy_proxy.units import dollars
 
 
 class Asked(NamedTuple):

@@ -141,6 +141,66 @@ def some(count: int, seed: int = 1) -> list[UsageRecord]:
 # Sums
 
 
+async def test_a_sum_that_is_not_that_of_its_records_is_found(books: Books) -> None:
+    """In either table, in whatever number of it, and also one that is gone or that nobody made."""
+    store = books.store()
+    await store.start()
+    for record in some(300):
+        store.record(record.row())
+    for number in range(10):
+        store.price(f"req_1_{number}", 77, "late")
+    await store.stop()
+    verdict = await books.verify()
+    assert [] == verdict.wrong_sums
+    [(hours,)], [(days,)] = (books.rows(f"SELECT count(*) FROM {table}") for table in sums.SPANS)
+    assert hours + days == verdict.sums
+    [first, *_] = books.rows("SELECT start, model FROM usage_hours ORDER BY 1, 2 LIMIT 1")
+    where = f"start = {first[0]} AND model = '{first[1]}'"
+    books.rows(f"UPDATE usage_hours SET cost_nanos = cost_nanos + 1 WHERE {where} RETURNING 1")
+    [(latest,)] = books.rows("SELECT max(start) FROM usage_days")
+    gone = books.rows(f"DELETE FROM usage_days WHERE start = {latest} RETURNING requests")
+    verdict = await books.verify()
+    assert not verdict.ok
+    assert verdict.findings == []
+    of_hours = [each for each in verdict.wrong_sums if each.unit == "hour"]
+    of_days = [each for each in verdict.wrong_sums if each.unit == "day"]
+    moment = time.strftime("%Y-%m-%d %H:00", time.gmtime(first[0] / 1000))
+    assert {moment} == {each.at for each in of_hours}
+    assert all(each.why.startswith("cost_nanos ") for each in of_hours)
+    assert all(f"model {first[1]}" in each.of for each in of_hours)
+    assert {time.strftime("%Y-%m-%d", time.gmtime(latest / 1000))} == {e.at for e in of_days}
+    told = [int(each.why.split("come to ")[1].split(";")[0]) for each in of_days]
+    assert sum(int(requests) for (requests,) in gone) == sum(told)
+
+
+async def test_sums_are_kept_as_long_as_they_are_asked_to(books: Books) -> None:
+    store = books.store()
+    await store.start()
+    for record in some(300):
+        store.record(record.row())
+    await store.stop()
+    oldest = (TODAY - 1) * DAY
+    driver = driver_for(books.url, "test")
+    await driver.tend(NOW, oldest, RING)
+    assert [] == (await books.verify()).wrong_sums
+    for table in sums.SPANS:
+        assert books.rows(f"SELECT 1 FROM {table} WHERE start < {oldest} LIMIT 1")
+    await driver.tend(NOW, oldest, RING, oldest)
+    await driver.close()
+    for table in sums.SPANS:
+        assert [] == books.rows(f"SELECT 1 FROM {table} WHERE start < {oldest} LIMIT 1")
+        assert books.rows(f"SELECT 1 FROM {table} LIMIT 1")
+    verdict = await books.verify()
+    assert verdict.sums
+    assert [] == verdict.wrong_sums
+
+
+@pytest.mark.parametrize(("keep", "sums_kept"), [(None, "90d"), ("90d", "30d")])
+def test_sums_outlast_their_records(keep: str | None, sums_kept: str) -> None:
+    with pytest.raises(ValueError, match="keep_sums must be at least keep"):
+        SqlSettings.model_validate({"url": "sqlite:///a.db", "keep": keep, "keep_sums": sums_kept})
+
+
 @pytest.mark.parametrize("proved", [False, True])
 async def test_the_sums_are_those_of_the_records(books: Books, proved: bool) -> None:
     """Also of those that come twice, and of prices that come later, of several hosts at once."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from harness.gateway import Hire, Provider
 
 from passy_proxy.cli import cli
 
@@ -94,7 +95,7 @@ def test_a_key_is_shown_by_its_last_four_and_edited_without_being_seen(
     assert known()["active"] is False
     assert 0 == passy("providers", "enable", key).exit_code
     assert known()["active"] is True
-    assert 0 == passy("providers", "remove", key).exit_code
+    assert 0 == passy("providers", "delete", key).exit_code
     assert [] == json.loads(passy("providers", "list", "--json").stdout)["credentials"]
 
 
@@ -108,7 +109,7 @@ def test_an_upstream_is_changed_and_removed_with_its_keys(passy: Passy, acme: st
     [found] = said["providers"]
     assert (["x", "y"], "https://b.c", 2) == (found["models"], found["url"], found["version"])
     assert [provider, provider] == [one["upstream"] for one in said["credentials"]]
-    assert 0 == passy("providers", "remove", provider).exit_code
+    assert 0 == passy("providers", "delete", provider).exit_code
     assert {"providers": [], "credentials": []} == json.loads(
         passy("providers", "list", "--json").stdout
     )
@@ -129,7 +130,7 @@ def test_what_makes_no_sense_ends_with_2(passy: Passy, arguments: tuple[str, ...
     assert 2 == passy("providers", *arguments).exit_code
 
 
-@pytest.mark.parametrize("word", ["enable", "disable", "remove", "test"])
+@pytest.mark.parametrize("word", ["enable", "disable", "delete", "test"])
 @pytest.mark.parametrize("one", ["prov_nowhere", "cred_nowhere"])
 def test_what_is_not_there_ends_with_1(passy: Passy, word: str, one: str) -> None:
     result = passy("providers", word, one)
@@ -159,3 +160,47 @@ def test_what_cannot_be_is_refused(passy: Passy, arguments: tuple[str, ...], cod
 def test_empty_lists_say_what_to_do(passy: Passy) -> None:
     assert "passy organisations create" in passy("organisations", "list").stdout
     assert "passy providers add" in passy("providers", "list").stdout
+
+
+@pytest.fixture
+def place(passy: Passy, hire: Hire) -> Provider:
+    """A provider that organisations may bring, which this machine is otherwise not."""
+    provider = hire()
+    text = Path("gateway.yaml").read_text()
+    Path("gateway.yaml").write_text(f"{text}\nconnect: {{tenants_may_reach: [127.0.0.1]}}\n")
+    return provider
+
+
+def answers(provider: Provider, status: int) -> None:
+    async def scripted() -> None:
+        provider.forget()
+        said = {"error": {"message": f"Incorrect API key provided: {KEY}."}}
+        provider.json(said, status)
+        provider.json({"data": [{"id": "small"}]}).chat("Hi")
+
+    provider.wait(scripted())
+
+
+def test_a_key_that_fails_its_test_is_not_entered_unless_one_insists(
+    passy: Passy, acme: str, place: Provider
+) -> None:
+    there = ("--name", "Mine", "--base-url", f"{place.url}/v1", "--test")
+    adding = ("providers", "add", "--organisation", acme, *there)
+    answers(place, 401)
+    refused = passy(*adding)
+    assert 1 == refused.exit_code
+    for part in ("refused", "401", "The key was refused", "Incorrect API key", "Was it revoked"):
+        assert part in refused.stderr, part
+    assert KEY not in refused.output
+    assert [] == json.loads(passy("providers", "list", "--json").stdout)["providers"]
+    answers(place, 401)
+    assert passy(*adding, "--anyway").stdout.startswith("prov_")
+    answers(place, 400)
+    entered = passy(*adding)
+    assert (0, 1) == (entered.exit_code, len(entered.stdout.split()))
+    assert "small answered" in entered.stderr
+    answers(place, 401)
+    tried = passy("providers", "test", entered.stdout.strip(), "--json")
+    told = json.loads(tried.stdout)
+    assert (1, False) == (tried.exit_code, told["ok"])
+    assert any("revoked" in one for one in told["advice"])

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from passy_plugins.stores.sql import statements, sums
 from passy_plugins.stores.sql.driver import driver_for, is_postgres, place_of
@@ -69,6 +69,11 @@ class SqlSettings(Settings):
         "How long single records of usage are kept: older ones are dropped, and their sums by hour"
         " and day stay. For ever when not given.",
     )
+    keep_sums: Days | None = setting(
+        None,
+        "How long the sums of usage are kept, at least as long as the records; of what is gone"
+        " nothing is known any more, by a budget for ever either. For ever when not given.",
+    )
     journal: JournalSettings = setting({}, "Where usage records wait for the database.")
     start_timeout: Duration = setting(
         "30s",
@@ -81,6 +86,12 @@ class SqlSettings(Settings):
         "When credentials are sealed with a secret key that was not given: refuse to start, or "
         "serve all who need none of them.",
     )
+
+    @model_validator(mode="after")
+    def _sums_last(self) -> SqlSettings:
+        if self.keep_sums is not None and (self.keep is None or self.keep > self.keep_sums):
+            raise ValueError("keep_sums must be at least keep, which says how long records last")
+        return self
 
 
 class Sql(Telling, Store):
@@ -101,6 +112,8 @@ class Sql(Telling, Store):
         lasting = settings.journal.durability == "power"
         self._writer = driver_for(self._url, "write", lasting=lasting)
         self._serve = settings.when_key_missing == "serve"
+        self.keep = settings.keep
+        """Days that single records of usage are kept; ``None`` is for ever."""
         self._log = log = site.log.bind(store=self.kind)
         # By the place of the database: what waits for one must not end in another.
         self.place = hashlib.sha256(place.encode()).hexdigest()[:8]
@@ -111,7 +124,7 @@ class Sql(Telling, Store):
         self._patience = settings.start_timeout if is_postgres(self._url) else 0.0
         self._feed = Feed(self._fetch, log)
         self._heralds: list[Changes] = []
-        self._tending = Tending(self._tend, settings.keep, log)
+        self._tending = Tending(self._tend, settings.keep, settings.keep_sums, log)
 
     async def start(self) -> None:
         """Open the database, make or migrate its tables, begin to take records.
@@ -140,11 +153,11 @@ class Sql(Telling, Store):
         await have_keys(self._writer, self._keyring, self._log, serve=self._serve)
         await self._reader.open()
 
-    async def _tend(self, now: int, oldest: int | None) -> int:
+    async def _tend(self, now: int, oldest: int | None, oldest_sums: int | None) -> int:
         self._link.check()
         database = driver_for(self._url, "tend")
         try:
-            return await database.tend(now, oldest, self._keyring)
+            return await database.tend(now, oldest, self._keyring, oldest_sums)
         finally:
             await database.close()
 

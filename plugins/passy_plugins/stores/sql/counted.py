@@ -162,7 +162,7 @@ def _sums(
     return select(c.start.label("at"), *told, *added).where(*span, *conditions(table, asked))
 
 
-def _capped(name: str) -> ColumnElement[Any]:
+def capped(name: str) -> ColumnElement[Any]:
     """As the sums have it."""
     column, most = usage.c[name], literal(MOST_EACH, BigInteger)
     return case((column > most, most), else_=func.coalesce(column, literal(0, BigInteger)))
@@ -182,7 +182,7 @@ def _saved(element: _Saved, compiler: Any, **kw: Any) -> str:
 
 _OK = and_(usage.c.outcome == "ok", usage.c.status < 400)
 _ANSWERED = or_(_OK, usage.c.outcome == "client_gone")
-_RECORD: dict[str, ColumnElement[Any]] = {name: _capped(name) for name in AMOUNTS} | {
+_RECORD: dict[str, ColumnElement[Any]] = {name: capped(name) for name in AMOUNTS} | {
     "requests": literal(1, BigInteger),
     "ok": case((_OK, 1), else_=0),
     "unpriced": case((and_(usage.c.cost_nanos.is_(None), _ANSWERED), 1), else_=0),

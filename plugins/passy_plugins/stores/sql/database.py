@@ -114,12 +114,20 @@ class Sqlite:
         if await self.fetch(_TABLES) == [(0,)]:
             await self._run(_make)
 
-    async def tend(self, now: int, oldest: int | None, keyring: Keyring) -> int:
+    async def tend(
+        self, now: int, oldest: int | None, keyring: Keyring, oldest_sums: int | None = None
+    ) -> int:
         """See `Database`."""
         while await self._run(lambda connection: _sum_late(connection, now)):
             pass
         await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
+        await self.fetch(statements.MOVE_MARK, statements.TENDED, str(now))
+        if oldest_sums is not None:
+            for statement in statements.DROP_SUMS:
+                await self.fetch(statement, oldest_sums)
         dropped = 0
+        if oldest is not None:
+            await self.fetch(statements.MOVE_ON, statements.KEPT_FROM, str(oldest))
         while oldest is not None:
             count = await self._run(lambda connection: _drop(connection, oldest, keyring))
             if not count:

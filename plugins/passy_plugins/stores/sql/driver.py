@@ -50,11 +50,13 @@ class Database(Protocol):
         """
         ...
 
-    async def tend(self, now: int, oldest: int | None, keyring: Keyring) -> int:
+    async def tend(
+        self, now: int, oldest: int | None, keyring: Keyring, oldest_sums: int | None = None
+    ) -> int:
         """What is to be done once in a while, by one of all who share the database: make room for
         the days to come, add up what nobody has added yet, forget changes of yesterday, and drop
-        the records of a time before ``oldest`` (Unix milliseconds, as ``now``; the beginning of a
-        day). How many were dropped."""
+        the records of a time before ``oldest`` and the sums of one before ``oldest_sums`` (Unix
+        milliseconds, as ``now``; the beginning of a day). How many records were dropped."""
         ...
 
 

@@ -11,16 +11,21 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from sqlalchemy import ColumnElement, Select, and_, not_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, Table, and_, not_, or_, select, text, tuple_
 
 from passy_plugins.stores.sql.counted import column_of, conditions, holds
 from passy_plugins.stores.sql.pages import MOST, cursor_of, position_of
 from passy_plugins.stores.sql.reports import Asked, Reports, bounded
-from passy_plugins.stores.sql.schema import usage
+from passy_plugins.stores.sql.schema import usage, usage_hours
+from passy_plugins.stores.sql.sums import HOUR
 from passy_proxy.json import loads
 from passy_proxy.records import UsageRecord
+from passy_proxy.retold import ending
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 Ended = Literal["ok", "errors", "refused", "failed", "left"]
 """As the sums have it: ``refused`` is 4xx, ``left`` the client did, ``failed`` all else that is not
@@ -33,6 +38,7 @@ FIRST_PIECE = 3_600_000
 GROWTH = 4
 """The next piece of time takes so many times as long at most as the one before."""
 _TOLD_TIME = re.compile(r"req_([0-9a-f]{12})[0-9a-f]{20}")
+_ERRORS_TOO = (("errors", "refused"), ("errors", "failed"))
 _SECOND_TRY = ('],["', '], ["')
 """Between two attempts, as JSON is written with and without spaces. Within a text there would be a
 backslash before the quotation mark."""
@@ -53,12 +59,14 @@ class Wanted(Asked):
         told = record._asdict()
         for dimension, value in self.values.items():
             found = told[column_of(dimension)]
-            if not (f",{value}," in f",{found}," if dimension == "tag" else found == value):
+            if not (f",{value}," in f",{found}," if dimension == "tag" else str(found) == value):
                 return False
         if self.search and not (record.id.startswith(self.search) or self.search in record.model):
             return False
-        if self.ended is not None and self.ended not in endings(record):
-            return False
+        if self.ended is not None:
+            met = ending(record)
+            if self.ended != met and (self.ended, met) not in _ERRORS_TOO:
+                return False
         return record.duration_ms >= self.slower and (not self.retried or len(record.attempts) > 1)
 
 
@@ -70,15 +78,6 @@ class Found(NamedTuple):
     """Where to go on; ``None`` at the end."""
     reached: int
     """Unix milliseconds: nothing was left out from there on."""
-
-
-def endings(record: UsageRecord) -> tuple[Ended, ...]:
-    """What `Wanted.ended` would find it."""
-    if record.outcome == "client_gone":
-        return ("left",)
-    if record.outcome == "ok" and record.status < 400:
-        return ("ok",)
-    return ("refused" if 400 <= record.status <= 499 else "failed", "errors")
 
 
 class Exchanges(Reports):
@@ -93,23 +92,25 @@ class Exchanges(Reports):
             at, id = position_of(cursor, (int, str))
             end, behind = min(end, at + 1), (at, id)
         found: list[UsageRecord] = []
-        piece, began = FIRST_PIECE, monotonic()
+        began = monotonic()
         async with self._connected() as connection:
             undo = await bounded(connection)
             try:
-                while end > wanted.since:
-                    start, turn = max(wanted.since, end - piece), monotonic()
-                    page = _between(start, end, wanted, behind).limit(limit + 1 - len(found))
-                    found += map(_record, await connection.execute(page))
+                pieces = Pieces(wanted.since, end, await _hours(connection, wanted, end))
+                while pieces.end > wanted.since:
+                    turn = monotonic()
+                    page = _between(pieces.start, pieces.end, wanted, behind)
+                    rows = await connection.execute(page.limit(limit + 1 - len(found)))
+                    found += map(_record, rows)
                     if len(found) > limit:
                         return _page(found[:limit])
-                    end, behind = start, None
-                    took = monotonic() - turn
-                    piece *= GROWTH if took * GROWTH < patience / GROWTH else 1
+                    behind, took = None, monotonic() - turn
+                    pieces.next(faster=took * GROWTH < patience / GROWTH)
                     if monotonic() - began + took * GROWTH > patience:
                         break
             finally:
                 await undo()
+        end = max(pieces.end, wanted.since)
         return Found(found, cursor_of((end, "")) if end > wanted.since else None, end)
 
     async def all(self, wanted: Wanted) -> AsyncIterator[Sequence[UsageRecord]]:
@@ -133,6 +134,57 @@ class Exchanges(Reports):
         return await super().exchange(id)
 
 
+class Pieces:
+    """The time from ``end`` back to ``since``, piece by piece; of ``hours`` alone, which go back
+    too, where they are known."""
+
+    def __init__(self, since: int, end: int, hours: list[int] | None) -> None:
+        self._since = since
+        self._hours = hours
+        self._length = FIRST_PIECE
+        self.start, self.end = since, end
+        self._cut()
+
+    def next(self, *, faster: bool) -> None:
+        self._length *= GROWTH if faster else 1
+        self.end = self.start
+        self._cut()
+
+    def _cut(self) -> None:
+        self.start = max(self._since, self.end - self._length)
+        hours = self._hours
+        if hours is None:
+            return
+        while hours and hours[0] >= self.end:
+            hours.pop(0)
+        if not hours:
+            self.start = self.end = self._since
+            return
+        self.end = min(self.end, hours[0] + HOUR)
+        begin = hours.pop(0)
+        while hours and hours[0] == begin - HOUR and self.end - begin < self._length:
+            begin = hours.pop(0)
+        self.start = max(self._since, begin)
+
+
+async def _hours(connection: AsyncConnection, wanted: Wanted, end: int) -> list[int] | None:
+    """The beginnings of the hours that have any, latest first, where the sums can tell."""
+    if wanted.values.keys() <= {"organisation", "user"} and wanted.ended in (None, "ok"):
+        return None
+    late = select(usage.c.id).where(
+        text("usage.summed = 0"), usage.c.at + 0 >= wanted.since, usage.c.at + 0 < end
+    )
+    if (await connection.execute(late.limit(1))).first() is not None:
+        return None
+    start = usage_hours.c.start
+    mine = [start > wanted.since - HOUR, start < end]
+    mine += conditions(usage_hours, Asked(wanted.since, end, wanted.values))
+    if wanted.ended is not None:
+        mine.append(_ended(usage_hours, wanted.ended))
+    rows = await connection.execute(select(start).distinct().where(*mine).order_by(start.desc()))
+    return [int(row.start) for row in rows]
+
+
 def _page(rows: Sequence[UsageRecord]) -> Found:
     at = int(rows[-1].at * 1000 + 0.5)
     return Found(rows, cursor_of((at, rows[-1].id)), at)
@@ -147,24 +199,28 @@ def _between(start: int, end: int, wanted: Wanted, behind: tuple[int, str] | Non
 
 
 _COLUMNS = [usage.c[name] for name in UsageRecord._fields]
-_OK = and_(usage.c.outcome == "ok", usage.c.status < 400)
-_LEFT = usage.c.outcome == "client_gone"
-_ERRORS = and_(not_(_OK), not_(_LEFT))
-_REFUSED = usage.c.status.between(400, 499)
-_ENDED: dict[Ended, ColumnElement[bool]] = {
-    "ok": _OK,
-    "errors": _ERRORS,
-    "refused": and_(_ERRORS, _REFUSED),
-    "failed": and_(_ERRORS, not_(_REFUSED)),
-    "left": _LEFT,
-}
+
+
+def _ended(table: Table, ended: Ended) -> ColumnElement[bool]:
+    """Of records, and of their sums."""
+    ok = and_(table.c.outcome == "ok", table.c.status < 400)
+    left = table.c.outcome == "client_gone"
+    refused = table.c.status.between(400, 499)
+    errors = and_(not_(ok), not_(left))
+    return {
+        "ok": ok,
+        "errors": errors,
+        "refused": and_(errors, refused),
+        "failed": and_(errors, not_(refused)),
+        "left": left,
+    }[ended]
 
 
 def _more(wanted: Wanted) -> list[ColumnElement[bool]]:
     """What `conditions` does not know of."""
     found: list[ColumnElement[bool]] = []
     if wanted.ended is not None:
-        found.append(_ENDED[wanted.ended])
+        found.append(_ended(usage, wanted.ended))
     if wanted.slower:
         found.append(usage.c.duration_ms >= wanted.slower)
     if wanted.retried:

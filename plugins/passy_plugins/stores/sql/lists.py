@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, ColumnElement, Select, func, or_, select, tuple_
+from sqlalchemy import Column, Select, select, tuple_
 
 from passy_plugins.stores.sql import allotted, tenants
 from passy_plugins.stores.sql.issued import KEYS, issued
-from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
+from passy_plugins.stores.sql.key_list import KeysAsked, listed
+from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of, searched
 from passy_plugins.stores.sql.schema import (
     budgets,
     credentials,
@@ -46,7 +47,7 @@ class Lists:
     ) -> Page:
         wanted = select(organisations).where(organisations.c.status != "deleted")
         columns = (organisations.c.id, organisations.c.name)
-        wanted = _searched(wanted, search, *columns)
+        wanted = searched(wanted, search, *columns)
         return await self._page(wanted, organisations.c, tenants.organisation, limit, cursor)
 
     async def teams(
@@ -54,7 +55,7 @@ class Lists:
     ) -> Page:
         """By ``organisation``."""
         wanted = _having(select(teams).where(teams.c.status != "deleted"), teams.c, values)
-        wanted = _searched(wanted, search, teams.c.id, teams.c.name)
+        wanted = searched(wanted, search, teams.c.id, teams.c.name)
         return await self._page(wanted, teams.c, tenants.team, limit, cursor)
 
     async def users(
@@ -65,7 +66,7 @@ class Lists:
         if (organisation := values.get("organisation")) is not None:
             mine = select(members.c.user_id).where(members.c.organisation == organisation)
             wanted = wanted.where(users.c.id.in_(mine))
-        wanted = _searched(wanted, search, users.c.id, users.c.email, users.c.name)
+        wanted = searched(wanted, search, users.c.id, users.c.email, users.c.name)
         return await self._page(wanted, users.c, tenants.user, limit, cursor)
 
     async def members(
@@ -81,8 +82,12 @@ class Lists:
         """By ``organisation``, ``team`` and ``user_id``."""
         wanted = _having(KEYS.where(keys.c.deleted.is_(None)), keys.c, values)
         named = (keys.c.id, keys.c.shown, keys.c.name, keys.c.description, keys.c.email)
-        wanted = _searched(wanted, search, *named)
+        wanted = searched(wanted, search, *named)
         return await self._page(wanted, keys.c, issued, limit, cursor)
+
+    async def keys_of(self, asked: KeysAsked, limit: int = MOST, cursor: str | None = None) -> Page:
+        """`Listed`: those of an organisation, with what they spent, in any order."""
+        return await listed(self._connected, asked, limit, cursor)
 
     async def budgets(self, values: Values, limit: int = MOST, cursor: str | None = None) -> Page:
         """By ``kind`` and ``subject``."""
@@ -129,15 +134,3 @@ def _having(wanted: Select[Any], columns: Any, values: Values) -> Select[Any]:
     for name, value in values.items():
         wanted = wanted.where(columns[name] == value)
     return wanted
-
-
-def _searched(wanted: Select[Any], search: str, *columns: Column[Any]) -> Select[Any]:
-    """Rows with ``search`` in one of the columns, whatever its case; no character is a wildcard."""
-    if not search:
-        return wanted
-    return wanted.where(or_(*(_holds(column, search) for column in columns)))
-
-
-def _holds(column: Column[Any], text: str) -> ColumnElement[bool]:
-    small = func.lower(column)
-    return func.replace(small, func.lower(text), "") != small

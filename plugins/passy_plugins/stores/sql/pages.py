@@ -7,6 +7,8 @@ import binascii
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from sqlalchemy import Column, ColumnElement, Select, func, or_
+
 from passy_proxy.json import dumps, loads
 
 MOST = 1_000
@@ -48,3 +50,15 @@ def position_of(cursor: str, kinds: Sequence[type]) -> tuple[Any, ...]:
         if not fits:
             raise ValueError("this is no cursor of such a list")
     return tuple(values)
+
+
+def searched(wanted: Select[Any], search: str, *columns: Column[Any]) -> Select[Any]:
+    """Rows with ``search`` in one of the columns, whatever its case; no character is a wildcard."""
+    if not search:
+        return wanted
+    return wanted.where(or_(*(_holds(column, search) for column in columns)))
+
+
+def _holds(column: Column[Any], text: str) -> ColumnElement[bool]:
+    small = func.lower(column)
+    return func.replace(small, func.lower(text), "") != small

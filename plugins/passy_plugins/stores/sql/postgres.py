@@ -170,7 +170,9 @@ class Postgres:
         if not await self._transaction(work):
             await self._transaction(prove)
 
-    async def tend(self, now: int, oldest: int | None, keyring: Keyring) -> int:
+    async def tend(
+        self, now: int, oldest: int | None, keyring: Keyring, oldest_sums: int | None = None
+    ) -> int:
         """See `Database`."""
         today = now // DAY
 
@@ -188,6 +190,12 @@ class Postgres:
         while await self._transaction(late):
             pass
         await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
+        await self.fetch(statements.MOVE_MARK, statements.TENDED, str(now))
+        if oldest_sums is not None:
+            for statement in statements.DROP_SUMS:
+                await self.fetch(statement, oldest_sums)
+        if oldest is not None:
+            await self.fetch(statements.MOVE_ON, statements.KEPT_FROM, str(oldest))
         await self.fetch(arrivals.FORGET, arrivals.KEPT_MS)
         return sum([await self._dropped(day, keyring) for day in await self._transaction(old)])
 

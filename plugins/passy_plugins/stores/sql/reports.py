@@ -7,9 +7,10 @@ export holds nothing open and one that is read while rows come in skips none and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from operator import add
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -28,15 +29,19 @@ from sqlalchemy import (
 
 from passy_plugins.stores.sql.counted import COUNTED, PACE, column_of, conditions, source, span_of
 from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
-from passy_plugins.stores.sql.schema import usage
+from passy_plugins.stores.sql.schema import marks, usage
+from passy_plugins.stores.sql.spent import Span, Spent, spent_in, told
+from passy_plugins.stores.sql.statements import TENDED
 from passy_plugins.stores.sql.sums import BOUNDS
 from passy_proxy.json import loads
-from passy_proxy.records import UsageRecord
+from passy_proxy.records import AttemptRecord, UsageRecord
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from passy_proxy.issue import Kind
 
 Bucket = Literal["hour", "day", "total"]
 Dimension = Literal[
@@ -110,14 +115,13 @@ class Group(NamedTuple):
     sums: Sums
 
 
-class Pace(NamedTuple):
-    """How many of those that ended well had the first byte of their answer within each of
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many ended well, and how many of them had the first byte of their answer within each of
     `sums.BOUNDS`."""
 
-    at: int | None
-    by: tuple[str, ...]
     ok: int
-    within: tuple[int, ...]
+    within: Sequence[int]
 
     def percentile(self, part: float) -> int | None:
         """Milliseconds within which ``part`` of them were answered, read off between two bounds as
@@ -173,22 +177,51 @@ class Reports:
         found = [_group(row, bucket) for row in rows]
         return paged(found, limit, lambda last: _place(last, order))
 
-    async def pace(
-        self, asked: Asked, bucket: Bucket = "total", by: Sequence[Dimension] = ()
-    ) -> list[Pace]:
-        """How soon answers began, by time and dimensions; what has several tags is one of them
-        all. `TooLong` for too many."""
-        statement = _grouped(asked, bucket, by, PACE).limit(MOST_SETS + 1)
-        rows = await self._read(statement)
+    async def series(
+        self,
+        asked: Asked,
+        bucket: Bucket,
+        by: Sequence[Dimension],
+        counted: Sequence[str] = ("requests",),
+    ) -> dict[tuple[int | None, tuple[str, ...]], tuple[int, ...]]:
+        """All groups at once, in the order of time and dimensions: their time and values → what is
+        ``counted``, which are fields of `Sums`. `TooLong` for too many."""
+        rows = await self._read(_grouped(asked, bucket, by, counted).limit(MOST_SETS + 1))
         if len(rows) > MOST_SETS:
             raise TooLong(TOO_MANY)
-        found = []
+        found: dict[tuple[int | None, tuple[str, ...]], tuple[int, ...]] = {}
         for row in rows:
-            keys = list(row[: len(row) - len(PACE)])
+            keys = list(row[: len(row) - len(counted)])
             at = None if bucket == "total" else int(keys.pop(0))
-            ok, *within = map(int, row[len(row) - len(PACE) :])
-            found.append(Pace(at, tuple(keys), ok, tuple(within)))
-        return found
+            counts = tuple(map(int, row[len(row) - len(counted) :]))
+            for key in _each_tag(tuple(keys), by, asked.values.get("tag")):
+                known = found.get((at, key))
+                found[at, key] = counts if known is None else tuple(map(add, known, counts))
+        return dict(sorted(found.items(), key=lambda each: (each[0][0] or 0, each[0][1])))
+
+    async def pace(
+        self, asked: Asked, bucket: Bucket = "total", by: Sequence[Dimension] = ()
+    ) -> dict[tuple[int | None, tuple[str, ...]], Pace]:
+        """How soon answers began; as `series`."""
+        found = await self.series(asked, bucket, by, PACE)
+        return {key: Pace(ok, within) for key, (ok, *within) in found.items()}
+
+    async def tried(self, asked: Asked, most: int) -> list[tuple[int, list[AttemptRecord]]]:
+        """Of the latest exchanges when each was, in milliseconds, and its attempts; latest first,
+        and so many of them at most."""
+        span = (usage.c.at >= asked.since, usage.c.at < asked.until)
+        wanted = select(usage.c.at, usage.c.attempts).where(*span, *conditions(usage, asked))
+        latest = wanted.order_by(usage.c.at.desc()).limit(most)
+        return [
+            (row.at, [AttemptRecord(*each) for each in loads(row.attempts)])
+            for row in await self._read(latest)
+        ]
+
+    async def tended(self) -> int | None:
+        """When a gateway looked after the books last, in milliseconds: each does within
+        `tending.SECONDS`, more or less."""
+        rows = await self._read(select(marks.c.value).where(marks.c.name == TENDED))
+        return int(rows[0][0]) if rows else None
 
     async def _by_tag(
         self,
@@ -203,15 +236,11 @@ class Reports:
         rows = await self._read(_grouped(asked, bucket, by).limit(MOST_SETS + 1))
         if len(rows) > MOST_SETS:
             raise TooLong(TOO_MANY)
-        place = list(by).index("tag")
-        wanted = asked.values.get("tag")
         merged: dict[tuple[int | None, tuple[str, ...]], Sums] = {}
         for row in rows:
-            at, key, sums = _group(row, bucket)
-            for tag in key[place].split(","):
-                if wanted is None or tag == wanted:
-                    one = (at, (*key[:place], tag, *key[place + 1 :]))
-                    merged[one] = merged.get(one, Sums()).plus(sums)
+            at, keys, sums = _group(row, bucket)
+            for key in _each_tag(keys, by, asked.values.get("tag")):
+                merged[at, key] = merged.get((at, key), Sums()).plus(sums)
         found = [Group(at, key, sums) for (at, key), sums in merged.items()]
         found.sort(key=lambda group: _rank(group, order))
         if cursor is not None:
@@ -255,6 +284,12 @@ class Reports:
             yield page.rows
             if (cursor := page.cursor) is None:
                 return
+
+    async def spent(
+        self, kind: Kind, subjects: Collection[str], spans: Sequence[Span]
+    ) -> Mapping[str, Sequence[Spent]]:
+        """Subject → what it spent in each of some spans of whole days."""
+        return told(await self._read(spent_in(kind, subjects, spans))) if subjects else {}
 
     async def _read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
         began = monotonic()
@@ -305,6 +340,17 @@ def _grouped(
     keys = [*times, *(_key(rows, dimension) for dimension in by)]
     labelled = [key.label(f"k{n}") for n, key in enumerate(keys)]
     return select(*labelled, *_added(rows, counted)).group_by(*labelled)
+
+
+def _each_tag(
+    key: tuple[str, ...], by: Sequence[Dimension], wanted: str | None
+) -> list[tuple[str, ...]]:
+    """What stands for a set of tags: each of them, or the one that is wanted."""
+    if "tag" not in by:
+        return [key]
+    place = list(by).index("tag")
+    tags = [tag for tag in key[place].split(",") if wanted is None or tag == wanted]
+    return [(*key[:place], tag, *key[place + 1 :]) for tag in tags]
 
 
 def _key(rows: FromClause, dimension: Dimension) -> ColumnElement[Any]:

@@ -54,7 +54,7 @@ _COLUMNS = ", ".join(UsageRecord._fields)
 _VALUES = ", ".join(_read(place, column) for place, column in enumerate(UsageRecord._fields))
 
 
-def _summed(change: str, source: str, *, priced: bool = False) -> str:
+def summed(change: str, source: str, *, priced: bool = False) -> str:
     """``change``, of which ``new`` are the rows, and the sums of them."""
     hours = sums.add("usage_hours", "SELECT * FROM added")
     days = sums.add("usage_days", sums.by_day("added"))
@@ -62,7 +62,7 @@ def _summed(change: str, source: str, *, priced: bool = False) -> str:
     return f"WITH {change}, added AS ({added}), hours AS ({hours}), days AS ({days})"
 
 
-_ENTERED = _summed(
+_ENTERED = summed(
     f"new AS (INSERT INTO usage ({_COLUMNS}, summed) SELECT {_VALUES}, 1"
     " FROM jsonb_array_elements(?::jsonb) AS r ON CONFLICT DO NOTHING RETURNING *),"
     f" arrived AS ({arrivals.NOTE} FROM new HAVING count(*) > 0)",
@@ -81,7 +81,7 @@ new AS (
   RETURNING usage.*
 )
 """
-PRICES = f"{_summed(_PRICED, 'new WHERE summed = 1', priced=True)} SELECT count(*) FROM new"
+PRICES = f"{summed(_PRICED, 'new WHERE summed = 1', priced=True)} SELECT count(*) FROM new"
 _LATE = f"""
 late AS (
   SELECT id, at FROM usage WHERE summed = 0 AND (cost_nanos IS NOT NULL OR at < ?)
@@ -92,7 +92,7 @@ new AS (
   RETURNING usage.*
 )
 """
-LATE = f"{_summed(_LATE, 'new')} SELECT count(*) FROM new".replace("?", "$1")
+LATE = f"{summed(_LATE, 'new')} SELECT count(*) FROM new".replace("?", "$1")
 """Adds records that somebody has entered who knows of no sums; at most so many at once."""
 
 

@@ -112,6 +112,16 @@ MOVE_MARK = (
 FORGET_CHANGES = "DELETE FROM changes WHERE at < ?"
 """Nobody looks for changes of yesterday: whoever was away so long forgets all it knew."""
 CHANGES_MS = 86_400_000
+TENDED = "tended"
+"""The mark of when a gateway looked after the books last, in Unix milliseconds."""
+KEPT_FROM = "kept_from"
+"""The mark of the moment from which on all records are there; those before were dropped."""
+MOVE_ON = """
+INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE
+SET value = excluded.value WHERE CAST(marks.value AS BIGINT) < CAST(excluded.value AS BIGINT)
+"""
+"""A mark of a moment, which never goes back."""
+DROP_SUMS = ("DELETE FROM usage_hours WHERE start < ?", "DELETE FROM usage_days WHERE start < ?")
 DROP_MARK = "DELETE FROM marks WHERE name = ?"
 GAPS = "SELECT name, value FROM marks WHERE name >= 'dropped:' AND name < 'dropped;'"
 LAST_CHAIN = "SELECT max(chain) FROM evidence"

@@ -17,7 +17,7 @@ from passy_proxy.stores import StoreUnavailable
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    Tend = Callable[[int, int | None], Awaitable[int]]
+    Tend = Callable[[int, int | None, int | None], Awaitable[int]]
 
 SECONDS = 60.0
 """Between two times; more or less, so that not all workers come at once."""
@@ -29,11 +29,14 @@ LOG_EVERY = 600.0
 class Tending:
     """One task of each process that has the store. Lives on one event loop."""
 
-    def __init__(self, tend: Tend, keep: int | None, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self, tend: Tend, keep: int | None, keep_sums: int | None, log: FilteringBoundLogger
+    ) -> None:
         """``tend`` is `Database.tend` of whatever database there is. ``keep``: how many days single
-        records are kept; ``None`` is for ever."""
+        records are kept, and ``keep_sums`` their sums; ``None`` is for ever."""
         self._tend = tend
         self._keep = keep
+        self._keep_sums = keep_sums
         self._log = log
         self._task: asyncio.Task[None] | None = None
 
@@ -60,8 +63,11 @@ class Tending:
 
     async def _tended(self) -> None:
         now = int(time.time() * 1000)
-        oldest = None if self._keep is None else (now // DAY - self._keep) * DAY
-        dropped = await self._tend(now, oldest)
+        oldest, oldest_sums = (
+            None if keep is None else (now // DAY - keep) * DAY
+            for keep in (self._keep, self._keep_sums)
+        )
+        dropped = await self._tend(now, oldest, oldest_sums)
         if dropped and oldest is not None:
             before = datetime.fromtimestamp(oldest / 1000, UTC)
             self._log.info("usage_dropped", records=dropped, before=f"{before:%Y-%m-%d}")

@@ -1,4 +1,5 @@
-"""A look through the books for what was done to them. See ``evidence.py``.
+"""A look through the books for what was done to them. See ``evidence.py``, and ``compared.py`` for
+their sums.
 
 One read transaction sees them as they are at one moment, whoever writes meanwhile. Nothing that
 stands in the tables is believed to be of its type.
@@ -15,6 +16,7 @@ from typing import Any
 
 from passy_plugins.stores.sql import statements
 from passy_plugins.stores.sql.blocking import Connection
+from passy_plugins.stores.sql.compared import compare
 from passy_plugins.stores.sql.evidence import (
     PROVED,
     Head,
@@ -95,6 +97,7 @@ class _Look:
             verdict.head = f"{max(whole)}:{last.seq}:{last.link}"
         if noted and not self._still(noted):
             verdict.found("removed", "", 0, 0, f"what was noted earlier is gone: {noted}")
+        compare(self._connection, verdict)
         return verdict
 
     def _heads(self) -> dict[int, Head | None]:

@@ -1,29 +1,31 @@
-"""What to look at when a provider's test did not go well: beside what the steps say themselves."""
+"""What to look at when a trial did not go well: beside what its steps say themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from passy_proxy.trial import Trial
 
 
-def advice(trial: Mapping[str, Any]) -> Sequence[str]:
-    """``trial`` is as `passy_plugins.api.providers.Tried` has it. Empty where all is well."""
-    steps = {step["name"]: step for step in trial["steps"]}
-    authentication, listing, call = steps["authentication"], steps["models"], steps["call"]
+def advice(trial: Trial) -> Sequence[str]:
+    """Empty where all is well."""
+    authentication, listing, call = trial.steps
     said: list[str] = []
-    if authentication["verdict"] == "refused":
-        said += _OF_KEYS[authentication["status"] if authentication["status"] == 403 else 401]
-    elif authentication["verdict"] == "failed":
+    if authentication.verdict == "refused":
+        said += _OF_KEYS[authentication.status if authentication.status == 403 else 401]
+    elif authentication.verdict == "failed":
         said += _OF_PLACES
-    elif 404 in (authentication["status"], listing["status"]):
+    elif 404 in (authentication.status, listing.status):
         said += _OF_PATHS
-    if "limited" in (authentication["verdict"], call["verdict"]):
+    if "limited" in (authentication.verdict, call.verdict):
         said += _OF_CREDIT
-    if call["verdict"] == "failed" and authentication["verdict"] not in ("refused", "failed"):
+    if call.verdict == "failed" and authentication.verdict not in ("refused", "failed"):
         said.append("Name a model that this key may use: the call may have asked for another one.")
-    if "unclear" in (authentication["verdict"], call["verdict"]):
+    if "unclear" in (authentication.verdict, call.verdict):
         said.append("The provider may be in trouble: look at its status page, then test again.")
-    if call["verdict"] == "skipped" and authentication["verdict"] == "ok":
+    if call.verdict == "skipped" and authentication.verdict == "ok":
         said.append("Name a model: the provider lists none, so that no call could be tried.")
     return said
 

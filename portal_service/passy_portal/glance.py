@@ -1,0 +1,197 @@
+"""All that the Overview shows, asked of the books at once."""
+
+from __future__ import annotations
+
+from asyncio import gather
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isinf
+
+from passy_plugins.api.denied import Denied
+from passy_plugins.stores.sql.admin import Admin
+from passy_plugins.stores.sql.reports import Asked, Dimension, Group, Order, Pace, Reports, Sums
+from passy_portal.accounts import Visitor
+from passy_portal.forecast import DAY, DAYS, Forecast, forecast
+from passy_portal.health import MINUTES, MOST, Health, of_attempts
+from passy_portal.pages.reading import month, names_of, narrowed, now, today, tomorrow
+from passy_portal.series import MEASURES, Series, by_groups, ended, whole
+from passy_portal.series import MOST as MOST_SERIES
+from passy_portal.spans import Span, Unit
+from passy_proxy.issue import StoredBudget
+from passy_proxy.periods import window_at
+
+RANGES: dict[str, tuple[int, Unit]] = {
+    "24h": (24, "hour"),
+    "7d": (7, "day"),
+    "30d": (30, "day"),
+    "90d": (90, "day"),
+}
+GROUPS: dict[str, tuple[Dimension | None, str]] = {
+    "ended": (None, "How it ended"),
+    "model": ("model", "Model"),
+    "provider": ("upstream", "Provider"),
+    "key_id": ("key", "Key"),
+    "team": ("team", "Team"),
+    "user": ("user", "User"),
+}
+ROWS = 5
+"""Of what did most."""
+STALE = 300_000
+"""Milliseconds after which somebody should have looked after the books."""
+Named = Sequence[tuple[str, str, Sums]]
+"""Value, what people call it, and its sums."""
+
+
+class Look:
+    """What the address of the page asks."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self.range = _one(given.get("range", "30d"), RANGES, "range")
+        self.by = _one(given.get("by", "ended"), GROUPS, "by")
+        show = "requests" if self.by == "ended" else given.get("show", "requests")
+        self.show = _one(show, MEASURES, "show")
+        self.compare = given.get("compare", "") == "on"
+
+
+def _one(text: str, known: Mapping[str, object], field: str) -> str:
+    if text not in known:
+        raise Denied(422, "invalid_value", f"One of {', '.join(known)}.", field)
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A budget of the organisation, and what is used of it in its window."""
+
+    stored: StoredBudget
+    used: int
+    until: float | None
+    """Unix seconds; ``None`` for one that never begins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    span: Span
+    totals: Sums
+    pace: Pace
+    before: Sums
+    """Of as much time before that, and so is ``pace_before``."""
+    pace_before: Pace
+    series: Series
+    forecast: Forecast
+    budgets: Sequence[Spent]
+    models: Named
+    keys: Named
+    errors: Sequence[tuple[str, str, int]]
+    """Outcome, status and requests."""
+    health: Sequence[Health]
+    stale: float | None
+    """Unix seconds: when a gateway last looked after the books, if that was long ago."""
+
+
+async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
+    """Raises `StoreUnavailable`."""
+    reports, mine = admin.reports, narrowed(visitor)
+    span = Span.last(*RANGES[look.range], now())
+    asked = Asked(span.since, span.until, mine)
+    days = Asked(min(month(), today() - DAYS * DAY), tomorrow(), mine)
+    minutes = Asked(now() - MINUTES * 60_000, now(), mine)
+    (
+        (totals, pace, (before, pace_before), models, keys),
+        (by_day, errors, tried, tended),
+    ) = await gather(
+        gather(
+            reports.totals(asked),
+            _pace(reports, asked),
+            _before(reports, span, mine, look),
+            _most(admin, visitor, asked, "model"),
+            _most(admin, visitor, asked, "key"),
+        ),
+        gather(
+            reports.series(days, "day", (), ("cost_nanos",)),
+            reports.series(asked, "total", ("outcome", "status"), ("requests", "ok")),
+            reports.tried(minutes, MOST),
+            reports.tended(),
+        ),
+    )
+    upstreams = await names_of(admin, visitor, "upstream")
+    failed = [(by[0], by[1], all - ok) for (_, by), (all, ok) in errors.items() if all > ok]
+    return Glance(
+        span,
+        totals,
+        pace,
+        before,
+        pace_before,
+        await _series(admin, visitor, look, span),
+        forecast({at or 0: cost for (at, _), (cost,) in by_day.items()}, now()),
+        await _budgets(admin, visitor),
+        models,
+        keys,
+        sorted(failed, key=lambda each: -each[2])[:ROWS],
+        of_attempts(tried, upstreams),
+        tended / 1000 if tended is not None and tended < now() - STALE else None,
+    )
+
+
+async def _pace(reports: Reports, asked: Asked) -> Pace:
+    return (await reports.pace(asked)).get((None, ()), Pace(0, ()))
+
+
+async def _before(
+    reports: Reports, span: Span, mine: Mapping[Dimension, str], look: Look
+) -> tuple[Sums, Pace]:
+    """Of as much time before, where somebody compares."""
+    if not look.compare:
+        return Sums(), Pace(0, ())
+    ago = Asked(span.before.since, span.before.until, mine)
+    return await reports.totals(ago), await _pace(reports, ago)
+
+
+async def _series(admin: Admin, visitor: Visitor, look: Look, span: Span) -> Series:
+    reports, mine = admin.reports, narrowed(visitor)
+    asked = Asked(span.since, span.until, mine)
+    measure = MEASURES[look.show]
+    dimension = GROUPS[look.by][0]
+    if dimension is None:
+        series = await ended(reports, asked, span)
+    else:
+        page = await reports.groups(asked, "total", [dimension], ORDER[look.show], MOST_SERIES)
+        names = await names_of(admin, visitor, dimension)
+        first = {group.by[0]: names.get(group.by[0], group.by[0]) or "none" for group in page.rows}
+        series = await by_groups(reports, asked, span, measure, dimension, first)
+    if not look.compare:
+        return series
+    ago = Asked(span.before.since, span.before.until, mine)
+    return Series(
+        series.names, series.values, series.told, await whole(reports, ago, span.before, measure)
+    )
+
+
+ORDER: dict[str, Order] = {
+    "cost": "cost",
+    "tokens": "tokens",
+    "requests": "requests",
+    "errors": "requests",
+}
+
+
+async def _most(admin: Admin, visitor: Visitor, asked: Asked, dimension: Dimension) -> Named:
+    found = await admin.reports.groups(asked, "total", [dimension], "requests", ROWS)
+    groups: Sequence[Group] = found.rows
+    names = await names_of(admin, visitor, dimension)
+    return [(group.by[0], names.get(group.by[0], group.by[0]), group.sums) for group in groups]
+
+
+async def _budgets(admin: Admin, visitor: Visitor) -> list[Spent]:
+    """Those of the whole organisation, for who sees all of it."""
+    if visitor.role == "developer":
+        return []
+    found = []
+    for stored in await admin.list_budgets("organisation", visitor.organisation):
+        window = window_at(stored.budget.period, now() / 1000)
+        until = tomorrow() if isinf(window.end) else int(window.end * 1000)
+        asked = Asked(int(window.start * 1000), until, {"organisation": visitor.organisation})
+        sums = await admin.reports.totals(asked)
+        used = sums.cost_nanos if stored.budget.unit == "usd" else sums.tokens
+        found.append(Spent(stored, used, None if isinf(window.end) else window.end))
+    return found

@@ -1,0 +1,117 @@
+"""What a chart and the table beside it show: one measure by time, for a few groups and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from passy_plugins.stores.sql.reports import Asked, Dimension, Pace, Reports, Sums
+from passy_portal.figures import count, milliseconds, money
+from passy_portal.spans import Span
+
+if TYPE_CHECKING:
+    from passy_portal.figures import Told
+
+MOST = 5
+"""Groups with a colour of their own; the others are one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    name: str
+    counted: Sequence[str]
+    """The fields of `Sums` that it is made of."""
+    of: Callable[..., int]
+    """Of the values of those."""
+    told: Told
+
+    def of_sums(self, sums: Sums) -> int:
+        return self.of(*(getattr(sums, name) for name in self.counted))
+
+
+MEASURES: dict[str, Measure] = {
+    "cost": Measure("Cost", ("cost_nanos",), int, money),
+    "requests": Measure("Requests", ("requests",), int, count),
+    "tokens": Measure("Tokens", ("input", "output"), lambda read, written: read + written, count),
+    "errors": Measure("Errors", ("requests", "ok"), lambda all, ok: all - ok, count),
+}
+LATENCY = "latency"
+PERCENTILES = {"half": 0.5, "nearly all": 0.95}
+SHOWS = {**{name: each.name for name, each in MEASURES.items()}, LATENCY: "First token"}
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """``values``: for each start of the span one of each name."""
+
+    names: Sequence[str]
+    values: Sequence[Sequence[int | None]]
+    told: Told
+    before: Sequence[int] = ()
+    """All names together, in the time before."""
+
+
+async def by_groups(
+    reports: Reports,
+    asked: Asked,
+    span: Span,
+    measure: Measure,
+    dimension: Dimension,
+    first: Mapping[str, str],
+) -> Series:
+    """``first``: values of the dimension that have a name of their own."""
+    found = await reports.series(asked, span.unit, [dimension], measure.counted)
+    columns = {value: place for place, value in enumerate(first)}
+    places = {start: place for place, start in enumerate(span.starts)}
+    values = [[0] * (len(first) + 1) for _ in places]
+    for (at, (value,)), counts in found.items():
+        values[places[at or 0]][columns.get(value, len(first))] += measure.of(*counts)
+    names = [*first.values(), "others"]
+    if not any(row[-1] for row in values) and len(names) > 1:
+        names, values = names[:-1], [row[:-1] for row in values]
+    return Series(names, values, measure.told)
+
+
+async def ended(reports: Reports, asked: Asked, span: Span) -> Series:
+    """Requests, those that ended well and the others."""
+    found = await reports.series(asked, span.unit, (), ("requests", "ok"))
+    values = []
+    for start in span.starts:
+        all, ok = found.get((start, ()), (0, 0))
+        values.append((ok, all - ok))
+    return Series(["ended well", "failed"], values, count)
+
+
+async def whole(reports: Reports, asked: Asked, span: Span, measure: Measure) -> list[int]:
+    """A measure of all there is, by time."""
+    found = await reports.series(asked, span.unit, (), measure.counted)
+    nothing = (0,) * len(measure.counted)
+    return [measure.of(*found.get((start, ()), nothing)) for start in span.starts]
+
+
+async def pace(reports: Reports, asked: Asked, span: Span) -> Series:
+    """Milliseconds to the first byte of an answer: p50 and p95."""
+    found = await reports.pace(asked, span.unit)
+    nothing = Pace(0, ())
+    values = [
+        [found.get((start, ()), nothing).percentile(part) for part in PERCENTILES.values()]
+        for start in span.starts
+    ]
+    return Series(["p50", "p95"], values, milliseconds)
+
+
+def change(now: int, before: int) -> str:
+    """``+12 %``; in words where there was nothing."""
+    if not before:
+        return "none before" if now else "none before either"
+    if now >= 10 * before:
+        return f"{now / before:,.0f} times as much"
+    percent = 100 * (now - before) / before
+    return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
+
+
+def as_rows(span: Span, series: Series) -> list[tuple[str, Sequence[Any], int | None]]:
+    """For the table: label, values, and what all came to in the time before."""
+    before: Sequence[int | None] = series.before or [None] * len(span.starts)
+    return list(zip(span.labels, series.values, before, strict=True))
