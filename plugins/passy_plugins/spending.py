@@ -4,7 +4,7 @@ Counters decide, and the books are the truth. A counter that nobody has counted 
 with what the books have. From then on whoever has used a budget lately reads the books every
 ``interval`` seconds, and tells the counter what they had the last time: each record in them was
 settled in between, unless its settlement was lost, so a counter that has less is raised to it. One
-that has more is lowered once it was left alone for a while, see `Counters.prime`.
+that has more is lowered once it was left alone for as long as a lease, see `Counters.prime`.
 
 So what a process had reserved when it was killed comes back by its lease, what it had spent comes
 by its journal and the books, and neither is lost or counted twice. `docs/decisions` has the
@@ -217,10 +217,10 @@ class Accounts:
             if self._books is not None:
                 read = await self._spent(account)
                 if account.read is not None:
+                    # What a host has spent that is dead, or cut off from the books, is not in
+                    # them yet. A counter knows it, and is believed for as long as a lease.
                     await done(
-                        self._counters.prime(
-                            account.key, account.limit, account.read, 2 * self._interval
-                        )
+                        self._counters.prime(account.key, account.limit, account.read, self._lease)
                     )
                 account.read = read
             await self._tell(account)

@@ -78,8 +78,13 @@ def total(samples: dict[str, float], name: str, *labels: str) -> float:
 def ask(connection: http.client.HTTPConnection, model: str, stream: bool = False) -> int:
     messages = [{"role": "user", "content": "hello"}]
     body = json.dumps({"model": model, "messages": messages, "stream": stream})
-    connection.request("POST", CHAT, body, {"content-type": "application/json"})
-    answer = connection.getresponse()
+    try:
+        connection.request("POST", CHAT, body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+    except http.client.RemoteDisconnected:  # A busy gateway closes idle connections.
+        connection.close()
+        connection.request("POST", CHAT, body, {"content-type": "application/json"})
+        answer = connection.getresponse()
     answer.read()
     return answer.status
 
@@ -142,6 +147,7 @@ def test_O7_no_word_of_a_client_becomes_a_label(gateway: Gateway, count: int, fi
             ]()
             ask(connection, model, stream=number % 8 == 0)
             if number % 50 == 0:
+                connection.close()
                 connection.request(
                     "".join(dice.choices(string.ascii_uppercase, k=6)),
                     "/" + "".join(dice.choices(string.ascii_letters, k=9)),
@@ -160,11 +166,16 @@ def test_O7_no_word_of_a_client_becomes_a_label(gateway: Gateway, count: int, fi
         storm(connection, count)
         time.sleep(1.2)
         after = page(gateway)
-    # More outcomes may be seen by chance; not more than a few.
-    new = {sample for sample in after.keys() - before.keys() if "_bucket" not in sample}
-    assert len(new) <= 8, new
-    models = set(re.findall(r'model="([^"]*)"', "\n".join(after)))
-    assert models <= {"known", "wild-*", "other", "echo", "none", "refused"}
+    # Every value of a label is one of the configuration's, or of a few that the gateway has. More
+    # of those may be seen by chance, as on a busy machine.
+    values: dict[str, set[str]] = {}
+    for label, value in re.findall(r'(\w+)="([^"]*)"', "\n".join(after)):
+        values.setdefault(label, set()).add(value)
+    assert values["model"] <= {"known", "wild-*", "other", "echo", "none", "refused"}
+    assert values["upstream"] <= {"echo", "none"}
+    assert values["status"] <= {"2xx", "4xx", "5xx", "none"}
+    assert all(re.fullmatch("[a-z_]+", outcome) for outcome in values["outcome"])
+    assert len(values["outcome"]) <= 10, values["outcome"]
     grown = memory(gateway) - began
     figure("models; samples before, after", f"{count}; {len(before)}, {len(after)}")
     figure("memory grown (KiB)", grown)

@@ -336,7 +336,7 @@ async def test_a_prime_that_cannot_be_said_says_so(valkey: Valkey) -> None:
 async def test_decisions_follow_their_slot_to_another_node(logged: list[Any]) -> None:
     with Cluster() as cluster:
         name = next(NAMES)
-        async with opened(cluster.url, name=name, timeout=2.0) as store:
+        async with opened(cluster.url, name=name, timeout=15.0) as store:
             done = asyncio.Event()
             taken_ = 0
 
