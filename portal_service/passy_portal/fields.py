@@ -95,3 +95,14 @@ def one_of(form: Form, field: str, known: tuple[str, ...]) -> str:
     if text not in known:
         raise wrong(f"One of {', '.join(known)}.", field)
     return text
+
+
+def rate_typed(found: Rate | None) -> str:
+    """As people write it: ``2M/min``."""
+    if found is None:
+        return ""
+    text = str(found)
+    for size, letter in ((10**6, "M"), (10**3, "k")):
+        if found.amount and found.amount % size == 0:
+            return f"{found.amount // size}{letter}/{text.partition('/')[2]}"
+    return text

@@ -11,7 +11,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.api.denied import Denied
-from passy_plugins.api.words import rate_shown
 from passy_portal import fields as read
 from passy_portal import owned
 from passy_portal.door import Form
@@ -98,8 +97,8 @@ def values_of(key: IssuedKey) -> dict[str, str]:
         "tags": ", ".join(key.tags),
         "models": ", ".join(key.models or ()),
         "networks": ", ".join(key.networks or ()),
-        "requests": rate_shown(key.limits.requests) or "",
-        "tokens": rate_shown(key.limits.tokens) or "",
+        "requests": read.rate_typed(key.limits.requests),
+        "tokens": read.rate_typed(key.limits.tokens),
         "concurrency": str(key.limits.concurrency or ""),
         "usage_limit": "" if limit is None else f"{limit:.9f}".rstrip("0").rstrip("."),
         "usage_period": key.usage_period or "month",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from passy_plugins.api.keys_routes import state
 from passy_portal.access import KEEPERS, LEADERS
 from passy_portal.accounts import Visitor
+from passy_portal.fields import rate_typed
 from passy_portal.figures import count, money
 from passy_portal.owned import sees, title
 from passy_portal.playing import TAG
@@ -169,7 +170,9 @@ def compared(node: Node, other: Node) -> Iterator[Conflict]:
         mine: Rate | None = getattr(node.limits, what)
         theirs: Rate | None = getattr(other.limits, what)
         if mine and theirs and mine.amount * theirs.seconds > theirs.amount * mine.seconds:
-            message = f"{mine} {what} here, and {theirs} for {wins}, which wins."
+            message = (
+                f"{rate_typed(mine)} {what} here, and {rate_typed(theirs)} for {wins}, which wins."
+            )
             yield Conflict(what, message, other)
     at_once, most = node.limits.concurrency, other.limits.concurrency
     if at_once and most and at_once > most:

@@ -198,6 +198,28 @@ def test_an_error_is_what_a_client_sees_and_is_explained(visit: Visit) -> None:
     expect(visit.answer().locator(".state")).to_have_text("failed · 401", timeout=WAIT)
 
 
+def test_who_makes_no_keys_pastes_one(visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    viewer = joined(visit.owner, "sam@example.com", "viewer")
+    key = visit.owner.api("POST", "/keys", {"name": "for Sam"}).json["key"]
+    context = visit.chromium.new_context()
+    url = visit.gateway.url
+    cookies = [{"name": name, "value": value, "url": url} for name, value in viewer.cookies.items()]
+    context.add_cookies(cookies)  # type: ignore[arg-type]
+    within = visit._replace(page=visit.complaints.watch(context.new_page()))
+    page = within.open()
+    page.click(".own summary")  # Closed: it opens again where it is needed.
+    within.ask("hello", "one")
+    expect(page.locator("[data-own-key]")).to_be_focused()
+    assert page.locator("[data-answers]").is_hidden()
+    page.fill("[data-own-key]", key)
+    page.click("[data-send]")
+    expect(within.answer().locator(".state")).to_have_text("done", timeout=WAIT)
+    assert 0 == page.locator("[data-title]").count()
+    context.close()
+
+
 def test_a_prompt_is_kept_shared_and_written_as_code(visit: Visit) -> None:
     from playwright.sync_api import expect
 

@@ -149,7 +149,8 @@ async def _page(request: Request, editing: Editing | None, status: int = 200) ->
     drawn = await drawn_of(accounts.admin, tree, editing.node if editing else None)
     return page(
         request, "limits.html", status=status, drawn=drawn, tree=tree, editing=editing,
-        paths=PATHS, each=EACH, amount_told=amount_told, days=DAYS, most=MOST, periods=PERIODS,
+        paths=PATHS, each=EACH, amount_told=amount_told, rate_told=fields.rate_typed,
+        days=DAYS, most=MOST, periods=PERIODS,
         bare=all(node.is_bare for node in tree),
     )  # fmt: skip
 
@@ -188,8 +189,8 @@ def values_of(wanted: Wanted) -> dict[str, str]:
     """As the fields of its form."""
     held = wanted.limits
     values = {
-        "requests": str(held.requests or ""),
-        "tokens": str(held.tokens or ""),
+        "requests": fields.rate_typed(held.requests),
+        "tokens": fields.rate_typed(held.tokens),
         "concurrency": str(held.concurrency or ""),
         "models": ", ".join(wanted.models or ()),
         "amount-new": "", "unit-new": "usd", "period-new": "month", "hard-new": "hard",

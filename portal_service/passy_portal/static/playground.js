@@ -121,6 +121,7 @@
   let key = null;
   let ends = 0;
   ownKey.required = !page.dataset.sends; // Of whose role makes none.
+  ownKey.addEventListener("invalid", () => { find(".own").open = true; });
 
   async function keyNow() {
     if (ownKey.value.trim()) return ownKey.value.trim();
@@ -322,9 +323,7 @@
   }
 
   async function send() {
-    if (running.length) return;
-    if (ownKey.required && !ownKey.value.trim()) find(".own").open = true;
-    if (!form.reportValidity()) return;
+    if (running.length || !form.reportValidity()) return;
     const asked = content();
     if (!asked.messages.some((one) => one.role !== "system")) {
       const empty = all("[data-content]", turns).at(-1) ?? addTurn("user", "");
