@@ -1,8 +1,8 @@
 """What arrives in the books, for all who watch: one reader in each process, however many they are.
 
-Everybody goes on from their own place, which their browser keeps: whoever was away for a moment is
-read to where the others are, and what both readings hold is left out once. Whoever does not take
-what there is is let go, and comes back with the place it had.
+Everybody goes on from their own place, which their browser keeps: for whoever was away for a moment
+it is read to where the others are, exactly. Whoever does not take what there is is let go, and
+comes back with the place it had.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from passy_plugins.api.denied import Denied
+from passy_portal.shown_requests import Row, rows_of
 from passy_proxy.stores import StoreUnavailable
 
 if TYPE_CHECKING:
     from passy_plugins.stores.sql.arrivals import Arrived
     from passy_plugins.stores.sql.exchanges import Wanted
     from passy_portal.accounts import Accounts, Visitor
-    from passy_proxy.records import UsageRecord
 
 EVERY = 0.4
 """Seconds between two looks."""
@@ -37,9 +37,9 @@ MOST_WAITING = 5_000
 class Piece(NamedTuple):
     """Some of what arrived."""
 
-    records: Sequence[UsageRecord]
+    rows: Sequence[Row]
     place: str
-    """Where to go on behind it; empty where that is the same as before."""
+    """Where to go on behind it; empty where there is nothing new."""
     lost: bool = False
     """Something before it may be missing."""
     away: bool = False
@@ -55,16 +55,25 @@ class Watcher:
         self.place = place
         """As far as it was read for this one."""
         self.new = True
-        self.seen: set[str] = set()
-        """Told already, and to be read once more with what the others are told."""
+        """It is not yet where all others are."""
         self.over = ""
         self._pieces: deque[Piece] = deque()
         self._waiting = 0
         self._woken = asyncio.Event()
 
+    def told(self, rows: Sequence[Row], found: Arrived) -> None:
+        """What it wants of ``rows``, which are those of what was found."""
+        mine, wanted = self.visitor.organisation, self.wanted
+        own = [r for r in rows if r.record.organisation == mine and wanted.holds(r.record)]
+        self.place = found.place
+        if own or found.lost:
+            self.put(Piece(own, found.place, found.lost))
+
     def put(self, piece: Piece) -> None:
+        if self.over:
+            return
         self._pieces.append(piece)
-        self._waiting += len(piece.records)
+        self._waiting += len(piece.rows)
         if self._waiting > MOST_WAITING:
             self.end("behind")
         self._woken.set()
@@ -88,9 +97,9 @@ class Watcher:
         if not pieces:
             return None
         places = [piece.place for piece in pieces if piece.place]
-        records = [record for piece in pieces for record in piece.records]
+        rows = [row for piece in pieces for row in piece.rows]
         lost = any(piece.lost for piece in pieces)
-        return Piece(records, places[-1] if places else "", lost, pieces[-1].away)
+        return Piece(rows, places[-1] if places else "", lost, pieces[-1].away)
 
 
 class Tail:
@@ -175,43 +184,34 @@ class Tail:
 
     async def _round(self) -> bool:
         """Tell everybody what came; whether there is more already."""
-        for watcher in [each for each in self._watchers if each.new]:
-            await self._catch_up(watcher)
-            if not self._place:
-                self._place, watcher.seen = watcher.place, set()
+        if not self._place:
+            self._place = await self._arrivals.place()
+        new = [each for each in self._watchers if each.new]
         organisations = {each.visitor.organisation for each in self._watchers if not each.new}
-        if not self._place or not organisations:
-            return False
         found = await self._arrivals.after(self._place, organisations)
-        self._place = found.place
+        rows = await self._rows(found)
+        self._place = found.place  # Not before all of it is known that is told.
         for watcher in self._watchers:
-            if watcher.new:
-                continue
-            records = [each for each in _of(watcher, found.records) if each.id not in watcher.seen]
-            # As long as it is read twice, nobody could say where to go on for this one alone.
-            behind = bool(watcher.seen) and found.more
-            if not behind:
-                watcher.seen, watcher.place = set(), found.place
-            if records or found.lost:
-                watcher.put(Piece(records, "" if behind else found.place, found.lost))
+            if not watcher.new:
+                watcher.told(rows, found)
+        if not found.more:
+            for watcher in new:
+                await self._catch_up(watcher)
         return found.more
 
     async def _catch_up(self, watcher: Watcher) -> None:
-        """From its own place to now."""
-        while True:
-            found = await self._arrivals.after(watcher.place, [watcher.visitor.organisation])
-            watcher.place = found.place
-            watcher.seen.update(record.id for record in found.records)
-            if (records := _of(watcher, found.records)) or found.lost:
-                watcher.put(Piece(records, found.place, found.lost))
-            if not found.more:
-                watcher.new = False
-                return
+        """From its own place, which is older, to that of all others."""
+        while watcher.new:
+            found = await self._arrivals.after(
+                watcher.place, [watcher.visitor.organisation], self._place
+            )
+            watcher.told(await self._rows(found), found)
+            watcher.new = found.more
 
-
-def _of(watcher: Watcher, records: Sequence[UsageRecord]) -> list[UsageRecord]:
-    return [
-        record
-        for record in records
-        if record.organisation == watcher.visitor.organisation and watcher.wanted.holds(record)
-    ]
+    async def _rows(self, found: Arrived) -> list[Row]:
+        """With the names that pages have; looked up once for all who watch."""
+        rows: list[Row] = []
+        for organisation in {record.organisation for record in found.records}:
+            own = [each for each in found.records if each.organisation == organisation]
+            rows += await rows_of(self._accounts.admin, own)
+        return rows

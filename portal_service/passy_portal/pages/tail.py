@@ -13,7 +13,6 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from passy_plugins.api.denied import Denied
-from passy_portal.shown_requests import rows_of
 from passy_portal.sought import sought
 from passy_portal.tail import Piece, Tail, Watcher
 from passy_portal.view import templates, visitor_of
@@ -21,8 +20,6 @@ from passy_proxy import json
 
 if TYPE_CHECKING:
     from starlette.responses import Response
-
-    from passy_portal.accounts import Accounts
 
 router = APIRouter()
 
@@ -40,7 +37,6 @@ async def watch(request: Request, place: Annotated[str, Query(max_length=16_000)
     if EVENTS not in request.headers.get("accept", ""):
         raise Denied(406, "not_acceptable", f"This is for who accepts {EVENTS}.")
     tail: Tail = await request.app.state.office.tail()
-    accounts: Accounts = await request.app.state.office.accounts()
     visitor = visitor_of(request)
     wanted = sought(request.query_params).wanted(visitor)
     place = request.headers.get("last-event-id", "") or place or await tail.place()
@@ -53,7 +49,7 @@ async def watch(request: Request, place: Annotated[str, Query(max_length=16_000)
             while True:
                 piece = await watcher.next(SILENCE)
                 if piece is not None:
-                    yield await event(accounts, root, piece)
+                    yield event(root, piece)
                 elif watcher.over:
                     yield ending(watcher)
                     return
@@ -65,12 +61,10 @@ async def watch(request: Request, place: Annotated[str, Query(max_length=16_000)
     return StreamingResponse(events(), media_type=EVENTS, headers=HEADERS)
 
 
-async def event(accounts: Accounts, root: str, piece: Piece) -> bytes:
+def event(root: str, piece: Piece) -> bytes:
     """Rows as the page has them, newest first."""
-    told: dict[str, Any] = {"count": len(piece.records), "lost": piece.lost, "away": piece.away}
-    latest = [*reversed(piece.records)][:MOST_SHOWN]
-    if latest:
-        rows = await rows_of(accounts.admin, latest)
+    told: dict[str, Any] = {"count": len(piece.rows), "lost": piece.lost, "away": piece.away}
+    if rows := [*reversed(piece.rows)][:MOST_SHOWN]:
         told["rows"] = templates.get_template("request_rows.html").render(rows=rows, root=root)
         told["failed"] = sum(row.ending in ("refused", "failed") for row in rows)
     place = f"id: {piece.place}\n" if piece.place else ""

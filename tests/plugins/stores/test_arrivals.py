@@ -59,7 +59,7 @@ async def entered(url: str, *records: UsageRecord) -> None:
     await writer.close()
 
 
-async def test_D_every_record_of_concurrent_writers_is_told_once(
+async def test_every_record_of_concurrent_writers_is_told_once(
     url: str, arrivals: Arrivals
 ) -> None:
     """Records of any time, some of them days late and some shipped twice, from six writers."""

@@ -40,13 +40,16 @@ FORGET = f"DELETE FROM arrivals WHERE at < {_NOW} - CAST(? AS BIGINT)"
 _COLUMNS = ", ".join(UsageRecord._fields)
 _PLACE = f"SELECT {_NOW}, pg_current_snapshot()::text"
 _SINCE = f"""
-SELECT {_NOW}, pg_current_snapshot()::text, a.xid::text, a.first, a.last,
+SELECT {_NOW}, upto::text, a.xid::text, a.first, a.last,
        CASE WHEN row_number() OVER (ORDER BY a.xid) <= {BATCHES} THEN to_json(a.ids)::text END
-FROM (SELECT CAST(CAST(? AS text) AS pg_snapshot) AS seen) AS place
+FROM (
+  SELECT CAST(CAST(? AS text) AS pg_snapshot) AS seen,
+         coalesce(CAST(CAST(? AS text) AS pg_snapshot), pg_current_snapshot()) AS upto
+) AS place
 LEFT JOIN arrivals AS a
   ON a.xid >= pg_snapshot_xmin(seen)
  AND NOT pg_visible_in_snapshot(a.xid, seen)
- AND pg_visible_in_snapshot(a.xid, pg_current_snapshot())
+ AND pg_visible_in_snapshot(a.xid, upto)
 ORDER BY a.xid
 """
 """The last condition is for a database that was moved to another server, whose count of
@@ -98,10 +101,14 @@ class Arrivals:
         [(rowid, _, id)] = await self._fetch(_LAST, 0)
         return f"{rowid}_{id or ''}"
 
-    async def after(self, place: str, organisations: Collection[str] | None) -> Arrived:
+    async def after(
+        self, place: str, organisations: Collection[str] | None, until: str = ""
+    ) -> Arrived:
         """What has come since, of these organisations or (``None``) of all. Asked again with the
-        place it gives, it tells each record once, in the order in which they came."""
-        return await (self._snapshots if self._postgres else self._numbers)(place, organisations)
+        place it gives, it tells each record once, in the order in which they came. ``until`` is a
+        later place, where it ends; as far as there is something otherwise."""
+        told = self._snapshots if self._postgres else self._numbers
+        return await told(place, organisations, until)
 
     async def close(self) -> None:
         await self._database.close()
@@ -109,11 +116,15 @@ class Arrivals:
     async def _fetch(self, statement: str, *values: Value) -> list[Any]:
         return [*await self._database.fetch(statement, *values)]
 
-    async def _numbers(self, place: str, organisations: Collection[str] | None) -> Arrived:
+    async def _numbers(
+        self, place: str, organisations: Collection[str] | None, until: str
+    ) -> Arrived:
         number, _, seen = place.partition("_")
         rowid = int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
         [(last, there, id)] = await self._fetch(_LAST, rowid)
-        end = f"{last}_{id or ''}"
+        end = until or f"{last}_{id or ''}"
+        if until:
+            last = int(until.partition("_")[0])
         if rowid < 0 or (there or "") != seen or (rowid and not seen):
             # The row was dropped for its age, or all of them were given other numbers.
             return Arrived([], end, False, lost=True)
@@ -124,14 +135,16 @@ class Arrivals:
             return Arrived([_record(row[1:]) for row in rows], f"{rows[-1][0]}_{rows[-1][1]}", True)
         return Arrived([_record(row[1:]) for row in rows], end, False)
 
-    async def _snapshots(self, place: str, organisations: Collection[str] | None) -> Arrived:
+    async def _snapshots(
+        self, place: str, organisations: Collection[str] | None, until: str
+    ) -> Arrived:
         at, _, seen = place.partition("_")
         if not (is_snapshot(seen) and at.isascii() and at.isdigit()):
-            return Arrived([], await self.place(), False, lost=True)
-        found = await self._fetch(_SINCE, seen)
+            return Arrived([], until or await self.place(), False, lost=True)
+        found = await self._fetch(_SINCE, seen, until.partition("_")[2] or None)
         now, snapshot = found[0][:2]
         if now - int(at) > KEPT_MS or len(found) > MOST_BEHIND:
-            return Arrived([], f"{now}_{snapshot}", False, lost=True)
+            return Arrived([], until or f"{now}_{snapshot}", False, lost=True)
         batches = [row[2:] for row in found if row[2] is not None]
         records: list[UsageRecord] = []
         for _, first, last, ids in batches[:BATCHES]:
@@ -140,6 +153,8 @@ class Arrivals:
             )
             records += sorted(map(_record, rows), key=lambda record: (record.at, record.id))
         rest = [int(xid) for xid, *_ in batches[BATCHES:]]
+        if until and not rest:
+            return Arrived(records, until, False)
         return Arrived(records, f"{now}_{without(snapshot, rest)}", bool(rest))
 
 
