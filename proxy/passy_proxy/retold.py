@@ -115,11 +115,6 @@ def reason(attempt: AttemptRecord) -> str:
     return _REASONS.get(kind(attempt), kind(attempt))
 
 
-def asked(attempt: AttemptRecord) -> bool:
-    """Whether the upstream was asked at all."""
-    return kind(attempt) not in ("refused", "ejected", "untranslatable")
-
-
 def route(attempts: Sequence[AttemptRecord], names: Mapping[str, str] = NOTHING) -> str:
     """``openai✗429 → anthropic✓``."""
     return " → ".join(f"{names.get(each.upstream, each.upstream)}{mark(each)}" for each in attempts)
