@@ -1,10 +1,10 @@
 """Rate limits while the store that counts for all workers cannot be asked.
 
 Each worker then holds a share of its own of every limit: the limit divided by the workers that were
-there when the store was last heard of, rounded down and at least one. So what is admitted beyond a
-limit during an outage is at most that limit once more (or one for each worker, where a limit is
-smaller than their number). Shares last as long as the process, so outages that follow each other do
-not add up.
+there when the store was last heard of, by this process or the one before, rounded down and at least
+one. So what is admitted beyond a limit during an outage is at most that limit once more (or one for
+each worker, where a limit is smaller than their number). Shares last as long as the process, so
+outages that follow each other do not add up.
 """
 
 from __future__ import annotations

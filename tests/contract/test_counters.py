@@ -548,7 +548,7 @@ def _amount(limit: Rate | int) -> int:
     return limit if isinstance(limit, int) else limit.amount
 
 
-SITE = Site(Path(), Keyring(["the secret key of these tests: 0123456789"]))
+SITE = Site(Path("nowhere"), Keyring(["the secret key of these tests: 0123456789"]))
 NUMBERS = count()
 
 

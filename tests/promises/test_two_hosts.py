@@ -174,6 +174,10 @@ def test_D2_D3_a_host_that_is_cut_off_and_comes_back(
     b.start(f"{hosts[1].front}:8080")
     until(lambda: len(on_both[1].whole) > served[1] + 50 or None)
     assert len(on_both[0].whole) > served[0]
+    # It knows how many workers there were, and holds no more than that share.
+    alone.append(Clients(b, limited))
+    until(lambda: len(alone[2].refused) > 20 or None)
+    assert LIMIT // 2 == len(alone[2].stop().whole)
 
     # It is mended. What it had to tell is told.
     hosts[1].mend()

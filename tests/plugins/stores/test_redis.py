@@ -22,13 +22,15 @@ from passy_plugins.stores.redis.resp import NO_RESP, PlainReader, Refused, pack,
 from passy_plugins.stores.redis.script import EXACT, pace
 from passy_proxy.config.settings import Secret
 from passy_proxy.keyring import Keyring
+from passy_proxy.pulse import Slot
 from passy_proxy.site import Site
 from passy_proxy.stores import ANYTHING, Allowance, Claim, Counters, Grant, Shared, StoreUnavailable
 from passy_proxy.units import Rate
+from passy_proxy.vitals import Vitals
 
 pytestmark = pytest.mark.anyio
 
-SITE = Site(Path(), Keyring(["the secret key of these tests: 0123456789"]))
+SITE = Site(Path("nowhere"), Keyring(["the secret key of these tests: 0123456789"]))
 NAMES = (f"unit-{number}" for number in count())
 
 
@@ -125,6 +127,7 @@ async def test_who_leaves_in_the_moment_of_the_answer_holds_nothing(
         with pytest.raises(asyncio.CancelledError):
             await task
         monkeypatch.undo()
+        await until(lambda: not decisions._leases)
         assert (await taken(store, Claim("slots", 1, 1))).admitted
 
 
@@ -140,6 +143,28 @@ async def test_workers_know_how_many_they_are(valkey: Valkey) -> None:
             assert 2 == two.workers
             await until(lambda: one.workers == 2)
         await until(lambda: one.workers == 1)
+
+
+async def test_D2_who_starts_while_it_is_cut_off_knows_how_many_they_were(tmp_path: Path) -> None:
+    site = Site(tmp_path, SITE.keyring)
+    with Valkey() as server:
+        settings = RedisSettings(url=Secret(server.url), timeout=2.0, lease=3.0)
+        before = [Redis(settings, site) for _ in range(3)]
+        for one in before:
+            await one.start()
+        await until(lambda: [3, 3, 3] == [one.workers for one in before])
+        file = tmp_path / "workers-passy"
+        await until(lambda: file.exists() and "3" == file.read_text())
+        server.kill()
+        for one in before:
+            await one.stop()
+        assert 3 == Redis(settings, site).workers
+    file.write_text("many")
+    assert 1 == Redis(settings, site).workers
+    slots = [Slot(), Slot()]
+    assert 2 == Redis(settings, Site(tmp_path, SITE.keyring, vitals=Vitals(slots))).workers
+    for slot in slots:
+        slot.close()
 
 
 # What is kept

@@ -53,7 +53,7 @@ FAULTS: dict[str, Any] = {
 async def opened(url: str, **settings: Any) -> AsyncIterator[Redis]:
     settings = {"name": next(NAMES), "timeout": TIMEOUT, **settings}
     keyring = Keyring(["the secret key of these tests: 0123456789"])
-    store = Redis(RedisSettings(url=Secret(url), **settings), Site(Path(), keyring))
+    store = Redis(RedisSettings(url=Secret(url), **settings), Site(Path("nowhere"), keyring))
     await store.start()
     try:
         yield store

@@ -35,7 +35,7 @@ SIZE = 50
 async def opened(url: str, **settings: Any) -> AsyncIterator[Redis]:
     settings = {"name": next(NAMES), "timeout": 2.0, "slices": COUNT, **settings}
     keyring = Keyring(["the secret key of these tests: 0123456789"])
-    store = Redis(RedisSettings(url=Secret(url), **settings), Site(Path(), keyring))
+    store = Redis(RedisSettings(url=Secret(url), **settings), Site(Path("nowhere"), keyring))
     await store.start()
     try:
         yield store

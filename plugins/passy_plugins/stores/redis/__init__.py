@@ -16,6 +16,7 @@ from pydantic import AfterValidator
 
 from passy_plugins.stores.buckets import Buckets
 from passy_plugins.stores.redis.changes import Changes
+from passy_plugins.stores.redis.headcount import Headcount
 from passy_plugins.stores.redis.place import places
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.hookspecs import hookimpl
@@ -79,11 +80,8 @@ class Redis(Store):
             return
         from passy_plugins.stores.redis.there import There  # Who counts here does without.
 
-        self._there = there = There(found, settings, site.log.bind(store=self.kind), clock)
-        # Until the server has said how many there are, they are those of this gateway.
-        there.decisions.workers = max(1, len(site.vitals.slots))
-        # Until the server has said how many there are, at least those of this host.
-        there.decisions.workers = max(1, len(site.vitals.slots))
+        heads = Headcount(site.data / f"workers-{settings.name}", max(1, len(site.vitals.slots)))
+        self._there = there = There(found, settings, site.log.bind(store=self.kind), heads, clock)
         self._counters = there.slices or there.decisions
         self._changes = there.changes
 
@@ -109,7 +107,7 @@ class Redis(Store):
     @property
     def workers(self) -> int:
         """How many share these counters, as far as is known."""
-        return 1 if self._there is None else self._there.decisions.workers
+        return 1 if self._there is None else self._there.heads.count
 
     @property
     def state(self) -> str:

@@ -26,6 +26,8 @@ from passy_proxy.units import Rate
 if TYPE_CHECKING:
     from asyncio import Future
 
+    from passy_plugins.stores.redis.headcount import Headcount
+
 WORKERS = Claim("@workers", 1 << 30, 0)
 """Each worker holds one piece of it; to take none of it is to ask how many do."""
 LINGER = 0.002
@@ -37,11 +39,13 @@ OWED = 20_000
 
 
 class Decisions:
-    """`Counters` on the line to a server. ``clock`` gives nanoseconds in place of its time."""
+    """`Counters` on the line to a server. ``clock`` gives nanoseconds in place of its time;
+    ``heads`` hears how many workers there are."""
 
-    def __init__(self, names: script.Names, clock: Callable[[], int] | None) -> None:
-        self.workers = 1
-        """That share the server, this one among them; as last known."""
+    def __init__(
+        self, names: script.Names, heads: Headcount, clock: Callable[[], int] | None
+    ) -> None:
+        self._heads = heads
         self.linger = LINGER
         self._names = names
         self._clock = clock
@@ -178,7 +182,7 @@ class Decisions:
     def _counted(self, future: Future[Grant]) -> None:
         if not future.cancelled() and future.exception() is None:
             room = future.result().rooms[0]
-            self.workers = max(1, room.limit - room.remaining)
+            self._heads.heard(max(1, room.limit - room.remaining))
 
     def arrive(self) -> None:
         """Become a worker of one's own, also in a process that was forked from another one."""
@@ -205,7 +209,7 @@ class Decisions:
         if len(reply) != script.answer_to(1).size:
             return False
         (room,) = script.rooms([WORKERS], script.answer_to(1).unpack(reply))
-        self.workers = max(1, room.limit - room.remaining)
+        self._heads.heard(max(1, room.limit - room.remaining))
         return True
 
     def turned(self, up: bool) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from passy_plugins.stores.redis import RedisSettings
+    from passy_plugins.stores.redis.headcount import Headcount
 
 
 class There:
@@ -29,11 +30,13 @@ class There:
         places: Sequence[Place],
         settings: RedisSettings,
         log: FilteringBoundLogger,
+        heads: Headcount,
         clock: Callable[[], int] | None,
     ) -> None:
         trusted = trust(settings.ca) if any(place.tls for place in places) else None
         nodes = Nodes(places, trusted, settings.connect_timeout, settings.timeout)
-        self.decisions = Decisions(Names(settings.name, settings.lease), clock)
+        self.heads = heads
+        self.decisions = Decisions(Names(settings.name, settings.lease), heads, clock)
         self.decisions.line = self._line = Line(nodes, self.decisions, log)
         self.slices = Slices(self.decisions, settings.slices) if settings.slices else None
         self.changes = Channel(places, settings, log)
