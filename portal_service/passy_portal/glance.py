@@ -6,10 +6,13 @@ from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isinf
+from typing import Any
 
 from passy_plugins.api.denied import Denied
 from passy_plugins.stores.sql.admin import Admin
+from passy_plugins.stores.sql.counted import COUNTED
 from passy_plugins.stores.sql.reports import Asked, Dimension, Group, Order, Pace, Reports, Sums
+from passy_plugins.stores.sql.sums import BOUNDS, WITHIN
 from passy_portal.accounts import Visitor
 from passy_portal.forecast import DAY, DAYS, Forecast, forecast
 from passy_portal.health import MINUTES, MOST, Health, of_attempts
@@ -36,6 +39,8 @@ GROUPS: dict[str, tuple[Dimension | None, str]] = {
 }
 ROWS = 5
 """Of what did most."""
+ALL = (*COUNTED, *WITHIN)
+NOTHING = Sums(), Pace(0, (0,) * len(BOUNDS))
 STALE = 300_000
 """Milliseconds after which somebody should have looked after the books."""
 Named = Sequence[tuple[str, str, Sums]]
@@ -96,33 +101,36 @@ async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
     asked = Asked(span.since, span.until, mine)
     days = Asked(min(month(), today() - DAYS * DAY), tomorrow(), mine)
     minutes = Asked(now() - MINUTES * 60_000, now(), mine)
-    (
-        (totals, pace, (before, pace_before), models, keys),
-        (by_day, errors, tried, tended),
-    ) = await gather(
+    (ends, models, keys, by_day), (before, tried, tended, upstreams) = await gather(
         gather(
-            reports.totals(asked),
-            _pace(reports, asked),
-            _before(reports, span, mine, look),
+            reports.series(asked, span.unit, ("outcome", "status"), ALL),
             _most(admin, visitor, asked, "model"),
             _most(admin, visitor, asked, "key"),
+            reports.series(days, "day", (), ("cost_nanos",)),
         ),
         gather(
-            reports.series(days, "day", (), ("cost_nanos",)),
-            reports.series(asked, "total", ("outcome", "status"), ("requests", "ok")),
+            _before(reports, span, mine, look),
             reports.tried(minutes, MOST),
             reports.tended(),
+            names_of(admin, visitor, "upstream"),
         ),
     )
-    upstreams = await names_of(admin, visitor, "upstream")
-    failed = [(by[0], by[1], all - ok) for (_, by), (all, ok) in errors.items() if all > ok]
+    by_end: dict[tuple[str, str], tuple[Sums, Pace]] = {}
+    for (_, (outcome, status)), counts in ends.items():
+        sums, pace = by_end.get((outcome, status), NOTHING)
+        one = Sums(*counts[: len(COUNTED)])
+        more = Pace(one.ok, counts[len(COUNTED) :])
+        by_end[outcome, status] = sums.plus(one), pace.plus(more)
+    totals, pace = NOTHING
+    for sums, one_pace in by_end.values():
+        totals, pace = totals.plus(sums), pace.plus(one_pace)
+    failed = [(*end, sums.requests) for end, (sums, _) in by_end.items() if not sums.ok]
     return Glance(
         span,
         totals,
         pace,
-        before,
-        pace_before,
-        await _series(admin, visitor, look, span),
+        *before,
+        await _series(admin, visitor, look, span, ends),
         forecast({at or 0: cost for (at, _), (cost,) in by_day.items()}, now()),
         await _budgets(admin, visitor),
         models,
@@ -133,27 +141,27 @@ async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
     )
 
 
-async def _pace(reports: Reports, asked: Asked) -> Pace:
-    return (await reports.pace(asked)).get((None, ()), Pace(0, ()))
-
-
 async def _before(
     reports: Reports, span: Span, mine: Mapping[Dimension, str], look: Look
 ) -> tuple[Sums, Pace]:
     """Of as much time before, where somebody compares."""
     if not look.compare:
-        return Sums(), Pace(0, ())
+        return NOTHING
     ago = Asked(span.before.since, span.before.until, mine)
-    return await reports.totals(ago), await _pace(reports, ago)
+    found = (await reports.most(ago, ())).rows
+    return (found[0].sums, found[0].pace or NOTHING[1]) if found else NOTHING
 
 
-async def _series(admin: Admin, visitor: Visitor, look: Look, span: Span) -> Series:
+async def _series(
+    admin: Admin, visitor: Visitor, look: Look, span: Span, ends: Mapping[Any, Sequence[int]]
+) -> Series:
+    """``ends``: what is known by outcome and status already."""
     reports, mine = admin.reports, narrowed(visitor)
     asked = Asked(span.since, span.until, mine)
     measure = MEASURES[look.show]
     dimension = GROUPS[look.by][0]
     if dimension is None:
-        series = await ended(reports, asked, span)
+        series = ended(span, ((at, counts[0], counts[1]) for (at, _), counts in ends.items()))
     else:
         page = await reports.groups(asked, "total", [dimension], ORDER[look.show], MOST_SERIES)
         names = await names_of(admin, visitor, dimension)

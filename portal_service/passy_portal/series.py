@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from asyncio import gather
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from passy_plugins.stores.sql.reports import Asked, Dimension, Pace, Reports, Sums
-from passy_portal.figures import count, milliseconds, money
+from passy_portal.figures import NONE, count, milliseconds, money
 from passy_portal.spans import Span
 
 if TYPE_CHECKING:
@@ -61,26 +62,36 @@ async def by_groups(
     first: Mapping[str, str],
 ) -> Series:
     """``first``: values of the dimension that have a name of their own."""
-    found = await reports.series(asked, span.unit, [dimension], measure.counted)
+    if dimension == "tag":  # One request may be of several: the others are not what is left.
+        found = await reports.series(asked, span.unit, ["tag"], measure.counted)
+        rest: Sequence[int] | None = None
+    else:
+        found, rest = await gather(
+            reports.series(asked, span.unit, [dimension], measure.counted, list(first)),
+            whole(reports, asked, span, measure),
+        )
     columns = {value: place for place, value in enumerate(first)}
     places = {start: place for place, start in enumerate(span.starts)}
     values = [[0] * (len(first) + 1) for _ in places]
     for (at, (value,)), counts in found.items():
         values[places[at or 0]][columns.get(value, len(first))] += measure.of(*counts)
+    if rest is not None:
+        for row, all in zip(values, rest, strict=True):
+            row[-1] = all - sum(row[:-1])
     names = [*first.values(), "others"]
     if not any(row[-1] for row in values) and len(names) > 1:
         names, values = names[:-1], [row[:-1] for row in values]
     return Series(names, values, measure.told)
 
 
-async def ended(reports: Reports, asked: Asked, span: Span) -> Series:
-    """Requests, those that ended well and the others."""
-    found = await reports.series(asked, span.unit, (), ("requests", "ok"))
-    values = []
-    for start in span.starts:
-        all, ok = found.get((start, ()), (0, 0))
-        values.append((ok, all - ok))
-    return Series(["ended well", "failed"], values, count)
+def ended(span: Span, found: Iterable[tuple[int | None, int, int]]) -> Series:
+    """Requests, those that ended well and the others; ``found``: times, requests, and how many of
+    them ended well."""
+    values = {start: [0, 0] for start in span.starts}
+    for at, requests, ok in found:
+        values[at or 0][0] += ok
+        values[at or 0][1] += requests - ok
+    return Series(["ended well", "failed"], list(values.values()), count)
 
 
 async def whole(reports: Reports, asked: Asked, span: Span, measure: Measure) -> list[int]:
@@ -102,11 +113,11 @@ async def pace(reports: Reports, asked: Asked, span: Span) -> Series:
 
 
 def change(now: int, before: int) -> str:
-    """``+12 %``; in words where there was nothing."""
+    """``+12 %``, ``39 times``; a dash where there was nothing before."""
     if not before:
-        return "none before" if now else "none before either"
+        return "new" if now else NONE
     if now >= 10 * before:
-        return f"{now / before:,.0f} times as much"
+        return f"{now / before:,.0f} times"
     percent = 100 * (now - before) / before
     return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
 

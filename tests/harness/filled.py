@@ -73,7 +73,7 @@ def fill(
             span = f"FROM ({day * DAY}) TO ({(day + 1) * DAY})"
             table = f"{name_of(day)} PARTITION OF usage FOR VALUES {span}"
             _run(database, f"CREATE TABLE IF NOT EXISTS {table}")
-    pieces = [*range(0, count, max(count // days, 1)), count]
+    pieces = [*range(0, count, max(count // days // 4, 1)), count]
     for first, end in pairwise(pieces):
         rows = source(organisation, whose, first, end - 1, begin, each)
         if isinstance(database, Database):

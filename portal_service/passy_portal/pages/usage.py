@@ -13,6 +13,7 @@ from passy_plugins.api.usage import Counts, bin_of, flat
 from passy_plugins.stores.sql.admin import Admin
 from passy_plugins.stores.sql.kinds import Kinds, kinds_of
 from passy_plugins.stores.sql.reports import Asked, Group, Order, Pace, Reports, Sums
+from passy_plugins.stores.sql.sums import BOUNDS
 from passy_portal.accounts import Accounts, Visitor
 from passy_portal.figures import Chart, lined, stacked
 from passy_portal.pages.reading import names_of
@@ -45,6 +46,7 @@ ORDERS: dict[str, Order] = {
     "errors": "requests",
     LATENCY: "requests",
 }
+NO_PACE = Pace(0, (0,) * len(BOUNDS))
 TOKENS = (
     ("input", "Tokens in"),
     ("cached", "Cached"),
@@ -81,19 +83,14 @@ async def usage(request: Request) -> Response:
     question = Question(request.query_params)
     asked, reports = question.asked(visitor), admin.reports
     ago = question.asked(visitor, question.span.before)
-    (totals, whole_pace, prices, before), (groups, paces, names) = await gather(
-        gather(
-            reports.totals(asked),
-            reports.pace(asked),
-            reports.groups(asked, "total", ["price"], "cost"),
-            _before(reports, question, ago),
-        ),
-        gather(
-            reports.groups(asked, "total", [question.dimension], ORDERS[question.show], ROWS),
-            reports.pace(asked, "total", [question.dimension]),
-            names_of(admin, visitor, question.dimension),
-        ),
+    order = ORDERS[question.show]
+    prices, groups, before, names = await gather(
+        reports.most(asked, ["price"]),
+        reports.most(asked, [question.dimension], order, ROWS),
+        _before(reports, question, ago),
+        names_of(admin, visitor, question.dimension),
     )
+    totals, whole_pace = all_of(prices.rows)
     rows = ranked(groups.rows, question, names)
     series = await _series(reports, question, asked, rows)
     if question.compare and question.show != LATENCY:
@@ -101,14 +98,23 @@ async def usage(request: Request) -> Response:
         compared = await whole(reports, ago, span, measure)
         series = Series(series.names, series.values, series.told, compared)
     return page(
-        request, "usage.html", question=question, totals=totals, rows=rows, paces=paces,
-        pace=whole_pace.get((None, ()), Pace(0, ())), before=before, more=bool(groups.cursor),
+        request, "usage.html", question=question, totals=totals, rows=rows, pace=whole_pace,
+        paces={group.by[0]: group.pace for group in groups.rows},
+        before=before, more=bool(groups.cursor),
         chart=charted(question, series), series=series, table=as_rows(question.span, series),
         kinds=named_kinds(kinds_of(prices.rows)), unpriced=await _unpriced(reports, asked, totals),
         columns=[each for each in TOKENS if each[0] in ALWAYS or getattr(totals, each[0])],
         groups=GROUPS, shows=SHOWS, change=change, LATENCY=LATENCY,
         filters=await _filters(admin, visitor, question),
     )  # fmt: skip
+
+
+def all_of(groups: Sequence[Group]) -> tuple[Sums, Pace]:
+    """Sums and pace of all groups together."""
+    sums, pace = Sums(), NO_PACE
+    for group in groups:
+        sums, pace = sums.plus(group.sums), pace.plus(group.pace or NO_PACE)
+    return sums, pace
 
 
 def ranked(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import NullPool, event
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from passy_plugins.stores.sql.database import BUSY_SECONDS, sqlite_path
@@ -14,6 +14,12 @@ from passy_plugins.stores.sql.postgres import connect
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
+
+
+KEPT = 4
+"""Connections that stay when nobody asks."""
+RECYCLED = 300
+"""Seconds after which one is not used again."""
 
 
 def engine_for(url: str) -> AsyncEngine:
@@ -31,7 +37,8 @@ def engine_for(url: str) -> AsyncEngine:
 
 def _postgres(url: str) -> AsyncEngine:
     """Connections that are the gateway's own, with its care for what may stand in between; see
-    ``postgres.py``. None is kept: whoever administers does so once in a while."""
+    ``postgres.py``. A few are kept for a while: a page asks several questions, and to sign in at
+    the server takes longer than most of them."""
 
     async def creator(*_: Any, **__: Any) -> Any:
         return await connect(url)
@@ -43,7 +50,10 @@ def _postgres(url: str) -> AsyncEngine:
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": str,
         },
-        poolclass=NullPool,
+        pool_size=KEPT,
+        max_overflow=-1,
+        pool_recycle=RECYCLED,
+        pool_pre_ping=True,
         hide_parameters=True,
     )
 

@@ -32,7 +32,7 @@ from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
 from passy_plugins.stores.sql.schema import marks, usage
 from passy_plugins.stores.sql.spent import Span, Spent, spent_in, told
 from passy_plugins.stores.sql.statements import TENDED
-from passy_plugins.stores.sql.sums import BOUNDS
+from passy_plugins.stores.sql.sums import BOUNDS, WITHIN
 from passy_proxy.json import loads
 from passy_proxy.records import AttemptRecord, UsageRecord
 from passy_proxy.stores import StoreUnavailable
@@ -49,6 +49,9 @@ Dimension = Literal[
     "outcome", "status", "price",
 ]  # fmt: skip
 Order = Literal["time", "requests", "tokens", "cost"]
+
+Part = tuple[int, str | None]
+"""So many, behind a cursor."""
 
 MOST_SETS = 20_000
 """Groups that are looked at to find the sums of single tags."""
@@ -106,15 +109,6 @@ class Sums(NamedTuple):
         return self.input + self.output
 
 
-class Group(NamedTuple):
-    """The sums of what has one time and one value in each dimension."""
-
-    at: int | None
-    """The beginning of its hour or day, in milliseconds; ``None`` for all the time asked."""
-    by: tuple[str, ...]
-    sums: Sums
-
-
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How many ended well, and how many of them had the first byte of their answer within each of
@@ -122,6 +116,10 @@ class Pace:
 
     ok: int
     within: Sequence[int]
+
+    def plus(self, other: Pace) -> Pace:
+        """Both together."""
+        return Pace(self.ok + other.ok, tuple(map(add, self.within, other.within)))
 
     def percentile(self, part: float) -> int | None:
         """Milliseconds within which ``part`` of them were answered, read off between two bounds as
@@ -134,6 +132,17 @@ class Pace:
                 return low + round((bound - low) * max(0.0, wanted - before) / (count - before))
             before, low = count, bound
         return BOUNDS[-1] if self.ok else None
+
+
+class Group(NamedTuple):
+    """The sums of what has one time and one value in each dimension; and how soon answers began
+    there, where that is asked."""
+
+    at: int | None
+    """The beginning of its hour or day, in milliseconds; ``None`` for all the time asked."""
+    by: tuple[str, ...]
+    sums: Sums
+    pace: Pace | None = None
 
 
 class Reports:
@@ -160,11 +169,29 @@ class Reports:
     ) -> Page:
         """Sums by time and dimensions. ``time`` goes forward; the other orders begin with the
         most."""
+        return await self._groups(asked, bucket, by, order, (limit, cursor), COUNTED)
+
+    async def most(
+        self, asked: Asked, by: Sequence[Dimension], order: Order = "cost", limit: int = MOST
+    ) -> Page:
+        """Of all the time, those with the most, and how soon answers began there."""
+        return await self._groups(asked, "total", by, order, (limit, None), (*COUNTED, *WITHIN))
+
+    async def _groups(
+        self,
+        asked: Asked,
+        bucket: Bucket,
+        by: Sequence[Dimension],
+        order: Order,
+        part: Part,
+        counted: Sequence[str],
+    ) -> Page:
+        limit, cursor = part
         if "tag" in by:
-            return await self._by_tag(asked, bucket, by, order, limit, cursor)
-        statement = _grouped(asked, bucket, by)
+            return await self._by_tag(asked, bucket, by, order, part, counted)
+        statement = _grouped(asked, bucket, by, counted)
         if bucket == "total" and not by:  # One row, also of nothing.
-            found = [_group(row, bucket) for row in await self._read(statement)]
+            found = [_group(row, bucket, len(counted)) for row in await self._read(statement)]
             return Page([group for group in found if group.sums.requests], None)
         inner = statement.subquery()
         keys = [inner.c[f"k{n}"] for n in range((bucket != "total") + len(by))]
@@ -174,7 +201,7 @@ class Reports:
             wanted = wanted.where(_behind(keys, measure, _position(cursor, bucket, by, order)))
         orders = ([] if measure is None else [measure.desc()]) + [key.asc() for key in keys]
         rows = await self._read(wanted.order_by(*orders).limit(limit + 1))
-        found = [_group(row, bucket) for row in rows]
+        found = [_group(row, bucket, len(counted)) for row in rows]
         return paged(found, limit, lambda last: _place(last, order))
 
     async def series(
@@ -183,10 +210,12 @@ class Reports:
         bucket: Bucket,
         by: Sequence[Dimension],
         counted: Sequence[str] = ("requests",),
+        only: Sequence[str] | None = None,
     ) -> dict[tuple[int | None, tuple[str, ...]], tuple[int, ...]]:
         """All groups at once, in the order of time and dimensions: their time and values → what is
-        ``counted``, which are fields of `Sums`. `TooLong` for too many."""
-        rows = await self._read(_grouped(asked, bucket, by, counted).limit(MOST_SETS + 1))
+        ``counted``, which are fields of `Sums` and `WITHIN`. ``only``: values of the first
+        dimension, which is not ``tag``. `TooLong` for too many."""
+        rows = await self._read(_grouped(asked, bucket, by, counted, only).limit(MOST_SETS + 1))
         if len(rows) > MOST_SETS:
             raise TooLong(TOO_MANY)
         found: dict[tuple[int | None, tuple[str, ...]], tuple[int, ...]] = {}
@@ -229,19 +258,22 @@ class Reports:
         bucket: Bucket,
         by: Sequence[Dimension],
         order: Order,
-        limit: int,
-        cursor: str | None,
+        part: Part,
+        counted: Sequence[str],
     ) -> Page:
         """As `groups`. What has several tags counts for each of them; what has none, for ``""``."""
-        rows = await self._read(_grouped(asked, bucket, by).limit(MOST_SETS + 1))
+        limit, cursor = part
+        rows = await self._read(_grouped(asked, bucket, by, counted).limit(MOST_SETS + 1))
         if len(rows) > MOST_SETS:
             raise TooLong(TOO_MANY)
-        merged: dict[tuple[int | None, tuple[str, ...]], Sums] = {}
+        merged: dict[tuple[int | None, tuple[str, ...]], Group] = {}
         for row in rows:
-            at, keys, sums = _group(row, bucket)
-            for key in _each_tag(keys, by, asked.values.get("tag")):
-                merged[at, key] = merged.get((at, key), Sums()).plus(sums)
-        found = [Group(at, key, sums) for (at, key), sums in merged.items()]
+            group = _group(row, bucket, len(counted))
+            for key in _each_tag(group.by, by, asked.values.get("tag")):
+                known = merged.get((group.at, key))
+                one = group._replace(by=key)
+                merged[group.at, key] = one if known is None else _both(known, one)
+        found = list(merged.values())
         found.sort(key=lambda group: _rank(group, order))
         if cursor is not None:
             position = _position(cursor, bucket, by, order)
@@ -332,14 +364,19 @@ _RECORD = [usage.c[name] for name in UsageRecord._fields]
 
 
 def _grouped(
-    asked: Asked, bucket: Bucket, by: Sequence[Dimension], counted: Sequence[str] = COUNTED
+    asked: Asked,
+    bucket: Bucket,
+    by: Sequence[Dimension],
+    counted: Sequence[str] = COUNTED,
+    only: Sequence[str] | None = None,
 ) -> Select[Any]:
     rows = source(asked, bucket, by, counted)
     span = span_of(bucket)
     times = [] if span is None else [rows.c.at - rows.c.at % span]
     keys = [*times, *(_key(rows, dimension) for dimension in by)]
     labelled = [key.label(f"k{n}") for n, key in enumerate(keys)]
-    return select(*labelled, *_added(rows, counted)).group_by(*labelled)
+    found = select(*labelled, *_added(rows, counted)).group_by(*labelled)
+    return found if only is None else found.where(_key(rows, by[0]).in_(only))
 
 
 def _each_tag(
@@ -409,10 +446,17 @@ def _position(
     return position_of(cursor, kinds)
 
 
-def _group(row: Row[Any], bucket: Bucket) -> Group:
-    keys = list(row[: len(row) - len(Sums._fields)])
+def _group(row: Row[Any], bucket: Bucket, counted: int) -> Group:
+    keys, counts = list(row[: len(row) - counted]), row[len(row) - counted :]
     at = None if bucket == "total" else int(keys.pop(0))
-    return Group(at, tuple(keys), _sums(row[len(row) - len(Sums._fields) :]))
+    sums, within = _sums(counts[: len(COUNTED)]), tuple(map(int, counts[len(COUNTED) :]))
+    return Group(at, tuple(keys), sums, Pace(sums.ok, within) if within else None)
+
+
+def _both(one: Group, other: Group) -> Group:
+    """As the one."""
+    pace = one.pace.plus(other.pace) if one.pace and other.pace else None
+    return one._replace(sums=one.sums.plus(other.sums), pace=pace)
 
 
 def _sums(values: Sequence[Any]) -> Sums:
