@@ -18,12 +18,12 @@ REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Oldest first."""
 
 
-async def migrate(admin: Admin) -> None:
+async def migrate(admin: Admin, to: str = REVISIONS[-1]) -> None:
     """Run what is missing. Of two processes at once the second finds nothing left to do. Raises
     `StoreRefuses` where a later version has been here."""
     async with admin.connected() as connection:
         found = await connection.run_sync(_revision)
-    if found == REVISIONS[-1]:
+    if found == to:
         return
     if found is not None and found not in REVISIONS:
         raise StoreRefuses(
@@ -32,7 +32,7 @@ async def migrate(admin: Admin) -> None:
         )
     await asyncio.to_thread(_ready)
     async with admin.together("portal tables"), admin.connected() as connection:
-        await connection.run_sync(_upgrade)
+        await connection.run_sync(_upgrade, to)
 
 
 def _revision(connection: Connection) -> str | None:
@@ -47,11 +47,11 @@ def _ready() -> None:
     from alembic import command  # noqa: F401
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, to: str) -> None:
     from alembic import command  # Needed once in a version's life.
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, to)

@@ -6,6 +6,7 @@ to it before counts for itself, so that a stranger who hammers at it does not ke
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from ipaddress import IPv6Address, ip_network
@@ -47,6 +48,7 @@ class Throttle:
 
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
+        self._turn = asyncio.Lock()
 
     async def enter(
         self, email: str, address: str, browser: str = "", *, second: bool = False
@@ -56,7 +58,13 @@ class Throttle:
         the id of one that is known to the account. ``second``: a code, and not a password."""
         subjects = _subjects(email, address, browser, second=second)
         now = int(time.time() * 1000)
-        async with self._admin.together("portal attempts"), self._admin.connected() as connection:
+        # One after the other, and in turn: of many who wait for SQLite's lock, some wait too long,
+        # and a flood of tries would take the connections that pages need.
+        async with (
+            self._turn,
+            self._admin.together("portal attempts"),
+            self._admin.connected() as connection,
+        ):
             wait = 0.0
             for subject, patience in subjects:
                 row = (await connection.execute(_LOOK, {"subject": subject})).first()

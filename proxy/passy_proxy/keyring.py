@@ -47,7 +47,7 @@ class _Entry(NamedTuple):
 class Keyring:
     """Derives the pepper, seals and opens. Its text form names key ids only."""
 
-    __slots__ = ("_attesting", "_entries", "_keys", "first", "pepper")
+    __slots__ = ("_attesting", "_entries", "_keys", "first", "last", "pepper")
 
     def __init__(self, texts: Sequence[str], source: str = "PASSY_SECRET_KEYS") -> None:
         """``texts`` in the order of the ring; ``source`` is what a complaint calls them."""
@@ -61,6 +61,8 @@ class Keyring:
         self._attesting = {entry.id: entry.evidence for entry in ring}
         self.first = ring[0].id
         """The id of the key that seals."""
+        self.last = ring[-1].id
+        """The id of the key that the pepper comes from."""
         self.pepper = ring[-1].pepper
         """What ``keys.digest`` is made with."""
 

@@ -14,6 +14,7 @@ import click
 
 from passy_proxy import json
 from passy_proxy.cli._books import on_books, run
+from passy_proxy.cli._exchanges import printable
 from passy_proxy.cli._terms import fail
 from passy_proxy.units import parse_duration
 
@@ -281,7 +282,7 @@ def draw(told: Told, limit: int) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for row, told_ in zip(told.rows, cells, strict=False):
         line = spark(row.line, room)
-        texts = [row.name, told_["Cost"], line, *(told_[title] for title in titles[1:])]
+        texts = [printable(row.name), told_["Cost"], line, *(told_[title] for title in titles[1:])]
         table.add_row(*map(Text, texts))
     since, until = (moment(at)[:16].replace("T", " ") for at in (question.since, question.until))
     console.print(Text(f"{since} to {until} UTC", style="dim"))
@@ -323,7 +324,7 @@ def cells_of(row: Row) -> Sequence[str]:
 def spark(values: Sequence[int], room: int = MOST_STEPS) -> str:
     """A line of bars, the highest of them full; nothing is a space, and little is seen. In less
     ``room`` several values share a bar."""
-    width = -(-len(values) // room)
+    width = max(1, -(-len(values) // room))
     summed = [sum(values[n : n + width]) for n in range(0, len(values), width)]
     top = max(summed, default=0)
     return "".join(

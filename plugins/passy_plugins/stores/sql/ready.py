@@ -34,10 +34,13 @@ async def agree(database: Database, keyring: Keyring) -> None:
     mine = keyring.mark()
     await database.fetch(statements.SET_MARK, "pepper", mine)
     if await database.fetch(statements.MARK, "pepper") != [(mine,)]:
+        named = await database.fetch(statements.MARK, "pepper key")
+        which = f", {named[0][0]!s}" if named else ""
         raise KeyringError(
-            "the keys in this database were made under another secret key; give the one it was "
-            "made with last in PASSY_SECRET_KEYS, or its secret.key in the data folder"
+            f"the keys in this database were made under another secret key{which}; give the one it "
+            "was made with last in PASSY_SECRET_KEYS, or its secret.key in the data folder"
         )
+    await database.fetch(statements.SET_MARK, "pepper key", keyring.last)
 
 
 async def _revision(database: Database) -> object:
