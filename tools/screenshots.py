@@ -130,6 +130,28 @@ def tell(done: int, all: int, shot: Shot) -> None:
         print(f"\r\x1b[K{line}" if sys.stderr.isatty() else line, end=end, file=sys.stderr)
 
 
+FRONT = ROOT / "docs/images"
+
+
+def front(browser: Browser, demo: Demo) -> None:
+    """The two pictures of the README: the first page, as it is seen at first."""
+    FRONT.mkdir(exist_ok=True)
+    base = f"{demo.gateway.url}/portal"
+    for theme in THEMES:
+        context = browser.new_context(
+            color_scheme="dark" if theme == "dark" else "light",
+            viewport={"width": 1280, "height": 800},
+        )
+        with closing(context):
+            page = context.new_page()
+            page.goto(f"{base}/login")
+            page.fill("#email", demo.owner)
+            page.fill("#password", demo.password)
+            page.click("button.primary")
+            page.wait_for_selector("nav")
+            page.screenshot(path=FRONT / f"portal-{theme}.png")
+
+
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem; background: #888; color: #111; }
 section { display: flex; gap: 1rem; align-items: start; overflow-x: auto; padding: .5rem 0 1.5rem; }
@@ -162,7 +184,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / ".passy/screenshots")
     parser.add_argument("--days", type=int, default=30, help="How many days of traffic there are.")
     parser.add_argument("--only", default="", help="Pages with this in their path.")
+    parser.add_argument("--readme", action="store_true", help="Only the two in docs/images.")
     given = parser.parse_args()
+    if given.readme:
+        with served(given.days) as demo, launched() as browser:
+            front(browser, demo)
+        return
     if given.folder.exists() and not given.only:
         shutil.rmtree(given.folder)
     given.folder.mkdir(parents=True, exist_ok=True)

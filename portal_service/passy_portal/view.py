@@ -17,6 +17,7 @@ from markupsafe import Markup
 from passy_plugins.api.errors import absent, id_of
 from passy_portal.access import ACCESS, may
 from passy_portal.accounts import Visitor
+from passy_portal.agents import browser_of
 from passy_portal.door import COOKIE, csrf_of, here, inner, own_cookie, set_cookie
 from passy_portal.figures import count, milliseconds, money, percent, short
 from passy_proxy import __version__
@@ -108,6 +109,7 @@ templates.filters |= {
     "short": short,
     "milliseconds": milliseconds,
     "moment": _moment,
+    "browser": browser_of,
     "words": _words,
 }
 templates.globals["may"] = may

@@ -30,7 +30,8 @@ for (const table of all("table.rows")) {
   const dress = (row) => {
     row.setAttribute("role", "row");
     [...row.cells].forEach((cell, place) => {
-      if (cell.tagName === "TD") cell.dataset.th = names[place] ?? "";
+      const ticked = cell.querySelector("input[type=checkbox]");
+      if (cell.tagName === "TD" && !ticked) cell.dataset.th = names[place] ?? "";
       const header = cell.scope === "row" ? "rowheader" : "columnheader";
       cell.setAttribute("role", cell.tagName === "TD" ? "cell" : header);
     });

@@ -16,7 +16,8 @@ from passy_proxy.cli._checkout import checkout
 @click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--days", type=click.IntRange(1, 366), default=30, help="Days of traffic. [30]")
 @click.option("--only", default="", metavar="PART", help="Pages with this in their path.")
-def command(folder: Path | None, days: int, only: str) -> NoReturn:
+@click.option("--readme", is_flag=True, help="Only the two of the README, into docs/images.")
+def command(folder: Path | None, days: int, only: str, readme: bool) -> NoReturn:
     """Take pictures of every page of the portal.
 
     Light and dark, on a phone and on a desk, in use and at its beginning. They are all shown on one
@@ -24,6 +25,6 @@ def command(folder: Path | None, days: int, only: str) -> NoReturn:
     """
     root = checkout()
     where = [] if folder is None else [str(folder)]
-    given = [*where, "--days", str(days), "--only", only]
+    given = [*where, "--days", str(days), "--only", only, *(["--readme"] if readme else [])]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(root / "tools/screenshots.py"), *given])
