@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 MOST = 500
 """Providers of an organisation, and keys."""
-_TRYING: set[str] = set()
-"""Organisations that try a key at this moment."""
 
 
 async def provider_of(accounts: Accounts, visitor: Visitor, id: str) -> CustomProvider:
@@ -171,13 +169,13 @@ async def set_policy(accounts: Accounts, visitor: Visitor, byok: str) -> None:
 async def tried(console: Console, visitor: Visitor, path: str, body: object) -> Any:
     """What came of a trial, as `passy_plugins.api.providers.Tried` has it. One at a time."""
     mine = visitor.organisation
-    if mine in _TRYING:
+    if mine in console.trying:
         raise Denied(429, "busy", "A test is running already. Wait for its end.")
-    _TRYING.add(mine)
+    console.trying.add(mine)
     try:
         return await console.post(f"/organisations/{mine}{path}", body)
     finally:
-        _TRYING.discard(mine)
+        console.trying.discard(mine)
 
 
 def _told_of(one: CustomProvider) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Console:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
+        self.trying: set[str] = set()
+        """Organisations that try a key at this moment."""
 
     async def get(self, path: str, **query: str) -> Any:
         """What is at a path, as it was read from JSON."""

@@ -7,7 +7,9 @@ import html
 import json
 import re
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -35,6 +37,8 @@ upstreams:
   keyless: {{url: "{url}/v1"}}
   unset: {{url: "https://unset.example.com/v1", credential: "${{NOT_SET:-}}"}}
 """
+ENOUGH = threading.Event()
+"""Until then no key that waits is answered."""
 SAID = "Incorrect API key provided: {}. <b>Find yours</b> in your account."
 
 
@@ -70,6 +74,8 @@ def answer(hit: Hit) -> Iterator[Step]:
         body = json.dumps({"data": [{"id": "m"}, {"id": "text-embedding"}]})
     elif hit.body == b"{}":
         status, body = 400, json.dumps({"error": {"message": "model is needed"}})
+    if "-waiting-" in shown:
+        yield {"wait": ENOUGH}
     if "-slow-" in shown:
         yield {"wait": 0.3}
     head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
@@ -167,6 +173,23 @@ def test_what_an_upstream_answers_is_told_in_our_words_and_in_its_own(
         assert 3 == len(times)
         assert min(times) >= 300
     shop.secrets.search(asked.body, f"the page of a {kind} key")
+
+
+def test_an_organisation_tries_one_key_at_a_time(shop: Shop) -> None:
+    secret = shop.secrets.word("waiting", "sk-waiting-")
+    body = {"upstream": "openai", "secret": secret}
+    before = len(shop.upstream.hits)
+    with ThreadPoolExecutor(1) as others:
+        first = others.submit(shop.owner.api, "POST", "/credentials/test", body)
+        try:
+            assert until(lambda: len(shop.upstream.hits) > before or None)
+            second = Browser(shop.gateway)
+            second.sign_in("ada@example.com")
+            asked = second.api("POST", "/credentials/test", body)
+            assert (429, "busy") == (asked.status, asked.json["error"]["code"])
+        finally:
+            ENOUGH.set()
+        assert first.result().json["ok"]
 
 
 def test_a_key_that_failed_its_test_is_saved_by_who_insists(shop: Shop) -> None:

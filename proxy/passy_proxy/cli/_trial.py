@@ -164,7 +164,7 @@ def show(result: Trial, *, err: bool = False) -> None:
         mark, style = MARKS[step.verdict]
         words = Text(step.message)
         if step.theirs and step.verdict != "ok":
-            words.append(f"\n{result.upstream}: {step.theirs}", "dim")
+            words.append(f"\nits own words: {step.theirs}", "dim")
         took = f"{step.ms} ms" if step.ms or step.status else ""
         table.add_row(
             Text(mark, style), step.name, Text(step.verdict, style),

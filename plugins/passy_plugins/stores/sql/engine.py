@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event
+from sqlalchemy import NullPool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from passy_plugins.stores.sql.database import BUSY_SECONDS, sqlite_path
@@ -14,12 +14,6 @@ from passy_plugins.stores.sql.postgres import connect
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
-
-
-KEPT = 4
-"""Connections that stay when nobody asks."""
-RECYCLED = 300
-"""Seconds after which one is not used again."""
 
 
 def engine_for(url: str) -> AsyncEngine:
@@ -37,8 +31,7 @@ def engine_for(url: str) -> AsyncEngine:
 
 def _postgres(url: str) -> AsyncEngine:
     """Connections that are the gateway's own, with its care for what may stand in between; see
-    ``postgres.py``. A few are kept for a while: a page asks several questions, and to sign in at
-    the server takes longer than most of them."""
+    ``postgres.py``. None is kept: whoever administers does so once in a while."""
 
     async def creator(*_: Any, **__: Any) -> Any:
         return await connect(url)
@@ -50,10 +43,7 @@ def _postgres(url: str) -> AsyncEngine:
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": str,
         },
-        pool_size=KEPT,
-        max_overflow=-1,
-        pool_recycle=RECYCLED,
-        pool_pre_ping=True,
+        poolclass=NullPool,
         hide_parameters=True,
     )
 
