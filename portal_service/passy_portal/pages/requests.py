@@ -13,11 +13,12 @@ from passy_plugins.api.errors import absent
 from passy_plugins.api.files import Format, exported
 from passy_plugins.api.usage import Exchange, exchange_of
 from passy_plugins.api.words import Cursor, Id
+from passy_plugins.stores.sql.reports import Asked
 from passy_portal import saved_views
 from passy_portal.access import ACCESS
 from passy_portal.accounts import Accounts, Visitor
 from passy_portal.door import gateway_origin, own_origin
-from passy_portal.pages.reading import days_before, narrowed, spent_by
+from passy_portal.pages.reading import days_before, narrowed, tomorrow
 from passy_portal.shown_requests import PARTS, as_curl, rows_of, timeline
 from passy_portal.sought import ENDINGS, NAMES, SPANS, Sought, sought
 from passy_portal.view import moved, page, visitor_of
@@ -33,6 +34,8 @@ router = APIRouter()
 
 ROWS = 50
 MOST_CHOICES = 200
+CHOICES = 7
+"""Days whose models and providers can be chosen; others are asked by their names."""
 
 
 async def accounts_of(request: Request) -> Accounts:
@@ -85,9 +88,9 @@ async def _choices(accounts: Accounts, visitor: Visitor) -> dict[str, dict[str, 
     if visitor.role == "developer":
         values["user_id"] = visitor.user
     keys = await admin.lists.keys(values, "", MOST_CHOICES)
-    since = days_before(30)
-    models = await spent_by(admin, visitor, "model", since)
-    upstreams = await spent_by(admin, visitor, "upstream", since)
+    lately = Asked(days_before(CHOICES), tomorrow(), narrowed(visitor))
+    used = await admin.reports.groups(lately, "total", ["model", "upstream"], "requests")
+    models, upstreams = ({group.by[place] for group in used.rows} for place in (0, 1))
     chosen = {
         "key_id": {key.id: key.name or key.description or key.shown for key in keys.rows},
         "model": {name: name for name in sorted(models) if name},
