@@ -80,7 +80,11 @@ def fill(
             _postgres(database, rows)
         else:
             _sqlite(database, rows)
-    _run(database, "ANALYZE")
+    tables = ["usage_days", "usage_hours"]
+    if isinstance(database, Database):
+        tables += [name_of(day) for day in range(begin // DAY, now // DAY + 1)]
+    for table in tables:
+        _run(database, f"ANALYZE {table}")
 
 
 def _postgres(database: Database, rows: str) -> None:
