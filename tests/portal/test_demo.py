@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.gateway import PASSY
+from harness.gateway import PASSY, Serve
+from harness.office import VARIABLES
+from harness.portal import CONFIGURATION as PORTAL
+from harness.postgres import Server
 
 from passy_portal.demo.cast import ORGANISATION, PEOPLE, WORK
 from passy_portal.demo.command import CONFIGURATION
@@ -133,3 +136,16 @@ def test_a_demo_is_not_mixed_with_traffic_unless_somebody_says_so(shown: Shown) 
     # What is there is shown, and not made again.
     again = shown.passy("demo", "--json", "--data", str(shown.folder))
     assert shown.told == json.loads(again.stdout)
+
+
+def test_a_demo_goes_into_the_books_of_a_configuration_on_postgresql(
+    serve: Serve, postgres: Server
+) -> None:
+    with postgres.database() as made:
+        gateway = serve(PORTAL, start=False, **VARIABLES, DATABASE_URL=made.url)
+        done = gateway.passy("demo", "--yes", "--json", "--days", "2")
+        assert 0 == done.returncode, done.stderr
+        told = json.loads(done.stdout)
+        verified = gateway.passy("verify")
+        assert 0 == verified.returncode, verified.stdout
+        assert f"{told['records']} records" in verified.stdout
