@@ -110,10 +110,11 @@ async def change_several(request: Request) -> Response:
     form: Form = request.state.form
     does = fields.one_of(form, "do", ("disable", "enable", "move"))
     team = form.text("team")
-    ticked = [name.removeprefix("key-") for name in list(form) if name.startswith("key-")]
-    for id in ticked:
-        form.text(f"key-{id}")
+    boxes = [name for name in form if name.startswith("key-")]
+    for box in boxes:
+        form.text(box)
     form.end()
+    ticked = [box.removeprefix("key-") for box in boxes]
     if not ticked:
         raise Denied(422, "invalid_value", "Tick a key first.", "key")
     accounts, visitor = await accounts_of(request), visitor_of(request)
