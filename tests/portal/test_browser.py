@@ -100,10 +100,12 @@ def test_from_a_key_to_its_numbers_and_to_401(visit: Visit) -> None:
     assert "3" == page.text_content(".tiles > div:nth-child(2) dd")
     page.goto(visit.url)
     assert "pattern-7" in page.text_content("main")
-    assert int(page.text_content(".tiles > div:nth-child(2) dd") or 0) >= 4
+    requests = page.locator(".tiles > div", has=page.get_by_text("Requests", exact=True))
+    assert int(requests.locator("dd").first.text_content() or 0) >= 4
     assert page.locator(".plot rect").count() >= 1
     page.goto(f"{visit.url}/usage?by=model&show=requests")
-    row = page.locator("section:last-of-type tbody tr", has_text="pattern-7")
+    rows = page.get_by_role("region", name="Usage by model").locator("tbody tr")
+    row = rows.filter(has_text="pattern-7")
     assert "3" == row.locator("td").nth(1).text_content()
     page.goto(f"{visit.url}/keys")
     page.locator("tbody a", has_text="build").click()

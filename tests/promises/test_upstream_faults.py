@@ -281,7 +281,7 @@ def check_record(play: Played) -> None:
     assert [[name, "m"], ["b", "m"]][: 1 + play.answered] == [each[:2] for each in attempts]
     assert play.answer.status == record["status"]
     assert ("ok" if play.answered else case["outcome"]) == record["outcome"]
-    *_, status, why, began, head, billed = attempts[0]
+    _, _, status, why, began, head, billed, *_ = attempts[0]
     kind = why.partition(":")[0]
     assert kind in case["failure"].split("|"), why
     assert began <= began + head
