@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from harness.gateway import until
 
 importlib.import_module("passy_proxy.cli.bench")  # puts `bench/` on the path
 results = importlib.import_module("passy_bench.results")
@@ -206,7 +207,14 @@ def test_an_interrupted_run_leaves_no_program_behind() -> None:
     finally:
         run.kill()
         run.wait()
-    assert [] == [pid for pid in (mock, stock, load) if Path(f"/proc/{pid}").exists()]
+    until(lambda: not any(map(runs, (mock, stock, load))) or None)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def child_of(parent: int, module: str) -> int:

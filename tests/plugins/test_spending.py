@@ -59,6 +59,8 @@ class Model(RuleBasedStateMachine):
         self.slow: list[tuple[Grant, int, int]] = []
         """Recorded and not settled yet: by whom, how much, and since how many rounds."""
         self.lost = False
+        self.waited = 0.0
+        """Seconds since nothing was under way or unshipped."""
         self.loop = asyncio.Runner()
         log = structlog.get_logger()
         self.accounts = Accounts(
@@ -169,7 +171,10 @@ class Model(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 90))
     def pass_time(self, seconds: float) -> None:
         self.now += int(seconds * SECOND)
-        self.lost = self.lost or seconds >= LEASE
+        busy = self.running or self.slow or self.journal
+        self.waited = self.waited + seconds if busy else 0.0
+        # What is not told of for a whole lease is given up, by those who reserved and by who counts.
+        self.lost = self.lost or max(self.waited, seconds) >= LEASE
 
     @rule()
     def compare(self) -> None:

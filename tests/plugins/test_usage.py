@@ -169,7 +169,7 @@ async def test_a_price_that_is_being_asked_for_is_entered_later(metered: Meter) 
     [record] = gateway.books
     assert ex.id == record.id
     assert 9 * 2_500 + 10_000 == record.cost_nanos
-    assert record.price.startswith("2.5 in, 10 out per 1M (genai-prices ")
+    assert record.price.startswith("2.5 in, 10 out, 1.25 cached per 1M (genai-prices ")
     assert b"0.000032500" == header(await gateway.ask(), b"x-passy-cost-usd")
 
 

@@ -179,7 +179,7 @@ def test_an_upstream_has_what_the_file_says() -> None:
     assert "blue" == openai.headers["x-team"].reveal()
     assert (1, 6, 7) == (openai.timeouts.connect, openai.timeouts.total, openai.timeouts.pool)
     assert (False, True, "http1") == (openai.http2, openai.verify, openai.transport)
-    assert "config/gateway.yaml:10:3" == file.upstreams["openai"].origin
+    assert "config/gateway.yaml:11:3" == file.upstreams["openai"].origin
     assert "file" == file.upstreams["openai"].layer
 
 
@@ -206,7 +206,7 @@ def test_an_alias_lists_its_targets_best_first() -> None:
         ("openai", "a/b", 2, 0.5, 9),
         ("echo", "echo", None, 1.0, None),
     ] == [(t.upstream, t.model, t.priority, t.weight, t.timeout) for t in llama.targets]
-    assert [43, 44, 45] == [target.node.line for target in llama.targets]
+    assert [44, 45, 46] == [target.node.line for target in llama.targets]
     assert (frozenset({"5xx", "timeout", "rate_limit"}), 30) == (llama.fallback_on, llama.timeout)
 
 
@@ -224,7 +224,7 @@ def test_a_chain_keeps_order_settings_and_places() -> None:
     assert ["access_log", "rate_limit", "alias", "fallback"] == [entry.name for entry in chain]
     assert {"counters": "state", "requests": "60/min"} == plain(chain[1].settings)
     assert {} == plain(chain[2].settings)
-    assert [52, 53, 54, 55] == [entry.node.line for entry in chain]
+    assert [53, 54, 55, 56] == [entry.node.line for entry in chain]
 
 
 def test_a_route_has_a_chain_by_name_or_of_its_own() -> None:
