@@ -56,6 +56,7 @@ def test_a_short_run_saves_every_figure_of_each_target(tmp_path: Path) -> None:
     assert "CPU µs/request" in ended.stdout
 
 
+@pytest.mark.large
 def test_a_gateway_on_a_valkey_and_a_postgresql_is_compared_with_the_embedded_one(
     tmp_path: Path,
 ) -> None:

@@ -82,6 +82,7 @@ def quiet(visit: Visit) -> Iterator[None]:
     assert visit.page.evaluate("window.canary") is None
 
 
+@pytest.mark.large  # `test_end_to_end.py` goes a longer way
 def test_from_a_key_to_its_numbers_and_to_401(visit: Visit) -> None:
     page = visit.page
     page.goto(f"{visit.url}/keys")

@@ -19,7 +19,10 @@ from passy_portal.migrate import REVISIONS
 from passy_portal.tables import metadata
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+# The rest of the portal's tests are on SQLite.
+@pytest.fixture(
+    scope="module", params=[pytest.param("sqlite", marks=pytest.mark.large), "postgres"]
+)
 def gateway(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Gateway]:
     if request.param == "sqlite":
         yield serve(CONFIGURATION, "--workers", "2", **VARIABLES)

@@ -138,6 +138,7 @@ def test_a_demo_is_not_mixed_with_traffic_unless_somebody_says_so(shown: Shown) 
     assert shown.told == json.loads(again.stdout)
 
 
+@pytest.mark.large
 def test_a_demo_goes_into_the_books_of_a_configuration_on_postgresql(
     serve: Serve, postgres: Server
 ) -> None:

@@ -39,7 +39,9 @@ def here(serve: Serve) -> Place:
     return furnished(serve(TEXT, **VARIABLES))
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.large)]
+)
 def place(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Place]:
     if request.param == "sqlite":
         yield request.getfixturevalue("here")

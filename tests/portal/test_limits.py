@@ -43,7 +43,9 @@ def here(serve: Serve) -> Place:
     return furnished(serve(TEXT, **VARIABLES))
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("sqlite", marks=pytest.mark.large), "postgres"]
+)
 def place(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Place]:
     if request.param == "sqlite":
         yield request.getfixturevalue("here")

@@ -100,7 +100,7 @@ EMPTY = ("/", "/begin", "/requests", "/usage", "/keys", "/providers", "/limits",
 @pytest.mark.parametrize(
     "state",
     [
-        "in use", "at its beginning", "to a stranger",
+        "in use", "to a stranger", pytest.param("at its beginning", marks=pytest.mark.large),
         pytest.param("all of it at its beginning", marks=pytest.mark.large),
     ],
 )  # fmt: skip

@@ -260,6 +260,7 @@ def test_a_prompt_is_kept_shared_and_written_as_code(visit: Visit) -> None:
     expect(page.locator("[data-prompts] li")).to_have_count(0)
 
 
+@pytest.mark.large
 def test_axe_finds_nothing_in_what_is_answered(visit: Visit) -> None:
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import expect

@@ -195,6 +195,7 @@ def test_W7_what_clients_and_providers_say_runs_nowhere(visit: Visit) -> None:
     assert not re.search(r'(^|,)"?[=+@]', lines, re.MULTILINE)
 
 
+@pytest.mark.large  # `test_pages.py` walks over them as well, at rest
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_on_pages_of_requests(visit: Visit, theme: Any) -> None:
     from axe_playwright_python.sync_playwright import Axe

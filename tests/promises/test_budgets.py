@@ -168,7 +168,9 @@ def test_L3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> N
 
 
 @pytest.mark.parametrize("site", ["3s"], indirect=True)
-@pytest.mark.parametrize(("unit", "amount"), [("tokens", 11_000), ("usd", 0.105)])
+@pytest.mark.parametrize(
+    ("unit", "amount"), [pytest.param("tokens", 11_000, marks=pytest.mark.large), ("usd", 0.105)]
+)
 def test_L3_what_a_killed_process_had_reserved_comes_back_and_what_it_spent_stays(
     site: Site, unit: str, amount: float
 ) -> None:
