@@ -173,7 +173,7 @@ class Model(RuleBasedStateMachine):
         self.now += int(seconds * SECOND)
         busy = self.running or self.slow or self.journal
         self.waited = self.waited + seconds if busy else 0.0
-        # What is not told of for a whole lease is given up, by those who reserved and by who counts.
+        # What is not told of for a whole lease is given up by all who count.
         self.lost = self.lost or max(self.waited, seconds) >= LEASE
 
     @rule()
