@@ -30,7 +30,7 @@ from passy_proxy.place import Place
 from passy_proxy.pulse import Pulse, Slot
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
-from passy_proxy.supervisor import HURRY, INTERRUPT, RELOAD
+from passy_proxy.supervisor import HURRY, INTERRUPT, RELOAD, heard
 from passy_proxy.timers import NEVER
 from passy_proxy.vitals import Vitals
 
@@ -279,7 +279,7 @@ class Server(uvicorn.Server):
         self._lame_until = 0.0
 
     def _commanded(self, line: socket.socket) -> None:
-        commands = line.recv(64)
+        commands = heard(line)
         for number in commands:
             command = bytes([number])
             if command == RELOAD:

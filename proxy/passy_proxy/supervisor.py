@@ -158,7 +158,7 @@ class Supervisor:
         for worker in self.workers:
             if worker.line is None or worker.line not in said:
                 continue
-            commands = worker.line.recv(64)
+            commands = heard(worker.line)
             if RELOAD in commands:
                 for other in self.workers:
                     if other is not worker:
@@ -333,6 +333,14 @@ class Supervisor:
 
 def _noticed(number: int, frame: object) -> None:
     """The number is read from the pipe that wakes the loop."""
+
+
+def heard(line: socket.socket) -> bytes:
+    """Commands; none from who is gone, also if it left some of ours unread, which is a reset."""
+    try:
+        return line.recv(64)
+    except ConnectionResetError:
+        return b""
 
 
 def _named(code: int) -> str:

@@ -150,6 +150,20 @@ async def workers(gateway: Gateway, client: Client, count: int) -> Counter[str]:
     return found
 
 
+async def test_O4_a_worker_that_dies_with_commands_unread_costs_no_more(
+    pair: Gateway, client: Client
+) -> None:
+    asked = await client.ask(f"{pair.url}/who", method="GET")
+    worker, before = int(asked.headers["x-pid"]), len(logged(pair, "worker_died"))
+    os.kill(worker, signal.SIGSTOP)
+    pair.process.send_signal(signal.SIGHUP)
+    await asyncio.sleep(0.5)  # The supervisor has told it by now.
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: logged(pair, "worker_died")[before:] or None)
+    await workers(pair, client, 2)
+    assert pair.process.poll() is None
+
+
 async def test_O4_no_memory_for_one_request_is_that_requests_fault(
     pair: Gateway, client: Client
 ) -> None:

@@ -115,7 +115,7 @@ def test_a_store_out_of_reach_ends_with_69(start: Start, tmp_path: Path, workers
     (tmp_path / "gateway.yaml").write_text(books + CONFIGURATION)
     (tmp_path / "books.db").mkdir()
     code, errors = start("serve", "--workers", workers).ends()
-    assert 69 == code
+    assert 69 == code, errors
     assert "passy: the store books could not be started: books.db: " in errors
     assert "Traceback" not in errors
     assert "Application startup failed" not in errors
@@ -131,7 +131,7 @@ def test_D4_a_first_start_with_a_server_that_is_not_there_ends_with_69(
     books = f'stores: {{books: {{kind: sql, url: "{AWAY}", start_timeout: 500ms}}}}\n'
     (tmp_path / "gateway.yaml").write_text(books + CONFIGURATION)
     code, errors = start("serve", "--workers", workers).ends()
-    assert 69 == code
+    assert 69 == code, errors
     assert "passy: the store books could not be started: postgresql://127.0.0.1:1/passy" in errors
     assert "waiting_for_store" in errors
     assert "a-password" not in errors
