@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -16,11 +16,14 @@ from markupsafe import Markup
 
 from passy_plugins.api.errors import absent, id_of
 from passy_portal.access import ACCESS, may
-from passy_portal.accounts import Visitor
+from passy_portal.accounts import Accounts, Visitor
 from passy_portal.agents import browser_of
 from passy_portal.door import COOKIE, csrf_of, here, inner, own_cookie, set_cookie
 from passy_portal.figures import count, milliseconds, money, percent, short
 from passy_proxy import __version__
+
+if TYPE_CHECKING:
+    from passy_portal.console import Console
 
 HERE = Path(__file__).parent
 POLICY = (
@@ -189,3 +192,15 @@ def visitor_of(request: Request) -> Visitor:
     visitor: Visitor | None = request.state.visitor
     assert visitor is not None
     return visitor
+
+
+async def accounts_of(request: Request) -> Accounts:
+    """Who may sign in, and the writing side of the store. Raises `StoreUnavailable`."""
+    accounts: Accounts = await request.app.state.office.accounts()
+    return accounts
+
+
+def console_of(request: Request) -> Console:
+    """Where the gateway is asked."""
+    console: Console = request.app.state.console
+    return console

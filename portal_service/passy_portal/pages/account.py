@@ -12,17 +12,12 @@ from passy_plugins.api.words import Id
 from passy_portal.accounts import Accounts
 from passy_portal.door import Form, address
 from passy_portal.pages.signing import begun, signed_in
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.view import accounts_of, moved, page, visitor_of
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
 router = APIRouter()
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.get("/account")

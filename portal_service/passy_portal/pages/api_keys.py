@@ -22,11 +22,10 @@ from passy_plugins.api.words import Cursor, Id, Line, Shown, shown_at
 from passy_plugins.stores.sql.key_list import KeyKind, Order, State
 from passy_plugins.stores.sql.reports import Asked
 from passy_portal import owned
-from passy_portal.accounts import Accounts
 from passy_portal.door import COOKIE, cookie_name, csrf_of
 from passy_portal.pages.key_list import Address, asked_of
 from passy_portal.pages.reading import narrowed, now
-from passy_portal.view import visitor_of
+from passy_portal.view import accounts_of, visitor_of
 from passy_proxy.issue import Role
 
 router = APIRouter(tags=["keys"])
@@ -73,11 +72,6 @@ class KeysQuery(Shown):
 
 
 CHANGE = responses(400, 401, 403, 404, 413, 415, 422, 503)
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.get("/api/me", responses=responses(401, 503), tags=["session"])

@@ -13,14 +13,13 @@ from passy_plugins.api.levels import Level, LimitsShown, fields, limits_shown
 from passy_plugins.api.words import Body, Id, Shown, UserId, shown_at
 from passy_plugins.stores.sql.issued import NANOS
 from passy_portal import levels
-from passy_portal.accounts import Accounts
 from passy_portal.levels import Wanted, WantedBudget, held_on, node_of
 from passy_portal.pages.limits import policy_of
 from passy_portal.pages.reading import now
 from passy_portal.replay import MOST, Refusals
 from passy_portal.standing import Standing, standings
 from passy_portal.tree import Node, What, tree_of
-from passy_portal.view import visitor_of
+from passy_portal.view import accounts_of, visitor_of
 from passy_proxy.issue import DEFAULT_ALERTS, Kind
 from passy_proxy.periods import Period
 from passy_proxy.records import Limits
@@ -113,11 +112,6 @@ class PreviewShown(Shown):
     whole: bool = Field(description=f"false: only the latest {MOST} requests were looked at.")
     wanted: RefusalsShown
     today: RefusalsShown = Field(description="With the limits of this level as they are.")
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.get("/api/limits", responses=responses(401, 503))

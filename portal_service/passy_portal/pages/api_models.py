@@ -6,8 +6,7 @@ from fastapi import APIRouter, Request
 
 from passy_plugins.api.errors import responses
 from passy_portal.catalogue import ModelsSeen, catalogue
-from passy_portal.pages.entering import accounts_of, console_of
-from passy_portal.view import visitor_of
+from passy_portal.view import accounts_of, console_of, visitor_of
 
 router = APIRouter(tags=["models"])
 

@@ -11,10 +11,9 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from passy_plugins.api.errors import responses
 from passy_plugins.api.words import Body, Id, Name, Shown, Whole, shown_at
 from passy_portal import owned, playing, prompts
-from passy_portal.accounts import Accounts
 from passy_portal.door import gateway_origin
 from passy_portal.prompts import LONGEST, Prompt
-from passy_portal.view import visitor_of
+from passy_portal.view import accounts_of, visitor_of
 
 router = APIRouter(tags=["playground"])
 
@@ -98,11 +97,6 @@ class PromptsShown(Shown):
 
 
 CHANGE = responses(400, 401, 403, 404, 413, 415, 422, 503)
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.post("/api/playground/key", status_code=201, responses=responses(401, 403, 415, 422, 503))

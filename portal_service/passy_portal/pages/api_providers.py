@@ -27,10 +27,8 @@ from passy_plugins.api.providers import (
 )
 from passy_plugins.api.words import Body, Id, Shown, changed, shown_at
 from passy_portal import brought
-from passy_portal.accounts import Accounts
-from passy_portal.console import Console
 from passy_portal.recent import Recent, recent
-from passy_portal.view import visitor_of
+from passy_portal.view import accounts_of, console_of, visitor_of
 from passy_proxy.issue import NewCredential, NewProvider
 
 router = APIRouter(tags=["providers"])
@@ -85,16 +83,6 @@ class Policy(Body):
 READ = responses(400, 401, 403, 404, 422, 503)
 CHANGE = responses(400, 401, 403, 404, 413, 415, 422, 503)
 TRY = responses(400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
-
-
-def console_of(request: Request) -> Console:
-    console: Console = request.app.state.console
-    return console
 
 
 @router.get("/api/upstreams", responses=responses(401, 503))

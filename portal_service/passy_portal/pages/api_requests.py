@@ -12,11 +12,10 @@ from passy_plugins.api.errors import responses
 from passy_plugins.api.usage import Exchange, Try, WholeExchange, exchange_of
 from passy_plugins.api.words import Body, Id, Line, Name, Shown, shown_at
 from passy_portal import saved_views
-from passy_portal.accounts import Accounts
 from passy_portal.pages.requests import asked_in, one_of
 from passy_portal.saved_views import SavedView
 from passy_portal.sought import Sought
-from passy_portal.view import visitor_of
+from passy_portal.view import accounts_of, visitor_of
 from passy_proxy.records import UsageRecord
 
 if TYPE_CHECKING:
@@ -73,11 +72,6 @@ class NewView(Body):
 
 
 CHANGE = responses(400, 401, 403, 404, 409, 413, 415, 422, 503)
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.get("/api/requests", responses=responses(401, 422, 503))

@@ -15,9 +15,7 @@ from passy_plugins.api.gateway import Reloaded
 from passy_plugins.api.models import PriceShown
 from passy_plugins.api.words import Body, Id, Name, Shown, shown_at
 from passy_portal import hooks, operating, organising, priced
-from passy_portal.accounts import Accounts
-from passy_portal.console import Console
-from passy_portal.view import visitor_of
+from passy_portal.view import accounts_of, console_of, visitor_of
 from passy_proxy.issue import Webhook
 
 router = APIRouter(tags=["settings"])
@@ -73,16 +71,6 @@ class Prices(Shown):
     unpriced: dict[str, int] = Field(
         description="Model → requests of the last 30 days whose cost nobody knows."
     )
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
-
-
-def console_of(request: Request) -> Console:
-    console: Console = request.app.state.console
-    return console
 
 
 @router.get("/api/settings", responses=responses(401, 503))

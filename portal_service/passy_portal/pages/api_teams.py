@@ -9,11 +9,10 @@ from passy_plugins.api.errors import absent, responses
 from passy_plugins.api.organisations import Switch, TeamShown
 from passy_plugins.api.organisations import team as shown
 from passy_plugins.api.words import Body, Id, Name, Shown, UserId
-from passy_portal.accounts import Accounts
 from passy_portal.pages.api_limits import CHANGE
 from passy_portal.pages.teams import check_name, put_member, team_of
 from passy_portal.placing import teams_of
-from passy_portal.view import visitor_of
+from passy_portal.view import accounts_of, visitor_of
 
 router = APIRouter(tags=["teams"])
 
@@ -36,11 +35,6 @@ class Place(Body):
 class TeamsHere(Shown):
     rows: list[TeamShown]
     members: dict[str, str] = Field(description="User → the id of the team they are in.")
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.get("/api/teams", responses=responses(401, 503))

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from passy_portal import owned
 from passy_portal.accounts import Accounts, Visitor
 from passy_portal.door import Form
-from passy_portal.pages.entering import Back, accounts_of, entered_by, form_page
+from passy_portal.pages.entering import Back, entered_by, form_page
 from passy_portal.pages.keys import made_page
-from passy_portal.view import moved, visitor_of
+from passy_portal.view import accounts_of, moved, visitor_of
 from passy_proxy.records import Limits
 
 if TYPE_CHECKING:

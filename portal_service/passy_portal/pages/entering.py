@@ -19,7 +19,7 @@ from passy_portal.accounts import Accounts, Visitor
 from passy_portal.console import Console, GatewayAway
 from passy_portal.door import Form
 from passy_portal.drafts import Draft, Place
-from passy_portal.view import page, visitor_of
+from passy_portal.view import accounts_of, console_of, page, visitor_of
 from passy_proxy.issue import NewCredential, NewProvider
 
 if TYPE_CHECKING:
@@ -34,16 +34,6 @@ PLACES = (
 )
 """Addresses that are offered while one types."""
 SPOKEN = {"openai": "OpenAI's API", "anthropic": "Anthropic's API"}
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
-
-
-def console_of(request: Request) -> Console:
-    console: Console = request.app.state.console
-    return console
 
 
 @dataclass(frozen=True, slots=True)

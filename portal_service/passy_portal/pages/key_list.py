@@ -14,13 +14,13 @@ from passy_plugins.api.keys_routes import state
 from passy_plugins.api.words import Cursor, Line
 from passy_plugins.stores.sql.key_list import KeyKind, KeysAsked, Listed, Order, State
 from passy_portal import fields, owned
-from passy_portal.accounts import Accounts, Visitor
+from passy_portal.accounts import Visitor
 from passy_portal.door import Form
 from passy_portal.key_form import NANOS, resets
 from passy_portal.pages.reading import month, now, tomorrow
 from passy_portal.standing import amount, used_in
 from passy_portal.tree import EACH, amount_told
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy.periods import Period
 
 if TYPE_CHECKING:
@@ -44,11 +44,6 @@ STATES: Sequence[State] = ("active", "disabled", "expired")
 KINDS: Sequence[KeyKind] = ("normal", "test", "trial")
 NO_TEAM = "none"
 """In an address: keys of no team."""
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 class Address(BaseModel):

@@ -11,7 +11,6 @@ from passy_plugins.api.keys_routes import state
 from passy_plugins.api.words import Id
 from passy_plugins.stores.sql.reports import Asked
 from passy_portal import owned
-from passy_portal.accounts import Accounts
 from passy_portal.door import Form, gateway_origin
 from passy_portal.key_form import (
     NANOS,
@@ -27,7 +26,7 @@ from passy_portal.pages.reading import LAST, days_before, now, tomorrow
 from passy_portal.placing import teams_of
 from passy_portal.snippets import snippets
 from passy_portal.tree import EACH, amount_told
-from passy_portal.view import asking, moved, page, visitor_of
+from passy_portal.view import accounts_of, asking, moved, page, visitor_of
 from passy_proxy.issue import IssuedKey
 from passy_proxy.periods import PERIODS
 
@@ -42,11 +41,6 @@ GRACES = (
     (86_400, "after a day"),
     (604_800, "after 7 days"),
 )
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.get("/keys/new")

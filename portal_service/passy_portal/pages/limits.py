@@ -16,14 +16,13 @@ from passy_plugins.api.words import Id, UserId
 from passy_plugins.stores.sql.issued import NANOS
 from passy_plugins.stores.sql.reports import Asked
 from passy_portal import fields
-from passy_portal.accounts import Accounts
 from passy_portal.door import Form
 from passy_portal.levels import Preview, Wanted, WantedBudget, change, held_on, node_of, preview
 from passy_portal.pages.reading import now
 from passy_portal.replay import MOST
 from passy_portal.standing import DAYS, Standing, standings
 from passy_portal.tree import EACH, Node, OrganisationLimits, Tree, amount_told, tree_of
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy.issue import Kind, Unit
 from passy_proxy.periods import PERIODS, Period
 from passy_proxy.records import Limits
@@ -72,11 +71,6 @@ class Drawn:
     groups: list[tuple[Node | None, list[Node], list[Node], int]] = field(default_factory=list)
     """A team, or what has none → its keys with limits, some of those without, and how many those
     are."""
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 def policy_of(request: Request) -> OrganisationLimits:

@@ -9,8 +9,7 @@ from fastapi import APIRouter, Query, Request
 from passy_plugins.api.words import Line
 from passy_portal.catalogue import catalogue
 from passy_portal.console import GatewayAway
-from passy_portal.pages.entering import accounts_of, console_of
-from passy_portal.view import page, visitor_of
+from passy_portal.view import accounts_of, console_of, page, visitor_of
 
 if TYPE_CHECKING:
     from starlette.responses import Response

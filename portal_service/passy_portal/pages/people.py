@@ -18,8 +18,8 @@ from passy_portal.door import Form, address, is_safe, own_origin
 from passy_portal.identities import has_identity
 from passy_portal.links import RESET_GOOD_FOR, Invitation
 from passy_portal.mail import Undelivered
-from passy_portal.pages.signing import GONE, PLAIN, accounts_of, begun, said, signed_in
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.pages.signing import GONE, PLAIN, begun, said, signed_in
+from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy.issue import Member, User
 
 if TYPE_CHECKING:

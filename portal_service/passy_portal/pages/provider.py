@@ -11,19 +11,10 @@ from passy_plugins.api.denied import Denied
 from passy_plugins.api.words import Id
 from passy_portal import brought
 from passy_portal.door import Form
-from passy_portal.pages.entering import (
-    PLACES,
-    SPOKEN,
-    Back,
-    accounts_of,
-    console_of,
-    refused,
-    spoken,
-    whole,
-)
+from passy_portal.pages.entering import PLACES, SPOKEN, Back, refused, spoken, whole
 from passy_portal.pages.providers import WORDS
 from passy_portal.recent import recent
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.view import accounts_of, console_of, moved, page, visitor_of
 
 if TYPE_CHECKING:
     from starlette.responses import Response

@@ -10,17 +10,9 @@ from fastapi import APIRouter, Request
 from passy_plugins.api.denied import Denied
 from passy_portal import brought
 from passy_portal.door import Form
-from passy_portal.pages.entering import (
-    SPOKEN,
-    Back,
-    accounts_of,
-    console_of,
-    entered_by,
-    form_page,
-    now_of,
-)
+from passy_portal.pages.entering import SPOKEN, Back, entered_by, form_page, now_of
 from passy_portal.recent import Recent, Tried, recent
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.view import accounts_of, console_of, moved, page, visitor_of
 
 if TYPE_CHECKING:
     from starlette.responses import Response

@@ -21,7 +21,7 @@ from passy_portal.door import gateway_origin, own_origin
 from passy_portal.pages.reading import days_before, narrowed, tomorrow
 from passy_portal.shown_requests import PARTS, as_curl, rows_of, timeline
 from passy_portal.sought import ENDINGS, NAMES, SPANS, Sought, sought
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy import retold
 from passy_proxy.records import UsageRecord
 
@@ -36,11 +36,6 @@ ROWS = 50
 MOST_CHOICES = 200
 CHOICES = 7
 """Days whose models and providers can be chosen; others are asked by their names."""
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.get("/requests")

@@ -11,15 +11,8 @@ from passy_plugins.api.denied import Denied
 from passy_portal import totp
 from passy_portal.accounts import Accounts
 from passy_portal.door import Form, address, csrf_of
-from passy_portal.pages.signing import (
-    GONE,
-    accounts_of,
-    begun,
-    known_browser,
-    safe,
-    signed_in,
-)
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.pages.signing import GONE, begun, known_browser, safe, signed_in
+from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy.keyring import KeyringError
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from passy_portal import hooks, operating, organising, priced
 from passy_portal.access import may
 from passy_portal.console import GatewayAway
 from passy_portal.door import Form
-from passy_portal.pages.api_settings import accounts_of, console_of
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.view import accounts_of, console_of, moved, page, visitor_of
 
 if TYPE_CHECKING:
     from starlette.responses import Response

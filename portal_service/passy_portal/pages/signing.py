@@ -25,7 +25,7 @@ from passy_portal.door import (
 )
 from passy_portal.identities import has_identity
 from passy_portal.links import Invitation
-from passy_portal.view import moved, page
+from passy_portal.view import accounts_of, moved, page
 from passy_proxy.keyring import KeyringError
 
 if TYPE_CHECKING:
@@ -44,11 +44,6 @@ PLAIN = (
     "set public_url of the portal."
 )
 GONE = "This link was used, has expired, or was never ours. Ask for a new one."
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.get("/login")

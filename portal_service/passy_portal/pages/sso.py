@@ -22,16 +22,8 @@ from passy_portal.door import (
 )
 from passy_portal.identities import arrived
 from passy_portal.oidc import Flow, Refused
-from passy_portal.pages.signing import (
-    PLAIN,
-    accounts_of,
-    ask_second,
-    begun,
-    login_page,
-    safe,
-    signed_in,
-)
-from passy_portal.view import moved
+from passy_portal.pages.signing import PLAIN, ask_second, begun, login_page, safe, signed_in
+from passy_portal.view import accounts_of, moved
 from passy_proxy.json import dumps, loads
 
 if TYPE_CHECKING:

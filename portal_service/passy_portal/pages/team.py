@@ -14,7 +14,7 @@ from passy_portal.accounts import Accounts, Visitor
 from passy_portal.door import Form
 from passy_portal.pages.people import INVITED, link_to, mailed, named
 from passy_portal.placing import left, teams_of
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy.issue import ROLES, Member, Role
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ ABOUT: dict[Role, str] = {
     "viewer": "sees all, changes nothing",
     "billing": "sees all, changes nothing; for who pays",
 }
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.get("/team")

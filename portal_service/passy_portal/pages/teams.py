@@ -16,7 +16,7 @@ from passy_portal.accounts import Accounts, Visitor
 from passy_portal.door import Form
 from passy_portal.pages.reading import month, narrowed, tomorrow
 from passy_portal.placing import place, teams_of
-from passy_portal.view import moved, page, visitor_of
+from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy.issue import Team
 
 if TYPE_CHECKING:
@@ -26,11 +26,6 @@ router = APIRouter()
 
 MOST = 200
 """Keys that are shown, and that can be moved at once."""
-
-
-async def accounts_of(request: Request) -> Accounts:
-    accounts: Accounts = await request.app.state.office.accounts()
-    return accounts
 
 
 @router.post("/teams")
