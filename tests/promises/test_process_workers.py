@@ -242,7 +242,8 @@ async def test_O4_kept_connections_are_spread_over_the_workers(
     figure("of 100 connections at once, and of 100 in turn", f"{shares[0]}, {shares[1]}")
     for each in (spread, in_turn):
         assert 2 == len(each)
-        assert min(each.values()) >= 35
+        # The kernel deals them out by a hash: 50 of 100 give or take 5. This is six times that.
+        assert min(each.values()) >= 20
 
 
 @pytest.mark.parametrize("how", ["sleep 0.4", "sleep 1"])
