@@ -14,6 +14,7 @@ from passy_plugins.api import (
     models,
     organisations,
     providers,
+    switches,
     usage,
     users,
 )
@@ -33,6 +34,7 @@ AREAS = (
     providers,
     credentials,
     models,
+    switches,
     budgets,
     usage,
     gateway,
