@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
-from harness.gateway import Asked, Gateway, Serve
+from harness.gateway import Gateway, Serve
 from harness.mail import MailServer
 from harness.office import VARIABLES, Office
-from harness.portal import CONFIGURATION, PASSWORD, Browser, enrolled, found, joined, me
+from harness.portal import (
+    CONFIGURATION,
+    PASSWORD,
+    Browser,
+    books,
+    enrolled,
+    found,
+    joined,
+    link_in,
+    me,
+    next_code,
+)
 
+from passy_portal import totp
 from passy_portal.mail import Mailer, Undelivered
 from passy_portal.settings import Mail
 from passy_proxy.config.settings import Secret
@@ -42,18 +52,6 @@ def gateway(owner: Browser, mail: MailServer) -> Iterator[Gateway]:
     yield owner.gateway
     mail.refuses = ""
     books(owner.gateway, "DELETE FROM portal_attempts")
-
-
-def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as connection:
-        rows = connection.execute(statement, values).fetchall()
-        connection.commit()
-        return rows
-
-
-def link_in(asked: Asked) -> str:
-    shown = re.search(r'id="the-link"[^>]*>[^<]*link=([^<]+)<', asked.text)
-    return shown[1] if shown else ""
 
 
 def noted(gateway: Gateway, subject: str) -> list[str]:
@@ -212,5 +210,97 @@ def test_W4_an_organisation_is_given_to_somebody_else(gateway: Gateway, owner: B
     assert 409 == heir.send(f"/team/{user}/remove").status  # The last owner stays.
     heir.look(f"/team/{own}")
     assert 303 == heir.send(f"/team/{own}/transfer", {"typed": "Engines"}).status
+    assert 303 == owner.sign_in("ada@example.com").status
+    assert "owner" == me(owner)["role"]
+
+
+def test_W11_scripts_do_with_people_what_pages_do(
+    gateway: Gateway, owner: Browser, mail: MailServer
+) -> None:
+    asked = {"email": "Kim@example.com", "role": "developer"}
+    made = owner.api("POST", "/invitations", asked)
+    assert (201, True, None) == (made.status, made.json["mailed"], made.json["why_not"])
+    assert made.json["link"] in mail.letters[0][1].get_content()
+    again = owner.api("POST", f"/invitations/{made.json['id']}/resend").json
+    assert 404 == Browser(gateway).look(f"/join?{urlsplit(made.json['link']).query}").status
+    waiting = owner.api("GET", "/invitations").json["rows"]
+    assert ["kim@example.com"] == [row["email"] for row in waiting if row["id"] == again["id"]]
+    kim, link = Browser(gateway), again["link"].partition("link=")[2]
+    kim.look(f"/join?link={link}")
+    assert 303 == kim.send("/join", {"token": link, "name": "K", "password": PASSWORD}).status
+    kim.look("/")
+    assert 409 == owner.api("POST", "/invitations", asked).status
+    gone = owner.api("POST", "/invitations", {"email": "x@example.com", "role": "viewer"}).json
+    assert 204 == owner.api("DELETE", f"/invitations/{gone['id']}").status
+    assert 404 == owner.api("DELETE", f"/invitations/{gone['id']}").status
+    # A second factor, set up and given up; a new session each time, with a token of its own.
+    user = me(kim)["user"]
+    secret = kim.api("POST", "/second").json["secret"]
+    shown = {"code": totp.code(secret, totp.step_at(time.time())), "password": PASSWORD}
+    before = dict(kim.cookies)
+    assert 422 == kim.api("POST", "/second/confirm", {**shown, "code": "000000"}).status
+    told = kim.api("POST", "/second/confirm", shown)
+    codes, kim.csrf = told.json["recovery_codes"], told.json["csrf_token"]
+    old = Browser(gateway)
+    old.cookies = before
+    assert (200, 401) == (kim.api("GET", "/me").status, old.api("GET", "/me").status)
+    assert {"on": True, "recovery_codes": 10}.items() <= kim.api("GET", "/second").json.items()
+    assert owner.api("GET", f"/members/{user}").json["second_factor"]
+    kim.csrf = kim.api("POST", "/second/codes", {"code": codes[0]}).json["csrf_token"]
+    assert 422 == kim.api("POST", "/second/drop", {**shown, "code": codes[1]}).status
+    dropped = kim.api("POST", "/second/drop", {**shown, "code": next_code(secret)})
+    kim.csrf = dropped.json["csrf_token"]
+    assert not kim.api("GET", "/second").json["on"]
+    # Sessions and the password.
+    other = Browser(gateway)
+    other.sign_in("kim@example.com")
+    rows = kim.api("GET", "/sessions").json["rows"]
+    assert 2 == len(rows)
+    theirs = next(row["id"] for row in rows if not row["this"])
+    assert 404 == owner.api("DELETE", f"/sessions/{theirs}").status
+    assert 204 == kim.api("DELETE", f"/sessions/{theirs}").status
+    assert 401 == other.api("GET", "/me").status
+    other.sign_in("kim@example.com")
+    assert 1 == kim.api("DELETE", "/sessions").json["ended"]
+    wrong = {"current": "guessed", "new": NEW}
+    assert 422 == kim.api("PUT", "/me/password", wrong).status
+    changed = kim.api("PUT", "/me/password", {**wrong, "current": PASSWORD})
+    assert user == changed.json["user"]
+    assert 303 == other.sign_in("kim@example.com", NEW).status
+    # Another role, another password, and out.
+    assert "viewer" == owner.api("PATCH", f"/members/{user}", {"role": "viewer"}).json["role"]
+    assert 401 == other.api("GET", "/me").status
+    assert "reset?link=" in owner.api("POST", f"/members/{user}/reset").json["link"]
+    own = me(owner)["user"]
+    for path in (f"/members/{own}", f"/members/{user}?keys=move&heir={user}"):
+        assert owner.api("DELETE", path).status in (409, 422), path
+    assert user in [row["user"] for row in owner.api("GET", "/members").json["rows"]]
+    assert 204 == owner.api("DELETE", f"/members/{user}").status
+    assert user not in [row["user"] for row in owner.api("GET", "/members").json["rows"]]
+    rows = owner.api("GET", "/audit?limit=200").json["rows"]
+    log = [row["action"] for row in rows if user in (row["user"], row["subject"])]
+    assert ["member.remove", "member.reset", "member.role", "account.password"] == log[:4]
+    assert not [word for word in (NEW, secret, *codes) if word in str(rows)]
+
+
+def test_W4_a_script_gives_an_organisation_to_somebody_else(
+    gateway: Gateway, owner: Browser
+) -> None:
+    heir, admin = (joined(owner, f"{name}@example.com", "admin") for name in ("next", "aide"))
+    user, own = me(heir)["user"], me(owner)["user"]
+    assert 403 == admin.api("PATCH", f"/members/{own}", {"role": "viewer"}).status
+    assert 403 == admin.api("PATCH", f"/members/{user}", {"role": "owner"}).status
+    invited = {"email": "o@example.com", "role": "owner"}
+    assert 403 == admin.api("POST", "/invitations", invited).status
+    for name in ("user", "organisation", "id", "owner"):
+        change = {"role": "viewer", name: own}
+        assert 422 == admin.api("PATCH", f"/members/{user}", change).status, name
+    before = owner.cookies["passy_session"]
+    told = owner.api("POST", f"/members/{user}/transfer").json
+    assert ("admin", True) == (told["role"], before != owner.cookies["passy_session"])
+    assert 303 == heir.sign_in("next@example.com").status
+    assert "owner" == me(heir)["role"]
+    heir.csrf = me(heir)["csrf_token"]
+    assert 200 == heir.api("POST", f"/members/{own}/transfer").status
     assert 303 == owner.sign_in("ada@example.com").status
     assert "owner" == me(owner)["role"]
