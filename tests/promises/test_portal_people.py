@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from harness.portal import (
     me,
     next_code,
 )
+from harness.tls import Authority
 
 from passy_portal import totp
 from passy_portal.mail import Mailer, Undelivered
@@ -107,16 +109,64 @@ def test_W11_mail_that_is_not_taken_stops_nobody(
     assert mail.PASSWORD not in gateway.complaints() + owner.look("/audit").text
 
 
-def test_W10_no_password_is_sent_to_a_server_without_encryption() -> None:
-    with MailServer.running("127.0.0.2") as elsewhere:
-        mailer = Mailer(Mail(url=Secret(elsewhere.url), sender="passy@example.com"))
-        with pytest.raises(Undelivered, match="offers no encryption"):
-            anyio.run(mailer.send, "bob@example.com", "Hello", "a link")
-        assert not elsewhere.letters
-        assert not [line for line in elsewhere.heard if line.startswith("AUTH")]
-    with pytest.raises(Undelivered, match="cannot be reached"):
+def sent_to(server: MailServer, url: str = "") -> str:
+    """What became of a letter: empty when it was taken."""
+    mailer = Mailer(Mail(url=Secret(url or server.url), sender="passy@example.com"))
+    assert server.PASSWORD not in repr(mailer.__dict__)
+    try:
         anyio.run(mailer.send, "bob@example.com", "Hello", "a link")
-    assert elsewhere.PASSWORD not in repr(mailer.__dict__)
+    except Undelivered as undelivered:
+        return str(undelivered)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.mark.parametrize("implicit", [False, True], ids=["STARTTLS", "from the first byte"])
+def test_W10_letters_are_encrypted_for_a_server_that_is_trusted(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, implicit: bool
+) -> None:
+    elsewhere = "127.0.0.2"
+    context = authority.server(elsewhere)
+    with MailServer.running(elsewhere, context, implicit=implicit) as server:
+        assert "certificate is refused" in sent_to(server)  # By an authority nobody knows.
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+        assert "" == sent_to(server)
+        ((to, letter),) = server.letters
+        assert ("bob@example.com", "a link") == (to, letter.get_content().strip())
+        assert f"AUTH PLAIN {secret()}" in server.heard
+        wrong = server.url.replace("9c41", "guess")
+        assert "refuses to let the portal in" in sent_to(server, wrong)
+        assert 1 == len(server.letters)
+        # What comes before the handshake is not taken for an answer within it.
+        server.slips_in = "\r\n250-mail.test\r\n250 AUTH LOGIN"
+        assert sent_to(server) == ""
+        assert not [
+            line for line in server.in_clear if not line.upper().startswith(("EHLO", "STARTTLS"))
+        ]
+    for name, shifted, why in (("127.0.0.3", 0, "mismatch"), (elsewhere, -3, "expired")):
+        context = authority.server(name, shifted=shifted)
+        with MailServer.running(elsewhere, context, implicit=implicit) as server:
+            assert why in sent_to(server)
+            assert not [line for line in server.heard if line.startswith(("AUTH", "MAIL"))]
+
+
+def test_W10_without_encryption_no_password_and_no_letter_is_sent(authority: Authority) -> None:
+    for context in (None, authority.server("127.0.0.2")):
+        with MailServer.running("127.0.0.2", context) as server:
+            server.offers = False  # Or somebody on the way has cut it out.
+            assert "offers no encryption" in sent_to(server)
+            assert not server.letters
+            assert {"ehlo"} >= {line[:4] for line in server.heard if line.lower() != "quit"}
+    assert "cannot be reached" in sent_to(server)
+
+
+def secret() -> str:
+    """As ``AUTH PLAIN`` has it."""
+    return base64.b64encode(f"\0{MailServer.USER}\0{MailServer.PASSWORD}".encode()).decode()
 
 
 def test_W2_who_lost_their_password_chooses_another_by_an_owners_link(
