@@ -55,7 +55,7 @@ SUPERVISOR = 3
 
 
 class Crowd:
-    """``with Crowd(…) as crowd``: asks both hosts from a few threads; the ledger of what was seen."""
+    """``with Crowd(…) as crowd``: asks both hosts from a few threads, and knows what was seen."""
 
     def __init__(self, gateways: list[Gateway], key: str, threads: int) -> None:
         self._key = key

@@ -2,8 +2,8 @@
 
 Organisations, teams, users, keys, limits, budgets, providers and their credentials, webhooks,
 usage, single exchanges, the routing table and the state of the gateway. What is about the gateway
-alone (`/config`, `/upstreams`, `/stats`, `/drain`) is at the root of its listener too. Its OpenAPI document is at
-`/openapi.json` below it; the guide is docs/guides/admin-api.md.
+alone (`/config`, `/upstreams`, `/stats`, `/drain`) is at the root of its listener too. The OpenAPI
+document is at `/openapi.json` below it; the guide is docs/guides/admin-api.md.
 """
 
 from __future__ import annotations
