@@ -78,6 +78,8 @@ NOTES = {
     "pin": "The target is pinned. Within seconds it is asked before all others.",
     "disable": "The target is disabled. Within seconds it is asked nothing under this name.",
     "release": "The target stands where the configuration has it again.",
+    "linked": "From now on you can sign in with it.",
+    "unlinked": "It lets you in no more, and what was begun with it has ended.",
     "second": "Your second factor is off.",
     "transferred": "The organisation has another owner, and you are an admin.",
     "asked": "Members now need a second factor: who has none sets one up with their next click.",
