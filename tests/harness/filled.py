@@ -45,8 +45,8 @@ WITH RECURSIVE who(k, key_id, team, user_id, tags) AS (VALUES {keys}),
 what(w, model, upstream, upstream_model, price) AS (VALUES {what}),
 numbers(n) AS ({numbers}),
 drawn AS (SELECT n, {draw} AS d, {draw} / 1009 AS e, {draw} / 7919 AS f FROM numbers)
-SELECT 'req_' || (1000000000 + n), {rhythm.begin} + n * {rhythm.each} / 1000, key_id, '{organisation}', team,
-  user_id, tags, CASE WHEN d % 20 = 7 THEN 'POST /v1/embeddings'
+SELECT 'req_' || (1000000000 + n), {rhythm.begin} + n * {rhythm.each} / 1000, key_id,
+  '{organisation}', team, user_id, tags, CASE WHEN d % 20 = 7 THEN 'POST /v1/embeddings'
     ELSE 'POST /v1/chat/completions' END,
   model, upstream, upstream_model,
   CASE WHEN e % 100 < 95 THEN 'ok' WHEN e % 100 = 95 THEN 'client_gone'

@@ -122,7 +122,10 @@ class OwnServer(Server):
 
     def start(self) -> None:
         """Returns when it takes connections."""
-        settings = self._settings | {"port": str(self.port), "unix_socket_directories": str(self.folder)}
+        settings = self._settings | {
+            "port": str(self.port),
+            "unix_socket_directories": str(self.folder),
+        }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = self._begun(

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,13 +31,36 @@ KEPT = "PASSY_TEST_BOOKS"
 """The variable that names a folder where PostgreSQL's books stay, filled, for the next time."""
 FILES = re.compile(r"\.(csv|jsonl)$|/export|/tail")
 """Files and streams, which take as long as they are."""
+RANGES = ("24h", "7d", "30d", "90d")
 ALSO = (
-    "/?range=24h", "/?range=7d&by=key_id", "/?range=90d&compare=on",
-    "/usage?by=outcome&show=requests", "/usage?by=route", "/usage?by=key_id", "/usage?by=tag",
-    "/usage?by=user&show=tokens", "/usage?by=provider&show=latency&compare=on",
-    "/usage?by=upstream_model&model=gpt-4o", "/usage?unit=hour&by=model",
+    *(f"/?range={each}&compare=on" for each in RANGES),
+    *(f"/?range=90d&by={by}" for by in ("model", "provider", "key_id", "team", "user")),
+    "/?range=90d&compare=on&by=key_id&show=cost", "/?range=24h&compare=on&by=user&show=tokens",
+    *(f"/api/overview?range={each}" for each in RANGES),
+    *(f"/usage?by={by}&compare=on" for by in ("model", "provider", "upstream_model", "key_id",
+      "team", "user", "tag", "route", "outcome", "status")),
+    *(f"/usage?by=key_id&show={show}" for show in ("requests", "tokens", "errors")),
+    "/usage?by=provider&show=latency&compare=on", "/usage?by=upstream_model&model=gpt-4o",
+    "/usage?by=key_id&tag=prod&outcome=ok&compare=on", "/usage?by=tag&team=team_1",
+    "/usage?unit=hour&by=model", "/usage?unit=hour&by=key_id&show=latency&compare=on",
+    "/usage?unit=hour&by=tag&show=tokens", "/usage?by=model&since={quarter}",
+    "/usage?by=key_id&since={quarter}&compare=on",
     "/api/usage?bucket=day&by=model&by=outcome", "/api/usage?bucket=total&by=key",
+    "/api/usage?bucket=hour&by=model&since={week}", "/api/usage/latency?bucket=hour&since={week}",
+    "/api/usage?bucket=total&by=key&by=model&by=upstream&by=outcome&order=cost",
+    *(f"/requests?last={each}" for each in ("1h", "24h", "7d", "30d")),
+    *(f"/requests?ended={each}" for each in ("ok", "errors", "refused", "failed", "left")),
+    "/requests?key_id={key}", "/requests?key_id={key}&ended=errors", "/requests?model=gpt-4o",
+    "/requests?model=nobody-has-it", "/requests?upstream=bedrock&ended=failed",
+    "/requests?team=team_3", "/requests?tag=eu", "/requests?tag=nobody", "/requests?search=req_1",
+    "/requests?search=house", "/requests?search=nobody", "/requests?slower_ms=9000",
+    "/requests?slower_ms=86000", "/requests?retried=1", "/requests?retried=1&ended=failed",
+    "/requests?last=30d&outcome=rate_limited", "/requests?user={member}&status=503",
+    "/requests?route=POST+/v1/embeddings&ended=left", "/requests?until={quarter}T12:00",
+    "/api/requests?key_id={key}&ended=errors", "/api/requests?search=nobody", "deep",
+    "/requests/{request}", "/keys/{key}", "/keys?search=key+11", "/keys?page=2",
 )  # fmt: skip
+"""More of what may be asked. ``deep`` is the hundredth page of all requests."""
 
 
 @pytest.mark.large
@@ -130,7 +154,7 @@ def walked(
     }
     slow = {}
     worst: dict[str, float] = {}
-    for path in [*paths(ids), *ALSO]:
+    for path in [*paths(ids), *also(owner, ids)]:
         asked = owner.look(path)  # What is read once for all is read.
         assert asked.status < 400, (path, asked.status)
         worst[path] = min(timed(owner, path) for _ in range(5))
@@ -159,6 +183,22 @@ def paths(ids: dict[str, str]) -> list[str]:
             continue
         asked.append(re.sub(r"{\w+}", ids.get(access.object or "", ""), path))
     return asked
+
+
+def also(owner: Browser, ids: dict[str, str]) -> list[str]:
+    """`ALSO`, as addresses."""
+    days = {"week": 6, "quarter": 89}
+    ago = {name: str(date.today() - timedelta(days=count)) for name, count in days.items()}
+    return [deep(owner) if each == "deep" else each.format(**ids, **ago) for each in ALSO]
+
+
+def deep(owner: Browser) -> str:
+    page = ""
+    for _ in range(100):
+        asked = owner.api("GET", f"/requests?limit=50{page}")
+        assert 200 == asked.status, asked.body
+        page = f"&cursor={asked.json['cursor']}"
+    return f"/requests?{page.removeprefix('&')}"
 
 
 def timed(browser: Browser, path: str) -> float:
