@@ -21,9 +21,10 @@ import pytest
 from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
 from harness.hosts import Relay
+from harness.ports import free_port
 from harness.postgres import Database, OwnServer
 from harness.upstream import RawUpstream, plainly
-from harness.valkey import Valkey, free_port
+from harness.valkey import Valkey
 
 from passy_plugins.shares import Shares
 from passy_plugins.stores.redis import Redis, RedisSettings
