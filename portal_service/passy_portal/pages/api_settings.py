@@ -164,7 +164,7 @@ async def list_prices(request: Request) -> Prices:
 async def configuration(request: Request) -> Running:
     """What runs, and how the file differs; for the organisation that runs the gateway."""
     await operating.operating(request, await accounts_of(request), visitor_of(request))
-    return Running(**await console_of(request).get("/configuration"))
+    return Running(**await console_of(request).get("/config"))
 
 
 @router.get("/api/gateway/plugins", responses=GATEWAY)

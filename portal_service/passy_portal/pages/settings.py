@@ -183,7 +183,7 @@ async def _gateway(request: Request, refused: Denied | None = None) -> Response:
     console = console_of(request)
     given: dict[str, Any] = {"away": "", "running": None, "told": None, "plugins": []}
     try:
-        given["running"] = Running(**await console.get("/configuration"))
+        given["running"] = Running(**await console.get("/config"))
         given["told"] = await console.get("/status")
         given["plugins"] = Plugins(**await console.get("/plugins")).rows
     except GatewayAway as error:
