@@ -248,10 +248,11 @@ TENANTS_NAME = parse_origin("https://b.example", restricted=True)
 pytestmark = pytest.mark.anyio
 
 
-async def longest_pause(until: asyncio.Future[Any]) -> float:
+async def longest_pause(
+    until: asyncio.Future[Any], clock: Callable[[], float] = time.monotonic
+) -> float:
     """The longest time in which the loop did nothing else."""
-    clock, worst = time.monotonic, 0.0
-    last = clock()
+    worst, last = 0.0, clock()
     while not until.done():
         await asyncio.sleep(0.002)
         worst, last = max(worst, clock() - last), clock()
@@ -349,14 +350,10 @@ async def test_U12_an_old_answer_bridges_a_slow_one_but_not_for_ever() -> None:
 async def test_U12_thousands_of_records_cost_the_loop_nothing() -> None:
     many = [f"93.{n >> 8}.{n & 255}.1" for n in range(20_000)]
     for answer, admitted in ((many, True), ([*many, "10.0.0.1"], False)):
-        pauses = []
-        for _ in range(5):  # Other things on this machine make pauses as well.
-            connector = Connector(lookup=Names(answer))
-            asked = asyncio.ensure_future(connector.addresses(TENANTS_NAME))
-            pauses.append(await longest_pause(asked))
-            if pauses[-1] < 1.0:
-                break
-        assert min(pauses) < 1.0
+        connector = Connector(lookup=Names(answer))
+        asked = asyncio.ensure_future(connector.addresses(TENANTS_NAME))
+        # Of its own processor's time: the clock would tell of others on this machine as well.
+        assert await longest_pause(asked, time.thread_time) < 0.05
         if admitted:
             assert 8 == len(await asked)
         else:
