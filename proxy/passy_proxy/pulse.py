@@ -50,7 +50,7 @@ LAST_WORDS = getattr(signal, "SIGVTALRM", None)
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$', re.MULTILINE)
 _SECTION = re.compile(r"^(?:Stack|Current thread \w+).*\(most recent call first\):$", re.MULTILINE)
-_BEATS, _READY, _RESTARTS, _CONNECTIONS, _CONFIGURATION, _TAKEN, _REFUSED = range(7)
+_BEATS, _READY, _RESTARTS, _CONNECTIONS, _CONFIGURATION, _TAKEN, _REFUSED, _DRAINED = range(8)
 _FRONT = struct.Struct("<II")  # length and CRC of what is published
 
 
@@ -66,6 +66,7 @@ class Slot:
 
     def begin(self) -> None:
         """Be its worker: a crash writes down its stack here, and `LAST_WORDS` do."""
+        self.drained = False  # Who is, is told so anew.
         faulthandler.enable(self.dump)
         if LAST_WORDS is not None:
             faulthandler.register(LAST_WORDS, self.dump, all_threads=False)
@@ -130,6 +131,15 @@ class Slot:
 
     def refuse(self) -> None:
         self._cells[_REFUSED] += 1
+
+    @property
+    def drained(self) -> bool:
+        """The worker was told to turn clients away; see `Gateway.drained`."""
+        return bool(self._cells[_DRAINED])
+
+    @drained.setter
+    def drained(self, drained: bool) -> None:
+        self._cells[_DRAINED] = drained
 
     def stack(self) -> list[str]:
         """The latest stack in the dump, innermost frame first, ``file:line in function``; the dump
