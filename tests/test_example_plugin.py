@@ -112,10 +112,8 @@ def ask(port: int, text: str) -> tuple[int, dict]:
 
 
 def test_an_installed_gateway_starts_in_an_empty_folder(fresh: Path, tmp_path: Path) -> None:
-    """Without a checkout: what it runs with, the portal's pages and prices are in the wheel."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Without a checkout: what it runs with and the portal's pages are in the wheel."""
+    port = free_port()
     home = tmp_path / "home"
     home.mkdir()
     gateway = subprocess.Popen(
