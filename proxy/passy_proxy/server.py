@@ -30,7 +30,7 @@ from passy_proxy.place import Place
 from passy_proxy.pulse import Pulse, Slot
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
-from passy_proxy.supervisor import HURRY, INTERRUPT, RELOAD, heard
+from passy_proxy.supervisor import AWAY, BACK, HURRY, INTERRUPT, RELOAD, heard
 from passy_proxy.timers import NEVER
 from passy_proxy.vitals import Vitals
 
@@ -189,7 +189,7 @@ class Server(uvicorn.Server):
         if self._line is not None:
             self._line.setblocking(False)
             asyncio.get_running_loop().add_reader(self._line, self._commanded, self._line)
-            self._gateway.tell_others = partial(self._line.send, RELOAD)
+            self._gateway.tell_others = self._line.send
         sides = [(self._main, sock) for sock in sockets or ()]
         if self._admin is not None:
             self._admin[0].load()
@@ -285,6 +285,8 @@ class Server(uvicorn.Server):
             if command == RELOAD:
                 if self.started:
                     self._gateway.tasks.start(self._gateway.reload())
+            elif command in (AWAY, BACK):
+                self._gateway.drain(command == AWAY)
             elif command == HURRY:
                 self.hurry()
             else:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import time
-from contextlib import closing
 from typing import Any
 
 import pytest
 from harness.gateway import ROOT, Gateway, Serve, until
 from harness.office import VARIABLES, Office
-from harness.portal import CONFIGURATION, PASSWORD, Browser, found, joined, me
+from harness.portal import CONFIGURATION, PASSWORD, Browser, books, found, joined, me
 
 from passy_portal.explained import BY_CODE
 from passy_portal.playing import MOST
@@ -43,13 +41,6 @@ def issued(browser: Browser) -> str:
 def refused(gateway: Gateway, key: str) -> bool:
     """Within seconds: gateways remember keys for as long as ``ttl`` says."""
     return bool(until(lambda: Office(gateway).chat(key).status == 401 or None))
-
-
-def books(gateway: Gateway, statement: str, *values: object) -> list[Any]:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as connection:
-        rows = connection.execute(statement, values).fetchall()
-        connection.commit()
-        return rows
 
 
 def test_W4_a_key_of_the_playground_can_do_no_more_than_who_asks(developer: Browser) -> None:
