@@ -585,7 +585,7 @@ class Prompt(uvicorn.Server):
         state = self.server_state
         for connection in list(state.connections):
             connection.shutdown()
-        while state.connections or state.tasks:
+        while state.connections or state.tasks:  # noqa: ASYNC110
             await asyncio.sleep(0.002)  # uvicorn sets no event for it.
         await self.lifespan.shutdown()
 
