@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from harness.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs/examples/prompt_cap"
@@ -59,9 +59,7 @@ def test_its_own_tests_pass(fresh: Path) -> None:
 
 
 def test_a_gateway_that_names_it_refuses_long_prompts(fresh: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [fresh.with_name("passy"), "serve", "--config", EXAMPLE / "gateway.yaml"]
     gateway = subprocess.Popen(
         [*command, "--data", tmp_path, "--listen", f"127.0.0.1:{port}"],
@@ -111,3 +109,40 @@ def ask(port: int, text: str) -> tuple[int, dict]:
         except OSError:
             time.sleep(0.1)
     raise AssertionError("the gateway does not listen")
+
+
+def test_an_installed_gateway_starts_in_an_empty_folder(fresh: Path, tmp_path: Path) -> None:
+    """Without a checkout: what it runs with and the portal's pages are in the wheel."""
+    port = free_port()
+    home = tmp_path / "home"
+    home.mkdir()
+    gateway = subprocess.Popen(
+        [fresh.with_name("passy"), "up"],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "PORT": str(port)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert gateway.stdout is not None
+        told = ""
+        while "first request" not in told:
+            line = gateway.stdout.readline()
+            assert line, told
+            told += line
+        assert "config built-in" in told
+        assert "echo → 200" in told
+        link = next(word for word in told.split() if "/portal/first?link=" in word)
+        page = read(link)
+        for path in ("/portal/static/portal.css", "/portal/static/portal.js"):
+            assert path in page
+            assert read(f"http://127.0.0.1:{port}{path}")
+    finally:
+        gateway.terminate()
+        gateway.communicate(timeout=30)
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        assert 200 == answer.status
+        return str(answer.read().decode())

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from passy_proxy import (
@@ -32,6 +33,7 @@ from passy_proxy import (
     hookimpl,
     setting,
 )
+from passy_proxy.veil import veiled
 
 
 class Config(Settings):
@@ -75,13 +77,38 @@ class Trouble:
         return 0 if self.well is None else int((now - self.well) / interval)
 
 
+class LastFailure(NamedTuple):
+    """``at``: Unix seconds; ``status`` is 0 where none was answered."""
+
+    at: float
+    kind: str
+    status: int
+    message: str
+
+
 Mark = tuple[str, Transport]
 """An upstream, as it is known from one configuration to the next: they share its connections."""
 Numbers = tuple[int, float, float, float, int, bool]
+LONGEST = 300
+"""Of a message that is kept."""
 KEPT: WeakKeyDictionary[Vitals, dict[Numbers, dict[Mark, Trouble]]] = WeakKeyDictionary()
 """What the breakers of a process know, those that go by the same numbers together."""
+FAILED: WeakKeyDictionary[Vitals, dict[str, LastFailure]] = WeakKeyDictionary()
+"""The latest failure of each upstream that a process has seen."""
 GAUGE = "upstream_ejected"
 """Among the vitals: how many workers leave an upstream alone."""
+NEWS = "upstream_failed"
+"""And how it failed last."""
+
+
+def told(vitals: Vitals) -> dict[str, LastFailure]:
+    """The latest failures, as `last_failures` reads them."""
+    return dict(FAILED.get(vitals, {}))
+
+
+def last_failures(vitals: Vitals) -> dict[str, LastFailure]:
+    """The latest failure of each upstream that a breaker of any worker has seen."""
+    return {name: LastFailure(*last) for name, last in vitals.latest(NEWS).items()}
 
 
 def left_alone(vitals: Vitals) -> dict[str, float]:
@@ -112,9 +139,13 @@ class Breaker(Filter):
         self._known = KEPT.setdefault(said.vitals, {}).setdefault(numbers, {})
         vitals = said.vitals
         vitals.gauge(GAUGE, lambda: {(name,): 1.0 for name in left_alone(vitals)})
+        vitals.tell(NEWS, lambda: told(vitals))
+        self._failed = FAILED.setdefault(vitals, {})
         here = set(map(mark, said.upstreams.values()))
         for gone in self._known.keys() - here:
             del self._known[gone]
+        for name in self._failed.keys() - said.upstreams.keys():
+            del self._failed[name]
 
     def on_attempt(self, ex: Exchange, attempt: Attempt) -> Failure | None:
         return self.look(ex, attempt.target.upstream) if self._known else None
@@ -154,6 +185,8 @@ class Breaker(Filter):
         trouble = self._known.get(mark(upstream))
         if well is None or (well and trouble is None):
             return
+        if not well:
+            self._failed[upstream.name] = failure_of(ex, attempt)
         now = self.clock()
         if trouble is None:
             trouble = self._known[mark(upstream)] = Trouble()
@@ -199,6 +232,15 @@ def verdict(ex: Exchange, attempt: Attempt) -> bool | None:
     if ex.outcome.code == "stream_error":
         return False
     return True if attempt.status else None
+
+
+def failure_of(ex: Exchange, attempt: Attempt) -> LastFailure:
+    """What is told of an attempt that failed, without what its upstream was shown."""
+    failure = attempt.failure
+    if failure is None:
+        return LastFailure(time(), "stream", 0, ex.outcome.code or "it broke off")
+    said = veiled(failure.message.encode(), attempt.secrets).decode("utf-8", "replace")
+    return LastFailure(time(), failure.kind, failure.status, said[:LONGEST])
 
 
 @hookimpl

@@ -58,7 +58,7 @@ GAUGES = {
     "loop_lag": ("passy_loop_lag_seconds", "How late the latest beat of a loop was.", "worker"),
     "configuration": ("passy_configuration_current", "Workers that run what the file says.", ""),
     "upstream_ejected": ("passy_upstream_ejected", "Workers that leave it alone.", "upstream"),
-    "draining": ("passy_draining", "Workers that are about to end.", ""),
+    "draining": ("passy_draining", "Workers to which no client is to be sent.", ""),
     "upstream_open": ("passy_upstream_connections", "Open connections to it.", "upstream"),
     "upstream_idle": ("passy_upstream_connections_idle", "Those that are not in use.", "upstream"),
     "upstream_waiting": ("passy_upstream_waiting", "Attempts without a connection.", "upstream"),
@@ -113,12 +113,7 @@ def rendered(vitals: Vitals) -> Iterator[str]:
 def exchanges(table: Table) -> Iterator[str]:
     """The families that one table of exchanges makes."""
     rows = sorted(table.items())
-    plain = (
-        ("passy_requests_total", "Exchanges, by how they ended.", ended),
-        ("passy_attempts_total", "Tries at upstreams.", tried),
-        ("passy_cost_usd_total", "What they cost, where that is known.", cost),
-    )
-    for metric, told, worked_out in plain:
+    for metric, told, worked_out in EXCHANGES:
         yield headed(metric, "counter", told)
         for key, row in rows:
             if value := worked_out(key, row):
@@ -126,16 +121,8 @@ def exchanges(table: Table) -> Iterator[str]:
     # What OpenTelemetry calls gen_ai.client.token.usage; cached and cache_write are in input,
     # reasoning is in output.
     yield headed("passy_tokens_total", "counter", "Tokens, by kind.")
-    by_model: dict[tuple[str, ...], list[float]] = {}
-    for key, row in rows:
-        sums = by_model.setdefault(key[:2], [0] * len(TOKENS))
-        for place in range(len(TOKENS)):
-            sums[place] += row[FIRST_TOKEN + place]
-    for key, sums in by_model.items():
-        for kind, count in zip(TOKENS, sums, strict=True):
-            if count:
-                pairs = [*zip(LABELS, key, strict=False), ("kind", kind)]
-                yield f"passy_tokens_total{labelled(pairs)} {number(count)}\n"
+    for labels, count in tokens_by_model(table):
+        yield f"passy_tokens_total{labelled(labels.items())} {number(count)}\n"
     yield from histogram(
         "passy_request_duration_seconds", "From request to end.", rows, DURATIONS, SECONDS
     )
@@ -159,6 +146,27 @@ def tried(key: tuple[str, ...], row: list[float]) -> float:
 
 def cost(key: tuple[str, ...], row: list[float]) -> float:
     return row[COST_NANOS] * 1e-9
+
+
+EXCHANGES = (
+    ("passy_requests_total", "Exchanges, by how they ended.", ended),
+    ("passy_attempts_total", "Tries at upstreams.", tried),
+    ("passy_cost_usd_total", "What they cost, where that is known.", cost),
+)
+"""Counters of one number for each row of the table: name, what it tells, and how it is found."""
+
+
+def tokens_by_model(table: Table) -> Iterator[tuple[dict[str, str], float]]:
+    """Labels and how many, of each kind that there were."""
+    by_model: dict[tuple[str, ...], list[float]] = {}
+    for key, row in sorted(table.items()):
+        sums = by_model.setdefault(key[:2], [0] * len(TOKENS))
+        for place in range(len(TOKENS)):
+            sums[place] += row[FIRST_TOKEN + place]
+    for key, sums in by_model.items():
+        for kind, count in zip(TOKENS, sums, strict=True):
+            if count:
+                yield {**dict(zip(LABELS, key, strict=False)), "kind": kind}, count
 
 
 def histogram(

@@ -16,9 +16,11 @@ from passy_plugins.api.framework import api
 from passy_portal.door import Enrol, SignIn, admit, is_api
 from passy_portal.pages import (
     account,
+    api_account,
     api_keys,
     api_limits,
     api_models,
+    api_people,
     api_playground,
     api_providers,
     api_requests,
@@ -82,6 +84,8 @@ PAGES = (
     settings.router,
 )
 API = (
+    api_account.router,
+    api_people.router,
     api_keys.router,
     api_usage.router,
     api_models.router,

@@ -1,17 +1,22 @@
 """Who comes from an OpenID provider: somebody known, somebody invited, or somebody of a domain.
 
-An account is linked once, by an e-mail that the provider has verified, and only where somebody who
-leads an organisation has invited it, or the operator trusts the provider with its domain. From then
-on the provider's own id of them counts, whatever becomes of the e-mail.
+An account is linked by an e-mail that the provider has verified, and only where somebody who leads
+an organisation has invited it, or the operator trusts the provider with its domain; or by who has
+signed in to it, whatever e-mail they have there. From then on the provider's own id of them counts,
+whatever becomes of the e-mail.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
+from passy_plugins.api.denied import Denied
+from passy_plugins.api.errors import absent
 from passy_plugins.stores.sql.schema import users
 from passy_portal.audit import Who
 from passy_portal.oidc import Claimed, Refused
@@ -19,7 +24,7 @@ from passy_portal.tables import identities
 from passy_proxy.issue import ROLES, Role, User
 
 if TYPE_CHECKING:
-    from passy_portal.accounts import Accounts
+    from passy_portal.accounts import Accounts, Visitor
     from passy_portal.audit import Noted
     from passy_portal.links import Invitation
     from passy_portal.oidc import Provider
@@ -31,6 +36,102 @@ class Coming(NamedTuple):
     known: User | None
     """Whose identity it is already."""
     address: str
+
+
+class Identity(NamedTuple):
+    """Who somebody is at a provider."""
+
+    id: str
+    """Names it here; see `id_of`."""
+    issuer: str
+    subject: str
+    provider: str | None
+    """The name of the provider in gateway.yaml; ``None`` where it has none any more, so that nobody
+    comes by it."""
+    title: str
+    """What people know the provider by."""
+    created: float
+    """Unix seconds."""
+
+
+def id_of(issuer: str, subject: str) -> str:
+    """``idn_`` and 16 digits: the same wherever it is reckoned."""
+    return f"idn_{hashlib.sha256(f'{issuer} {subject}'.encode(errors='replace')).hexdigest()[:16]}"
+
+
+async def identities_of(
+    accounts: Accounts, providers: Mapping[str, Provider], user: str
+) -> list[Identity]:
+    """Those of a user, oldest first."""
+    wanted = select(identities).where(identities.c.user_id == user).order_by(identities.c.created)
+    by_issuer = {one.settings.issuer: one for one in reversed([*providers.values()])}
+    async with accounts.admin.connected() as connection:
+        rows = (await connection.execute(wanted)).all()
+    return [
+        Identity(
+            id_of(row.issuer, row.subject), row.issuer, row.subject,
+            found.name if (found := by_issuer.get(row.issuer)) else None,
+            found.title if found else row.issuer, row.created / 1000,
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+async def identity_of(
+    accounts: Accounts, providers: Mapping[str, Provider], user: str, id: str
+) -> Identity:
+    """404 where it is none of theirs."""
+    mine = await identities_of(accounts, providers, user)
+    found = next((one for one in mine if one.id == id), None)
+    if found is None:
+        raise absent("identity")
+    return found
+
+
+async def link(accounts: Accounts, visitor: Visitor, provider: Provider, claimed: Claimed) -> None:
+    """Let who has signed in here sign in there from now on. What e-mail they have there does not
+    matter. Raises `Refused` for an identity that is somebody else's here."""
+    subject = id_of(claimed.issuer, claimed.subject)
+    whose = select(identities.c.user_id).where(
+        identities.c.issuer == claimed.issuer, identities.c.subject == claimed.subject
+    )
+    told = {"provider": provider.name, "identity": subject}
+    async with accounts.noting(visitor.who, "account.link", visitor.user, after=told) as noted:
+        async with accounts.admin.connected() as connection:
+            user = (await connection.execute(whose)).scalar()
+        if user is not None and user != visitor.user:
+            raise Refused(f"With this account of {provider.title} somebody else signs in here.")
+        if user is not None:
+            noted.left_out = True
+            return
+        await _enter(accounts, claimed, visitor.user)
+
+
+async def unlink(
+    accounts: Accounts,
+    visitor: Visitor,
+    providers: Mapping[str, Provider],
+    id: str,
+    *,
+    password: bool,
+) -> None:
+    """Have them come by it no more; all of their sessions end but this one. ``password``: theirs
+    lets them in. 409 for what is the last way in."""
+    async with accounts.noting(visitor.who, "account.unlink", visitor.user) as noted:
+        found = await identity_of(accounts, providers, visitor.user, id)
+        left = [one for one in await identities_of(accounts, providers, visitor.user)
+                if one.id != id]  # fmt: skip
+        if not password and not any(one.provider for one in left):
+            message = "Without it you could not sign in any more. Link another one first."
+            raise Denied(409, "last_way_in", message)
+        noted.before = {"provider": found.provider or found.issuer, "identity": id}
+        gone = delete(identities).where(
+            identities.c.issuer == found.issuer, identities.c.subject == found.subject,
+            identities.c.user_id == visitor.user,
+        )  # fmt: skip
+        async with accounts.admin.connected() as connection:
+            await connection.execute(gone)
+        await accounts.end_all(visitor.user, but=visitor.session)
 
 
 async def user_of(accounts: Accounts, claimed: Claimed) -> str | None:

@@ -59,6 +59,9 @@ class Mailer:
                 else smtplib.SMTP(host, parts.port or 587, timeout=PATIENCE)
             ) as server:
                 if not secure and host not in LOOPBACK:
+                    server.ehlo()
+                    if not server.has_extn("starttls"):
+                        raise Undelivered("the mail server offers no encryption")
                     server.starttls(context=trusted)
                 if parts.username:
                     server.login(unquote(parts.username), unquote(parts.password or ""))
@@ -75,9 +78,13 @@ def said(error: Exception) -> str:
     if isinstance(error, smtplib.SMTPAuthenticationError):
         return "the mail server refuses to let the portal in"
     if isinstance(error, smtplib.SMTPNotSupportedError):
-        return "the mail server offers no encryption"
+        return "the mail server does not know what is needed for this letter, or for its login"
     if isinstance(error, smtplib.SMTPResponseException):
         return f"the mail server answered {error.smtp_code}"
     if isinstance(error, smtplib.SMTPServerDisconnected):
         return "the mail server hung up"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the mail server's certificate is refused ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"no encryption came about with the mail server ({error.reason})"
     return f"the mail server cannot be reached ({type(error).__name__})"

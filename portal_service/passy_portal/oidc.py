@@ -59,6 +59,8 @@ class Flow:
     """The invitation that began it, or nothing."""
     until: float
     """Unix seconds."""
+    session: str = ""
+    """The public id of the session that links its account, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,8 @@ NOTES = {
     "hook-enabled": "The webhook is told again.",
     "hook-deleted": "The webhook is deleted.",
     "reloaded": "The file was read again, and is what runs now.",
+    "linked": "From now on you can sign in with it.",
+    "unlinked": "It lets you in no more, and what was begun with it has ended.",
     "second": "Your second factor is off.",
     "transferred": "The organisation has another owner, and you are an admin.",
     "asked": "Members now need a second factor: who has none sets one up with their next click.",

@@ -28,6 +28,9 @@ class Application:
     name: ClassVar[str]
     listener: ClassVar[Literal["main", "admin"]] = "main"
     """Where it is asked, unless ``apps:`` says otherwise."""
+    short: ClassVar[Sequence[str]] = ()
+    """Paths below it that are also found at the root of the listener of those who run the gateway,
+    where it is there."""
     config: Any
     """Subclasses annotate it: ``config: Config``; stores arrive in it as in a filter's. Where a
     secret that it needs is ``off`` (see `StrongSecretOrOff`), the application is left out."""

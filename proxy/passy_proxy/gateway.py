@@ -88,6 +88,9 @@ class Gateway:
         self._begun: GatewaySettings
         """What the process was started with."""
         self.draining = False
+        """It is about to end."""
+        self.drained = False
+        """Those who run it have it turn clients away for a while."""
         self.admin_listens = False
         """There is a listener of those who run the gateway."""
         self.gate: Gate | None = None
@@ -97,8 +100,9 @@ class Gateway:
         """Why the configuration on disk is not the one that runs; empty when it is."""
         self.problems: Sequence[Problem] = ()
         """The same, each with its place, where it is the file that is wrong."""
-        self.tell_others: Callable[[], object] | None = None
-        """Has the workers beside this one reload, if there can be any."""
+        self.tell_others: Callable[[bytes], object] | None = None
+        """Has the workers beside this one do what a command of the supervisor's says, if there can
+        be any."""
         self._reloads = {"taken": 0, "refused": 0}
 
     async def start(self) -> None:
@@ -173,6 +177,23 @@ class Gateway:
             await self._keep()
             return True
 
+    @property
+    def leaving(self) -> bool:
+        """No client is to be sent here, be it for a while or for good."""
+        return self.draining or self.drained
+
+    def drain(self, away: bool) -> None:
+        """Be a lame duck that need not end: readiness is denied and no connection of a client kept,
+        but whoever comes is served. ``away`` False: be as before."""
+        if (slot := self.site.vitals.slot) is not None:
+            slot.drained = away
+        if self.drained is away:
+            return
+        self.drained = away
+        if self.gate is not None:
+            self.gate.draining = self.leaving
+        self.log.warning("drained" if away else "undrained")
+
     async def look(self, content: bytes) -> Looked:
         """What ``content`` would be as the configuration here, without starting any of it."""
         made = Snapshot(
@@ -204,7 +225,7 @@ class Gateway:
         vitals.count("log_dropped", lambda: {(): dropped()})
         vitals.gauge("in_flight", lambda: {(): self.running})
         vitals.gauge("configuration", lambda: {(): 0 if self.problem else 1})
-        vitals.gauge("draining", lambda: {(): 1 if self.draining else 0})
+        vitals.gauge("draining", lambda: {(): 1 if self.leaving else 0})
         for count in ("opened", "reused"):
             vitals.count(f"upstream_{count}", partial(self._pools, count))
         for state in ("open", "idle", "waiting"):
@@ -246,14 +267,14 @@ class Gateway:
         if path == READY:
             checks = {
                 "configuration": self.problem or "ok",
-                "draining": self.draining,
+                "draining": self.leaving,
                 "overload": self.overload.told if self.overload is not None else "ok",
                 "log_lines_dropped": dropped(),
             }
             more = self.snapshot.dependencies() if query.startswith(VERBOSE) else {}
-            status = "draining" if self.draining else "ok"
+            status = "draining" if self.leaving else "ok"
             told = {"status": status, "checks": checks, **more}
-            return 503 if self.draining else 200, json.dumps(told)
+            return 503 if self.leaving else 200, json.dumps(told)
         return None
 
     async def _read(self) -> bytes:

@@ -7,6 +7,7 @@ which says no more than that id.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,25 @@ class Mount:
     ) -> None:
         self.path = path
         """Without a slash at its end; empty for the whole host."""
+        self.root = path
+        """What is not its own of the paths that it is asked for."""
         self.listener = listener
         self.application = application
         self.body_limit = body_limit
         """Bytes."""
         self.origin = origin
         """Where it stands in the configuration."""
+
+    def short(self) -> Sequence[Mount]:
+        """The places at the root of its listener where parts of the application are as well."""
+        if self.listener != "admin" or not self.path:
+            return ()
+        made = []
+        for path in self.application.short:
+            place = Mount(path, self.application, self.body_limit, self.origin, self.listener)
+            place.root = ""
+            made.append(place)
+        return made
 
     async def serve(self, snapshot: Snapshot, downstream: Downstream) -> None:
         """Answer one request, on the configuration that was live when it came."""
@@ -69,7 +83,7 @@ class _Visit:
     async def serve(self) -> None:
         mount = self._mount
         scope, self._receive, self._send = self._downstream.asgi()
-        scope["root_path"] = root = scope.get("root_path", "") + mount.path
+        scope["root_path"] = root = scope.get("root_path", "") + mount.root
         if scope["path"] == root:  # With or without a slash, it is the application's own root.
             scope["path"] += "/"
         scope["state"] = {**scope.get("state", {}), "request_id": self.id}

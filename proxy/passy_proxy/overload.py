@@ -50,6 +50,8 @@ class Gate(Protocol):
     held: int
     shrinking: bool
     """Keep no connection."""
+    draining: bool
+    """The same, whatever the load."""
     refused: dict[str, int]
 
     @property

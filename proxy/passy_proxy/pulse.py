@@ -46,7 +46,7 @@ FRAMES = 30
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$', re.MULTILINE)
 _SECTION = re.compile(r"^(?:Stack|Current thread \w+).*\(most recent call first\):$", re.MULTILINE)
-_BEATS, _READY, _RESTARTS, _CONNECTIONS, _CONFIGURATION, _TAKEN, _REFUSED = range(7)
+_BEATS, _READY, _RESTARTS, _CONNECTIONS, _CONFIGURATION, _TAKEN, _REFUSED, _DRAINED = range(8)
 _FRONT = struct.Struct("<II")  # length and CRC of what is published
 
 
@@ -62,6 +62,7 @@ class Slot:
 
     def begin(self) -> None:
         """Be its worker: a crash writes down its stack here, and SIGALRM does."""
+        self.drained = False  # Who is, is told so anew.
         faulthandler.enable(self.dump)
         if hasattr(signal, "SIGALRM"):  # Not on Windows.
             faulthandler.register(signal.SIGALRM, self.dump, all_threads=False)
@@ -126,6 +127,15 @@ class Slot:
 
     def refuse(self) -> None:
         self._cells[_REFUSED] += 1
+
+    @property
+    def drained(self) -> bool:
+        """The worker was told to turn clients away; see `Gateway.drained`."""
+        return bool(self._cells[_DRAINED])
+
+    @drained.setter
+    def drained(self, drained: bool) -> None:
+        self._cells[_DRAINED] = drained
 
     def stack(self) -> list[str]:
         """The latest stack in the dump, innermost frame first, ``file:line in function``; the dump

@@ -31,13 +31,14 @@ from passy_proxy.place import Place
 from passy_proxy.pulse import Pulse, Slot
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
-from passy_proxy.supervisor import HURRY, INTERRUPT, RELOAD, heard
+from passy_proxy.supervisor import AWAY, BACK, HURRY, INTERRUPT, RELOAD, heard
 from passy_proxy.timers import NEVER
 from passy_proxy.vitals import Vitals
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from passy_proxy.board import Board
     from passy_proxy.config.model import Address, EdgeSettings, GatewayFile, LogSettings
 
 
@@ -49,12 +50,16 @@ TICK = 0.05
 
 
 def gateway_at(
-    place: Place, log: LogSettings, variables: Mapping[str, str], vitals: Vitals | None = None
+    place: Place,
+    log: LogSettings,
+    variables: Mapping[str, str],
+    vitals: Vitals | None = None,
+    board: Board | None = None,
 ) -> Gateway:
     """The gateway of a place, not started. Raises KeyringError."""
     keyring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))
     logger = configured(log, variables)
-    site = Site(place.data, keyring, logger, vitals or Vitals([Slot()]))
+    site = Site(place.data, keyring, logger, vitals or Vitals([Slot()]), board)
     return Gateway(site, variables, logger, path=place.path, text=place.text)
 
 
@@ -193,7 +198,7 @@ class Server(uvicorn.Server):
         if self._line is not None:
             self._line.setblocking(False)
             asyncio.get_running_loop().add_reader(self._line, self._commanded, self._line)
-            self._gateway.tell_others = partial(self._line.send, RELOAD)
+            self._gateway.tell_others = self._line.send
         sides = [(self._main, sock) for sock in sockets or ()]
         if self._admin is not None:
             self._admin[0].load()
@@ -291,6 +296,8 @@ class Server(uvicorn.Server):
             if command == RELOAD:
                 if self.started:
                     self._gateway.tasks.start(self._gateway.reload())
+            elif command in (AWAY, BACK):
+                self._gateway.drain(command == AWAY)
             elif command == HURRY:
                 self.hurry()
             else:

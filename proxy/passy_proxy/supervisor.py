@@ -11,8 +11,9 @@ tenth of a second. For that it must stay what it is, a process without threads o
 It tells its workers what to do through a pipe each, and not by signals, since those also reach the
 workers from elsewhere: a terminal sends Ctrl-C to all of them, systemd SIGTERM. So a signal asks a
 worker to stop, however often it comes; only the supervisor asks twice. The end of the pipe is the
-supervisor's death, which nobody survives. A worker says one thing on its side: that the others are
-to reload as it did.
+supervisor's death, which nobody survives. A worker says on its side what the others are to do as it
+did: reload, or turn clients away for a while. Of the latter the supervisor knows how it stands, so
+that who takes a dead worker's place does the same.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ DRAIN: Final = b"d"
 INTERRUPT: Final = b"i"
 HURRY: Final = b"h"
 RELOAD: Final = b"r"
+AWAY: Final = b"a"
+"""Have no more clients sent here."""
+BACK: Final = b"b"
+"""Have them again."""
 
 TICK = 0.25
 """Seconds between two looks at the workers."""
@@ -118,6 +123,8 @@ class Supervisor:
         self._end: float | None = None
         """When the last worker has to be gone."""
         self._woken, self._wake = socket.socketpair()
+        self._away = False
+        """The workers were told to be `AWAY`."""
 
     def run(self) -> int:
         """The exit code, once all workers have ended."""
@@ -159,11 +166,14 @@ class Supervisor:
             if worker.line is None or worker.line not in said:
                 continue
             commands = heard(worker.line)
-            if RELOAD in commands:
+            for number in commands:
+                command = bytes([number])
+                if command in (AWAY, BACK):
+                    self._away = command == AWAY
                 for other in self.workers:
                     if other is not worker:
-                        other.tell(RELOAD)
-            elif not commands:  # It is gone, and will be buried.
+                        other.tell(command)
+            if not commands:  # It is gone, and will be buried.
                 worker.line.close()
                 worker.line = None
 
@@ -202,6 +212,8 @@ class Supervisor:
                 worker.pid = os.fork()
                 if worker.pid == 0:
                     self._be(worker, line)
+                if self._away:
+                    worker.tell(AWAY)
         except OSError as exc:  # There is no room for another process now: the others serve on.
             if worker.line is not None:
                 worker.line.close()
@@ -251,7 +263,8 @@ class Supervisor:
             if worker.line is not None:
                 worker.line.close()
             code = os.waitstatus_to_exitcode(status)
-            self._began = self._began or worker.slot.ready
+            # One that serves while another has not come to it yet has not been looked at, perhaps.
+            self._began = self._began or any(other.slot.ready for other in self.workers)
             worker.slot.ready = False
             if self._end is not None:
                 continue

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from passy_proxy import json
 from passy_proxy.pulse import Slot
@@ -21,6 +22,8 @@ Key = tuple[str, ...]
 Row = list[float]
 Table = dict[Key, Row]
 Tables = dict[str, Table]
+News = Mapping[str, Sequence[Any]]
+"""By a name of the configuration: the Unix time of an event, then what there is to say of it."""
 
 ROWS = 2_000
 """Most rows of a table."""
@@ -40,6 +43,7 @@ class Vitals:
         self._tables: Tables = {}
         self._read: dict[str, Callable[[], Mapping[Key, float]]] = {}
         self._now: dict[str, Callable[[], Mapping[Key, float]]] = {}
+        self._told: dict[str, Callable[[], News]] = {}
         self._before = _counted(self.slot.published()) if self.slot else {}
         """What those counted that were here before."""
 
@@ -61,6 +65,20 @@ class Vitals:
     def gauge(self, name: str, read: Callable[[], Mapping[Key, float]]) -> None:
         """``read`` says how things are, each time it is asked."""
         self._now[name] = read
+
+    def tell(self, name: str, read: Callable[[], News]) -> None:
+        """``read`` says what happened last, each time it is asked."""
+        self._told[name] = read
+
+    def latest(self, name: str) -> dict[str, Sequence[Any]]:
+        """What happened last in any worker, of each."""
+        newest = dict(read()) if (read := self._told.get(name)) is not None else {}
+        for number, slot in enumerate(self.slots):
+            if number != self.number:
+                for key, event in _news(slot.published()).get(name, {}).items():
+                    if key not in newest or newest[key][0] < event[0]:
+                        newest[key] = event
+        return newest
 
     def gather(self) -> tuple[Tables, Tables]:
         """What all workers have counted, and how things are with all of them, added up."""
@@ -86,7 +104,11 @@ class Vitals:
         """What is said to whoever asks was published before, so that it stays said."""
         counted, present = self._counts(), self._gauges()
         if len(self.slots) > 1 and self.slot is not None:
-            self.slot.publish(json.dumps([_listed(counted), _listed(present)]))
+            told = {
+                name: {key: list(event) for key, event in read().items()}
+                for name, read in self._told.items()
+            }
+            self.slot.publish(json.dumps([_listed(counted), _listed(present), told]))
         return counted, present
 
     def _counts(self) -> Tables:
@@ -122,6 +144,11 @@ def _counted(published: bytes) -> Tables:
 
 def _present(published: bytes) -> Tables:
     return _read_back(published, 1)
+
+
+def _news(published: bytes) -> dict[str, News]:
+    news: dict[str, News] = json.loads(published)[2] if published else {}
+    return news
 
 
 def _read_back(published: bytes, which: int) -> Tables:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
+import http.client
 import json
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
+
+if TYPE_CHECKING:
+    from harness.gateway import Asked
+    from harness.portal import Browser
 
 Claims = dict[str, Any]
 
@@ -184,3 +191,33 @@ class IdentityProvider:
         page.send_header("content-length", str(len(content)))
         page.end_headers()
         page.wfile.write(content)
+
+
+def went(url: str) -> str:
+    """Where a provider's page leads."""
+    parts = urlsplit(url)
+    with closing(http.client.HTTPConnection(parts.netloc, timeout=30)) as connection:
+        connection.request("GET", f"{parts.path}?{parts.query}")
+        return str(connection.getresponse().headers["location"])
+
+
+def returned(browser: Browser, url: str) -> Asked:
+    """From a provider's page back to ours, as a browser goes."""
+    back = urlsplit(went(url))
+    assert browser.gateway.url == f"{back.scheme}://{back.netloc}"
+    return browser.look(f"{back.path.removeprefix('/portal')}?{back.query}")
+
+
+def came(browser: Browser, name: str, query: str = "") -> Asked:
+    """There and back, to sign in."""
+    begun = browser.look(f"/sso/{name}{query}")
+    assert 303 == begun.status, begun.text
+    return returned(browser, begun.headers["location"])
+
+
+def linked(browser: Browser, name: str, password: str = "") -> Asked:
+    """There and back, to link an account with the one that has signed in."""
+    browser.look("/account")
+    begun = browser.send(f"/sso/{name}/link", {"password": password})
+    to = re.search(r'http-equiv="refresh" content="0; url=([^"]+)"', begun.text)
+    return returned(browser, html.unescape(to[1])) if to else begun

@@ -6,6 +6,7 @@ import html
 import http.client
 import json
 import re
+import sqlite3
 import time
 from contextlib import closing
 from typing import Any
@@ -132,19 +133,37 @@ def key_in(asked: Asked) -> str:
     return shown[1].decode()
 
 
-def joined(leader: Browser, email: str, role: str) -> Browser:
-    """Somebody invited, who has taken it."""
+def link_in(asked: Asked) -> str:
+    """What is in the link that a page shows; empty where it shows none."""
+    shown = re.search(r'id="the-link"[^>]*>[^<]*link=([^<]+)<', asked.text)
+    return html.unescape(shown[1]) if shown else ""
+
+
+def invited(leader: Browser, email: str, role: str) -> str:
+    """What is in the link of somebody who is invited."""
     leader.look("/team")
     made = leader.send("/team/invite", {"email": email, "role": role})
-    shown = re.search(r'id="the-link"[^>]*>([^<]+)<', made.body.decode())
-    assert shown, made.body
-    link = html.unescape(shown[1]).partition("/portal")[2]
-    browser = Browser(leader.gateway)
-    browser.look(link)
-    fields = {"token": link.partition("link=")[2], "name": "", "password": PASSWORD}
+    link = link_in(made)
+    assert link, made.body
+    return link
+
+
+def joined(leader: Browser, email: str, role: str) -> Browser:
+    """Somebody invited, who has taken it."""
+    link, browser = invited(leader, email, role), Browser(leader.gateway)
+    browser.look(f"/join?link={link}")
+    fields = {"token": link, "name": "", "password": PASSWORD}
     assert 303 == browser.send("/join", fields).status
     browser.look("/")
     return browser
+
+
+def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Asks or changes the database of a gateway."""
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=30)) as connection:
+        rows = connection.execute(statement, values).fetchall()
+        connection.commit()
+        return rows
 
 
 def me(browser: Browser) -> dict[str, Any]:
@@ -166,6 +185,20 @@ def enrolled(browser: Browser, password: str = PASSWORD) -> tuple[str, list[str]
     assert 200 == made.status, made.body
     browser.look("/")
     return secret, re.findall(r"<code>([A-Z2-7]{4}(?:-[A-Z2-7]{4}){3})</code>", made.text), code
+
+
+def half(gateway: Gateway, email: str) -> tuple[Browser, str]:
+    """Who has shown the password, and the token of the form that asks for a code."""
+    browser = Browser(gateway)
+    return browser, token_in(browser.sign_in(email))
+
+
+def token_in(asked: Asked) -> str:
+    """Of the form that asks for a code."""
+    assert 200 == asked.status
+    shown = re.search(r'name="token" value="([^"]+)"', asked.text)
+    assert shown, asked.text
+    return shown[1]
 
 
 def next_code(secret: str) -> str:

@@ -8,7 +8,6 @@ import os
 import random
 import secrets
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from pathlib import Path
 import pytest
 from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
+from harness.ports import free_port
 from harness.postgres import Database, Server
 from harness.upstream import RawUpstream, whole
 from harness.valkey import Valkey
@@ -55,7 +55,7 @@ SUPERVISOR = 3
 
 
 class Crowd:
-    """Asks both hosts from a few threads, until told to stop; the ledger of what was seen."""
+    """``with Crowd(…) as crowd``: asks both hosts from a few threads, and knows what was seen."""
 
     def __init__(self, gateways: list[Gateway], key: str, threads: int) -> None:
         self._key = key
@@ -69,7 +69,10 @@ class Crowd:
         asked = [places[number % len(places)] for number in range(threads)]
         self._asking = [self._pool.submit(self._ask, place) for place in asked]
 
-    def stop(self) -> None:
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         self._ended.set()
         for each in self._asking:
             each.result(30)
@@ -114,12 +117,6 @@ def site(
         yield gateways, upstream, database
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def workers(gateway: Gateway) -> list[int]:
     pid = gateway.process.pid
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -150,16 +147,15 @@ def tried(
     # What is interrupted costs a guess, which comes out of the same budget.
     budget = (kills + 2) * each * COST + 100_000
     key = gateways[0].new_key("--limit", f"{budget / 1e9:.9f}")
-    crowd = Crowd(gateways, key, threads)
-    for number in range(1, kills + 1):
-        until(lambda: len(crowd.whole) >= number * each or None)  # noqa: B023
-        gateway = gateways[number % 2]
-        if number % SUPERVISOR:
-            kill(dice.choice(until(lambda: workers(gateway) or None)))  # noqa: B023
-        else:
-            kill_all(gateway)
-    until(lambda: crowd.refused > 20 or None)
-    crowd.stop()
+    with Crowd(gateways, key, threads) as crowd:
+        for number in range(1, kills + 1):
+            until(lambda: len(crowd.whole) >= number * each or None)  # noqa: B023
+            gateway = gateways[number % 2]
+            if number % SUPERVISOR:
+                kill(dice.choice(until(lambda: workers(gateway) or None)))  # noqa: B023
+            else:
+                kill_all(gateway)
+        until(lambda: crowd.refused > 20 or None)
     assert not {"500", "502", "401"} & set(crowd.others), crowd.others
     assert len(crowd.whole) == len(set(crowd.whole))
 

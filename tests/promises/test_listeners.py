@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import subprocess
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.gateway import PASSY, PATIENCE, Serve, Shipped, until
+from harness.gateway import PASSY, PATIENCE, Asked, Gateway, Serve, Shipped, until
 from harness.office import CONFIGURATION, SECRET, TOKEN, VARIABLES, Office
+from harness.ports import free_port
 
 MORE = """
   - {match: GET /metrics, listener: admin, chain: [metrics_page: {public: true}]}
@@ -26,13 +29,26 @@ PLACES = ("/status", "/organisations", "/keys", "/nothing", "/openapi.json", "")
 CHAT = {"model": "one", "messages": [{"role": "user", "content": "hello"}]}
 
 
+CANARY = "sk-canary-of-the-operator-51c7aa"
+
+
 def text(*, most: int = 4096, lame: str = "5s") -> str:
     return TEXT.replace("MOST", str(most)).replace("LAME", lame)
 
 
 @pytest.fixture(scope="module")
 def office(serve: Serve) -> Office:
-    return Office(serve(text(), "--workers", "2", **VARIABLES))
+    """Two workers, and an upstream that nobody is at."""
+    gone = f"  gone: {{url: http://127.0.0.1:{free_port()}/v1, credential: {CANARY}}}\n"
+    changes = {
+        "upstreams:\n": f"upstreams:\n{gone}",
+        "default: [usage": "default: [metrics, breaker, usage",
+        "  one: [echo/echo]": "  one: [gone/any, echo/echo]",
+    }
+    configuration = text()
+    for before, after in changes.items():
+        configuration = configuration.replace(before, after)
+    return Office(serve(configuration, "--workers", "2", **VARIABLES))
 
 
 def test_W9_the_listener_of_clients_knows_nothing_of_the_admin_api(office: Office) -> None:
@@ -147,6 +163,95 @@ def test_O2_both_listeners_end_alike(serve: Serve) -> None:
     assert 0 == gateway.process.wait(PATIENCE), gateway.complaints()
     with pytest.raises(ConnectionRefusedError):
         office.admin("GET", "/status")
+
+
+# What is about the gateway alone, under the names that operators know
+
+
+def at_root(office: Office, method: str, path: str) -> Asked:
+    return office.ask(method, path, None, {"authorization": BEARER}, admin=True)
+
+
+def test_W9_config_upstreams_stats_and_drain_are_at_the_root_of_the_admin_listener(
+    office: Office,
+) -> None:
+    key = office.made("/keys", {})["key"]
+    for _ in range(6):
+        assert 200 == office.chat(key).status
+    for path in ("/config", "/upstreams", "/stats", "/drain"):
+        assert 200 == at_root(office, "GET", path).status
+        assert 401 == office.gateway.ask(path, admin=True).status
+        assert 401 == office.gateway.ask(path, admin=True, authorization=f"Bearer {key}").status
+        assert 404 == office.gateway.ask(path, authorization=BEARER).status
+    config = at_root(office, "GET", "/config")
+    assert CANARY.encode() not in config.body
+    assert "credential: •••" in config.json["text"]
+    assert office.admin("GET", "/config").json == config.json
+    written = {(one["kind"], one["name"]): one["written"] for one in config.json["origins"]}
+    assert f"{office.gateway.file}:" in written["upstream", "gone"]
+    assert ("model", "one") in written
+    upstreams = at_root(office, "GET", "/upstreams")
+    assert CANARY.encode() not in upstreams.body
+    rows = {row["name"]: row for row in upstreams.json["rows"]}
+    assert {"in_use": 0, "idle": 0, "waiting": 0, "opened": 0, "reused": 0} == (
+        rows["gone"]["connections"]
+    )
+    assert ("connect", None) == tuple(
+        rows["gone"]["last_failure"][one] for one in ("kind", "status")
+    )
+    assert rows["echo"]["last_failure"] is None
+
+
+def test_stats_are_of_all_workers_in_json_and_in_lines(office: Office) -> None:
+    key = office.made("/keys", {})["key"]
+
+    def answered() -> float:
+        found = at_root(office, "GET", "/stats").json["counters"]
+        named = [one for one in found if one["name"] == "passy_requests_total"]
+        return float(sum(one["value"] for one in named if one["labels"]["outcome"] == "ok"))
+
+    before = answered()
+    for _ in range(10):
+        office.chat(key)
+    until(lambda: answered() == before + 10 or None)
+    lines = at_root(office, "GET", "/stats?format=text").text.splitlines()
+    assert any(line.startswith('passy_requests_total{model="one"') for line in lines)
+    assert any(line.startswith("passy_requests_in_flight: ") for line in lines)
+    assert 422 == at_root(office, "GET", "/stats?format=xml").status
+
+
+def test_O2_drain_is_a_lame_duck_of_all_workers_that_can_be_taken_back(office: Office) -> None:
+    gateway, key = office.gateway, office.made("/keys", {})["key"]
+
+    def ready() -> set[int]:
+        return {gateway.ask("/readyz").status for _ in range(12)}
+
+    assert {200} == ready()
+    drained = at_root(office, "POST", "/drain")
+    assert (200, True, False, 2) == (
+        drained.status, *(drained.json[one] for one in ("draining", "ending", "workers"))
+    )  # fmt: skip
+    try:
+        assert {503} == ready()
+        assert {200} == {gateway.ask("/livez").status for _ in range(4)}
+        answers = [office.chat(key) for _ in range(6)]
+        assert {(200, "close")} == {(one.status, one.headers["connection"]) for one in answers}
+        assert at_root(office, "GET", "/drain").json["draining"]
+        # Who takes the place of one that died is told as well.
+        [victim, *_] = workers_of(gateway)
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: (victim not in (now := workers_of(gateway)) and len(now) == 2) or None)
+        assert {503} == ready()
+    finally:
+        back = at_root(office, "DELETE", "/drain")
+    assert (200, False) == (back.status, back.json["draining"])
+    assert {200} == ready()
+    assert "close" != office.chat(key).headers["connection"]
+
+
+def workers_of(gateway: Gateway) -> list[int]:
+    main = Path(f"/proc/{gateway.process.pid}")
+    return [int(one) for one in (main / f"task/{main.name}/children").read_text().split()]
 
 
 # A reload of all workers

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -15,6 +17,7 @@ from harness.portal import CONFIGURATION, Browser, found, joined, me
 
 from passy_portal.access import ACCESS, Access
 from passy_portal.app import application
+from passy_portal.identities import id_of
 from passy_proxy.issue import ROLES, Role
 
 Route = tuple[str, str]
@@ -92,7 +95,12 @@ def cast(serve: Serve) -> Cast:
     team = office.made(f"/organisations/{organisation}/teams", {"name": "Theirs"})["id"]
     told = {"organisation": organisation, "url": "https://hooks.example.com/x"}
     webhook = office.made("/webhooks", told)["id"]
+    identity = "http://id.example.com", "eve"
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as books:
+        books.execute("INSERT INTO portal_identities VALUES (?, ?, ?, 0)", (*identity, eve))
+        books.commit()
     ids = {
+        "identity": id_of(*identity),
         "webhook": webhook,
         "prompt": prompt,
         "key": key,
@@ -162,7 +170,7 @@ def test_W3_a_stranger_gets_in_nowhere(cast: Cast, route: Route) -> None:
     access = ACCESS[route]
     if access.roles is None:
         return
-    status = tried(stranger, route, cast.ids.get(access.object or "", ""))
+    status = tried(stranger, route, cast.ids.get(access.object or "", "x"))
     assert (401 if route[1].startswith("/api") else 303) == status
 
 

@@ -13,14 +13,13 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any
 
 import anyio
 import pytest
 from harness.figures import Note
 from harness.gateway import Gateway, Serve
 from harness.office import VARIABLES
-from harness.portal import CONFIGURATION, PASSWORD, Browser, found, joined
+from harness.portal import CONFIGURATION, PASSWORD, Browser, books, found, joined
 
 from passy_portal.passwords import Passwords
 
@@ -30,13 +29,6 @@ TRIES = 10_000
 ACCOUNTS = 300
 """Of each kind, for the times."""
 WRONG = "a guess that is wrong"
-
-
-def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=30)) as connection:
-        rows = connection.execute(statement, values).fetchall()
-        connection.commit()
-        return rows
 
 
 @pytest.fixture

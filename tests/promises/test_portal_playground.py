@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import calendar
 import re
-import sqlite3
 import time
-from contextlib import closing
 from typing import Any
 
 import pytest
 from harness.gateway import ROOT, Gateway, Serve, until
 from harness.office import VARIABLES, Office
-from harness.portal import CONFIGURATION, PASSWORD, Browser, found, joined, me
+from harness.portal import CONFIGURATION, PASSWORD, Browser, books, found, joined, me
 
 from passy_portal.explained import BY_CODE
 from passy_portal.playing import MOST
@@ -45,13 +44,6 @@ def refused(gateway: Gateway, key: str) -> bool:
     return bool(until(lambda: Office(gateway).chat(key).status == 401 or None))
 
 
-def books(gateway: Gateway, statement: str, *values: object) -> list[Any]:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as connection:
-        rows = connection.execute(statement, values).fetchall()
-        connection.commit()
-        return rows
-
-
 def test_W4_a_key_of_the_playground_can_do_no_more_than_who_asks(developer: Browser) -> None:
     office, user = Office(developer.gateway), me(developer)["user"]
     before = time.time()
@@ -63,7 +55,7 @@ def test_W4_a_key_of_the_playground_can_do_no_more_than_who_asks(developer: Brow
     ]
     assert (user, user, ["playground"]) == (row["user"], row["created_by"], row["tags"])
     assert row["limits"]["requests"]
-    end = time.mktime(time.strptime(row["expires_at"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
+    end = calendar.timegm(time.strptime(row["expires_at"][:19], "%Y-%m-%dT%H:%M:%S"))
     assert before < end < time.time() + 901
     assert 200 == office.admin("PATCH", f"/users/{user}", {"models": ["pattern-*"]}).status
     key = issued(developer)

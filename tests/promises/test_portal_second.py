@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from typing import Any
 
 import pytest
 from harness.gateway import Gateway, Serve
@@ -16,8 +12,11 @@ from harness.portal import (
     CONFIGURATION,
     PASSWORD,
     Browser,
+    books,
     enrolled,
     found,
+    half,
+    invited,
     joined,
     me,
     next_code,
@@ -35,23 +34,6 @@ def owner(serve: Serve) -> Browser:
 def gateway(owner: Browser) -> Iterator[Gateway]:
     yield owner.gateway
     books(owner.gateway, "DELETE FROM portal_attempts")
-
-
-def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as connection:
-        rows = connection.execute(statement, values).fetchall()
-        connection.commit()
-        return rows
-
-
-def half(gateway: Gateway, email: str) -> tuple[Browser, str]:
-    """Who has shown the password, and the token of the form that asks for a code."""
-    browser = Browser(gateway)
-    asked = browser.sign_in(email)
-    assert 200 == asked.status
-    shown = re.search(r'name="token" value="([^"]+)"', asked.text)
-    assert shown, asked.text
-    return browser, shown[1]
 
 
 def code(browser: Browser, token: str, typed: str) -> int:
@@ -186,12 +168,9 @@ def test_W2_an_invitation_is_no_way_around_it(gateway: Gateway, owner: Browser) 
     user = me(browser)["user"]
     owner.look("/team")
     assert 303 == owner.send(f"/team/{user}/remove").status
-    made = owner.send("/team/invite", {"email": "twice@example.com", "role": "viewer"})
-    link = re.search(r'id="the-link"[^>]*>([^<]+)<', made.text)
-    assert link
-    fresh, path = Browser(gateway), link[1].partition("/portal")[2]
-    fresh.look(path)
-    fields = {"token": path.partition("link=")[2], "name": "", "password": PASSWORD}
+    link, fresh = invited(owner, "twice@example.com", "viewer"), Browser(gateway)
+    fresh.look(f"/join?link={link}")
+    fields = {"token": link, "name": "", "password": PASSWORD}
     asked = fresh.send("/join", fields)
     assert 200 == asked.status
     assert b"/login/second" in asked.body

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import anyio
 import pytest
 from harness.gateway import Gateway, Serve, until
 from harness.office import VARIABLES, Office
-from harness.portal import CONFIGURATION, PASSWORD, Browser, first_link, found, joined, key_in, me
+from harness.portal import (
+    CONFIGURATION,
+    PASSWORD,
+    Browser,
+    books,
+    first_link,
+    found,
+    joined,
+    key_in,
+    me,
+)
 
 from passy_portal import passwords
 
@@ -47,13 +55,6 @@ def browser(gateway: Gateway) -> Browser:
     signed_in = Browser(gateway)
     assert 303 == signed_in.sign_in("ada@example.com").status
     return signed_in
-
-
-def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as connection:
-        rows = connection.execute(statement, values).fetchall()
-        connection.commit()
-        return rows
 
 
 def test_W1_there_is_no_owner_until_the_consoles_link_makes_one(serve: Serve) -> None:

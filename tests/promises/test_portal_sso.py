@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import http.client
+import html
 import json
 import re
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from harness.gateway import Asked, Gateway, Serve
-from harness.identity import IdentityProvider
+from harness.identity import IdentityProvider, came, linked, returned, went
 from harness.office import VARIABLES, Office
 from harness.portal import (
     CONFIGURATION,
     PASSWORD,
     Browser,
+    books,
     enrolled,
     found,
+    invited,
     joined,
     me,
     next_code,
+    token_in,
 )
 
 ODD: list[tuple[dict[str, str], str]] = [
@@ -88,38 +90,6 @@ def gateway(owner: Browser, work: IdentityProvider, other: IdentityProvider) -> 
     for provider in (work, other):
         provider.right()
     books(owner.gateway, "DELETE FROM portal_attempts")
-
-
-def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as connection:
-        rows = connection.execute(statement, values).fetchall()
-        connection.commit()
-        return rows
-
-
-def went(url: str) -> str:
-    """Where a provider's page leads."""
-    parts = urlsplit(url)
-    with closing(http.client.HTTPConnection(parts.netloc, timeout=30)) as connection:
-        connection.request("GET", f"{parts.path}?{parts.query}")
-        return str(connection.getresponse().headers["location"])
-
-
-def came(browser: Browser, name: str, query: str = "") -> Asked:
-    """There and back, as a browser goes."""
-    begun = browser.look(f"/sso/{name}{query}")
-    assert 303 == begun.status, begun.text
-    back = urlsplit(went(begun.headers["location"]))
-    assert browser.gateway.url == f"{back.scheme}://{back.netloc}"
-    return browser.look(f"{back.path.removeprefix('/portal')}?{back.query}")
-
-
-def invited(owner: Browser, email: str, role: str) -> str:
-    owner.look("/team")
-    made = owner.send("/team/invite", {"email": email, "role": role})
-    link = re.search(r'id="the-link"[^>]*>[^<]*link=([^<]+)<', made.text)
-    assert link, made.text
-    return link[1]
 
 
 def said(asked: Asked) -> str:
@@ -322,9 +292,7 @@ def test_W2_a_second_factor_is_asked_for_unless_the_provider_did(
     asked = came(half, "work", "?then=/team")
     assert 200 == asked.status
     assert 401 == half.api("GET", "/me").status
-    token = re.search(r'name="token" value="([^"]+)"', asked.text)
-    assert token
-    fields = {"token": token[1], "code": next_code(secret), "then": "/team"}
+    fields = {"token": token_in(asked), "code": next_code(secret), "then": "/team"}
     assert "/portal/team" == half.send("/login/second", fields).headers["location"]
     owner.look("/team")
     invited(owner, "dora@elsewhere.example", "viewer")
@@ -376,3 +344,51 @@ def test_W2_what_a_provider_says_of_itself_leads_to_no_other_place(
         begun = browser.look(f"{back.path.removeprefix('/portal')}?{back.query}")
     assert 403 == begun.status
     assert ODD[number][1] in said(begun)
+
+
+def test_W3_who_has_signed_in_links_an_account_whatever_its_address(
+    gateway: Gateway, owner: Browser, other: IdentityProvider
+) -> None:
+    hal = joined(owner, "hal@elsewhere.example", "developer")
+    user, mine = me(hal)["user"], {"sub": "hal-there", "email": "h@third.example"}
+    # The same address there is nothing, and neither is this session without the password.
+    other.right(sub="liar", email="hal@elsewhere.example")
+    assert "Nobody has invited" in said(came(Browser(gateway), "other"))
+    assert "not your password" in said(linked(hal, "other", "guessed"))
+    assert not books(gateway, "SELECT 1 FROM portal_identities WHERE user_id = ?", user)
+    other.right(**mine, email_verified=False)
+    done = linked(hal, "other", PASSWORD)
+    assert (303, "/portal/account?done=linked") == (done.status, done.headers["location"])
+    (row,) = hal.api("GET", "/identities").json["rows"]
+    assert ("other", "hal-there") == (row["provider"], row["subject"])
+    fresh = Browser(gateway)
+    assert 303 == came(fresh, "other").status
+    assert ("hal@elsewhere.example", "developer") == (me(fresh)["email"], me(fresh)["role"])
+    # It is one account's, and where it was begun is where it ends.
+    ivy = joined(owner, "ivy@elsewhere.example", "viewer")
+    assert "somebody else signs in" in said(linked(ivy, "other", PASSWORD))
+    ivy.look("/account")
+    page = ivy.send("/sso/other/link", {"password": PASSWORD}).text
+    to = re.search(r'href="(http://127[^"]+/authorize[^"]+)"', page)
+    assert to
+    other.right(sub="ivy-there", email="ivy@elsewhere.example")
+    thief = Browser(gateway)
+    thief.cookies = {**hal.cookies, "passy_flow": ivy.cookies["passy_flow"]}
+    assert "signed in anew" in said(returned(thief, html.unescape(to[1])))
+    assert 303 == linked(ivy, "other", PASSWORD).status
+    # A password that was chosen is one way in; the last one stays.
+    path = f"/identities/{row['id']}/unlink"
+    assert 404 == ivy.api("POST", path, {"password": PASSWORD}).status
+    assert 422 == hal.api("POST", path, {"password": "guessed"}).status
+    hashed = books(gateway, "SELECT hash, changed FROM portal_passwords WHERE user_id = ?", user)[0]
+    books(gateway, "DELETE FROM portal_passwords WHERE user_id = ?", user)
+    hal.look("/account")
+    assert b'name="current"' not in hal.look("/account").body
+    assert "Link another one first" in said(hal.send(f"/account{path}"))
+    books(gateway, "INSERT INTO portal_passwords VALUES (?, ?, ?)", user, *hashed)
+    assert 303 == hal.send(f"/account{path}", {"password": PASSWORD}).status
+    assert (200, 401) == (hal.api("GET", "/me").status, fresh.api("GET", "/me").status)
+    other.right(**mine)
+    assert "Nobody has invited" in said(came(Browser(gateway), "other"))
+    log = books(gateway, "SELECT action FROM portal_audit WHERE subject = ?", user)
+    assert ["account.link", "account.unlink"] == [row[0] for row in log if "link" in row[0]]

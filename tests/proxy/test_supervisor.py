@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from math import inf
 from time import monotonic
 from typing import Any, cast
 
@@ -37,20 +38,22 @@ def log() -> Log:
 
 @pytest.fixture
 def supervisor(log: Log) -> Iterator[Supervisor]:
-    slot = Slot()
+    slots = [Slot(), Slot()]
     with socket.create_server(("127.0.0.1", 0)) as sock:
         supervisor = Supervisor(
-            nothing, [slot], [sock], lambda _: {}, cast(Any, log), Times(0, 0, 1)
+            nothing, slots, [sock], lambda _: {}, cast(Any, log), Times(0, 0, 1)
         )
         yield supervisor
-    for end in (supervisor._woken, supervisor._wake, supervisor.workers[0].line):
+    lines = [worker.line for worker in supervisor.workers]
+    for end in (supervisor._woken, supervisor._wake, *lines):
         if end is not None:
             end.close()
-    slot.close()
+    for slot in slots:
+        slot.close()
 
 
 def test_a_worker_may_die_quickly_for_days(supervisor: Supervisor, log: Log) -> None:
-    (worker,) = supervisor.workers
+    worker, _ = supervisor.workers
     worker.quick, worker.born = 100_000, monotonic()
     supervisor._plan(worker, 1, 1)
     assert LONGEST_WAIT == log.lines[0]["restart_in"]
@@ -62,7 +65,8 @@ def test_where_there_is_no_room_for_a_worker_it_is_tried_again(
     def full() -> int:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    (worker,) = supervisor.workers
+    worker, other = supervisor.workers
+    other.due = inf
     with monkeypatch.context() as patch:
         patch.setattr(os, "fork", full)
         supervisor._start_who_is_due()
@@ -78,10 +82,22 @@ def test_where_there_is_no_room_for_a_worker_it_is_tried_again(
 
 
 def test_nobody_reckons_with_a_worker_that_is_gone(supervisor: Supervisor, log: Log) -> None:
-    (worker,) = supervisor.workers
+    worker, _ = supervisor.workers
     supervisor._fork(worker)
     worker.slot.ready = True
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
     supervisor._bury()
     assert ["worker_died"] == [line["event"] for line in log.lines]
     assert not worker.slot.ready
+
+
+def test_O4_one_that_dies_before_it_serves_ends_nobody_who_does(
+    supervisor: Supervisor, log: Log
+) -> None:
+    dying, serving = supervisor.workers
+    serving.slot.ready = True  # Just now: nobody has looked yet.
+    supervisor._fork(dying)
+    os.waitid(os.P_PID, dying.pid, os.WEXITED | os.WNOWAIT)
+    supervisor._bury()
+    assert supervisor._end is None
+    assert ["worker_died"] == [line["event"] for line in log.lines]

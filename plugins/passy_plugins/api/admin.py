@@ -1,8 +1,9 @@
 """App: everything an operator keeps in order over HTTP, for the holder of the admin token.
 
 Organisations, teams, users, keys, limits, budgets, providers and their credentials, webhooks,
-usage, single exchanges, the routing table and the state of the gateway. Its OpenAPI document is at
-`/openapi.json` below it; the guide is docs/guides/admin-api.md.
+usage, single exchanges, the routing table and the state of the gateway. What is about the gateway
+alone (`/config`, `/upstreams`, `/stats`, `/drain`) is at the root of its listener too. The OpenAPI
+document is at `/openapi.json` below it; the guide is docs/guides/admin-api.md.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Config(Settings):
 class Admin(Desked):
     name = "admin"
     listener = "admin"
+    short = ("/config", "/upstreams", "/stats", "/drain")
     config: Config
 
     def asgi(self) -> Asgi:

@@ -14,6 +14,7 @@ from passy_plugins.api import (
     models,
     organisations,
     providers,
+    stats,
     usage,
     users,
 )
@@ -36,6 +37,7 @@ AREAS = (
     budgets,
     usage,
     gateway,
+    stats,
     configuration,
 )
 ABOUT = "All that an operator of passy keeps in order, for the holder of the admin token."

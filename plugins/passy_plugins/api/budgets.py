@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from passy_plugins.alerts import tried
 from passy_plugins.api.denied import Denied
@@ -73,11 +74,26 @@ class Budgets(Shown):
     cursor: str | None
 
 
+def _reachable(url: str) -> str:
+    try:
+        there = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+    except ValueError:  # A port that is none, brackets that are no address.
+        there = False
+    if not there:
+        raise ValueError("this leads nowhere; write https://hooks.example.com/…")
+    return url
+
+
+HookUrl = Annotated[
+    str, Field(max_length=2_000, pattern=r"^https?://[!-~]+$"), AfterValidator(_reachable)
+]
+
+
 class NewWebhook(Body):
     organisation: Id | None = Field(
         default=None, description="null: the operator's, told of everything."
     )
-    url: Annotated[str, Field(max_length=2_000, pattern=r"^https?://[!-~]+$")]
+    url: HookUrl
 
 
 class WebhookShown(Shown):

@@ -17,7 +17,9 @@ from passy_proxy.gateway import content_of
 
 if TYPE_CHECKING:
     from passy_proxy.gateway import Gateway
+    from passy_proxy.models import Model
     from passy_proxy.registry import Plugin
+    from passy_proxy.upstream import Upstream
 
 router = APIRouter(tags=["gateway"])
 
@@ -50,12 +52,24 @@ class OnDisk(Shown):
     )
 
 
+class Origin(Shown):
+    kind: Literal["upstream", "model"]
+    name: str
+    written: str = Field(
+        description="file:line:column, or the variable that adds it to the file.",
+        examples=["gateway.yaml:19:3", "OPENAI_API_KEY:1:1"],
+    )
+
+
 class Running(Shown):
     """What runs in the worker that answers."""
 
     path: str | None = Field(description="null: given as text.")
     hash: str
     text: str = Field(description="YAML, written anew: without comments, secrets veiled.")
+    origins: list[Origin] = Field(
+        description="Where each upstream and each model of what runs was written."
+    )
     warnings: list[ProblemShown]
     on_disk: OnDisk | None = Field(description="null: there is no file.")
 
@@ -79,8 +93,8 @@ class Plugins(Shown):
     rows: list[Installed]
 
 
-@router.get("/configuration", responses=responses(401))
-async def configuration(request: Request) -> Running:
+@router.get("/config", responses=responses(401))
+async def config(request: Request) -> Running:
     """The configuration that runs, and what a reload would change."""
     gateway: Gateway = request.app.state.gateway()
     content = gateway.content
@@ -89,6 +103,10 @@ async def configuration(request: Request) -> Running:
         path=str(gateway.path) if gateway.path else None,
         hash=running.hash,
         text=running.text,
+        origins=[
+            *(origin("upstream", one) for one in gateway.snapshot.upstreams.values()),
+            *(origin("model", one) for one in gateway.snapshot.models.aliases),
+        ],
         warnings=[problem(one) for one in running.problems],
         on_disk=await on_disk(gateway, running, content) if gateway.path else None,
     )
@@ -108,6 +126,10 @@ async def plugins(request: Request) -> Plugins:
             for origin in registry.origins()
         ]
     )
+
+
+def origin(kind: Literal["upstream", "model"], one: Upstream | Model) -> Origin:
+    return Origin(kind=kind, name=one.name, written=one.origin)
 
 
 async def on_disk(gateway: Gateway, running: Looked, content: bytes) -> OnDisk:

@@ -13,8 +13,8 @@ from passy_plugins.api.errors import absent, responses
 from passy_plugins.api.words import Shown
 from passy_plugins.routing import provider, route
 from passy_proxy import StoreUnavailable, __version__
+from passy_proxy.in_step import Failed, drain_all, reload_all
 from passy_proxy.log import dropped
-from passy_proxy.reloading import reload_all
 
 if TYPE_CHECKING:
     from passy_proxy.config.snapshot import Snapshot
@@ -84,6 +84,13 @@ class Reloaded(Shown):
     warnings: list[str]
 
 
+class Draining(Shown):
+    draining: bool = Field(description="Clients are to be sent elsewhere; /readyz says 503.")
+    ending: bool = Field(description="And the process is about to end: nobody can take that back.")
+    workers: int = Field(description="How many processes it is said of: all of this host.")
+    running: int = Field(description="Exchanges under way in all of them, this one among them.")
+
+
 class Choice(Shown):
     provider: str
     model: str
@@ -124,7 +131,7 @@ async def status(request: Request) -> Status:
         version=__version__,
         worker=vitals.number,
         workers=max(1, len(vitals.slots)),
-        draining=gateway.draining,
+        draining=gateway.leaving,
         overload=gateway.overload.told if gateway.overload is not None else "ok",
         running=gateway.running,
         log_lines_dropped=dropped(),
@@ -165,14 +172,58 @@ async def reload(request: Request) -> Reloaded:
         raise Denied(409, "configuration_refused", gateway.problem, problems=wrong)
     snapshot = gateway.snapshot
     if failed:
-        wrong = [(f"worker {number}", why) for number, why in sorted(failed.items())]
-        message = f"Of {len(gateway.site.vitals.slots)} workers {len(failed)} do not run it."
-        raise Denied(409, "workers_differ", message, problems=wrong)
+        raise differing(gateway, failed, "do not run it")
     return Reloaded(
         hash=snapshot.hash.decode(),
         workers=max(1, len(gateway.site.vitals.slots)),
         warnings=[str(one) for one in snapshot.warnings],
     )
+
+
+@router.get("/drain", responses=responses(401))
+async def draining(request: Request) -> Draining:
+    """Whether clients are sent elsewhere."""
+    return standing(request.app.state.gateway())
+
+
+@router.post("/drain", responses=responses(401, 409))
+async def drain(request: Request) -> Draining:
+    """Have clients sent elsewhere, in all workers of this host: `/readyz` says 503 and every answer
+    that its connection closes, as before an end; but all who come are served, and nothing ends.
+    `DELETE` takes it back, and so does a restart of the gateway."""
+    return await drained(request, away=True)
+
+
+@router.delete("/drain", responses=responses(401, 409))
+async def undrain(request: Request) -> Draining:
+    """Have clients sent here again."""
+    return await drained(request, away=False)
+
+
+async def drained(request: Request, *, away: bool) -> Draining:
+    gateway: Gateway = request.app.state.gateway()
+    if gateway.draining:
+        raise Denied(409, "draining", "The gateway was told to end, and nobody can take that back.")
+    if failed := await drain_all(gateway, away):
+        raise differing(gateway, failed, "have not come to it")
+    return standing(gateway)
+
+
+def standing(gateway: Gateway) -> Draining:
+    vitals = gateway.site.vitals
+    return Draining(
+        draining=gateway.leaving,
+        ending=gateway.draining,
+        workers=max(1, len(vitals.slots)),
+        running=round(vitals.gather()[1]["in_flight"][()][0]),
+    )
+
+
+def differing(gateway: Gateway, failed: Failed, what: str) -> Denied:
+    """Not all workers did what they were asked."""
+    wrong = [(f"worker {number}", why) for number, why in sorted(failed.items())]
+    message = f"Of {len(gateway.site.vitals.slots)} workers {len(failed)} {what}."
+    return Denied(409, "workers_differ", message, problems=wrong)
 
 
 @router.get("/routing", responses=responses(401))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from math import isinf
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ from passy_plugins.api.editing import admin_of, present
 from passy_plugins.api.errors import responses
 from passy_plugins.api.providers import spoken
 from passy_plugins.api.words import Id, Shown
-from passy_plugins.breaker import GAUGE, left_alone
+from passy_plugins.breaker import GAUGE, last_failures, left_alone
 from passy_proxy.models import serves
 from passy_proxy.prices import Price
 from passy_proxy.upstream import Target
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from passy_proxy.issue import Organisation
     from passy_proxy.records import CustomProvider, StoredCredential
     from passy_proxy.upstream import Upstream
+    from passy_proxy.vitals import Tables
 
 router = APIRouter(tags=["models"])
 
@@ -39,6 +41,21 @@ class Health(Shown):
     back_in_seconds: int | None = Field(description="null: not passed over by who answers this.")
 
 
+class Connected(Shown):
+    in_use: int = Field(description="Requests are under way on them.")
+    idle: int
+    waiting: int = Field(description="Attempts that wait for one.")
+    opened: int = Field(description="So far.")
+    reused: int = Field(description="How often one was used again.")
+
+
+class Failed(Shown):
+    at: datetime
+    kind: str = Field(examples=["connect", "timeout", "status"])
+    status: int | None = Field(description="null: nothing was answered.")
+    message: str
+
+
 class UpstreamNow(Health):
     """A shared upstream."""
 
@@ -47,6 +64,9 @@ class UpstreamNow(Health):
     dialect: str | None = Field(description="null: inside the process; it takes no key.")
     models: list[str] = Field(description="What it serves without an alias.")
     operators_key: bool = Field(description="Whether the operator has a key for it.")
+    tls_verified: bool
+    connections: Connected = Field(description="To it, of all workers.")
+    last_failure: Failed | None = Field(description="null: the breaker of no worker saw one.")
 
 
 class UpstreamsNow(Shown):
@@ -117,6 +137,9 @@ async def list_upstreams(request: Request) -> UpstreamsNow:
                 dialect=one.dialect.name if one.dialect else None,
                 models=list(one.models),
                 operators_key=one.credential is not None,
+                tls_verified=one.verified,
+                connections=now.connections(one.name),
+                last_failure=now.failed(one.name),
                 **now.health(one),
             )
             for one in snapshot.upstreams.values()
@@ -165,7 +188,9 @@ class _Now:
         self._snapshot: Snapshot = gateway.snapshot
         vitals = gateway.site.vitals
         self.workers = max(1, len(vitals.slots))
-        self._by = {key[0]: int(row[0]) for key, row in vitals.gather()[1].get(GAUGE, {}).items()}
+        self._counted, self._present = vitals.gather()
+        self._by = {key[0]: int(row[0]) for key, row in self._present.get(GAUGE, {}).items()}
+        self._failed = last_failures(vitals)
         self._back = left_alone(vitals)
         self._at = time.time()
 
@@ -174,6 +199,24 @@ class _Now:
         back = self._back.get(upstream.name)
         by = self._by.get(upstream.name, 0)
         return {"left_alone_by": by, "back_in_seconds": None if back is None else round(back)}
+
+    def connections(self, name: str) -> Connected:
+        def count(tables: Tables, what: str) -> int:
+            return int(tables.get(f"upstream_{what}", {}).get((name,), [0])[0])
+
+        now, ever = self._present, self._counted
+        idle = count(now, "idle")
+        return Connected(
+            in_use=count(now, "open") - idle, idle=idle, waiting=count(now, "waiting"),
+            opened=count(ever, "opened"), reused=count(ever, "reused"),
+        )  # fmt: skip
+
+    def failed(self, name: str) -> Failed | None:
+        last = self._failed.get(name)
+        if last is None:
+            return None
+        at = datetime.fromtimestamp(last.at, UTC)
+        return Failed(at=at, kind=last.kind, status=last.status or None, message=last.message)
 
     def models(self, theirs: _Theirs) -> Iterator[ModelShown]:
         """Aliases in the order of the file, then what can be named without one, then their own."""

@@ -9,8 +9,10 @@ from fastapi import APIRouter, Request
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.errors import absent
 from passy_plugins.api.words import Id
+from passy_portal import personal
 from passy_portal.accounts import Accounts
-from passy_portal.door import Form, address
+from passy_portal.door import Form
+from passy_portal.identities import identities_of
 from passy_portal.pages.signing import begun, signed_in
 from passy_portal.view import accounts_of, moved, page, visitor_of
 
@@ -23,7 +25,7 @@ router = APIRouter()
 @router.get("/account")
 async def account(request: Request) -> Response:
     """Who one is here, and where else one has signed in."""
-    return await _page(request)
+    return await account_page(request)
 
 
 @router.post("/account/password")
@@ -34,18 +36,10 @@ async def change_password(request: Request) -> Response:
     current, new = form.secret("current"), form.secret("new")
     form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    place = address(request)
     try:
-        if await accounts.throttle.enter(visitor.email, place, visitor.session) > 0:
-            raise ValueError("Too many tries. Wait a moment, then try again.")
-        if await accounts.known(visitor.email, current) is None:
-            raise ValueError("This is not your present password.")
-        await accounts.throttle.forgive(visitor.email, place, visitor.session)
-        hashed = await accounts.passwords.hash(new)
-    except ValueError as error:
-        return await _page(request, str(error), 422)
-    async with accounts.noting(visitor.who, "account.password", visitor.user):
-        await accounts.set_password(visitor.user, hashed)
+        await personal.change_password(accounts, visitor, current, new)
+    except Denied as error:
+        return await account_page(request, str(error), error.status)
     return await _again(request, accounts, visitor.organisation, "/account", "password")
 
 
@@ -56,8 +50,7 @@ async def change_organisation(request: Request) -> Response:
     wanted = form.text("organisation")
     form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    if wanted not in [one.organisation for one in await accounts.admin.places_of(visitor.user)]:
-        raise absent("organisation")
+    await personal.check_place(accounts, visitor, wanted)
     return await _again(request, accounts, wanted, "/", "")
 
 
@@ -65,9 +58,7 @@ async def change_organisation(request: Request) -> Response:
 async def end_others(request: Request) -> Response:
     """All but this one."""
     request.state.form.end()
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    async with accounts.noting(visitor.who, "account.sessions", visitor.user) as noted:
-        noted.after = {"ended": await accounts.end_all(visitor.user, but=visitor.session)}
+    await personal.end_others(await accounts_of(request), visitor_of(request))
     return moved(request, "/account", "ended")
 
 
@@ -79,6 +70,22 @@ async def end_session(request: Request, id: Id) -> Response:
     if not await accounts.end_session(visitor.user, id):
         raise absent("session")
     return moved(request, "/account", "ended")
+
+
+@router.post("/account/identities/{id}/unlink")
+async def unlink(request: Request, id: Id) -> Response:
+    """Sign in with it no more."""
+    form: Form = request.state.form
+    password = form.secret("password")
+    form.end()
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    try:
+        await personal.unlink(accounts, visitor, request.app.state.office, id, password)
+    except Denied as error:
+        if error.status == 404:
+            raise
+        return await account_page(request, str(error), error.status)
+    return moved(request, "/account", "unlinked")
 
 
 async def _again(
@@ -93,15 +100,16 @@ async def _again(
     return response
 
 
-async def _page(request: Request, error: str = "", status: int = 200) -> Response:
+async def account_page(request: Request, error: str = "", status: int = 200) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    places = []
-    for one in await accounts.admin.places_of(visitor.user):
-        found = await accounts.admin.get_organisation(one.organisation)
-        if found is not None and found.status == "active":
-            places.append((one, found))
+    providers = request.app.state.office.providers
+    identities = await identities_of(accounts, providers, visitor.user)
+    linked = {one.provider for one in identities}
     return page(
-        request, "account.html", status=status, error=error, places=places,
+        request, "account.html", status=status, error=error,
+        places=await personal.places_of(accounts.admin, visitor.user),
         factor=await accounts.factors.of(visitor.user),
-        sessions=await accounts.sessions_of(visitor.user),
+        sessions=await accounts.sessions_of(visitor.user), identities=identities,
+        others=[one for name, one in providers.items() if name not in linked],
+        password=await accounts.has_password(visitor.user),
     )  # fmt: skip

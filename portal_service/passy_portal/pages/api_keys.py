@@ -22,11 +22,9 @@ from passy_plugins.api.words import Cursor, Id, Line, Shown, shown_at
 from passy_plugins.stores.sql.key_list import KeyKind, Order, State
 from passy_plugins.stores.sql.reports import Asked
 from passy_portal import owned
-from passy_portal.door import COOKIE, cookie_name, csrf_of
 from passy_portal.pages.key_list import Address, asked_of
 from passy_portal.pages.reading import narrowed, now
 from passy_portal.view import accounts_of, visitor_of
-from passy_proxy.issue import Role
 
 router = APIRouter(tags=["keys"])
 
@@ -40,18 +38,6 @@ class NewOwn(KeyFields):
 
 class OwnChange(KeyFields):
     disabled: bool = False
-
-
-class Me(Shown):
-    """Who has signed in."""
-
-    user: str
-    email: str
-    name: str
-    organisation: str
-    organisation_name: str
-    role: Role
-    csrf_token: str = Field(description="For the header `x-csrf-token` of each change.")
 
 
 class Used(Shown):
@@ -72,22 +58,6 @@ class KeysQuery(Shown):
 
 
 CHANGE = responses(400, 401, 403, 404, 413, 415, 422, 503)
-
-
-@router.get("/api/me", responses=responses(401, 503), tags=["session"])
-async def me(request: Request) -> Me:
-    """Who has signed in, and what changes need."""
-    visitor = visitor_of(request)
-    cookie = request.cookies.get(cookie_name(request, COOKIE), "")
-    return Me(
-        user=visitor.user,
-        email=visitor.email,
-        name=visitor.name,
-        organisation=visitor.organisation,
-        organisation_name=visitor.organisation_name,
-        role=visitor.role,
-        csrf_token=csrf_of(cookie),
-    )
 
 
 @router.get("/api/keys", responses=responses(401, 422, 503))

@@ -3,12 +3,10 @@ its configuration."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from passy_plugins.api.budgets import WebhookMade, WebhookTried
+from passy_plugins.api.budgets import HookUrl, WebhookMade, WebhookTried
 from passy_plugins.api.configuration import Plugins, Running
 from passy_plugins.api.errors import responses
 from passy_plugins.api.gateway import Reloaded
@@ -50,7 +48,7 @@ class HooksShown(Shown):
 
 
 class NewHook(Body):
-    url: Annotated[str, Field(max_length=2_000, pattern=r"^https?://[!-~]+$")]
+    url: HookUrl
 
 
 class HookChange(Body):
@@ -164,7 +162,7 @@ async def list_prices(request: Request) -> Prices:
 async def configuration(request: Request) -> Running:
     """What runs, and how the file differs; for the organisation that runs the gateway."""
     await operating.operating(request, await accounts_of(request), visitor_of(request))
-    return Running(**await console_of(request).get("/configuration"))
+    return Running(**await console_of(request).get("/config"))
 
 
 @router.get("/api/gateway/plugins", responses=GATEWAY)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 
 from passy_plugins.api.denied import Denied
-from passy_portal import totp
+from passy_portal import personal, totp
 from passy_portal.accounts import Accounts
 from passy_portal.door import Form, address, csrf_of
 from passy_portal.pages.signing import GONE, begun, known_browser, safe, signed_in
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 ISSUER = "passy"
-WRONG = "This is not the code of this moment. Each code is good once; wait for the next one."
-KEY_MISSING = (
-    "Your second factor cannot be read: it is {}. Whoever runs this gateway has to give it."
-)
 
 
 @router.post("/login/second")
@@ -49,10 +45,10 @@ async def sign_in(request: Request) -> Response:
     try:
         fits = await accounts.factors.fits(found.made_by, typed)
     except KeyringError as error:
-        message = KEY_MISSING.format(error)
+        message = personal.KEY_MISSING.format(error)
         return page(request, "second.html", status=409, error=message, **again)
     if not fits or not await accounts.void(found.organisation, found.id):
-        return page(request, "second.html", status=401, error=WRONG, **again)
+        return page(request, "second.html", status=401, error=personal.WRONG_CODE, **again)
     cookie = await begun(request, accounts, found.made_by, found.organisation or None, second=True)
     if cookie is None:
         raise Denied(403, "not_allowed", "You are a member of no organisation.")
@@ -73,10 +69,7 @@ async def second(request: Request) -> Response:
 async def begin(request: Request) -> Response:
     """A secret for an app, shown until a code confirms it."""
     request.state.form.end()
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    if await accounts.factors.confirmed(visitor.user):
-        raise Denied(409, "exists_already", "You have a second factor. Give it up first.")
-    await accounts.factors.begin(visitor.user)
+    await personal.begin_second(await accounts_of(request), visitor_of(request))
     return moved(request, "/account/second")
 
 
@@ -89,13 +82,9 @@ async def confirm(request: Request) -> Response:
     form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
     try:
-        await _themselves(request, accounts, visitor, password)
-        async with accounts.noting(visitor.who, "account.second.on", visitor.user):
-            codes = await accounts.factors.confirm(visitor.user, typed)
-            if codes is None:
-                raise ValueError(WRONG)
-    except ValueError as error:
-        return await _page(request, str(error), 422)
+        codes = await personal.confirm_second(accounts, visitor, typed, password)
+    except Denied as error:
+        return await _page(request, str(error), error.status)
     return await _codes(request, accounts, visitor, codes)
 
 
@@ -107,16 +96,9 @@ async def renew(request: Request) -> Response:
     form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
     try:
-        await _another_try(request, accounts, visitor)
-        async with accounts.noting(visitor.who, "account.second.codes", visitor.user):
-            if not await accounts.factors.fits(visitor.user, typed):
-                raise ValueError(WRONG)
-            codes = await accounts.factors.renew(visitor.user)
-        await accounts.throttle.forgive(
-            visitor.email, address(request), visitor.session, second=True
-        )
-    except ValueError as error:
-        return await _page(request, str(error), 422)
+        codes = await personal.renew_codes(accounts, visitor, typed)
+    except Denied as error:
+        return await _page(request, str(error), error.status)
     return await _codes(request, accounts, visitor, codes)
 
 
@@ -128,20 +110,9 @@ async def drop(request: Request) -> Response:
     form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
     try:
-        if await accounts.factors.required_of(visitor.user):
-            raise ValueError("An organisation of yours asks for a second factor.")
-        await _themselves(request, accounts, visitor, password)
-        await _another_try(request, accounts, visitor)
-        async with accounts.noting(visitor.who, "account.second.off", visitor.user):
-            if not await accounts.factors.fits(visitor.user, typed):
-                raise ValueError(WRONG)
-            await accounts.factors.drop(visitor.user)
-            await accounts.end_all(visitor.user, but=visitor.session)
-        await accounts.throttle.forgive(
-            visitor.email, address(request), visitor.session, second=True
-        )
-    except ValueError as error:
-        return await _page(request, str(error), 422)
+        await personal.drop_second(accounts, visitor, typed, password)
+    except Denied as error:
+        return await _page(request, str(error), error.status)
     cookie = await begun(request, accounts, visitor.user, visitor.organisation)
     assert cookie is not None
     response = moved(request, "/account", "second")
@@ -149,48 +120,9 @@ async def drop(request: Request) -> Response:
     return response
 
 
-@router.post("/team/second")
-async def require(request: Request) -> Response:
-    """Have all members show one, or not. An owner without one would be the first to be led away."""
-    form: Form = request.state.form
-    wanted = form.text("wanted") == "yes"
-    form.end()
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    if wanted and not visitor.second:
-        message = "Set up your own second factor, and sign in with it, before you ask it of others."
-        raise Denied(409, "second_factor_required", message)
-    async with accounts.noting(
-        visitor.who, "organisation.second", visitor.organisation, after={"required": wanted}
-    ) as noted:
-        noted.before = {"required": await accounts.factors.required(visitor.organisation)}
-        await accounts.factors.require(visitor.organisation, wanted)
-    return moved(request, "/team", "asked" if wanted else "unasked")
-
-
-async def _themselves(
-    request: Request, accounts: Accounts, visitor: Visitor, password: str
-) -> None:
-    """ValueError for a wrong password; who signs in elsewhere has none here."""
-    if not await accounts.has_password(visitor.user):
-        return
-    place = address(request)
-    if await accounts.throttle.enter(visitor.email, place, visitor.session) > 0:
-        raise ValueError("Too many tries. Wait a moment, then try again.")
-    if await accounts.known(visitor.email, password) is None:
-        raise ValueError("This is not your password.")
-    await accounts.throttle.forgive(visitor.email, place, visitor.session)
-
-
-async def _another_try(request: Request, accounts: Accounts, visitor: Visitor) -> None:
-    place = address(request)
-    if await accounts.throttle.enter(visitor.email, place, visitor.session, second=True) > 0:
-        raise ValueError("Too many tries. Wait a moment, then try again.")
-
-
 async def _codes(
     request: Request, accounts: Accounts, visitor: Visitor, codes: list[str]
 ) -> Response:
-    await accounts.end_all(visitor.user)
     cookie = await begun(request, accounts, visitor.user, visitor.organisation, second=True)
     assert cookie is not None
     response = page(request, "second_codes.html", codes=codes, csrf=csrf_of(cookie))
@@ -202,9 +134,9 @@ async def _page(request: Request, error: str = "", status: int = 200) -> Respons
     accounts, visitor = await accounts_of(request), visitor_of(request)
     secret = picture = ""
     try:
-        secret = await accounts.factors.unconfirmed(visitor.user) or ""
-    except KeyringError as missing:
-        error, status = KEY_MISSING.format(missing), 409
+        secret = await personal.unconfirmed(accounts, visitor)
+    except Denied as missing:
+        error, status = str(missing), missing.status
     if secret:
         picture = totp.picture(totp.uri(secret, visitor.email, ISSUER))
     return page(

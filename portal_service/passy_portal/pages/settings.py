@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
+from pydantic import TypeAdapter, ValidationError
 
+from passy_plugins.api.budgets import HookUrl
 from passy_plugins.api.configuration import Plugins, Running
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.words import Id
@@ -68,8 +70,11 @@ async def create_webhook(request: Request) -> Response:
     url = form.text("url", 2_000)
     form.end()
     try:
-        if not url.startswith(("https://", "http://")) or not url.isascii() or " " in url:
-            raise Denied(422, "invalid_value", "Write a URL that begins with https://.", "url")
+        try:
+            TypeAdapter(HookUrl).validate_python(url)
+        except ValidationError:
+            message = "Write a URL such as https://hooks.example.com/…"
+            raise Denied(422, "invalid_value", message, "url") from None
         made, secret = await hooks.create(await accounts_of(request), visitor_of(request), url)
     except Denied as error:
         return await _webhooks(request, status=error.status, error=str(error), url=url)
@@ -183,7 +188,7 @@ async def _gateway(request: Request, refused: Denied | None = None) -> Response:
     console = console_of(request)
     given: dict[str, Any] = {"away": "", "running": None, "told": None, "plugins": []}
     try:
-        given["running"] = Running(**await console.get("/configuration"))
+        given["running"] = Running(**await console.get("/config"))
         given["told"] = await console.get("/status")
         given["plugins"] = Plugins(**await console.get("/plugins")).rows
     except GatewayAway as error:

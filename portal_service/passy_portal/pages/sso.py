@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse
 
+from passy_plugins.api.denied import Denied
 from passy_plugins.api.errors import absent
+from passy_portal import personal
 from passy_portal.door import (
     FLOW,
+    Form,
     address,
     cookie_name,
     drop_cookie,
@@ -20,17 +23,18 @@ from passy_portal.door import (
     own_origin,
     set_cookie,
 )
-from passy_portal.identities import arrived
+from passy_portal.identities import arrived, link
 from passy_portal.oidc import Flow, Refused
+from passy_portal.pages.account import account_page
 from passy_portal.pages.signing import PLAIN, ask_second, begun, login_page, safe, signed_in
-from passy_portal.view import accounts_of, moved
+from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy.json import dumps, loads
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from passy_portal.accounts import Accounts
-    from passy_portal.oidc import Provider
+    from passy_portal.accounts import Accounts, Visitor
+    from passy_portal.oidc import Claimed, Provider
 
 router = APIRouter()
 
@@ -48,48 +52,72 @@ def provider_of(request: Request, name: str) -> Provider:
 @router.get("/sso/{name}")
 async def begin(request: Request, name: str, then: str = "", link: str = "") -> Response:
     """To the provider. What is needed on the way back is in a cookie that only we can read."""
-    provider, accounts = provider_of(request, name), await accounts_of(request)
+    provider = provider_of(request, name)
     if not is_safe(request):
         return await login_page(request, status=400, error=PLAIN)
-    flow = Flow(
-        name, secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(32),
-        then[:2_000], link[:100], time.time() + PATIENCE,
-    )  # fmt: skip
+    flow = _new_flow(name, then=then[:2_000], link=link[:100])
     try:
         to = await provider.beginning(flow, _back(request, name))
     except Refused as refused:
         return await _refused(request, name, refused)
-    response: Response = RedirectResponse(to, 303)
-    sealed = accounts.admin.keyring.seal(dumps(asdict(flow)).decode(), *_owner(name))
+    return await _going(request, RedirectResponse(to, 303), flow)
+
+
+@router.post("/sso/{name}/link")
+async def begin_link(request: Request, name: str) -> Response:
+    """To the provider, to sign in there for the account that has signed in here. The way leads over
+    a page of ours: a browser lets no form lead to another site."""
+    form: Form = request.state.form
+    password = form.secret("password")
+    form.end()
+    provider, accounts = provider_of(request, name), await accounts_of(request)
+    visitor = visitor_of(request)
+    flow = _new_flow(name, session=visitor.session)
+    try:
+        await personal.proven(accounts, visitor, password)
+        to = await provider.beginning(flow, _back(request, name))
+    except Denied as error:
+        return await account_page(request, str(error), error.status)
+    except Refused as refused:
+        return await _refused(request, name, refused, linking=True)
+    return await _going(request, page(request, "going.html", provider=provider, to=to), flow)
+
+
+def _new_flow(name: str, then: str = "", link: str = "", session: str = "") -> Flow:
+    state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+    return Flow(name, state, nonce, verifier, then, link, time.time() + PATIENCE, session)
+
+
+async def _going(request: Request, response: Response, flow: Flow) -> Response:
+    """With what is needed on the way back."""
+    accounts = await accounts_of(request)
+    sealed = accounts.admin.keyring.seal(dumps(asdict(flow)).decode(), *_owner(flow.provider))
     set_cookie(request, response, FLOW, sealed, PATIENCE)
     return response
 
 
 @router.get("/sso/{name}/return")
 async def back(request: Request, name: str) -> Response:
-    """A session for who the provider vouches for, if they are expected."""
+    """A session for who the provider vouches for, if they are expected; or one more way in, for who
+    has begun that."""
     provider, accounts = provider_of(request, name), await accounts_of(request)
-    query = request.query_params
+    query, linking = request.query_params, False
     try:
         flow = _flow(request, accounts, name)
+        linking = bool(flow.session)
         said = {key: query[key] for key in query if len(query.getlist(key)) == 1}
         claimed = await provider.claimed(flow, said, _back(request, name))
-        user, organisation = await arrived(accounts, provider, claimed, flow.link, address(request))
-        response = await _entered(request, accounts, provider, user, organisation, flow)
+        ended = _linked if linking else _entered
+        response = await ended(request, provider, claimed, flow)
     except Refused as refused:
-        response = await _refused(request, name, refused)
+        response = await _refused(request, name, refused, linking=linking)
     drop_cookie(request, response, FLOW)
     return response
 
 
-async def _entered(
-    request: Request,
-    accounts: Accounts,
-    provider: Provider,
-    user: str,
-    organisation: str,
-    flow: Flow,
-) -> Response:
+async def _entered(request: Request, provider: Provider, claimed: Claimed, flow: Flow) -> Response:
+    accounts, place = await accounts_of(request), address(request)
+    user, organisation = await arrived(accounts, provider, claimed, flow.link, place)
     email = await accounts.email_of(user)
     trusted = provider.settings.second_factor
     if not trusted and await accounts.factors.confirmed(user):
@@ -102,11 +130,24 @@ async def _entered(
     return response
 
 
-async def _refused(request: Request, name: str, refused: Refused) -> Response:
+async def _linked(request: Request, provider: Provider, claimed: Claimed, flow: Flow) -> Response:
+    """For the session that began it, as long as it lives, and for nobody else's."""
+    visitor: Visitor | None = request.state.visitor
+    if visitor is None or visitor.session != flow.session:
+        raise Refused("You have signed in anew meanwhile. Link it again under Account.")
+    await link(await accounts_of(request), visitor, provider, claimed)
+    return moved(request, "/account", "linked")
+
+
+async def _refused(
+    request: Request, name: str, refused: Refused, *, linking: bool = False
+) -> Response:
     why = refused.__cause__
     request.app.state.log.warning(
         "sign_in_refused", provider=name, reason=str(refused), cause=repr(why) if why else None
     )
+    if linking and request.state.visitor is not None:
+        return await account_page(request, str(refused), 403)
     return await login_page(request, status=403, error=str(refused))
 
 

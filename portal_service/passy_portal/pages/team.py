@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from fastapi import APIRouter, Query, Request
 
 from passy_plugins.api.denied import Denied
-from passy_plugins.api.errors import absent
 from passy_plugins.api.words import Id, UserId
-from passy_portal import audit
-from passy_portal.accounts import Accounts, Visitor
+from passy_portal import audit, membership
 from passy_portal.door import Form
-from passy_portal.pages.people import INVITED, link_to, mailed, named
-from passy_portal.placing import left, teams_of
+from passy_portal.letters import invitation_sent
+from passy_portal.placing import teams_of
 from passy_portal.view import accounts_of, moved, page, visitor_of
-from passy_proxy.issue import ROLES, Member, Role
+from passy_proxy.issue import ROLES, Role
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -48,25 +46,15 @@ async def invite(request: Request) -> Response:
     try:
         if email.count("@") != 1 or " " in email or "@" in (email[0], email[-1]):
             raise Denied(422, "invalid_value", "This is no e-mail address.", "email")
-        _may_give(visitor, role)
-        user = await accounts.admin.user_of(email)
-        if user and await _place(accounts, visitor, user.id):
-            raise Denied(409, "exists_already", "They are a member already.", "email")
+        token = await membership.invite(accounts, visitor, email, cast(Role, role))
     except Denied as error:
         return await _page(request, str(error), error.status, email=email, role=role)
-    async with accounts.noting(visitor.who, "member.invite", email, after={"role": role}):
-        token = await accounts.invite(visitor.organisation, email, cast(Role, role), visitor.user)
     return await invited_page(request, email, role, token)
 
 
 async def invited_page(request: Request, email: str, role: str, token: str) -> Response:
     """Members and invitations, and the link of one that was made just now."""
-    visitor, link = visitor_of(request), link_to(request, "join", token)
-    letter = INVITED.format(
-        who=named(visitor), organisation=visitor.organisation_name, role=role, link=link
-    )
-    subject = f"{named(visitor)} invites you to {visitor.organisation_name}"
-    undelivered = await mailed(request, email, subject, letter)
+    link, undelivered = await invitation_sent(request, email, role, token)
     return await _page(
         request, link=link, invited=email,
         sent="yes" if undelivered == "" else "", why=undelivered or "",
@@ -80,14 +68,7 @@ async def change_role(request: Request, user_id: UserId) -> Response:
     role = form.text("role")
     form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    async with accounts.noting(visitor.who, "member.role", user_id, after={"role": role}) as noted:
-        was = await _member(accounts, visitor, user_id)
-        _may_give(visitor, role)
-        _may_touch(visitor, was)
-        await _another_owner(accounts, was)
-        noted.before = {"role": was.role}
-        await accounts.admin.set_member(visitor.organisation, user_id, cast(Role, role))
-        await accounts.end_all(user_id)
+    await membership.change_role(accounts, visitor, user_id, cast(Role, role))
     return moved(request, "/team", "role")
 
 
@@ -98,14 +79,7 @@ async def remove(request: Request, user_id: UserId) -> Response:
     keys, heir = form.text("keys") or "disable", form.text("heir")
     form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    async with accounts.noting(visitor.who, "member.remove", user_id) as noted:
-        was = await _member(accounts, visitor, user_id)
-        _may_touch(visitor, was)
-        await _another_owner(accounts, was)
-        noted.before = {"role": was.role}
-        noted.after = await left(accounts.admin, visitor.organisation, user_id, keys, heir)
-        await accounts.admin.remove_member(visitor.organisation, user_id)
-        await accounts.end_all(user_id)
+    await membership.remove(accounts, visitor, user_id, keys, heir)
     return moved(request, "/team", "removed")
 
 
@@ -114,16 +88,7 @@ async def resend(request: Request, id: Id) -> Response:
     """Another link for who was invited; the former one is good no more."""
     request.state.form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    waiting = await accounts.invitations(visitor.organisation)
-    found = next((one for one in waiting if one.id == id), None)
-    if found is None:
-        raise absent("invitation")
-    if found.role == "owner" and visitor.role != "owner":
-        raise Denied(403, "not_allowed", "Only an owner names another one.")
-    async with accounts.noting(
-        visitor.who, "member.invite", found.email, after={"role": found.role, "again": True}
-    ):
-        token = await accounts.invite(visitor.organisation, found.email, found.role, visitor.user)
+    found, token = await membership.invite_again(accounts, visitor, id)
     return await invited_page(request, found.email, found.role, token)
 
 
@@ -131,11 +96,18 @@ async def resend(request: Request, id: Id) -> Response:
 async def withdraw(request: Request, id: Id) -> Response:
     """Its link is good no more."""
     request.state.form.end()
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    async with accounts.noting(visitor.who, "member.withdraw", id):
-        if not await accounts.void(visitor.organisation, id):
-            raise absent("invitation")
+    await membership.withdraw(await accounts_of(request), visitor_of(request), id)
     return moved(request, "/team", "withdrawn")
+
+
+@router.post("/team/second")
+async def require_second(request: Request) -> Response:
+    """Have all members show a second factor, or not."""
+    form: Form = request.state.form
+    wanted = form.text("wanted") == "yes"
+    form.end()
+    await membership.require_second(await accounts_of(request), visitor_of(request), wanted)
+    return moved(request, "/team", "asked" if wanted else "unasked")
 
 
 @router.get("/audit")
@@ -164,9 +136,7 @@ async def _page(
     """``typed``: into the form of an invitation, and what came of it."""
     accounts, visitor = await accounts_of(request), visitor_of(request)
     admin, mine = accounts.admin, visitor.organisation
-    users = {user.id: user for user in await admin.list_users(mine)}
-    members = [(one, users[one.user_id]) for one in await admin.list_members(mine)
-               if one.user_id in users]  # fmt: skip
+    members = await membership.listed(accounts, visitor)
     keys: dict[str, int] = {}
     teams = {team.id: team for team in await admin.list_teams(mine)}
     sizes = dict.fromkeys(teams, 0)
@@ -192,37 +162,3 @@ async def _page(
         **given,
         roles=[one for one in ROLES if one != "owner" or visitor.role == "owner"],
     )  # fmt: skip
-
-
-async def _place(accounts: Accounts, visitor: Visitor, user: str) -> Member | None:
-    places = await accounts.admin.places_of(user)
-    return next((one for one in places if one.organisation == visitor.organisation), None)
-
-
-async def _member(accounts: Accounts, visitor: Visitor, user: str) -> Member:
-    found = await _place(accounts, visitor, user)
-    if found is None:
-        raise absent("member")
-    return found
-
-
-def _may_give(visitor: Visitor, role: str) -> None:
-    if role not in ROLES:
-        raise Denied(422, "invalid_value", "There is no such role.", "role")
-    if role == "owner" and visitor.role != "owner":
-        raise Denied(403, "not_allowed", "Only an owner names another one.", "role")
-
-
-def _may_touch(visitor: Visitor, member: Member) -> None:
-    if member.role == "owner" and visitor.role != "owner":
-        raise Denied(403, "not_allowed", "Only an owner changes an owner.")
-
-
-async def _another_owner(accounts: Accounts, member: Member) -> None:
-    """An organisation keeps one."""
-    if member.role != "owner":
-        return
-    members = await accounts.admin.list_members(member.organisation)
-    if sum(one.role == "owner" for one in members) < 2:
-        message = "The last owner stays. Make somebody else an owner first."
-        raise Denied(409, "last_owner", message)

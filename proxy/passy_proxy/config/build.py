@@ -186,8 +186,9 @@ class _Builder:
                 for one in chain:
                     self.filter(one, one.settings)
                 yield
+        short = [place for one in mounts["admin"] for place in one.short()]
         made.routes = RouteTable(routes["main"], mounts["main"])
-        made.admin_routes = RouteTable(routes["admin"], mounts["admin"])
+        made.admin_routes = RouteTable(routes["admin"], [*mounts["admin"], *short])
         self.listeners()
         made.filters = list(self.filters.values())
         made.warnings = (*file.warnings, *self.left_out, *self.unpriced())

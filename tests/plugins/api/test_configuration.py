@@ -31,7 +31,7 @@ upstreams:
 
 
 def told(office: Office) -> Any:
-    asked = office.admin("GET", "/configuration")
+    asked = office.admin("GET", "/config")
     assert 200 == asked.status, asked.body
     for secret in (CANARY, SECRET, TOKEN):
         assert secret.encode() not in asked.body

@@ -98,7 +98,11 @@ ADMIN = {
     "GET /exchanges/export": Entry(),
     "GET /exchanges/{id}": Entry(status=404),  # There was none.
     "GET /status": Entry(),
-    "GET /configuration": Entry(),
+    "GET /config": Entry(),
+    "GET /stats": Entry(),
+    "GET /drain": Entry(),
+    "POST /drain": Entry(),
+    "DELETE /drain": Entry(last=True),
     "GET /plugins": Entry(),
     "POST /reload": Entry(),
     "GET /routing": Entry(),
