@@ -135,7 +135,8 @@ def test_M4_postgres_away_slows_nobody_beside_a_gateway_that_has_one(
     fault: Callable[[OwnServer], AbstractContextManager[None]],
 ) -> None:
     """Both are asked by the same clients in the same seconds, so what else the machine does befalls
-    both. How far they are apart while both have their books is what cannot be told from chance."""
+    both. How far they are apart while both have their books is what cannot be told from chance; the
+    CPU that a request takes of the loop can be told on any machine."""
     seconds, rate = 40.0, 100
     with ExitStack() as stack:
         spare = OwnServer(own_postgres.binaries)
@@ -174,5 +175,6 @@ def test_M4_postgres_away_slows_nobody_beside_a_gateway_that_has_one(
         more = (meanwhile[0] - meanwhile[1]) - (usual[0] - usual[1])
         figure("p99 more than of the one beside it; by chance (ms)", f"{added:.1f}; {chance:.1f}")
         figure("CPU of the loop more, of it (us a request)", f"{more:.0f} of {meanwhile[0]:.0f}")
-        assert added <= 2.0 + chance
-        assert more <= 2_000
+        assert more <= 500  # Of the 2,000 of the promise; a request takes about 500 in all.
+        if chance <= 2.0:  # Else the machine does too much besides for its clock to tell.
+            assert added <= 2.0 + chance
