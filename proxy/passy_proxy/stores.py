@@ -17,6 +17,7 @@ from passy_proxy.records import (
     Credential,
     CustomProvider,
     Principal,
+    Switch,
     UsageRow,
 )
 from passy_proxy.structs import Struct
@@ -197,6 +198,16 @@ class Books(Protocol):
 
         Records that a ledger has taken and not yet entered may be missing.
         """
+        ...
+
+
+@runtime_checkable
+class Switchboard(Protocol):
+    """What people decided of the targets of aliases. An edit is told as a change of the kind
+    ``switch``."""
+
+    async def switches(self) -> Sequence[Switch]:
+        """All of them; there are few."""
         ...
 
 

@@ -15,6 +15,7 @@ from passy_plugins.api import (
     organisations,
     providers,
     stats,
+    switches,
     usage,
     users,
 )
@@ -34,6 +35,7 @@ AREAS = (
     providers,
     credentials,
     models,
+    switches,
     budgets,
     usage,
     gateway,

@@ -28,6 +28,7 @@ from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.reports import Reports
 from passy_plugins.stores.sql.schema import usage
+from passy_plugins.stores.sql.switching import Switching
 from passy_plugins.stores.sql.tenants import Tenants
 from passy_plugins.stores.sql.vault import Vaulted
 from passy_plugins.stores.sql.verify import Tell, verify, verify_within
@@ -47,7 +48,7 @@ AT_ONCE = 8
 """Connections of one Admin: a server has a hundred for all of them."""
 
 
-class Admin(Issued, Tenants, Allotted, Vaulted):
+class Admin(Issued, Tenants, Allotted, Vaulted, Switching):
     """Writes to the database of ``url``. See `opened`."""
 
     def __init__(

@@ -192,6 +192,17 @@ credentials = Table(
 """``upstream`` is the name of a shared one or the id of a custom provider. ``version`` grows with
 each new secret, and so does what ``sealed`` is bound to; see ``sealed.py``."""
 
+switches = Table(
+    "switches",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("switched_by", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+"""Targets of aliases that are ``pinned`` or ``disabled``, whatever the configuration says."""
+
 usage = Table(
     "usage",
     metadata,
