@@ -35,6 +35,7 @@ from passy_portal.pages import (
     overview,
     people,
     playground,
+    prices,
     provider,
     providers,
     requests,
@@ -82,6 +83,7 @@ PAGES = (
     team.router,
     people.router,
     settings.router,
+    prices.router,
 )
 API = (
     api_account.router,

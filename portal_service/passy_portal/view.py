@@ -74,6 +74,8 @@ NOTES = {
     "hook-disabled": "The webhook is told nothing until it is enabled again.",
     "hook-enabled": "The webhook is told again.",
     "hook-deleted": "The webhook is deleted.",
+    "price": "The price is set. Gateways reckon with it within seconds, for requests from then on.",
+    "price-reset": "It costs again what the configuration or the price list says.",
     "reloaded": "The file was read again, and is what runs now.",
     "linked": "From now on you can sign in with it.",
     "unlinked": "It lets you in no more, and what was begun with it has ended.",
