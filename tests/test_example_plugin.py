@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from harness.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs/examples/prompt_cap"
@@ -59,9 +59,7 @@ def test_its_own_tests_pass(fresh: Path) -> None:
 
 
 def test_a_gateway_that_names_it_refuses_long_prompts(fresh: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [fresh.with_name("passy"), "serve", "--config", EXAMPLE / "gateway.yaml"]
     gateway = subprocess.Popen(
         [*command, "--data", tmp_path, "--listen", f"127.0.0.1:{port}"],

@@ -182,7 +182,7 @@ def answering(data: bytes) -> Script:
 
 
 async def settled(transport: Transport, **expected: int) -> None:
-    """Wait, at most 2 s, for these counts."""
+    """Wait, at most 20 s, for these counts."""
 
     def seen() -> dict[str, int]:
         return {name: count for name, count in transport.stats().items() if name in expected}
@@ -193,7 +193,7 @@ async def settled(transport: Transport, **expected: int) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
 

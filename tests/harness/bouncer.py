@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from harness.ports import free_port
 from harness.postgres import PATIENCE, Database
 
 CONFIGURATION = """\
@@ -46,9 +47,7 @@ def bouncer(database: Database, pool: int = 3) -> Iterator[str]:
     there = urlsplit(database.url)
     folder = Path(tempfile.mkdtemp(prefix="passy-bouncer-"))
     folder.chmod(0o777)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = probe.getsockname()[1]
+    listen = free_port()
     (folder / "ini").write_text(
         CONFIGURATION.format(
             host=there.hostname,

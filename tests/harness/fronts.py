@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from harness.client import Told
+from harness.ports import free_port
 
 PATIENCE = 20.0
 
@@ -185,9 +186,7 @@ def haproxy(folder: Path, port: int) -> Iterator[Front]:
 def _running(
     folder: Path, template: str, port: int, command: Callable[[str], list[str]]
 ) -> Iterator[Front]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = probe.getsockname()[1]
+    listen = free_port()
     file = folder / "conf"
     file.write_text(template.format(folder=folder, port=port, listen=listen))
     log = folder / "log"

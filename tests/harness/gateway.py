@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
+from harness.ports import free_port
 from passy_proxy.testing import ScriptedUpstream
 
 T = TypeVar("T")
@@ -143,14 +143,9 @@ class Gateway:
             assert self._started(listen), self.complaints()
             self.url = f"http://{listen}"
             return
-        for _ in range(3):  # Somebody else may take the port between the two.
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                listen = f"127.0.0.1:{probe.getsockname()[1]}"
-            if self._started(listen):
-                self.url = f"http://{listen}"
-                return
-        raise AssertionError(f"the gateway does not start:\n{self.complaints()}")
+        listen = f"127.0.0.1:{free_port()}"
+        assert self._started(listen), f"the gateway does not start:\n{self.complaints()}"
+        self.url = f"http://{listen}"
 
     def _started(self, listen: str) -> bool:
         serve: list[str | Path] = [

@@ -14,7 +14,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,8 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import pytest
+
+from harness.ports import free_port
 
 T = TypeVar("T")
 
@@ -97,9 +98,7 @@ class OwnServer(Server):
         self.folder = Path(tempfile.mkdtemp(prefix="passy-postgres-"))
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._binaries = self._reachable(binaries)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         super().__init__(f"postgresql://postgres:{quote(PASSWORD)}@127.0.0.1:{self.port}/postgres")
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres")

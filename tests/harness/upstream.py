@@ -82,8 +82,8 @@ class RawUpstream:
         idle: float | None = None,
         port: int = 0,
     ) -> None:
-        """``idle``: seconds after which a connection without a request is closed. ``port``: where
-        it listens, if not on a free one."""
+        """``idle``: seconds after an answer when a connection without another request is closed.
+        ``port``: where it listens, if not on a free one."""
         self.hits: list[Hit] = []
         self.errors: list[str] = []
         self.connections = 0
@@ -145,7 +145,8 @@ class RawUpstream:
                 wire = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
                 if left:  # to receive nothing would be the end
                     wire.receive_data(left)
-                async with asyncio.timeout(self._idle):
+                # Between two requests: the first one may take its time on a busy machine.
+                async with asyncio.timeout(self._idle if hit else None):
                     request = await self._event(wire, reader)
                 if not isinstance(request, h11.Request):
                     return

@@ -25,6 +25,8 @@ from typing import Any, cast
 import hiredis
 import pytest
 
+from harness.ports import free_port
+
 PATIENCE = 30.0
 """Seconds that anything here may take; only a hang takes so long."""
 
@@ -34,12 +36,6 @@ def _binary() -> Path:
     assert spec is not None
     assert spec.submodule_search_locations is not None
     return next(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Valkey:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from harness.crowd import CHAT, Caller, asking, percentile
@@ -50,12 +50,21 @@ class Volley:
         opened = [Caller.of(urls[number % len(urls)]) for number in range(count)]
         return cls(await asyncio.gather(*opened))
 
-    async def fire(self, data: bytes) -> Counter[int]:
-        """How often each status came back."""
+    async def fire(
+        self, data: bytes, told: Callable[[int], object] = lambda _: None
+    ) -> Counter[int]:
+        """How often each status came back. ``told`` hears of each answer how many there are."""
+        found = Counter[int]()
+
+        async def answer(caller: Caller) -> None:
+            status, _, _ = await caller.answer()
+            found[status] += 1
+            told(found.total())
+
         for caller in self._callers:
             await caller.send(data)
-        answers = await asyncio.gather(*(caller.answer() for caller in self._callers))
-        return Counter(status for status, _, _ in answers)
+        await asyncio.gather(*map(answer, self._callers))
+        return found
 
     def leave(self) -> None:
         for caller in self._callers:

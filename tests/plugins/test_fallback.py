@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+from harness.ports import free_port
 
 from passy_plugins.fallback import Fallback
 from passy_plugins.retrying import Budget
@@ -75,10 +75,7 @@ Make = Callable[..., Awaitable[Pair]]
 @pytest.fixture
 def shut() -> int:
     """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_port()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +10,7 @@ from harness.chromium import WAIT, Complaints, launched
 from harness.gateway import Gateway, Serve, until
 from harness.office import VARIABLES
 from harness.portal import CONFIGURATION, PASSWORD, Browser, found, joined
+from harness.ports import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser as Chromium
@@ -61,9 +61,7 @@ class Visit(NamedTuple):
 @pytest.fixture(scope="module")
 def visit(serve: Serve) -> Iterator[Visit]:
     with launched() as chromium:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         gateway = serve(configuration(port), start=False, **VARIABLES)
         gateway.start(f"127.0.0.1:{port}")
         owner, _ = found(gateway)

@@ -23,7 +23,7 @@ from passy_proxy.testing import Answer, completion
 
 CONFIGURATION = """
 stores:
-  state: {{kind: redis, url: "{redis}"}}
+  state: {{kind: redis, url: "{redis}", timeout: 5s}}
   books: {{kind: sql, url: "sqlite:///{folder}/books.db"}}
 upstreams:
   paid: {{dialect: openai, url: "{upstream}/v1"}}

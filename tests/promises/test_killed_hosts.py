@@ -8,7 +8,6 @@ import os
 import random
 import secrets
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from pathlib import Path
 import pytest
 from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
+from harness.ports import free_port
 from harness.postgres import Database, Server
 from harness.upstream import RawUpstream, whole
 from harness.valkey import Valkey
@@ -115,12 +115,6 @@ def site(
             gateway.start(f"127.0.0.1:{free_port()}")
             gateways.append(gateway)
         yield gateways, upstream, database
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def workers(gateway: Gateway) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -70,17 +71,21 @@ async def test_L1_fifty_rounds_of_a_thousand(serve: Serve, valkey: Valkey) -> No
 
 
 async def test_L1_slots_are_shared_and_come_back(serve: Serve, valkey: Valkey) -> None:
-    """Ten at once of eighty who hold theirs for a while; then all of them are free."""
-    slow = [*whole(json.dumps(completion()))]
-    with RawUpstream([{"wait": 0.3}, *slow]) as upstream:
+    """Ten at once of eighty who hold theirs until all others are refused; then all are free."""
+    refused = threading.Event()
+    slow = whole(json.dumps(completion()))
+    with RawUpstream(script=lambda _: [{"wait": refused}, *slow]) as upstream:
         text = configuration(
             valkey.url, "concurrency: 10", "timeout: 5s, name: slots", provider=upstream.url
         )
         with hosts(serve, text) as gateways:
             volley = await Volley.of([gateway.url for gateway in gateways], 80)
-            assert {200: 10, 429: 70} == await volley.fire(request(model="real"))
-            await until(lambda: 0 == slots(valkey, "slots"))
-            assert {200: 10, 429: 70} == await volley.fire(request(model="real"))
+            for _ in range(2):
+                refused.clear()
+                asked = request(model="real")
+                found = await volley.fire(asked, lambda answered: answered == 70 and refused.set())
+                assert {200: 10, 429: 70} == found
+                await until(lambda: 0 == slots(valkey, "slots"))
             volley.leave()
 
 
@@ -166,7 +171,8 @@ async def test_L4_a_host_whose_clock_is_wrong_counts_by_the_servers(
     serve: Serve, valkey: Valkey, clock: str
 ) -> None:
     name = clock.replace(" ", "-")
-    text = configuration(valkey.url, "requests: 20/min, concurrency: 50", f"name: {name}")
+    store = f"timeout: 5s, name: {name}"
+    text = configuration(valkey.url, "requests: 20/min, concurrency: 50", store)
     right = serve(text)
     wrong = serve(text, start=False, **faked(CLOCKS[clock]))
     wrong.start()
@@ -246,10 +252,12 @@ async def test_L4_the_servers_own_clock_may_be_set_back(serve: Serve) -> None:
 # L5
 
 
-async def obedient(caller: Caller) -> list[int]:
-    """Statuses of one who asks, waits as it is told, and asks once more."""
+async def obedient(caller: Caller, heard: list[float]) -> list[int]:
+    """Statuses of one who asks, waits as it is told, and asks once more. It adds when it heard the
+    first one."""
     await caller.send(request())
     status, headers, _ = await caller.answer()
+    heard.append(time.monotonic())
     if status == 200:
         return [200]
     assert int(headers["retry-after"]) * 1000 >= int(headers["retry-after-ms"])
@@ -262,28 +270,31 @@ async def obedient(caller: Caller) -> list[int]:
 
 async def crowd(
     serve: Serve, server: Valkey, limit: str, clients: int, name: str
-) -> list[list[int]]:
+) -> tuple[list[list[int]], float]:
+    """The statuses of each client, and how long it took them to hear the first one."""
     text = configuration(server.url, f"requests: {limit}", f"timeout: 5s, name: {name}")
     with hosts(serve, text) as gateways:
         callers = [await Caller.of(gateways[number % 2].url) for number in range(clients)]
-        found = await asyncio.gather(*map(obedient, callers))
+        heard: list[float] = []
+        began = time.monotonic()
+        found = await asyncio.gather(*(obedient(caller, heard) for caller in callers))
         for caller in callers:
             caller.leave()
-    return found
+    return found, max(heard) - began
 
 
 async def test_L5_who_waits_as_told_is_admitted(serve: Serve, valkey: Valkey) -> None:
-    found = await crowd(serve, valkey, "60/6s", 100, "obedient")
+    found, took = await crowd(serve, valkey, "60/6s", 100, "obedient")
     at_once = sum(statuses == [200] for statuses in found)
     in_vain = sum(statuses == [429, 429] for statuses in found)
-    assert 60 <= at_once < 80
+    assert 60 <= at_once <= 60 + 10 * took + 1
     # Who comes a little later than the others may find what one of them was promised.
     assert in_vain <= at_once - 60
 
 
 @pytest.mark.large
 async def test_L5_two_hundred_clients_obey(serve: Serve, valkey: Valkey, figure: Note) -> None:
-    found = await crowd(serve, valkey, "120/30s", 200, "two-hundred")
+    found, _ = await crowd(serve, valkey, "120/30s", 200, "two-hundred")
     waited = [statuses for statuses in found if len(statuses) == 2]
     assert len(waited) >= 70
     share = sum(statuses[1] == 200 for statuses in waited) / len(waited)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from harness.crowd import Caller, Seen, asking, normals, percentile
 from harness.gateway import Gateway, Serve, until
+from harness.ports import free_port
 
 CONFIGURATION = """
 upstreams: {echo: {kind: echo}}
@@ -157,9 +158,7 @@ def front(program: str, gateway: Gateway, folder: Path) -> Iterator[str]:
         pytest.skip(
             f"{program.upper()} IS MISSING: C4 IS NOT TRIED BEHIND IT (apt install {program})"
         )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     text = {"nginx": NGINX, "haproxy": HAPROXY}[program]
     file = folder / f"{program}.conf"
     file.write_text(text.format(folder=folder, port=port, to=urlsplit(gateway.url).netloc))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.crowd import CHAT, Caller, asking, resident
-from harness.gateway import Gateway, Serve
+from harness.gateway import Gateway, Serve, until
 
 CONFIGURATION = """
 log: {level: debug, format: json}
@@ -50,6 +50,11 @@ def dropped(gateway: Gateway) -> int:
     return int(gateway.ask("/readyz").json["checks"]["log_lines_dropped"])
 
 
+def configuration(gateway: Gateway) -> str:
+    """What its readiness says of the one in the file."""
+    return str(gateway.ask("/readyz").json["checks"].get("configuration"))
+
+
 def ask_on(gateway: Gateway, count: int) -> float:
     """The longest of so many answers, in seconds."""
     longest = 0.0
@@ -84,13 +89,13 @@ def test_D7_standard_output_that_nobody_reads(serve: Serve, unread: int, lines: 
     print(f"D7: {lines} lines, {dropped(gateway)} dropped, {growth >> 20} MiB more")
     assert dropped(gateway) > 0
     assert growth < 48 << 20
-    assert longest < 2.0
+    assert longest < 10  # Who waits for a reader waits for ever.
     # Reloading starts nothing anew that would be stuck as well, and waits for nobody.
     text = gateway.file.read_text()
     for number in range(3):
         gateway.file.write_text(f"{text}# {number}\n")
         until_reloaded(gateway, number + 1)
-    assert ask_on(gateway, 5) < 2.0
+    assert ask_on(gateway, 5) < 10
     threads = os.listdir(f"/proc/{gateway.process.pid}/task")
     assert len(threads) < 20, threads
     assert "were dropped" not in gateway.complaints()
@@ -120,9 +125,8 @@ def test_D7_standard_error_that_nobody_reads(serve: Serve, unread: int) -> None:
     # Each reload that is refused is a long line of the log, and there is room for none.
     for number in range(3):
         gateway.file.write_text(f"{text}wrong{number}: {{}}\n")
-        time.sleep(1.1)
-        assert ask_on(gateway, 5) < 2.0
-    assert "wrong2" in gateway.ask("/readyz").json["checks"]["configuration"]
+        until(lambda: f"wrong{number}" in configuration(gateway) or None)  # noqa: B023
+        assert ask_on(gateway, 5) < 10
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full IS NOT HERE")
@@ -131,13 +135,13 @@ def test_D7_a_disk_that_is_full(serve: Serve) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         gateway = serve(CONFIGURATION, stdout=full, stderr=full)
-        assert ask_on(gateway, 50) < 2.0
+        assert ask_on(gateway, 50) < 10
         end = time.monotonic() + 20
         while dropped(gateway) < 50:
             assert time.monotonic() < end, "nothing is counted"
             time.sleep(0.02)
         gateway.file.write_text(f"{gateway.file.read_text()}wrong: {{}}\n")
-        time.sleep(1.2)
-        assert ask_on(gateway, 5) < 2.0
+        until(lambda: "wrong" in configuration(gateway) or None)
+        assert ask_on(gateway, 5) < 10
     finally:
         os.close(full)

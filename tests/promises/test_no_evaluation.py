@@ -340,6 +340,8 @@ def harmless(event: str, gateway: Gateway) -> bool:
     if kind in ("open", "os.rename", "os.remove", "os.mkdir", "os.listdir"):
         paths = re.findall(r"'(/[^']*|\.[^']*)'", arguments)
         return bool(paths) and all(path.startswith((*own, *code, *vitals)) for path in paths)
+    if kind == "os.truncate":  # By descriptor: where a loop that is late writes down its stack.
+        return re.fullmatch(r"\[\d+, 0\]", arguments) is not None
     if kind in ("exec", "import", "marshal.loads"):  # of a module that is needed for the first time
         return kind != "exec" or any(place in arguments for place in code)
     return False

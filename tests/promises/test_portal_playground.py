@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import re
 import time
 from typing import Any
@@ -54,7 +55,7 @@ def test_W4_a_key_of_the_playground_can_do_no_more_than_who_asks(developer: Brow
     ]
     assert (user, user, ["playground"]) == (row["user"], row["created_by"], row["tags"])
     assert row["limits"]["requests"]
-    end = time.mktime(time.strptime(row["expires_at"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
+    end = calendar.timegm(time.strptime(row["expires_at"][:19], "%Y-%m-%dT%H:%M:%S"))
     assert before < end < time.time() + 901
     assert 200 == office.admin("PATCH", f"/users/{user}", {"models": ["pattern-*"]}).status
     key = issued(developer)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from harness import crowd
 from harness.catalogue import cases, entries
 from harness.gateway import until
 from harness.people import People
@@ -247,10 +248,11 @@ TENANTS_NAME = parse_origin("https://b.example", restricted=True)
 pytestmark = pytest.mark.anyio
 
 
-async def longest_pause(until: asyncio.Future[Any]) -> float:
+async def longest_pause(
+    until: asyncio.Future[Any], clock: Callable[[], float] = time.monotonic
+) -> float:
     """The longest time in which the loop did nothing else."""
-    clock, worst = time.monotonic, 0.0
-    last = clock()
+    worst, last = 0.0, clock()
     while not until.done():
         await asyncio.sleep(0.002)
         worst, last = max(worst, clock() - last), clock()
@@ -266,18 +268,18 @@ async def test_U12_a_slow_resolver_blocks_nobody() -> None:
         for n in range(500)
     ]
     watch = asyncio.ensure_future(longest_pause(asyncio.gather(*waiting, return_exceptions=True)))
-    await asyncio.sleep(0.2)
+    await crowd.until(lambda: 8 <= names.asked and 492 <= sum(one.done() for one in waiting))
+    await asyncio.sleep(0.1)
     assert 8 == names.asked, "a bound on threads, and no queue behind it"
     refused = [one.exception() for one in waiting if one.done()]
     assert 492 == len(refused)
     assert {"dns"} == {error.phase for error in refused if isinstance(error, TransportError)}
     # Tenants have used up their share. That of the operator's upstreams is another one.
     mine = asyncio.ensure_future(connector.addresses(PUBLIC_NAME))
-    await asyncio.sleep(0.1)
-    assert 9 == names.asked
+    await crowd.until(lambda: 9 == names.asked)
     release.set()
     assert ((socket.AF_INET, "93.184.215.14"),) == await mine
-    assert await watch < 0.5
+    assert await watch < 5  # Who waited for one of them would wait for twenty.
     # And none of it is left behind.
     assert await connector.addresses(parse_origin("https://another.example", True))
 
@@ -288,7 +290,7 @@ async def test_U12_a_resolver_that_hangs_ends_with_the_connect_timeout() -> None
     began = time.monotonic()
     with pytest.raises(TransportError) as raised:
         await connector.connect(asyncio.Protocol, PUBLIC_NAME, VERIFIED, Timeouts(connect=0.2))
-    assert 0.15 < time.monotonic() - began < 2.0
+    assert 0.15 < time.monotonic() - began < 10
     assert ("connect", "dns", False) == (raised.value.kind, raised.value.phase, raised.value.sent)
     release.set()
 
@@ -305,12 +307,15 @@ def test_U12_a_look_up_that_hangs_does_not_keep_the_process() -> None:
     began = time.monotonic()
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=50)
     assert b"took longer than 0.1 s" in run.stderr
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
 
 
 async def test_U12_answers_are_asked_for_again_and_old_ones_bridge_a_failure() -> None:
     names = Names(["93.184.215.14"], ["93.184.215.15"], [], ["93.184.215.16"])
-    connector = Connector(ConnectSettings(dns_ttl=0.05, dns_stale=60), names)
+    connector = Connector(ConnectSettings(dns_ttl=600, dns_stale=6_000, dns_patience=20), names)
+    loop = asyncio.get_running_loop()
+    now, later = loop.time, 0.0
+    loop.time = lambda: now() + later  # type: ignore[method-assign]
 
     async def address() -> str:
         ((_, found),) = await connector.addresses(PUBLIC_NAME)
@@ -318,7 +323,7 @@ async def test_U12_answers_are_asked_for_again_and_old_ones_bridge_a_failure() -
 
     assert ["93.184.215.14"] * 3 == [await address() for _ in range(3)]
     for expected in ("93.184.215.15", "93.184.215.15", "93.184.215.16"):
-        await asyncio.sleep(0.06)
+        later += 601
         assert expected == await address()
     assert 4 == names.asked
 
@@ -333,7 +338,7 @@ async def test_U12_an_old_answer_bridges_a_slow_one_but_not_for_ever() -> None:
     release.clear()
     assert ((socket.AF_INET, "93.184.215.14"),) == await connector.addresses(PUBLIC_NAME)
     release.set()
-    await asyncio.sleep(0.1)
+    connector.settings = ConnectSettings(dns_ttl=0.0, dns_stale=60, dns_patience=20)
     assert ((socket.AF_INET, "93.184.215.15"),) == await connector.addresses(PUBLIC_NAME)
     names.answers = ([],)
     connector.settings = ConnectSettings(dns_ttl=0.0, dns_stale=0.0)
@@ -347,8 +352,8 @@ async def test_U12_thousands_of_records_cost_the_loop_nothing() -> None:
     for answer, admitted in ((many, True), ([*many, "10.0.0.1"], False)):
         connector = Connector(lookup=Names(answer))
         asked = asyncio.ensure_future(connector.addresses(TENANTS_NAME))
-        pause = await longest_pause(asked)
-        assert pause < 1.0
+        # Of its own processor's time: the clock would tell of others on this machine as well.
+        assert await longest_pause(asked, time.thread_time) < 0.05
         if admitted:
             assert 8 == len(await asked)
         else:

@@ -32,7 +32,7 @@ LIMIT = 100
 THREADS = 3
 CONFIGURATION = """
 stores:
-  state: {{kind: redis, url: "redis://{stores}:{redis}/0"}}
+  state: {{kind: redis, url: "redis://{stores}:{redis}/0", timeout: 2s}}
   books: {{kind: sql, url: "{books}"}}
 upstreams: {{one: {{url: "http://{outside}:{upstream}/v1", credential: a-credential}}}}
 models: {{m: [one/real]}}

@@ -369,7 +369,7 @@ async def test_events_under_another_type_are_a_stream_where_one_was_asked_for(
 
 
 def test_looking_for_the_first_event_takes_linear_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert not has_event(b"data: x\n" * 8192)
     assert has_event(b": a\n\n" + b"data: x\r\n" * 8192 + b"\r\n")
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0

@@ -1288,7 +1288,7 @@ async def test_health_is_told_whatever_the_load() -> None:
         assert (503, "overloaded") == ((answer := await site.ask(GET)).status, answer.code)
         began = asyncio.get_running_loop().time()
         assert b"" == await (await site.client()).rest()
-        assert asyncio.get_running_loop().time() - began < 8
+        assert asyncio.get_running_loop().time() - began < 20
 
 
 async def test_far_too_many_connections_are_cut_and_idle_ones_closed() -> None:

@@ -100,7 +100,7 @@ async def test_an_emptied_sweep_can_be_used_again_and_its_clock_is_fresh() -> No
     for _ in range(2):
         member = Member(sweep, 0.0)
         sweep.add(member)
-        assert loop.time() - sweep.now < 1.0
+        assert loop.time() - sweep.now < 5
         async with asyncio.timeout(PATIENCE):
             await member.expired.wait()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+from harness.ports import free_port
 from openai import OpenAI
 from pydantic import BaseModel
 
@@ -41,9 +41,7 @@ def llama() -> Iterator[str]:
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with subprocess.Popen(
         [sys.executable, SERVER, str(port), OPERATORS],
         stdin=subprocess.PIPE,

@@ -318,7 +318,7 @@ def test_D6_a_key_that_is_taken_back_lets_nobody_in(office: Office, how: str) ->
         assert 404 == office.keys("PATCH", f"/api/{made['id']}", {}).status
     began = time.monotonic()
     until(lambda: office.chat(made["key"]).status in (401, 403) or None)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 15
 
 
 # The admin token

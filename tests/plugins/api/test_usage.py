@@ -276,7 +276,7 @@ def test_W6_whatever_is_asked_for_is_a_value(traffic: Traffic, value: str) -> No
     for name in ("model", "upstream", "key_id", "team", "user", "organisation", "tag", "search"):
         asked = traffic.office.admin("GET", f"/usage?{name}={value}")
         assert (200, 0) == (asked.status, asked.json["totals"]["requests"]), (name, asked.body)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 # Words

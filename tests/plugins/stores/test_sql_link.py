@@ -100,12 +100,12 @@ async def test_D4_where_it_was_reached_before_it_may_be_away(
         await first.stop()
         own_postgres.stop()
         store = opened(database.url)
-        await asyncio.wait_for(store.start(), 5)
+        await asyncio.wait_for(store.start(), 30)
         assert "away" == store.state
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
             await store.principal(DIGEST)
-        assert time.monotonic() - began < 0.1  # Nobody waits for what is known to be away.
+        assert time.monotonic() - began < 1.5  # Nobody waits for what is known to be away.
         own_postgres.start()
         await reached(store)
         assert "ok" == store.state

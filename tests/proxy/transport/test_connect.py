@@ -284,7 +284,7 @@ async def test_a_slow_name_ends_with_the_connect_timeout() -> None:
         await stuck.connect(
             asyncio.Protocol, parse_origin("http://a.example"), VERIFIED, Timeouts(connect=0.3)
         )
-    assert 0.2 <= clock() - started <= 3.0
+    assert 0.2 <= clock() - started <= 9
     assert (raised.value.kind, raised.value.phase) == ("connect", "dns")
     release.set()
 

@@ -58,7 +58,7 @@ async def upstream(script: Script, **limits: float) -> AsyncIterator[Http1Transp
 
 
 async def dropped(transport: Http1Transport) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while transport.stats()["open"]:  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 
@@ -404,10 +404,10 @@ async def test_many_tiny_chunks_pass() -> None:
 async def test_a_line_without_an_end_costs_no_time() -> None:
     line = b"x" * 60_000
     for data in (line, line + b":" + b" " * 4000, b":" * 60_000, b"a:b" * 20_000):
-        began = time.perf_counter()
+        began = time.thread_time()
         with suppress(TransportError):
             await parsed(b"HTTP/1.1 200 OK\r\n" + data + b"\r\nContent-Length: 0\r\n\r\n")
-        assert time.perf_counter() - began < 0.2
+        assert time.thread_time() - began < 0.5
 
 
 @pytest.mark.parametrize("data", SPLIT)
@@ -500,9 +500,9 @@ async def test_the_hint_of_the_upstream_is_obeyed() -> None:
     async with upstream(script, keepalive=60) as transport:
         started = asyncio.get_running_loop().time()
         (await transport.open(POST)).close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await closed.wait()
-        assert 0.3 <= asyncio.get_running_loop().time() - started <= 3.0
+        assert 0.3 <= asyncio.get_running_loop().time() - started <= 15
 
 
 async def test_a_zero_hint_forbids_reuse() -> None:
@@ -667,7 +667,7 @@ async def test_an_early_answer_wins_while_the_client_sends_nothing() -> None:
         await reader.read()
 
     async with upstream(script) as transport:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             leg = await transport.open(UpstreamRequest("POST", b"/", [], body()))
         assert leg.status == 401
         assert ended.is_set()
@@ -697,7 +697,7 @@ async def test_cancelling_an_upload_stops_the_iterator_and_closes_the_connection
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await ended.wait()
         assert transport.stats()["open"] == 0
 
