@@ -109,3 +109,40 @@ def ask(port: int, text: str) -> tuple[int, dict]:
         except OSError:
             time.sleep(0.1)
     raise AssertionError("the gateway does not listen")
+
+
+def test_an_installed_gateway_starts_in_an_empty_folder(fresh: Path, tmp_path: Path) -> None:
+    """Without a checkout: what it runs with and the portal's pages are in the wheel."""
+    port = free_port()
+    home = tmp_path / "home"
+    home.mkdir()
+    gateway = subprocess.Popen(
+        [fresh.with_name("passy"), "up"],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "PORT": str(port)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert gateway.stdout is not None
+        told = ""
+        while "first request" not in told:
+            line = gateway.stdout.readline()
+            assert line, told
+            told += line
+        assert "config built-in" in told
+        assert "echo → 200" in told
+        link = next(word for word in told.split() if "/portal/first?link=" in word)
+        page = read(link)
+        for path in ("/portal/static/portal.css", "/portal/static/portal.js"):
+            assert path in page
+            assert read(f"http://127.0.0.1:{port}{path}")
+    finally:
+        gateway.terminate()
+        gateway.communicate(timeout=30)
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        assert 200 == answer.status
+        return str(answer.read().decode())

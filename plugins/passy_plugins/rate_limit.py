@@ -66,6 +66,13 @@ WHEN_AWAY = {
 }
 
 
+EACH = (
+    "each worker counts rates and requests at once for itself, so together they admit up to so many"
+    " times what is written. To share them, let the store count in a Redis or a Valkey (REDIS_URL"
+    " in the shipped file)"
+)
+
+
 class Config(Settings):
     counters: Counters = setting(..., "The store that counts.")
     per: tuple[Dimension, ...] = setting(
@@ -157,6 +164,10 @@ class RateLimit(Filter):
     vouches = True
     needs = frozenset({"principal", "body"})
     config: Config
+
+    @property
+    def when_several(self) -> str:
+        return EACH if getattr(self.config.counters, "alone", False) else ""
 
     @property
     def when_away(self) -> str:

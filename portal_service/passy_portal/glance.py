@@ -12,7 +12,7 @@ from passy_plugins.api.denied import Denied
 from passy_plugins.stores.sql.admin import Admin
 from passy_plugins.stores.sql.counted import COUNTED
 from passy_plugins.stores.sql.reports import Asked, Dimension, Group, Order, Pace, Reports, Sums
-from passy_plugins.stores.sql.sums import BOUNDS, WITHIN
+from passy_plugins.stores.sql.sums import WITHIN
 from passy_portal.accounts import Visitor
 from passy_portal.forecast import DAY, DAYS, Forecast, forecast
 from passy_portal.health import MINUTES, MOST, Health, of_attempts
@@ -40,7 +40,7 @@ GROUPS: dict[str, tuple[Dimension | None, str]] = {
 ROWS = 5
 """Of what did most."""
 ALL = (*COUNTED, *WITHIN)
-NOTHING = Sums(), Pace(0, (0,) * len(BOUNDS))
+NOTHING = Sums(), Pace()
 STALE = 300_000
 """Milliseconds after which somebody should have looked after the books."""
 Named = Sequence[tuple[str, str, Sums]]
@@ -101,12 +101,11 @@ async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
     asked = Asked(span.since, span.until, mine)
     days = Asked(min(month(), today() - DAYS * DAY), tomorrow(), mine)
     minutes = Asked(now() - MINUTES * 60_000, now(), mine)
-    (ends, models, keys, by_day), (before, tried, tended, upstreams) = await gather(
+    (ends, models, keys), (before, tried, tended, upstreams) = await gather(
         gather(
             reports.series(asked, span.unit, ("outcome", "status"), ALL),
             _most(admin, visitor, asked, "model"),
             _most(admin, visitor, asked, "key"),
-            reports.series(days, "day", (), ("cost_nanos",)),
         ),
         gather(
             _before(reports, span, mine, look),
@@ -115,6 +114,10 @@ async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
             names_of(admin, visitor, "upstream"),
         ),
     )
+    if span.unit == "day" and span.since <= days.since:
+        costs = _by_time(ends, COUNTED.index("cost_nanos"))
+    else:
+        costs = _by_time(await reports.series(days, "day", (), ("cost_nanos",)), 0)
     by_end: dict[tuple[str, str], tuple[Sums, Pace]] = {}
     for (_, (outcome, status)), counts in ends.items():
         sums, pace = by_end.get((outcome, status), NOTHING)
@@ -131,7 +134,7 @@ async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
         pace,
         *before,
         await _series(admin, visitor, look, span, ends),
-        forecast({at or 0: cost for (at, _), (cost,) in by_day.items()}, now()),
+        forecast(costs, now()),
         await _budgets(admin, visitor),
         models,
         keys,
@@ -139,6 +142,14 @@ async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
         of_attempts(tried, upstreams),
         tended / 1000 if tended is not None and tended < now() - STALE else None,
     )
+
+
+def _by_time(found: Mapping[Any, Sequence[int]], place: int) -> dict[int, int]:
+    """One of the counts, of all that has one time."""
+    told: dict[int, int] = {}
+    for (at, _), counts in found.items():
+        told[at or 0] = told.get(at or 0, 0) + counts[place]
+    return told
 
 
 async def _before(
@@ -164,9 +175,12 @@ async def _series(
         series = ended(span, ((at, counts[0], counts[1]) for (at, _), counts in ends.items()))
     else:
         page = await reports.groups(asked, "total", [dimension], ORDER[look.show], MOST_SERIES)
-        names = await names_of(admin, visitor, dimension)
+        names = await names_of(admin, visitor, dimension, [group.by[0] for group in page.rows])
         first = {group.by[0]: names.get(group.by[0], group.by[0]) or "none" for group in page.rows}
-        series = await by_groups(reports, asked, span, measure, dimension, first)
+        counted = [_by_time(ends, COUNTED.index(name)) for name in measure.counted]
+        all = [measure.of(*(each.get(at, 0) for each in counted)) for at in span.starts]
+        found = await reports.series(asked, span.unit, [dimension], measure.counted, list(first))
+        series = by_groups(span, measure, first, found, all)
     if not look.compare:
         return series
     ago = Asked(span.before.since, span.before.until, mine)
@@ -186,7 +200,7 @@ ORDER: dict[str, Order] = {
 async def _most(admin: Admin, visitor: Visitor, asked: Asked, dimension: Dimension) -> Named:
     found = await admin.reports.groups(asked, "total", [dimension], "requests", ROWS)
     groups: Sequence[Group] = found.rows
-    names = await names_of(admin, visitor, dimension)
+    names = await names_of(admin, visitor, dimension, [group.by[0] for group in groups])
     return [(group.by[0], names.get(group.by[0], group.by[0]), group.sums) for group in groups]
 
 

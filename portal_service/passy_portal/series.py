@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from asyncio import gather
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from passy_plugins.stores.sql.reports import Asked, Dimension, Pace, Reports, Sums
+from passy_plugins.stores.sql.reports import Asked, Pace, Reports, Sums
 from passy_portal.figures import NONE, count, milliseconds, money
 from passy_portal.spans import Span
 
@@ -16,6 +15,10 @@ if TYPE_CHECKING:
 
 MOST = 5
 """Groups with a colour of their own; the others are one."""
+
+
+Found = Mapping[tuple[int | None, tuple[str, ...]], Sequence[int]]
+"""As `Reports.series` gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +56,20 @@ class Series:
     """All names together, in the time before."""
 
 
-async def by_groups(
-    reports: Reports,
-    asked: Asked,
-    span: Span,
-    measure: Measure,
-    dimension: Dimension,
-    first: Mapping[str, str],
+def by_groups(
+    span: Span, measure: Measure, first: Mapping[str, str], found: Found, all: Sequence[int] | None
 ) -> Series:
-    """``first``: values of the dimension that have a name of their own."""
-    if dimension == "tag":  # One request may be of several: the others are not what is left.
-        found = await reports.series(asked, span.unit, ["tag"], measure.counted)
-        rest: Sequence[int] | None = None
-    else:
-        found, rest = await gather(
-            reports.series(asked, span.unit, [dimension], measure.counted, list(first)),
-            whole(reports, asked, span, measure),
-        )
+    """``first``: values that have a name of their own; ``found``: what there is of them, by time.
+    ``all``: what all there is comes to, of which the rest is the others'; ``None`` where one
+    request may be of several."""
     columns = {value: place for place, value in enumerate(first)}
     places = {start: place for place, start in enumerate(span.starts)}
     values = [[0] * (len(first) + 1) for _ in places]
     for (at, (value,)), counts in found.items():
         values[places[at or 0]][columns.get(value, len(first))] += measure.of(*counts)
-    if rest is not None:
-        for row, all in zip(values, rest, strict=True):
-            row[-1] = all - sum(row[:-1])
+    if all is not None:
+        for row, of_all in zip(values, all, strict=True):
+            row[-1] = of_all - sum(row[:-1])
     names = [*first.values(), "others"]
     if not any(row[-1] for row in values) and len(names) > 1:
         names, values = names[:-1], [row[:-1] for row in values]
@@ -104,9 +96,8 @@ async def whole(reports: Reports, asked: Asked, span: Span, measure: Measure) ->
 async def pace(reports: Reports, asked: Asked, span: Span) -> Series:
     """Milliseconds to the first byte of an answer: p50 and p95."""
     found = await reports.pace(asked, span.unit)
-    nothing = Pace(0, ())
     values = [
-        [found.get((start, ()), nothing).percentile(part) for part in PERCENTILES.values()]
+        [found.get((start, ()), Pace()).percentile(part) for part in PERCENTILES.values()]
         for start in span.starts
     ]
     return Series(["p50", "p95"], values, milliseconds)

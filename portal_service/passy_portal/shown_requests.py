@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-
-from passy_plugins.stores.sql.schema import keys
+from passy_portal.pages.reading import key_names
 from passy_portal.snippets import Snippet
 from passy_proxy import retold
 from passy_proxy.records import UsageRecord
@@ -60,23 +58,16 @@ class Row:
 
 async def rows_of(admin: Admin, records: Sequence[UsageRecord]) -> list[Row]:
     """With the names of their keys and providers. All are of one organisation."""
-    names = await key_names(admin, {record.key_id for record in records})
+    if not records:
+        return []
+    mine = records[0].organisation
+    names = await key_names(admin, mine, {record.key_id for record in records})
     met = {attempt.upstream for record in records for attempt in record.attempts}
     providers: dict[str, str] = {}
     if any(name.startswith(OWN) for name in met):
-        own = await admin.list_providers(records[0].organisation)
+        own = await admin.list_providers(mine)
         providers = {f"{OWN}{each.id}": each.name for each in own}
     return [Row(record, names.get(record.key_id, record.key_id), providers) for record in records]
-
-
-async def key_names(admin: Admin, ids: Collection[str]) -> dict[str, str]:
-    """What people call keys of the books, deleted ones among them."""
-    wanted = select(keys.c.id, keys.c.name, keys.c.description, keys.c.shown)
-    if not any(ids):
-        return {}
-    async with admin.connected() as connection:
-        found = (await connection.execute(wanted.where(keys.c.id.in_(ids)))).all()
-    return {row.id: row.name or row.description or row.shown for row in found}
 
 
 @dataclass(frozen=True, slots=True)

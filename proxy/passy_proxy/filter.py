@@ -91,6 +91,12 @@ class Filter:
         empty where it has none."""
         return ""
 
+    @property
+    def when_several(self) -> str:
+        """What is other than written where several workers run, and what to do about it, for who
+        starts them; empty where nothing is."""
+        return ""
+
     async def start(self) -> None:
         """Called once, before the snapshot goes live."""
 

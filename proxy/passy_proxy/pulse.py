@@ -44,6 +44,10 @@ LONG = 0.5
 FRAMES = 30
 """Innermost frames of a stack that are logged."""
 
+LAST_WORDS = getattr(signal, "SIGVTALRM", None)
+"""What a worker that is about to be killed is sent, to write down its stack whatever holds it up.
+``None`` on Windows."""
+
 _FRAME = re.compile(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$', re.MULTILINE)
 _SECTION = re.compile(r"^(?:Stack|Current thread \w+).*\(most recent call first\):$", re.MULTILINE)
 _BEATS, _READY, _RESTARTS, _CONNECTIONS, _CONFIGURATION, _TAKEN, _REFUSED, _DRAINED = range(8)
@@ -61,11 +65,11 @@ class Slot:
         self._published = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
 
     def begin(self) -> None:
-        """Be its worker: a crash writes down its stack here, and SIGALRM does."""
+        """Be its worker: a crash writes down its stack here, and `LAST_WORDS` do."""
         self.drained = False  # Who is, is told so anew.
         faulthandler.enable(self.dump)
-        if hasattr(signal, "SIGALRM"):  # Not on Windows.
-            faulthandler.register(signal.SIGALRM, self.dump, all_threads=False)
+        if LAST_WORDS is not None:
+            faulthandler.register(LAST_WORDS, self.dump, all_threads=False)
 
     def close(self) -> None:
         """Give back what it takes; nobody may use it any more."""
@@ -146,7 +150,8 @@ class Slot:
         os.lseek(fd, 0, os.SEEK_SET)
         begins = [found.end() for found in _SECTION.finditer(text)]
         section = text[begins[-1] :].partition("\n\n")[0] if begins else ""
-        return [f"{file}:{line} in {name}" for file, line, name in _FRAME.findall(section)][:FRAMES]
+        frames = [each for each in _FRAME.findall(section) if each[0] != __file__]
+        return [f"{file}:{line} in {name}" for file, line, name in frames[:FRAMES]]
 
     def publish(self, data: bytes) -> None:
         """Let the others see ``data``, in place of what was published before."""
@@ -187,20 +192,25 @@ class Pulse:
         self._said: dict[str | None, float] = {}
         """When each plugin, or nobody, was last blamed."""
         self._unsaid = 0
+        self._before: Any = None
+        """What SIGALRM did before."""
 
     def start(self) -> None:
         """Begin. Only in a main thread, which signals reach."""
-        dump = self.slot.dump.fileno()
         if hasattr(signal, "SIGALRM"):  # Not on Windows.
-            faulthandler.register(signal.SIGALRM, dump, all_threads=False)
+            self._before = signal.signal(signal.SIGALRM, self._alarmed)
+            signal.siginterrupt(signal.SIGALRM, False)
         self._tasks.start(self._run())
 
     async def stop(self) -> None:
         await self._tasks.stop()
         if hasattr(signal, "SIGALRM"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-            faulthandler.unregister(signal.SIGALRM)
+            signal.signal(signal.SIGALRM, self._before)
         faulthandler.cancel_dump_traceback_later()
+
+    def _alarmed(self, number: int, frame: object) -> None:
+        faulthandler.dump_traceback(self.slot.dump, all_threads=False)
 
     async def _run(self) -> None:
         due = monotonic()

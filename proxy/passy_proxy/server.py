@@ -37,6 +37,7 @@ from passy_proxy.vitals import Vitals
 if TYPE_CHECKING:
     from types import FrameType
 
+    from passy_proxy.board import Board
     from passy_proxy.config.model import Address, EdgeSettings, GatewayFile, LogSettings
 
 
@@ -48,12 +49,16 @@ TICK = 0.05
 
 
 def gateway_at(
-    place: Place, log: LogSettings, variables: Mapping[str, str], vitals: Vitals | None = None
+    place: Place,
+    log: LogSettings,
+    variables: Mapping[str, str],
+    vitals: Vitals | None = None,
+    board: Board | None = None,
 ) -> Gateway:
     """The gateway of a place, not started. Raises KeyringError."""
     keyring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))
     logger = configured(log, variables)
-    site = Site(place.data, keyring, logger, vitals or Vitals([Slot()]))
+    site = Site(place.data, keyring, logger, vitals or Vitals([Slot()]), board)
     return Gateway(site, variables, logger, path=place.path, text=place.text)
 
 

@@ -14,6 +14,8 @@ from passy_proxy.vitals import Vitals
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from passy_proxy.board import Board
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -26,3 +28,5 @@ class Site:
     """The gateway's own, which masks what looks like a secret."""
     vitals: Vitals = field(default_factory=Vitals, repr=False)
     """Where the process counts."""
+    board: Board | None = field(default=None, repr=False)
+    """What it has in common with the workers beside it, if there are any."""

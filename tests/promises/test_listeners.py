@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from harness.gateway import PASSY, PATIENCE, Asked, Gateway, Serve, Shipped, until
 from harness.office import CONFIGURATION, SECRET, TOKEN, VARIABLES, Office
+from harness.ports import free_port
 
 MORE = """
   - {match: GET /metrics, listener: admin, chain: [metrics_page: {public: true}]}
@@ -32,13 +32,6 @@ CHAT = {"model": "one", "messages": [{"role": "user", "content": "hello"}]}
 CANARY = "sk-canary-of-the-operator-51c7aa"
 
 
-def closed_port() -> str:
-    """Where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
-
-
 def text(*, most: int = 4096, lame: str = "5s") -> str:
     return TEXT.replace("MOST", str(most)).replace("LAME", lame)
 
@@ -46,7 +39,7 @@ def text(*, most: int = 4096, lame: str = "5s") -> str:
 @pytest.fixture(scope="module")
 def office(serve: Serve) -> Office:
     """Two workers, and an upstream that nobody is at."""
-    gone = f"  gone: {{url: {closed_port()}/v1, credential: {CANARY}}}\n"
+    gone = f"  gone: {{url: http://127.0.0.1:{free_port()}/v1, credential: {CANARY}}}\n"
     changes = {
         "upstreams:\n": f"upstreams:\n{gone}",
         "default: [usage": "default: [metrics, breaker, usage",

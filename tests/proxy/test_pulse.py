@@ -6,6 +6,7 @@ import asyncio
 import faulthandler
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -93,6 +94,53 @@ async def test_one_to_blame_does_not_cover_another(slot: Slot, log: Log, tmp_pat
     )
     pulse._held_up(0.3, 101.0)
     assert [None, "mine"] == [line["plugin"] for line in log.lines]
+
+
+SWITCHING = """
+import asyncio, functools, random, re, signal, time
+import greenlet
+from passy_proxy.pulse import Pulse, Slot
+from passy_proxy.registry import Registry
+
+WAYS = (
+    lambda left, end: list(map(lambda _: deep(left - 1, end), (1,))),
+    lambda left, end: re.sub("a", lambda _: (deep(left - 1, end), "b")[1], "a"),
+    lambda left, end: sorted([1], key=lambda _: (deep(left - 1, end), 1)[1]),
+    lambda left, end: functools.reduce(lambda a, b: deep(left - 1, end), (1, 2)),
+)
+
+def deep(left, end):
+    return random.choice(WAYS)(left, end) if left else end()
+
+def beside():
+    while True:
+        deep(random.randrange(8), main.switch)
+
+async def held_up():
+    slot = Slot()
+    pulse = Pulse(slot, Registry(), None, 60.0, 0.0)
+    pulse.start()
+    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+    others = [greenlet.greenlet(beside) for _ in range(8)]
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        for _ in range(100):
+            deep(random.randrange(8), random.choice(others).switch)
+    print(len(slot.stack()))
+    await pulse.stop()
+
+main = greenlet.getcurrent()
+asyncio.run(held_up())
+"""
+
+
+def test_an_alarm_does_not_end_a_process_that_switches_greenlets() -> None:
+    """As SQLAlchemy does: between two of them there is no stack to be looked at."""
+    ran = subprocess.run(
+        [sys.executable, "-c", SWITCHING], capture_output=True, text=True, timeout=60
+    )
+    assert 0 == ran.returncode, ran.stderr
+    assert int(ran.stdout) > 0
 
 
 async def test_it_leaves_no_alarm_behind(slot: Slot, log: Log) -> None:

@@ -1,4 +1,5 @@
-"""Counters in one process: exact, O(1), and nothing running beside them.
+"""Counters in one process: exact, O(1), and nothing running beside them. Of budgets the workers of
+a host may have the counters in common.
 
 A rate is a bucket that holds ``amount`` and refills continuously, ``amount`` in ``seconds``. What
 is kept is one number, *ends*: when it will be full again, on the clock of this bucket. That clock
@@ -23,10 +24,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import gcd, inf
+from typing import TYPE_CHECKING
 
-from passy_plugins.stores.purse import Part, Purse
+from passy_plugins.stores.purse import Part, Purses
 from passy_proxy.stores import Allowance, Claim, Grant, Room
 from passy_proxy.units import Rate
+
+if TYPE_CHECKING:
+    from passy_plugins.stores.shared_purses import SharedPurses
 
 SECOND = 1_000_000_000
 LONGEST_QUEUE = 120 * SECOND
@@ -86,21 +91,30 @@ class Bucket:
 
 
 class Buckets:
-    """`Counters` over buckets in memory. ``clock`` gives nanoseconds that never go back."""
+    """`Counters` over buckets in memory. ``clock`` gives nanoseconds that never go back; ``purses``
+    are what budgets count with, its own when not given."""
 
-    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    alone = True
+    """Rates and slots are this process's alone."""
+
+    def __init__(
+        self,
+        clock: Callable[[], int] = time.monotonic_ns,
+        purses: Purses | SharedPurses | None = None,
+    ) -> None:
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
         self._ages: deque[str] = deque()
         self._slots: dict[str, int] = {}
-        self._purses: dict[str, Purse] = {}
+        self._purses = Purses() if purses is None else purses
 
     def __len__(self) -> int:
         """How many counters are kept right now."""
         return len(self._buckets) + len(self._slots) + len(self._purses)
 
     def take(self, claims: Sequence[Claim]) -> Grant:
-        """All claims or none: nobody comes in between."""
+        """All claims or none: nobody comes in between. Raises StoreUnavailable where purses are in
+        common, and another worker does not let go of them."""
         now = self._clock()
         get = self._buckets.get
         rooms: list[Room] = []
@@ -118,6 +132,10 @@ class Buckets:
                     rooms.append(Room(limit, limit - used, 0.0, 0.0))
                     continue
                 if isinstance(limit, Allowance):
+                    if not self._purses.held:
+                        self._undo(claims, len(rooms), held)
+                        with self._purses:
+                            return self.take(claims)
                     purse = self._purses.get(claim.key)
                     part = None
                     if purse is not None and purse.ends >= limit.ends:
@@ -166,11 +184,12 @@ class Buckets:
 
     def prime(self, key: str, limit: Allowance, used: int, quiet: float = inf) -> None:
         now = self._clock()
-        purse = self._purses.get(key)
-        if purse is None or purse.ends < limit.ends:
-            self._purses[key] = Purse(limit.ends, used, now)
-        elif purse.ends == limit.ends:
-            purse.agree(used, quiet, now)
+        with self._purses:
+            purse = self._purses.get(key)
+            if purse is None or purse.ends < limit.ends:
+                self._purses.begin(key, limit.ends, used, now)
+            elif purse.ends == limit.ends:
+                purse.agree(used, quiet, now)
 
     def _bucket(self, key: str, limit: Rate, now: int) -> Bucket:
         """The bucket of ``key`` with this limit.

@@ -30,6 +30,7 @@ from passy_plugins.stores.levels import (
     Tags,
     budgets_of,
 )
+from passy_plugins.stores.shared_purses import purses_of
 from passy_proxy import keys
 from passy_proxy.addresses import NetworkSetting
 from passy_proxy.config.settings import Secret, Settings, setting
@@ -196,7 +197,7 @@ class Memory(Buckets, Store):
     def __init__(
         self, settings: MemorySettings, site: Site, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
-        super().__init__(clock)
+        super().__init__(clock, purses_of(site))
         self._keyring = site.keyring
         pepper = site.keyring.pepper if settings.keys else b""
         self._principals = dict(_principal(each, settings, pepper) for each in settings.keys)

@@ -8,7 +8,8 @@ The books are the truth: `Purse.agree` follows them. What is in them was spent, 
 has less is raised at once. What is not in them may be on its way, so a counter that has more is
 lowered only when it was left alone for a while.
 
-There is one purse for each budget in use, for as long as the process lives.
+There is one purse for each budget in use, for as long as the process lives. Where there are several
+workers they have them in common, see `shared_purses.py`.
 """
 
 from __future__ import annotations
@@ -77,6 +78,21 @@ class Purse:
         """How it looks, and to one who wanted so much more and was refused something."""
         left = limit.amount - self.settled - self.open
         return Room(limit.amount, max(left, 0), 0.0, inf if limit.hard and wanted > left else 0.0)
+
+
+class Purses(dict[str, Purse]):
+    """Purses by their names, of one process."""
+
+    held = True
+    """Nobody else comes in between."""
+
+    def begin(self, key: str, ends: float, settled: int, now: int) -> None:
+        """Count it in a window that ends then (Unix seconds), in place of an earlier one."""
+        self[key] = Purse(ends, settled, now)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 class Part(NamedTuple):

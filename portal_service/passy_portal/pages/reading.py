@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from sqlalchemy import select
+
 from passy_plugins.stores.sql.reports import Asked, Dimension, Sums
+from passy_plugins.stores.sql.schema import keys
 from passy_portal.accounts import Visitor
 
 if TYPE_CHECKING:
@@ -60,11 +64,14 @@ async def spent_by(
     return {group.by[0]: group.sums for group in found.rows}
 
 
-async def names_of(admin: Admin, visitor: Visitor, dimension: str) -> dict[str, str]:
-    """What people call the keys, teams, users or own providers of an organisation."""
+async def names_of(
+    admin: Admin, visitor: Visitor, dimension: str, among: Collection[str] | None = None
+) -> dict[str, str]:
+    """What people call the keys, teams, users or own providers of an organisation; ``among``: only
+    these are asked for, where there may be many."""
     mine = visitor.organisation
     if dimension == "key":
-        return {key.id: key.name or key.shown for key in await admin.list_keys(mine, deleted=True)}
+        return await key_names(admin, mine, among)
     if dimension == "team":
         return {team.id: team.name for team in await admin.list_teams(mine)}
     if dimension == "user":
@@ -72,3 +79,18 @@ async def names_of(admin: Admin, visitor: Visitor, dimension: str) -> dict[str, 
     if dimension == "upstream":
         return {f"custom-{each.id}": each.name for each in await admin.list_providers(mine)}
     return {}
+
+
+async def key_names(
+    admin: Admin, organisation: str, ids: Collection[str] | None = None
+) -> dict[str, str]:
+    """What people call keys of the books, deleted ones among them."""
+    wanted = select(keys.c.id, keys.c.name, keys.c.description, keys.c.shown)
+    wanted = wanted.where(keys.c.organisation == organisation)
+    if ids is not None:
+        if not any(ids):
+            return {}
+        wanted = wanted.where(keys.c.id.in_(ids))
+    async with admin.connected() as connection:
+        found = (await connection.execute(wanted)).all()
+    return {row.id: row.name or row.description or row.shown for row in found}

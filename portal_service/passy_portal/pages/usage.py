@@ -13,7 +13,6 @@ from passy_plugins.api.usage import Counts, bin_of, flat
 from passy_plugins.stores.sql.admin import Admin
 from passy_plugins.stores.sql.kinds import Kinds, kinds_of
 from passy_plugins.stores.sql.reports import Asked, Group, Order, Pace, Reports, Sums
-from passy_plugins.stores.sql.sums import BOUNDS
 from passy_portal.accounts import Accounts, Visitor
 from passy_portal.figures import Chart, lined, stacked
 from passy_portal.pages.reading import names_of
@@ -46,7 +45,6 @@ ORDERS: dict[str, Order] = {
     "errors": "requests",
     LATENCY: "requests",
 }
-NO_PACE = Pace(0, (0,) * len(BOUNDS))
 TOKENS = (
     ("input", "Tokens in"),
     ("cached", "Cached"),
@@ -84,12 +82,13 @@ async def usage(request: Request) -> Response:
     asked, reports = question.asked(visitor), admin.reports
     ago = question.asked(visitor, question.span.before)
     order = ORDERS[question.show]
-    prices, groups, before, names = await gather(
+    prices, groups, before = await gather(
         reports.most(asked, ["price"]),
         reports.most(asked, [question.dimension], order, ROWS),
         _before(reports, question, ago),
-        names_of(admin, visitor, question.dimension),
     )
+    shown = [group.by[0] for group in groups.rows]
+    names = await names_of(admin, visitor, question.dimension, shown)
     totals, whole_pace = all_of(prices.rows)
     rows = ranked(groups.rows, question, names)
     series = await _series(reports, question, asked, rows)
@@ -111,9 +110,9 @@ async def usage(request: Request) -> Response:
 
 def all_of(groups: Sequence[Group]) -> tuple[Sums, Pace]:
     """Sums and pace of all groups together."""
-    sums, pace = Sums(), NO_PACE
+    sums, pace = Sums(), Pace()
     for group in groups:
-        sums, pace = sums.plus(group.sums), pace.plus(group.pace or NO_PACE)
+        sums, pace = sums.plus(group.sums), pace.plus(group.pace or Pace())
     return sums, pace
 
 
@@ -133,8 +132,15 @@ async def _series(
     if question.show == LATENCY:
         return await pace(reports, asked, question.span)
     first = {value: title for value, title, _ in rows[:MOST]}
-    measure = MEASURES[question.show]
-    return await by_groups(reports, asked, question.span, measure, question.dimension, first)
+    measure, span, by = MEASURES[question.show], question.span, [question.dimension]
+    if question.by == "tag":  # One request may be of several: the others are not what is left.
+        found, all = await reports.series(asked, span.unit, by, measure.counted), None
+    else:
+        found, all = await gather(
+            reports.series(asked, span.unit, by, measure.counted, list(first)),
+            whole(reports, asked, span, measure),
+        )
+    return by_groups(span, measure, first, found, all)
 
 
 async def _before(reports: Reports, question: Question, ago: Asked) -> dict[str, Sums]:
@@ -208,7 +214,7 @@ async def _filters(
     """Those in force: name, heading, and what people call the value."""
     shown = []
     for name, value in question.filters.items():
-        names = await names_of(admin, visitor, GROUPS[name][0])
+        names = await names_of(admin, visitor, GROUPS[name][0], [value])
         shown.append((name, GROUPS[name][1], named(value, names)))
     return shown
 

@@ -20,6 +20,7 @@ from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.place import LAST_GOOD, Place
 
 if TYPE_CHECKING:
+    from passy_proxy.board import Board
     from passy_proxy.config.build import Parts
     from passy_proxy.config.snapshot import Snapshot
     from passy_proxy.registry import Registry
@@ -63,6 +64,8 @@ def command(
     try:
         file, snapshot = checked(place, variables, parts)
         administered = snapshot.administered
+        if workers is not None and workers > 1:
+            warn_of_several(snapshot, workers)
     except ConfigInvalid as exc:
         file = last_good(place, variables, exc)
         administered = imported(file, parts)
@@ -96,6 +99,7 @@ class Post(NamedTuple):
 
     vitals: Vitals
     line: socket.socket
+    board: Board | None
 
 
 def serve(
@@ -112,9 +116,9 @@ def serve(
     from passy_proxy.log import let_go
     from passy_proxy.server import Served, Server, Serving, gateway_at
 
-    vitals, line = post or (None, None)
+    vitals, line, board = post or (None, None, None)
     try:
-        gateway = gateway_at(place, file.settings.log, variables, vitals)
+        gateway = gateway_at(place, file.settings.log, variables, vitals, board)
     except KeyringError as exc:
         fail(str(exc), Exit.invalid_config)
     # A supervisor sees it for itself, and starts another.
@@ -144,17 +148,19 @@ def supervised(
 ) -> int:
     """Look after ``count`` workers until the end; the exit code. ``registry`` has the plugins."""
     import passy_proxy.server  # noqa: F401  # Workers begin with everything in memory.
+    from passy_proxy.board import Board
     from passy_proxy.log import configured
     from passy_proxy.pulse import Slot, blamed
     from passy_proxy.supervisor import Supervisor, Times
     from passy_proxy.vitals import Vitals
 
     slots = [Slot() for _ in range(count)]
+    board = Board(count) if count > 1 else None
     edge = file.settings.edge
 
     def work(number: int, line: socket.socket) -> None:
         slots[number].begin()
-        serve(place, variables, file, sides, Post(Vitals(slots, number), line))
+        serve(place, variables, file, sides, Post(Vitals(slots, number), line, board))
 
     end = edge.lame_duck + edge.shutdown_timeout + GRACE
     times = Times(edge.loop_dead, edge.start_timeout, end)
@@ -171,6 +177,17 @@ def checked(
 
     file = place.file(variables)
     return file, build(file, parts, "check")
+
+
+def warn_of_several(snapshot: Snapshot, workers: int) -> None:
+    """Say what is other than written, as there are several of them."""
+    said: dict[str, set[str]] = {}
+    for filter in snapshot.filters:
+        if filter.when_several:
+            said.setdefault(filter.when_several, set()).add(filter.name)
+    for what, names in said.items():
+        message = f"passy: {workers} workers ({', '.join(sorted(names))}): {what}"
+        click.secho(message, fg="yellow", err=True)
 
 
 def imported(file: GatewayFile, parts: Parts) -> bool:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from passy_plugins.stores.sql import Sql, SqlSettings, migrate, statements
 from passy_plugins.stores.sql.admin import Admin
 from passy_plugins.stores.sql.driver import driver_for, place_of
-from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.engine import AT_ONCE, engine_for
 from passy_plugins.stores.sql.postgres import Postgres
 from passy_plugins.stores.sql.schema import metadata
 from passy_proxy import keys
@@ -457,3 +457,24 @@ async def answered(driver: Postgres) -> list[Any]:
             return await driver.fetch("SELECT 1")
         await asyncio.sleep(0.1)
     raise AssertionError("it never answers")
+
+
+async def test_the_writing_side_keeps_its_connections_and_replaces_those_that_were_cut(
+    database: Database, tmp_path: Path
+) -> None:
+    ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+    async with Admin.opened(database.url, RING) as admin:
+        await asyncio.gather(*(admin.list_organisations() for _ in range(20)))
+        first = set(database.rows(f"{ours} pg_backend_pid()"))
+        await asyncio.gather(*(admin.list_organisations() for _ in range(20)))
+        assert first == set(database.rows(f"{ours} pg_backend_pid()"))
+        assert 1 <= len(first) <= AT_ONCE
+        database.rows(f"SELECT pg_terminate_backend(pid) FROM ({ours} pg_backend_pid()) AS mine")
+        until = time.monotonic() + 10
+        while True:  # Who asks in the very moment may be told that it is away.
+            try:
+                await asyncio.gather(*(admin.list_organisations() for _ in range(20)))
+                break
+            except StoreUnavailable:
+                assert time.monotonic() < until
+        assert first.isdisjoint(database.rows(f"{ours} pg_backend_pid()"))

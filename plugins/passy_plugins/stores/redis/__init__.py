@@ -18,6 +18,7 @@ from passy_plugins.stores.buckets import Buckets
 from passy_plugins.stores.redis.changes import Changes
 from passy_plugins.stores.redis.headcount import Headcount
 from passy_plugins.stores.redis.place import places
+from passy_plugins.stores.shared_purses import purses_of
 from passy_proxy.config.settings import Secret, Settings, setting
 from passy_proxy.hookspecs import hookimpl
 from passy_proxy.site import Site
@@ -75,7 +76,7 @@ class Redis(Store):
         found = places(settings.url.reveal())
         self._there: There | None = None
         if not found:
-            self._counters: Counters = Buckets(clock or time.monotonic_ns)
+            self._counters: Counters = Buckets(clock or time.monotonic_ns, purses_of(site))
             self._changes = Changes()
             return
         from passy_plugins.stores.redis.there import There  # Who counts here does without.
@@ -103,6 +104,11 @@ class Redis(Store):
         """Give back what this worker holds."""
         if self._there is not None:
             await self._there.stop()
+
+    @property
+    def alone(self) -> bool:
+        """It counts in this process; see `Buckets.alone`."""
+        return self._there is None
 
     @property
     def workers(self) -> int:

@@ -20,7 +20,7 @@ from passy_plugins.stores.sql.allotted import Allotted
 from passy_plugins.stores.sql.arrivals import Arrivals
 from passy_plugins.stores.sql.database import sqlite_path
 from passy_plugins.stores.sql.driver import driver_for, is_postgres
-from passy_plugins.stores.sql.engine import engine_for
+from passy_plugins.stores.sql.engine import AT_ONCE, engine_for
 from passy_plugins.stores.sql.exchanges import Exchanges
 from passy_plugins.stores.sql.issued import BY_KEY, Issued
 from passy_plugins.stores.sql.lists import Lists
@@ -43,10 +43,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from passy_proxy.keyring import Keyring
-
-
-AT_ONCE = 8
-"""Connections of one Admin: a server has a hundred for all of them."""
 
 
 class Admin(Issued, Tenants, Allotted, Vaulted, Switching, Pricing):

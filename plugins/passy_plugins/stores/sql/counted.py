@@ -172,6 +172,8 @@ class _Saved(ColumnElement[int]):
     """`sums.saved` of a record."""
 
     inherit_cache = True
+    _traverse_internals = []  # noqa: RUF012  # As SQLAlchemy declares it.
+    """Each is like the other: else the statements they are in were compiled anew each time."""
     type = BigInteger()
 
 

@@ -8,6 +8,7 @@ an answer then says how far it has looked, and whoever wants to goes on from the
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -18,8 +19,8 @@ from sqlalchemy import ColumnElement, Select, Table, and_, not_, or_, select, te
 from passy_plugins.stores.sql.counted import column_of, conditions, holds
 from passy_plugins.stores.sql.pages import MOST, cursor_of, position_of
 from passy_plugins.stores.sql.reports import Asked, Reports, bounded
-from passy_plugins.stores.sql.schema import usage, usage_hours
-from passy_plugins.stores.sql.sums import HOUR
+from passy_plugins.stores.sql.schema import usage, usage_days, usage_hours
+from passy_plugins.stores.sql.sums import DAY, HOUR, SPANS
 from passy_proxy.json import loads
 from passy_proxy.records import UsageRecord
 from passy_proxy.retold import ending
@@ -97,6 +98,7 @@ class Exchanges(Reports):
             undo = await bounded(connection)
             try:
                 pieces = Pieces(wanted.since, end, await _hours(connection, wanted, end))
+                await pieces.next()
                 while pieces.end > wanted.since:
                     turn = monotonic()
                     page = _between(pieces.start, pieces.end, wanted, behind)
@@ -105,7 +107,7 @@ class Exchanges(Reports):
                     if len(found) > limit:
                         return _page(found[:limit])
                     behind, took = None, monotonic() - turn
-                    pieces.next(faster=took * GROWTH < patience / GROWTH)
+                    await pieces.next(faster=took * GROWTH < patience / GROWTH)
                     if monotonic() - began + took * GROWTH > patience:
                         break
             finally:
@@ -135,40 +137,63 @@ class Exchanges(Reports):
 
 
 class Pieces:
-    """The time from ``end`` back to ``since``, piece by piece; of ``hours`` alone, which go back
-    too, where they are known."""
+    """The time from ``end`` back to ``since``, piece by piece; of ``hours`` alone, where those that
+    have any are known."""
 
-    def __init__(self, since: int, end: int, hours: list[int] | None) -> None:
+    def __init__(self, since: int, end: int, hours: Hours | None) -> None:
         self._since = since
         self._hours = hours
         self._length = FIRST_PIECE
-        self.start, self.end = since, end
-        self._cut()
+        self.start = self.end = end
 
-    def next(self, *, faster: bool) -> None:
+    async def next(self, *, faster: bool = False) -> None:
+        """Go on to the one before; at the end it is empty, and at ``since``."""
         self._length *= GROWTH if faster else 1
         self.end = self.start
-        self._cut()
-
-    def _cut(self) -> None:
         self.start = max(self._since, self.end - self._length)
-        hours = self._hours
-        if hours is None:
-            return
-        while hours and hours[0] >= self.end:
-            hours.pop(0)
-        if not hours:
-            self.start = self.end = self._since
-            return
-        self.end = min(self.end, hours[0] + HOUR)
-        begin = hours.pop(0)
-        while hours and hours[0] == begin - HOUR and self.end - begin < self._length:
-            begin = hours.pop(0)
-        self.start = max(self._since, begin)
+        if self._hours is not None:
+            run = await self._hours.before(self.end, self._length)
+            begin, end = run or (self._since, self._since)
+            self.start, self.end = max(self._since, begin), min(self.end, end)
 
 
-async def _hours(connection: AsyncConnection, wanted: Wanted, end: int) -> list[int] | None:
-    """The beginnings of the hours that have any, latest first, where the sums can tell."""
+class Hours:
+    """Those that have any, as the sums tell: asked for some days at a time, and of those days alone
+    that have any."""
+
+    def __init__(self, connection: AsyncConnection, wanted: Wanted, days: Sequence[int]) -> None:
+        """``days``: latest first, as are hours."""
+        self._connection = connection
+        self._wanted = wanted
+        self._days = deque(days)
+        self._known: deque[int] = deque()
+        self._at_once = 1
+
+    async def before(self, end: int, length: int) -> tuple[int, int] | None:
+        """The latest before ``end`` with those that it follows on, for about so long: where they
+        begin and end."""
+        known = self._known
+        while True:
+            while known and known[0] >= end:
+                known.popleft()
+            if known:
+                break
+            if not self._days:
+                return None
+            days = [self._days.popleft() for _ in range(min(self._at_once, len(self._days)))]
+            self._at_once *= GROWTH
+            since = max(days[-1], self._wanted.since)
+            known.extend(
+                await _starts(self._connection, usage_hours, self._wanted, since, days[0] + DAY)
+            )
+        begin = last = known.popleft()
+        while known and known[0] == begin - HOUR and end - begin < length:
+            begin = known.popleft()
+        return begin, last + HOUR
+
+
+async def _hours(connection: AsyncConnection, wanted: Wanted, end: int) -> Hours | None:
+    """``None`` where the sums cannot tell them, or where they would be no help."""
     if wanted.values.keys() <= {"organisation", "user"} and wanted.ended in (None, "ok"):
         return None
     late = select(usage.c.id).where(
@@ -176,11 +201,19 @@ async def _hours(connection: AsyncConnection, wanted: Wanted, end: int) -> list[
     )
     if (await connection.execute(late.limit(1))).first() is not None:
         return None
-    start = usage_hours.c.start
-    mine = [start > wanted.since - HOUR, start < end]
-    mine += conditions(usage_hours, Asked(wanted.since, end, wanted.values))
+    days = await _starts(connection, usage_days, wanted, wanted.since, end)
+    return Hours(connection, wanted, days)
+
+
+async def _starts(
+    connection: AsyncConnection, table: Table, wanted: Wanted, since: int, end: int
+) -> list[int]:
+    """The beginnings of those hours or days between two moments that have any, latest first."""
+    start = table.c.start
+    mine = [start > since - SPANS[table.name], start < end]
+    mine += conditions(table, Asked(wanted.since, end, wanted.values))
     if wanted.ended is not None:
-        mine.append(_ended(usage_hours, wanted.ended))
+        mine.append(_ended(table, wanted.ended))
     rows = await connection.execute(select(start).distinct().where(*mine).order_by(start.desc()))
     return [int(row.start) for row in rows]
 

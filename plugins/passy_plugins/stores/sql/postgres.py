@@ -279,7 +279,11 @@ class Postgres:
                 late = connection.is_closed() and timer.when() <= clock()
                 # Whatever transaction was open: its end is the connection's.
                 connection.terminate()
-                if not isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+                # The last one: the protocol is out of step for a moment when a connection is ended.
+                theirs = (
+                    asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
+                )
+                if not isinstance(error, theirs | OSError):
                     raise
                 raise self._told(error, f"no answer within {seconds:g} s" if late else "") from None
             finally:

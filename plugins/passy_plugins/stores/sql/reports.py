@@ -114,8 +114,8 @@ class Pace:
     """How many ended well, and how many of them had the first byte of their answer within each of
     `sums.BOUNDS`."""
 
-    ok: int
-    within: Sequence[int]
+    ok: int = 0
+    within: Sequence[int] = (0,) * len(BOUNDS)
 
     def plus(self, other: Pace) -> Pace:
         """Both together."""
