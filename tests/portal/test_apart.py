@@ -146,6 +146,7 @@ def test_its_configuration_has_no_routes_and_is_checked(gateway: Gateway, apart:
     )
     assert 78 == code
     assert re.search(r"other\.yaml:\d+:\d+: error: the portal carries no traffic", told)
-    code, told = said(APART + f"  /admin/api: {{app: admin, store: books, token: {TOKEN}}}\n")
+    admin = f"/admin/api: {{app: admin, store: books, token: {TOKEN}}}"
+    code, told = said(APART.replace("apps: {", f"apps: {{{admin}, "))
     assert 78 == code
-    assert re.search(r"other\.yaml:4:\d+: error: the portal has one listener", told)
+    assert re.search(r"other\.yaml:3:\d+: error: the portal has one listener", told)
