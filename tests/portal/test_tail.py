@@ -104,7 +104,7 @@ def test_W2_the_tail_ends_with_its_session(gateway: Gateway, owner: tuple[Browse
     ended = time.monotonic()
     until(lambda: watch.ended or None)
     assert "session" == watch.ended
-    assert time.monotonic() - ended < 10  # It is looked at every two seconds.
+    assert time.monotonic() - ended < 25  # It is looked at every two seconds.
     enter(gateway, record("req_after", me(browser)["organisation"], "m"))
     assert ["req_before"] == watch.ids
     watch.stop()
@@ -121,7 +121,7 @@ def test_O2_a_gateway_that_ends_waits_for_nobody_who_watches(serve: Serve) -> No
     until(lambda: watch.ids or None)
     began = time.monotonic()
     assert 0 == gateway.stop()
-    assert time.monotonic() - began < 10  # Others have 30 seconds to end.
+    assert time.monotonic() - began < 25  # Others have 30 seconds to end.
     watch.stop()
 
 
