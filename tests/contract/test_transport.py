@@ -569,9 +569,9 @@ async def test_silence_ends_a_relay(build: Build) -> None:
 
     async with Upstream().serve(script) as url:
         transport = build(url)
-        leg = await transport.open(post(timeouts=Timeouts(idle=0.5)))
         got: list[bytes] = []
         async with Clock() as clock:
+            leg = await transport.open(post(timeouts=Timeouts(idle=0.5)))
             with pytest.raises(TransportError) as raised:
                 await leg.relay(lambda data: not got.append(data))
         clock.assert_about(0.8 + 0.5)
