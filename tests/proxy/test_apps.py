@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from passy_proxy import Application, Secret, Settings, Site, StrongSecretOrOff, hookimpl, setting
-from passy_proxy.application import Asgi, Receive, Send
+from passy_proxy.application import Asgi, Lifespan, Receive, Send
 from passy_proxy.config.build import Parts, build
 from passy_proxy.config.document import parse
 from passy_proxy.config.legacy import layers
@@ -311,6 +311,25 @@ async def test_an_app_may_have_no_lifespan(tmp_path: Path, client: Client) -> No
     async with serving(text, tmp_path) as site:
         asked = await client.ask(f"{site.url}/a", method="GET")
         assert b"None /a / 0" == await asked.rest()
+
+
+async def test_an_app_that_ends_with_the_loop_is_not_told_to() -> None:
+    """As FastAPI does, it takes that for a failure of its shutdown."""
+
+    async def served(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        try:
+            await receive()
+        except asyncio.CancelledError:
+            await send({"type": "lifespan.shutdown.failed", "message": "a traceback"})
+            raise
+
+    life = Lifespan(served, structlog.get_logger())
+    await life.start()
+    assert life._task is not None
+    life._task.cancel()
+    await life.stop()
 
 
 # What is written of them
