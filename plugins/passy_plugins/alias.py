@@ -13,7 +13,7 @@ from math import inf, log
 from random import random
 from typing import TYPE_CHECKING
 
-from passy_plugins.switches import Following
+from passy_plugins import switches as steering
 from passy_proxy import (
     Exchange,
     Filter,
@@ -31,6 +31,7 @@ from passy_proxy import (
 from passy_proxy.models import may_reach, may_use
 
 if TYPE_CHECKING:
+    from passy_plugins.following import Following
     from passy_proxy import Switch
     from passy_proxy.models import Choice
 
@@ -68,9 +69,11 @@ class Alias(Filter):
         # What a name leads to, for those that lead to the same targets each time.
         self._fixed: dict[str, Sequence[Target]] = {}
         self._models = self.config.models
-        self._following: Following | None = None
+        self._following: Following[Switch] | None = None
         if (board := self.config.switchboard) is not None:
-            self._following = Following(board, self.config.remembered, self.switch, self.log)
+            self._following = steering.following(
+                board, self.config.remembered, self.switch, self.log
+            )
             await self._following.start()
 
     async def stop(self) -> None:

@@ -1,21 +1,12 @@
-"""What people decided of the targets of aliases, and how it is kept true: for `alias`.
-
-It is read when the filter starts, when an edit is told of, and now and then. While the store cannot
-be asked the latest word holds, and a gateway that starts meanwhile finds it on disk: a target that
-somebody disabled is not asked because a database is away.
-"""
+"""What people decided of the targets of aliases, as `alias` follows it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from passy_proxy import Changes, StoreUnavailable, Switch, Tasks, json
-from passy_proxy.remembered import Said
-from passy_proxy.stores import ANYTHING
+from passy_plugins.following import Decided, Following
+from passy_proxy import Switch
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -23,104 +14,23 @@ if TYPE_CHECKING:
     from passy_proxy import Remembered, Switchboard
     from passy_proxy.config.snapshot import Snapshot
 
-PATIENCE = 2.0
-"""Seconds that the store has to say it."""
-AGAIN = 30.0
-"""Seconds between two questions, where no edit was told of."""
-PAUSE = 1.0
-"""The same while the store is away."""
-BELIEVED = 30 * 86_400.0
-"""Seconds for which the disk is believed."""
-WRITTEN = 3_600.0
-"""Seconds between two writes of the same."""
-KEY = b"all"
-
 
 def held(snapshot: Snapshot, store: object) -> bool:
     """Whether a configuration goes by what ``store`` says."""
     return any(getattr(one.config, "switchboard", None) is store for one in snapshot.filters)
 
 
-class Following:
+def following(
+    board: Switchboard,
+    remembered: Remembered,
+    hold: Callable[[Sequence[Switch]], None],
+    log: FilteringBoundLogger,
+) -> Following[Switch]:
     """Calls ``hold`` with all switches, at once where there are any and at each change."""
 
-    def __init__(
-        self,
-        board: Switchboard,
-        remembered: Remembered,
-        hold: Callable[[Sequence[Switch]], None],
-        log: FilteringBoundLogger,
-    ) -> None:
-        self._board = board
-        self._remembered = remembered
-        self._hold = hold
-        self._log = log
-        self._tasks = Tasks(log)
-        place = getattr(board, "place", "")
-        self._kind = f"switches {place}" if place else ""
-        """Whose entry on disk is ours; empty where there is none."""
-        self._known: list[Switch] = []
-        self._due = asyncio.Event()
-        self._up = True
-        self._written = 0.0
-        self._unlisten: Callable[[], None] | None = None
+    def taken(switches: Sequence[Switch]) -> None:
+        hold(switches)
+        switched = {f"{one.model} → {one.target}": one.state for one in switches}
+        log.info("targets_switched", targets=switched)
 
-    async def start(self) -> None:
-        if not await self._ask():
-            await self._recall()
-        if isinstance(self._board, Changes):
-            self._unlisten = self._board.listen(self.told)
-        self._tasks.start(self._follow())
-
-    async def stop(self) -> None:
-        if self._unlisten is not None:
-            self._unlisten()
-        await self._tasks.stop()
-
-    def told(self, kind: str, subject: str) -> None:
-        """Something was edited, or may have been."""
-        if kind in ("switch", ANYTHING):
-            self._due.set()
-
-    async def _follow(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(AGAIN if self._up else PAUSE):
-                    await self._due.wait()
-            self._due.clear()
-            await self._ask()
-
-    async def _ask(self) -> bool:
-        """Whether the store said it."""
-        at = time()
-        try:
-            async with asyncio.timeout(PATIENCE):
-                found = list(await self._board.switches())
-        except (StoreUnavailable, TimeoutError) as error:
-            if self._up:
-                self._log.warning("switchboard_away", error=str(error) or "it does not answer")
-            self._up = False
-            return False
-        self._up = True
-        changed = found != self._known
-        self._take(found)
-        if self._kind and (changed or monotonic() >= self._written + WRITTEN):
-            self._written = monotonic()
-            said = Said(json.dumps([tuple(one) for one in found]), at, BELIEVED)
-            self._remembered.put(self._kind, KEY, said, only_known=not found)
-        return True
-
-    async def _recall(self) -> None:
-        """What the disk knows, from before a start."""
-        if not self._kind:
-            return
-        found = await self._remembered.find(self._kind, KEY)
-        if found is not None:
-            self._take([Switch(*each) for each in json.loads(found.value)])
-
-    def _take(self, found: list[Switch]) -> None:
-        if found != self._known:
-            self._known = found
-            self._hold(found)
-            switched = {f"{one.model} → {one.target}": one.state for one in found}
-            self._log.info("targets_switched", targets=switched)
+    return Following(Decided("switch", board, board.switches, Switch, taken), remembered, log)

@@ -124,6 +124,19 @@ class StoredCredential:
     """Unix seconds."""
 
 
+class SetPrice(NamedTuple):
+    """What somebody set a price to, before what the configuration and the price list say."""
+
+    target: str
+    """``upstream/model``."""
+    rates: dict[str, float]
+    """US dollars for a million tokens, by the names of `PriceSettings`."""
+    by: str
+    """The id of a user; empty for whoever holds the admin token."""
+    at: float
+    """Unix seconds."""
+
+
 class Switch(NamedTuple):
     """What somebody decided of one target of an alias, beside what the configuration says."""
 

@@ -17,6 +17,7 @@ from passy_proxy.records import (
     Credential,
     CustomProvider,
     Principal,
+    SetPrice,
     Switch,
     UsageRow,
 )
@@ -207,6 +208,15 @@ class Switchboard(Protocol):
     ``switch``."""
 
     async def switches(self) -> Sequence[Switch]:
+        """All of them; there are few."""
+        ...
+
+
+@runtime_checkable
+class Tariff(Protocol):
+    """Prices that people have set. An edit is told as a change of the kind ``price``."""
+
+    async def tariff(self) -> Sequence[SetPrice]:
         """All of them; there are few."""
         ...
 

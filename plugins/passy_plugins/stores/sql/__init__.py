@@ -38,6 +38,7 @@ from passy_proxy.records import (
     Credential,
     CustomProvider,
     Principal,
+    SetPrice,
     Switch,
     UsageRow,
 )
@@ -96,7 +97,7 @@ class SqlSettings(Settings):
 
 
 class Sql(Telling, Store):
-    """Directory, Vault, Ledger, Books, Alerts and Switchboard on one database.
+    """Directory, Vault, Ledger, Books, Alerts, Switchboard and Tariff on one database.
 
     Any number of processes may share it.
     """
@@ -215,6 +216,12 @@ class Sql(Telling, Store):
         return [
             Switch(model, target, state, by, at / 1000) for model, target, state, by, at in told
         ]
+
+    async def tariff(self) -> Sequence[SetPrice]:
+        """All of them."""
+        rows = await self._fetch(statements.SET_PRICES)
+        told = cast("list[tuple[str, str, str, int]]", rows)
+        return [SetPrice(target, loads(rates), by, at / 1000) for target, rates, by, at in told]
 
     @property
     def full(self) -> bool:

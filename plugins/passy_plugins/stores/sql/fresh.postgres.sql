@@ -496,3 +496,13 @@ CREATE TABLE switches (
 );
 
 UPDATE alembic_version SET version_num='0007' WHERE alembic_version.version_num = '0006';
+
+CREATE TABLE set_prices (
+    target TEXT NOT NULL,
+    rates TEXT NOT NULL,
+    set_by TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (target)
+);
+
+UPDATE alembic_version SET version_num='0008' WHERE alembic_version.version_num = '0007';

@@ -203,6 +203,16 @@ switches = Table(
 )
 """Targets of aliases that are ``pinned`` or ``disabled``, whatever the configuration says."""
 
+set_prices = Table(
+    "set_prices",
+    metadata,
+    Column("target", Text, primary_key=True),
+    Column("rates", Text, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+"""What people have set prices to; ``rates`` is JSON, see `SetPrice`."""
+
 usage = Table(
     "usage",
     metadata,
