@@ -405,4 +405,6 @@ CREATE INDEX ix_usage_summed_at ON usage (summed, at) WHERE summed = 0;
 
 UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004';
 
-UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005'
+UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005';
+
+UPDATE alembic_version SET version_num='0007' WHERE alembic_version.version_num = '0006'
