@@ -39,7 +39,12 @@ __all__ = [
     "BadBody",
     "Head",
     "JsonLimits",
+    "bad_depth",
+    "check_counts",
+    "check_digits",
     "check_text",
+    "check_value",
+    "marks_of",
     "member_span",
     "read_answer",
     "read_counts",
@@ -117,7 +122,8 @@ class Head(Struct, frozen=True, gc=False):
 
     `max_tokens` is the client's limit on output tokens (None: no limit stated), `n` the number of
     answers asked for (at least 1). `at` is an offset between the key of the model and its value,
-    0 when that key is the first `"model":` in the body.
+    0 when that key is the first `"model":` in the body. `outline` is JSON with the same members as
+    a body of megabytes, in short; empty for any other.
     """
 
     model: str
@@ -127,6 +133,7 @@ class Head(Struct, frozen=True, gc=False):
     n: int = 1
     at: int = 0
     has_stream_options: bool = False
+    outline: bytes = b""
 
 
 class _StreamOptions(Struct, gc=False):
@@ -159,6 +166,7 @@ class _Usual(
     n: int = 1
     at: int = 0
     has_stream_options: bool = False
+    outline: bytes = b""
     given_model: UnsetType = UNSET
     given_stream: UnsetType = UNSET
     given_stream_options: _StreamOptions | UnsetType = UNSET
@@ -324,6 +332,8 @@ def rewrite(body: bytes, head: Head, model: str | None, include_usage: bool) -> 
     if model is None or model == head.model:
         return body
     start, end = _string_from(body, head.at or body.index(_MODEL) + len(_MODEL)).span()
+    if head.outline:  # copied once, not twice
+        return b"".join((body[:start], _encode(model), memoryview(body)[end:]))
     return b"".join((body[:start], _encode(model), body[end:]))
 
 
@@ -404,6 +414,23 @@ def check_text(text: bytes) -> None:
         raise BadBody("The body holds what is no text.") from None
     if not text.isascii():
         _check_utf8(text)
+
+
+def check_value(text: bytes) -> None:
+    """BadBody unless ``text`` is JSON."""
+    try:
+        _decode_raw(text)
+    except RecursionError:
+        raise bad_depth() from None
+    except _UNREADABLE:
+        raise BadBody("The body is not valid JSON.") from None
+    if not text.isascii():
+        _check_utf8(text)
+
+
+def marks_of(text: bytes) -> bytes:
+    """The brackets and colons of a part of valid JSON which begins and ends outside of strings."""
+    return b"".join([part.translate(None, _NOT_STRUCTURE) for part in _outside(text)])
 
 
 def _marked(body: bytes) -> tuple[bytes, int]:
@@ -541,12 +568,13 @@ def _with_usage(body: bytes, head: Head, model: str | None) -> bytes:
         span = _string_from(body, head.at or body.index(_MODEL) + len(_MODEL)).span()
         edits.append((*span, _encode(model)))
         edits.sort()
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     at = 0
+    whole = memoryview(body)
     for start, end, new in edits:
-        parts += (body[at:start], new)
+        parts += (whole[at:start], new)
         at = end
-    parts.append(body[at:])
+    parts.append(whole[at:])
     return b"".join(parts)
 
 
@@ -600,7 +628,7 @@ def _check_structure(body: bytes, limits: JsonLimits) -> None:
     """
     size, depth = len(body), limits.depth
     if size > limits.digits:
-        _check_digits(body, limits.digits)
+        check_digits(body, limits.digits)
     if size <= limits.large:
         most = depth + 1
         if size - len(body.replace(b"{", b"", most).replace(b"[", b"", most)) > depth:
@@ -625,9 +653,14 @@ def _check_exactly(body: bytes, limits: JsonLimits) -> None:
         if left < 0:
             message = f"The body has more than {limits.parts} objects, lists and members."
             raise BadBody(message)
-    structure = b"".join(kept)
+    check_counts(b"".join(kept), limits)
+
+
+def check_counts(structure: bytes, limits: JsonLimits) -> None:
+    """BadBody when JSON of these brackets and colons is nested too deeply, or an object of it has
+    too many members."""
     if not _within(structure.translate(_SQUARE, b":"), limits.depth):
-        raise _too_deep(limits.depth)
+        raise bad_depth(limits.depth)
     for small in _SMALL_ONES * 3:  # what is left holds the large ones, and is mostly nothing
         if len(small) <= limits.keys:
             structure = structure.replace(small, b"")
@@ -645,7 +678,7 @@ def _check_exactly(body: bytes, limits: JsonLimits) -> None:
             members = around.pop()
 
 
-def _check_digits(body: bytes, most: int) -> None:
+def check_digits(body: bytes, most: int) -> None:
     """BadBody when a number of this valid JSON has more than ``most`` digits in a row.
 
     Where digits follow each other for so long, every so many bytes there is one of them.
@@ -664,7 +697,7 @@ def _check_digits(body: bytes, most: int) -> None:
 def _check_depth(body: bytes, limit: int, openers: int) -> None:
     """BadBody when a value of this valid JSON is nested deeper than ``limit``."""
     if not _shallow(body, limit, openers):
-        raise _too_deep(limit)
+        raise bad_depth(limit)
 
 
 def _shallow(body: bytes, most: int, openers: int) -> bool:
@@ -726,7 +759,7 @@ def _within(brackets: bytes, most: int) -> bool:
     return floor <= most
 
 
-def _too_deep(most: int = MAX_DEPTH) -> BadBody:
+def bad_depth(most: int = MAX_DEPTH) -> BadBody:
     return BadBody(f"The body is nested deeper than {most} levels.")
 
 
@@ -759,7 +792,7 @@ def _refusal(body: bytes) -> BadBody:
         _check_utf8(body)
         _decode_wire(body)
     except RecursionError:
-        return _too_deep()
+        return bad_depth()
     except ValidationError as error:
         if "got `" in str(error) and not _PARAM.search(str(error)):
             return BadBody("The body is not a JSON object.")

@@ -20,7 +20,12 @@ __all__ = [
     "BadBody",
     "Head",
     "JsonLimits",
+    "bad_depth",
+    "check_counts",
+    "check_digits",
     "check_text",
+    "check_value",
+    "marks_of",
     "member_span",
     "read_answer",
     "read_counts",
@@ -72,6 +77,7 @@ class Head(NamedTuple):
     n: int
     at: int
     has_stream_options: bool
+    outline: bytes = b""
 
 
 class Answer(NamedTuple):
@@ -116,7 +122,7 @@ def _members(body: bytes, limits: JsonLimits = LIMITS) -> tuple[str, list[tuple[
     except BadBody:
         raise
     except RecursionError:
-        raise BadBody(f"The body is nested deeper than {limits.depth} levels.") from None
+        raise bad_depth(limits.depth) from None
     except (ValueError, IndexError, StopIteration) as exc:
         raise BadBody(f"The body is not valid JSON: {exc or 'it ends too early'}.") from None
 
@@ -156,33 +162,52 @@ def _after(text: str, at: int, expected: str, *, space: bool = True) -> int:
     return _skip(text, at + 1) if space else at + 1
 
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """A string, to the end of the text where nothing ends it: were that no match, each quote in the
 rest would be tried as the beginning of another."""
 
 
 def _check_structure(text: str, limits: JsonLimits) -> None:
-    outside = _STRING.sub("", text)
-    if re.search(f"[0-9]{{{limits.digits + 1}}}", outside):
-        raise BadBody(f"A number has more than {limits.digits} digits.")
-    structure = re.sub(r"[^][{}:]+", "", outside)
-    if len(structure) - structure.count("]") - structure.count("}") > limits.parts:
+    check_digits(text.encode(), limits.digits)
+    structure = marks_of(text.encode())
+    if len(structure) - structure.count(b"]") - structure.count(b"}") > limits.parts:
         message = f"The body has more than {limits.parts} objects, lists and members."
         raise BadBody(message)
+    check_counts(structure, limits)
+
+
+def marks_of(text: bytes) -> bytes:
+    """As `body_msgspec.marks_of`."""
+    return re.sub(rb"[^][{}:]+", b"", _STRING.sub(b"", text))
+
+
+def check_digits(text: bytes, most: int) -> None:
+    """As `body_msgspec.check_digits`."""
+    if re.search(rb"[0-9]{%d}" % (most + 1), _STRING.sub(b"", text)):
+        raise BadBody(f"A number has more than {most} digits.")
+
+
+def check_counts(structure: bytes, limits: JsonLimits) -> None:
+    """As `body_msgspec.check_counts`."""
     around: list[int] = []  # members so far of what the present object or list stands in
     members = 0
     for mark in structure:
-        if mark == ":":
+        if mark == ord(":"):
             members += 1
             if members > limits.keys:
                 raise BadBody(f"An object has more than {limits.keys} members.")
-        elif mark in "[{":
+        elif mark in b"[{":
             around.append(members)
             members = 0
             if len(around) > limits.depth:
-                raise BadBody(f"The body is nested deeper than {limits.depth} levels.")
+                raise bad_depth(limits.depth)
         elif around:
             members = around.pop()
+
+
+def bad_depth(most: int = MAX_DEPTH) -> BadBody:
+    """As `body_msgspec.bad_depth`."""
+    return BadBody(f"The body is nested deeper than {most} levels.")
 
 
 def _once(members: list[tuple[str, _Member]], name: str) -> _Member | None:
@@ -238,6 +263,16 @@ def check_text(text: bytes) -> None:
         json.loads(b'"%b"' % text)
     except ValueError:
         raise BadBody("The body holds what is no text.") from None
+
+
+def check_value(text: bytes) -> None:
+    """BadBody as from `body_msgspec.check_value`."""
+    try:
+        _decoder.decode(text.decode())
+    except RecursionError:
+        raise bad_depth() from None
+    except ValueError:
+        raise BadBody("The body is not valid JSON.") from None
 
 
 def _whole(text: str) -> bool:

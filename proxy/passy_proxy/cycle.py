@@ -44,6 +44,7 @@ _LINE = b": ".join
 _BODYLESS = (204, 304)
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _SMALL = 16 * 1024  # bytes; below this, joining is cheaper than handing over pieces
+_LARGE = 4 << 20  # bytes; above this, joining holds others up
 _CRUMB = 1024  # bytes; a piece of a body that is hardly worth an object of its own
 _CRUMBS = 256
 
@@ -127,7 +128,10 @@ class Cycle:
         pieces = self._pieces
         if len(pieces) == 1:
             return pieces[0]
-        whole = b"".join(pieces)
+        if self.size > _LARGE:  # in a thread, which does not hold up Python meanwhile
+            whole = await asyncio.to_thread(b"".join, pieces)
+        else:
+            whole = b"".join(pieces)
         self._pieces = [whole]
         return whole
 

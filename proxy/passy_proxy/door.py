@@ -35,7 +35,7 @@ class Door:
         slots: Sequence[Slot],
         number: int,
     ) -> None:
-        self._sock = sock
+        self.sock = sock
         self._connect = connect
         self._own = slots[number]
         self._others = [slot for at, slot in enumerate(slots) if at != number]
@@ -47,17 +47,17 @@ class Door:
 
     def open(self) -> None:
         if not self._closed:
-            self._loop.add_reader(self._sock, self._accept)
+            self._loop.add_reader(self.sock, self._accept)
 
     def close(self) -> list[socket.socket]:
         """Let nobody in any more, except those returned: they were in the queue."""
         self._closed = True
-        self._loop.remove_reader(self._sock)
+        self._loop.remove_reader(self.sock)
         late = []
         with contextlib.suppress(OSError):
             while True:
-                late.append(self._sock.accept()[0])
-        self._sock.close()
+                late.append(self.sock.accept()[0])
+        self.sock.close()
         return late
 
     def _accept(self) -> None:
@@ -68,7 +68,7 @@ class Door:
         self._waited = False
         try:
             for _ in range(FEW):
-                self._serve(self._sock.accept()[0])
+                self._serve(self.sock.accept()[0])
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError:  # EMFILE and its like: to try again at once would be all there is to do.
@@ -91,5 +91,5 @@ class Door:
             task.exception()  # One that is gone again is nobody's trouble.
 
     def _pause(self, seconds: float) -> None:
-        self._loop.remove_reader(self._sock)
+        self._loop.remove_reader(self.sock)
         self._loop.call_later(seconds, self.open)

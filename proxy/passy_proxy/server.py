@@ -25,6 +25,7 @@ from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
 from passy_proxy.gateway import LIVE, READY, Gateway
 from passy_proxy.keyring import Keyring, KeyringError
+from passy_proxy.last_call import FROM_AFAR, FROM_NEAR, let_none_begin
 from passy_proxy.log import configured, flush
 from passy_proxy.place import Place
 from passy_proxy.pulse import Pulse, Slot
@@ -137,8 +138,8 @@ class Server(uvicorn.Server):
     """uvicorn's server, with our own end: in four steps, so that nobody loses a request.
 
     1. *Lame duck*: ``/readyz`` says 503, every answer asks to close, all who come are served.
-    2. The listening socket closes, after those who already waited in its queue were let in. Idle
-       connections close, once it is unlikely that a request is on its way.
+    2. No more connections begin at the listening socket. It closes once those were let in that had
+       begun. Idle connections close, once it is unlikely that a request is on its way.
     3. Running answers may end.
     4. What is left is told and cut, each with its record.
 
@@ -174,6 +175,9 @@ class Server(uvicorn.Server):
         self._lame_until = NEVER
         self._patience: float = config.allowed.shutdown_timeout
         self._waiting = False  # for running answers
+        self._forsaken = line is None
+        """Nobody will listen any more where it does. A worker may end alone."""
+        self._last_call = FROM_AFAR if config.allowed.lame_duck else FROM_NEAR
         self._starting: asyncio.Task[None] | None = None
         self._listening: list[tuple[Serving, socket.socket]] = []
         self._doors: list[tuple[Serving, Door]] = []
@@ -266,6 +270,7 @@ class Server(uvicorn.Server):
         wait: float = self._edge.lame_duck
         if interrupted:
             wait, self._patience = 0.0, min(self._patience, INTERRUPTED)
+            self._last_call = FROM_NEAR
         self._gateway.draining = True
         if self._starting is not None:
             self._starting.get_loop().call_soon_threadsafe(self._give_up)
@@ -281,6 +286,7 @@ class Server(uvicorn.Server):
         """Make an end of what the end waits for."""
         if self._waiting:
             self.force_exit = True
+        self._last_call = FROM_NEAR
         self._lame_until = 0.0
 
     def _commanded(self, line: socket.socket) -> None:
@@ -295,8 +301,10 @@ class Server(uvicorn.Server):
             elif command == HURRY:
                 self.hurry()
             else:
+                self._forsaken = True
                 self.drain(interrupted=command == INTERRUPT)
         if not commands:  # Its end: there is nobody any more to start another.
+            self._forsaken = True
             asyncio.get_running_loop().remove_reader(line)
             self.drain()
 
@@ -334,6 +342,12 @@ class Server(uvicorn.Server):
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
         """Close the listening sockets. Who has got through to one of them is served: closing it
         would reset whoever is in its queue."""
+        if self._forsaken:
+            for _, sock in self._listening:
+                let_none_begin(sock)
+            for _, door in self._doors:
+                let_none_begin(door.sock)
+            await asyncio.sleep(self._last_call)
         for server in self.servers:
             server.close()
         if not self._doors:

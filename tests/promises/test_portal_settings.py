@@ -62,7 +62,7 @@ def scene(serve: Serve, hire: Hire) -> Scene:
 
 
 def noted(gateway: Gateway, action: str) -> list[Any]:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as books:
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=90)) as books:
         rows = books.execute(
             "SELECT after FROM portal_audit WHERE action = ? ORDER BY seq", [action]
         )

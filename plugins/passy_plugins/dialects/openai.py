@@ -227,9 +227,12 @@ def _replay_safe(request: Request) -> bool:
 
 def _kept_or_queued(request: Request) -> bool:
     """Whether a Responses request leaves something behind at the provider."""
-    body = request.body
+    body = request.head.outline or request.body
     if all(body.find(member) < 0 for member in KEEPING_BYTES):
         return False
+    if request.head.outline:
+        said: Any = loads_object(body)
+        return any(map(said.get, KEEPING))
     try:
         said = request.json
     except Untranslatable:

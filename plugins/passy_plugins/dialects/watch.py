@@ -215,7 +215,7 @@ class Watch:
         if self.notable(data) or NAMED_ERROR.search(data):
             # What matters comes at the end: what is before it may be as ordinary as ever.
             front = data[: _before_last(data)]
-            if front and front.find(b"\r") < 0 and self._unremarkable(front):
+            if front and self._unremarkable(front):
                 if not self.model:
                     self._name(front)
                 self._forget()  # What is like its last chunk need not begin where a message does.
@@ -228,7 +228,7 @@ class Watch:
 
     def _unremarkable(self, data: bytes) -> bool:
         """Whether no message in ``data`` has to be decoded; if so, counts the text."""
-        if self.ordinary(data):
+        if data.find(b"\r") < 0 and self.ordinary(data):
             return True
         if self.notable(data) or NAMED_ERROR.search(data):
             return False
@@ -366,10 +366,10 @@ def _before_last(data: bytes) -> int:
     more."""
     at = len(data) - 2
     for _ in range(LAST):
-        at = data.rfind(b"\n\n", 0, at)
+        at = max(data.rfind(blank, 0, at) for blank in BLANK)
         if at < 0:
             return 0
-    return at + 2
+    return at + (3 if data.startswith(b"\n\r\n", at) else 2)
 
 
 def _boundary(data: bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -595,3 +596,24 @@ def test_what_is_nested_without_end_is_only_doubtful(asked: Asked, depth: int) -
     refused = AnswerTap()
     refused.whole(b'{"error":{"message":%b}}' % deep)
     assert refused.error
+
+
+@pytest.mark.parametrize("blank", [b"\r", b"\r\n\r\n", b"\n\r\n"])
+def test_U10_what_a_stream_ends_with_is_found_beside_any_number_of_blank_lines(
+    asked: Asked, blank: bytes
+) -> None:
+    """Which are no messages to be looked at one by one."""
+    front = text(b"hi") + blank * (65_536 // len(blank))
+    spent = []
+    for _ in range(3):
+        tap = OPENAI.tap(asked(WITH_USAGE), True, "openai")
+        began = time.thread_time()
+        assert front + STOP + LAST + DONE == tap.feed(front + STOP + LAST + DONE)
+        spent.append(time.thread_time() - began)
+        assert (True, "stop", Usage(9, 3), 2) == (
+            tap.done,
+            tap.finish_reason,
+            tap.usage,
+            tap.text_bytes,
+        )
+    assert min(spent) < 0.02

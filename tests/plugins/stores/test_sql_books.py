@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.days import now_within_a_day
 from harness.postgres import Database
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,8 +40,15 @@ TRIED = (
     AttemptRecord("v", "m", 503, "status: [[503],[0]]", 0, 5, False),
     AttemptRecord("u", "m", 200, "", 6, 9, False),
 )
-NOW = int(time.time() * 1000)
-TODAY = NOW // DAY
+NOW, TODAY = 0, 0
+"""Milliseconds, and the number of the day: of the test that runs."""
+
+
+@pytest.fixture(autouse=True)
+def today() -> None:
+    global NOW, TODAY
+    NOW = now_within_a_day()
+    TODAY = NOW // DAY
 
 
 class Books:
@@ -63,7 +71,8 @@ class Books:
         with closing(sqlite3.connect(self.path)) as connection, connection:
             return connection.execute(statement).fetchall()
 
-    async def tend(self, keep: int | None = None, now: int = NOW) -> int:
+    async def tend(self, keep: int | None = None, now: int | None = None) -> int:
+        now = NOW if now is None else now
         driver = driver_for(self.url, "test")
         oldest = None if keep is None else (now // DAY - keep) * DAY
         try:
