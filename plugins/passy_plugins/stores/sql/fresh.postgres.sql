@@ -485,3 +485,24 @@ CREATE TABLE arrivals (
 CREATE INDEX ix_arrivals_xid ON arrivals (xid);
 
 UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005';
+
+CREATE TABLE switches (
+    model TEXT NOT NULL,
+    target TEXT NOT NULL,
+    state TEXT NOT NULL,
+    switched_by TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (model, target)
+);
+
+UPDATE alembic_version SET version_num='0007' WHERE alembic_version.version_num = '0006';
+
+CREATE TABLE set_prices (
+    target TEXT NOT NULL,
+    rates TEXT NOT NULL,
+    set_by TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (target)
+);
+
+UPDATE alembic_version SET version_num='0008' WHERE alembic_version.version_num = '0007';
