@@ -7,6 +7,7 @@ Reading it here, to send rows, would hold up the event loop and cost several tim
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +51,15 @@ def _read(place: int, column: str) -> str:
     return f"(r->>{place})::{kind}" if kind else f"r->>{place}"
 
 
+_PROOF = re.compile(rb'\],\["[^"]*","[^"]*",\[[^][]*\]\]\]\Z').search
 _COLUMNS = ", ".join(UsageRecord._fields)
 _VALUES = ", ".join(_read(place, column) for place, column in enumerate(UsageRecord._fields))
 
 
 def summed(change: str, source: str, *, priced: bool = False) -> str:
     """``change``, of which ``new`` are the rows, and the sums of them."""
-    hours = sums.add("usage_hours", "SELECT * FROM added")
-    days = sums.add("usage_days", sums.by_day("added"))
+    hours = sums.add("usage_hours", "SELECT * FROM added", "postgresql")
+    days = sums.add("usage_days", sums.by_day("added"), "postgresql")
     added = sums.grouped(source, "postgresql", priced=priced)
     return f"WITH {change}, added AS ({added}), hours AS ({hours}), days AS ({days})"
 
@@ -107,9 +109,9 @@ async def enter(
 
 
 def has_proof(record: bytes) -> bool:
-    """Whether a `Proof` stands behind the row: a list that ends with a list of texts, where the
-    attempts end with a list that ends with a number, or with nothing."""
-    return record.endswith((b'"]]]', b"[]]]"))
+    """Whether a `Proof` stands behind the row: two texts and a list of texts, behind the attempts'
+    list. Within a text there would be a backslash before a quotation mark."""
+    return record.endswith((b'"]]]', b"[]]]")) and _PROOF(record) is not None
 
 
 def prove(
