@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -23,6 +24,17 @@ settings.load_profile("fuzz" if "PASSY_FUZZ" in os.environ else "same")
 # Who runs in the background of a shell has its interrupts ignored, and so would all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# What is collected stays: to look through it again and again was a third of the collecting.
+_usual = gc.get_threshold()
+gc.set_threshold(100_000)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_usual)
 
 
 pytest_plugins = [

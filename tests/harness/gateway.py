@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 PASSY = Path(sys.executable).with_name("passy")
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds that anything here may take; only a hang takes so long."""
 
 HOSTS = {
@@ -301,11 +301,15 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
             folder = tmp_path_factory.mktemp("gateway")
             gateway = Gateway(folder, configuration, variables, arguments)
             gateway.before, gateway.stdout, gateway.stderr = before, stdout, stderr
-            if start:
-                gateway.start()
-                running.append((gateway, faulty))
-            else:
+            if not start:
                 stack.callback(gateway.kill)
+                return gateway
+            try:
+                gateway.start()
+            except BaseException:
+                gateway.kill()
+                raise
+            running.append((gateway, faulty))
             return gateway
 
         yield run

@@ -148,7 +148,7 @@ def filled(gateway: Gateway, database: Database | None) -> Stage:
 
 
 def written(gateway: Gateway, statement: str) -> None:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=30)) as books, books:
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=90)) as books, books:
         books.execute(statement)
 
 
