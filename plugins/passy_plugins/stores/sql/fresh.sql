@@ -426,4 +426,6 @@ CREATE TABLE set_prices (
     PRIMARY KEY (target)
 );
 
-UPDATE alembic_version SET version_num='0008' WHERE alembic_version.version_num = '0007'
+UPDATE alembic_version SET version_num='0008' WHERE alembic_version.version_num = '0007';
+
+UPDATE alembic_version SET version_num='0009' WHERE alembic_version.version_num = '0008'

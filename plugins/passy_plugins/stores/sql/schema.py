@@ -267,7 +267,7 @@ for column in ("key_id", "organisation", "team", "user_id"):
 
 
 def _sums(name: str) -> Table:
-    """See ``sums.py``."""
+    """See ``sums.py``; on PostgreSQL the primary key is an index on a digest."""
     table = Table(
         name,
         metadata,

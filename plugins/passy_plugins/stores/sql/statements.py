@@ -13,7 +13,7 @@ from functools import cache
 from passy_proxy.records import UsageRecord
 from passy_proxy.units import Rate
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Every revision there has been, oldest first. The database is brought to the last one on start."""
 
 REVISION = "SELECT version_num FROM alembic_version"
