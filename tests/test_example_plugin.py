@@ -76,7 +76,7 @@ def test_a_gateway_that_names_it_refuses_long_prompts(fresh: Path, tmp_path: Pat
         gateway.terminate()
         time.sleep(0.1)
         gateway.terminate()  # Nobody needs the lame-duck time here.
-        gateway.wait(20)
+        gateway.wait(90)
 
 
 def test_its_settings_are_checked_and_shown_like_ours(fresh: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def ask(port: int, text: str) -> tuple[int, dict]:
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     for _ in range(200):
         try:
-            with urllib.request.urlopen(url, body.encode(), timeout=30) as answer:
+            with urllib.request.urlopen(url, body.encode(), timeout=90) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -139,10 +139,10 @@ def test_an_installed_gateway_starts_in_an_empty_folder(fresh: Path, tmp_path: P
             assert read(f"http://127.0.0.1:{port}{path}")
     finally:
         gateway.terminate()
-        gateway.communicate(timeout=30)
+        gateway.communicate(timeout=90)
 
 
 def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=90) as answer:
         assert 200 == answer.status
         return str(answer.read().decode())

@@ -84,7 +84,7 @@ def ask(port, **body):
     url = f"http://127.0.0.1:{port}/v1/" + ("chat/completions" if body else "models")
     headers = {"authorization": "Bearer " + KEY, "content-type": "application/json"}
     data = json.dumps(body).encode() if body else None
-    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=20) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=90) as answer:
         return answer.read()
 
 async def main():

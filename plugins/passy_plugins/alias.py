@@ -13,14 +13,17 @@ from math import inf, log
 from random import random
 from typing import TYPE_CHECKING
 
+from passy_plugins import switches as steering
 from passy_proxy import (
     Exchange,
     Filter,
     Model,
     Models,
     Principal,
+    Remembered,
     Reply,
     Settings,
+    Switchboard,
     Target,
     hookimpl,
     setting,
@@ -28,6 +31,8 @@ from passy_proxy import (
 from passy_proxy.models import may_reach, may_use
 
 if TYPE_CHECKING:
+    from passy_plugins.following import Following
+    from passy_proxy import Switch
     from passy_proxy.models import Choice
 
 
@@ -41,6 +46,12 @@ class Config(Settings):
     direct: bool = setting(
         True, "Also take upstream/model, and names an upstream lists, without an alias."
     )
+    switchboard: Switchboard | None = setting(
+        None,
+        "The store that says which targets people have pinned or disabled; without one the "
+        "configuration alone does.",
+    )
+    remembered: Remembered = setting("remembered", "What is known, on disk.")
 
 
 class Alias(Filter):
@@ -49,9 +60,30 @@ class Alias(Filter):
     provides = frozenset({"targets"})
     config: Config
 
+    @property
+    def when_away(self) -> str:
+        known = "what was pinned or disabled stays so, as it was heard last"
+        return known if self.config.switchboard is not None else ""
+
     async def start(self) -> None:
         # What a name leads to, for those that lead to the same targets each time.
         self._fixed: dict[str, Sequence[Target]] = {}
+        self._models = self.config.models
+        self._following: Following[Switch] | None = None
+        if (board := self.config.switchboard) is not None:
+            self._following = steering.following(
+                board, self.config.remembered, self.switch, self.log
+            )
+            await self._following.start()
+
+    async def stop(self) -> None:
+        if self._following is not None:
+            await self._following.stop()
+
+    def switch(self, switches: Sequence[Switch]) -> None:
+        """From now on these hold."""
+        self._models = self.config.models.switched(switches)
+        self._fixed.clear()
 
     def on_request(self, ex: Exchange) -> Reply | None:
         name = ex.request.head.model
@@ -89,7 +121,7 @@ class Alias(Filter):
 
     def look_up(self, ex: Exchange, name: str) -> Reply | None:
         """The targets for a name that is not remembered."""
-        models = self.config.models
+        models = self._models
         model = models.find(name)
         targets: Sequence[Target] | None
         if model is not None:
@@ -97,7 +129,7 @@ class Alias(Filter):
         else:
             targets = models.direct(name) if self.config.direct else None
         if not targets:
-            return self.unknown(name, found=targets is not None)
+            return self.unknown(name, model, found=targets is not None)
         # Patterns take any name, of any length: those of clients must not fill the memory.
         if (model is None or not model.weighted) and len(name) <= LONGEST:
             if len(self._fixed) >= REMEMBERED:
@@ -106,8 +138,17 @@ class Alias(Filter):
         ex.targets = targets
         return None
 
-    def unknown(self, name: str, *, found: bool) -> Reply:
-        models, shown = self.config.models, repr(name[:200])
+    def unknown(self, name: str, model: Model | None, *, found: bool) -> Reply:
+        models, shown = self._models, repr(name[:200])
+        if model is not None and model.disabled:
+            return Reply(
+                503,
+                "no_healthy_target",
+                f"Nobody is asked for the model {shown} now: those who run this gateway have "
+                f"disabled {' and '.join(model.disabled)}.",
+                [(b"x-should-retry", b"false")],
+                param="model",
+            )
         if found:
             missing = ", ".join(models.missing(name)) or "its provider"
             return Reply(

@@ -39,7 +39,7 @@ STRIDE = 2_000
 """Entries looked through before somebody else may have the loop."""
 RECENT = 1_000
 """Edits that answers under way are held against."""
-UNCONCERNED = frozenset(("provider", "credential", "webhook"))
+UNCONCERNED = frozenset(("provider", "credential", "webhook", "switch"))
 """Edits of these change nothing about who somebody is."""
 
 

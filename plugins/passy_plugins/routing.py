@@ -78,7 +78,7 @@ def provider(upstream: Upstream) -> dict[str, object]:
 
 def route(model: Model) -> dict[str, object]:
     """An alias and its targets, lowest priority first."""
-    choices = [choice for tier in model.tiers for choice in tier]
+    choices = model.choices
     first = choices[0] if choices else None
     limit = first.timeouts.first_byte if first and first.timeouts else None
     return {

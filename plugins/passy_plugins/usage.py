@@ -7,10 +7,11 @@ whatever becomes of this process, an answer that a client saw complete has its r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from time import monotonic
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from passy_plugins.tariff import followed
 from passy_proxy import (
     Attempt,
     Exchange,
@@ -20,10 +21,12 @@ from passy_proxy import (
     Models,
     Prices,
     Principal,
+    Remembered,
     Reply,
     Settings,
     StashKey,
     Target,
+    Tariff,
     Usage,
     UsageRow,
     hookimpl,
@@ -34,10 +37,16 @@ from passy_proxy.evidence import Seal
 from passy_proxy.json import said
 from passy_proxy.prices import Price
 
+if TYPE_CHECKING:
+    from passy_plugins.following import Following
+    from passy_proxy.config.model import PriceSettings
+    from passy_proxy.records import SetPrice
+
 
 class Config(Settings):
     ledger: Ledger = setting(..., "The store that keeps the books.")
     prices: Prices = setting("prices", "What tokens cost; overlays are written under prices:.")
+    remembered: Remembered = setting("remembered", "What is known, on disk.")
     models: Models = setting("models", "The table of models, whose prices are looked up at start.")
     when_client_leaves: Literal["stop", "drain"] = setting(
         "stop",
@@ -92,10 +101,21 @@ class Metering(Filter):
         """The principal is kept: as long as it is, nobody else has its identity."""
         self._price = self.config.prices.of
         await self.config.prices.start(self.config.models.served())
+        self._following: Following[SetPrice] | None = None
+        if isinstance(self._ledger, Tariff):
+            self._following = followed(self._ledger, self.config.remembered, self.set, self.log)
+            await self._following.start()
+
+    def set(self, prices: Mapping[str, PriceSettings]) -> None:
+        """From now on these hold; what has begun may still end with what held before."""
+        self.config.prices.set(getattr(self._ledger, "place", ""), prices)
+        self._asked.clear()
 
     async def stop(self) -> None:
         if self.unmetered:
             self.log.warning("unmetered_requests", count=self.unmetered)
+        if self._following is not None:
+            await self._following.stop()
         await self.config.prices.stop()
 
     def on_request(self, ex: Exchange) -> Reply | None:

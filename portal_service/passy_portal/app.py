@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from passy_plugins.api import errors
 from passy_plugins.api.denied import Denied
-from passy_plugins.api.framework import api
+from passy_plugins.api.framework import api, ready
 from passy_portal.door import Enrol, SignIn, admit, is_api
 from passy_portal.pages import (
     account,
@@ -35,6 +35,7 @@ from passy_portal.pages import (
     overview,
     people,
     playground,
+    prices,
     provider,
     providers,
     requests,
@@ -82,6 +83,7 @@ PAGES = (
     team.router,
     people.router,
     settings.router,
+    prices.router,
 )
 API = (
     api_account.router,
@@ -113,10 +115,11 @@ HEADERS = [
 def made(
     office: Office | None, console: Console, public_url: str, log: FilteringBoundLogger | None
 ) -> Asgi:
-    """The application, ready to be served. ``console`` is where its gateway is asked."""
+    """The application, ready to be served. ``console`` is where its gateway is asked. In a thread:
+    what is made here is made for no page, while others wait."""
     app = application(office, public_url, log)
     app.state.console = console
-    return Guarded(app)
+    return Guarded(ready(app))
 
 
 def application(

@@ -3,6 +3,7 @@ last 24 hours say of each target."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,21 @@ if TYPE_CHECKING:
 
 class TargetSeen(TargetShown):
     title: str = Field(description="What people call the upstream.")
+    switched_by: str = Field(
+        description="Who pinned or disabled it; told to those who run the gateway."
+    )
     requests: int = Field(description="Answered lately, of those for this model.")
     first_ms: int | None = Field(description="To the first byte, the median, of what ended well.")
+
+    @property
+    def label(self) -> str:
+        """As switches name it."""
+        return f"{self.upstream}/{self.model}"
+
+    @property
+    def switched_at(self) -> float:
+        """Unix seconds; 0 where nobody decided anything."""
+        return datetime.fromisoformat(self.switch.at).timestamp() if self.switch else 0.0
 
     @property
     def pattern(self) -> bool:
@@ -37,6 +51,11 @@ class ModelSeen(ModelShown):
     requests: int = Field(description="Answered lately, by whomever.")
 
     @property
+    def answering(self) -> int:
+        """How many of its targets are not switched off."""
+        return sum(one.switch is None or one.switch.state == "pinned" for one in self.targets)
+
+    @property
     def unpriced(self) -> bool:
         """Whether somebody may answer at a price that nobody knows."""
         return any(
@@ -46,19 +65,28 @@ class ModelSeen(ModelShown):
 
 class ModelsSeen(Shown):
     rows: list[ModelSeen]
+    switchable: bool = Field(description="Whether the gateway goes by what is switched here.")
     workers: int
     since: str = Field(description="What `requests` and `first_ms` are of; 24 hours or less.")
 
 
-async def catalogue(accounts: Accounts, visitor: Visitor, console: Console) -> ModelsSeen:
-    """Raises `GatewayAway`."""
+async def catalogue(
+    accounts: Accounts, visitor: Visitor, console: Console, *, runs: bool
+) -> ModelsSeen:
+    """``runs``: whether they run the gateway, and are told whose decisions are shown. Raises
+    `GatewayAway`."""
     told = await console.get(f"/organisations/{visitor.organisation}/models")
     lately = await recent(accounts.admin, visitor)
     providers = await accounts.admin.list_providers(visitor.organisation)
     titles = {f"custom-{one.id}": one.name for one in providers}
     spread = _by_row([row["name"] for row in told["rows"]], lately)
+    switched = [one["switch"] for row in told["rows"] for one in row["targets"] if one["switch"]]
+    for one in switched if not runs else ():
+        one["by"] = ""
+    people = await _people(accounts, {one["by"] for one in switched if one["by"]})
     return ModelsSeen(
-        rows=[_seen(row, titles, spread.get(row["name"], [])) for row in told["rows"]],
+        rows=[_seen(row, titles, people, spread.get(row["name"], [])) for row in told["rows"]],
+        switchable=told["switchable"],
         workers=told["workers"],
         since=str(shown_at(lately.since / 1000)),
     )
@@ -66,6 +94,13 @@ async def catalogue(accounts: Accounts, visitor: Visitor, console: Console) -> M
 
 _Found = tuple[str, str, Answered]
 """The upstream that answered, the model's name there, and how often."""
+
+
+async def _people(accounts: Accounts, ids: set[str]) -> dict[str, str]:
+    """What users are called."""
+    found = {id: await accounts.admin.get_user(id) for id in ids}
+    return {id: (one.email or one.name or id) if one else "somebody who left"
+            for id, one in found.items()}  # fmt: skip
 
 
 def _by_row(names: list[str], lately: Recent) -> dict[str, list[_Found]]:
@@ -83,7 +118,9 @@ def _by_row(names: list[str], lately: Recent) -> dict[str, list[_Found]]:
     return found
 
 
-def _seen(row: dict[str, Any], titles: dict[str, str], spread: list[_Found]) -> ModelSeen:
+def _seen(
+    row: dict[str, Any], titles: dict[str, str], people: dict[str, str], spread: list[_Found]
+) -> ModelSeen:
     targets = []
     for one in row["targets"]:
         mine = [each for upstream, there, each in spread
@@ -92,9 +129,11 @@ def _seen(row: dict[str, Any], titles: dict[str, str], spread: list[_Found]) -> 
             sum(each.requests for each in mine), [ms for each in mine for ms in each.firsts]
         )
         title = titles.get(one["upstream"], one["upstream"])
+        by = people.get(one["switch"]["by"], "") if one["switch"] else ""
         targets.append(
-            TargetSeen(**one, title=title, requests=both.requests, first_ms=both.first_ms)
-        )
+            TargetSeen(**one, title=title, switched_by=by, requests=both.requests,
+                       first_ms=both.first_ms)
+        )  # fmt: skip
     requests = sum(each.requests for _, _, each in spread)
     return ModelSeen(**{**row, "targets": targets}, requests=requests)
 

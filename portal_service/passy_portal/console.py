@@ -15,6 +15,7 @@ from urllib.parse import urlencode, urlsplit
 
 from passy_plugins.api.admin_routes import made
 from passy_plugins.api.denied import Denied
+from passy_plugins.api.framework import ready
 from passy_proxy import json
 
 if TYPE_CHECKING:
@@ -78,8 +79,9 @@ class Console:
 
 
 def within(desk: Desk, log: FilteringBoundLogger, living: Callable[[], Gateway]) -> Console:
-    """Of the gateway that the portal lives in. In a thread: it takes a moment."""
-    app: Asgi = made(desk, log, living)
+    """Of the gateway that the portal lives in. In a thread: it takes a moment, so that no page
+    does."""
+    app: Asgi = ready(made(desk, log, living))
 
     async def ask(method: str, path: str, body: bytes) -> tuple[int, bytes]:
         bare, _, query = path.partition("?")

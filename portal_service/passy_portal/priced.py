@@ -1,16 +1,33 @@
-"""What the models of an organisation cost, as the gateway reckons it, and of which nobody knows."""
+"""What the models of an organisation cost, as the gateway reckons it, of which nobody knows, and
+what people set.
+
+Who runs the gateway sets what shared providers cost, and an organisation what its own do.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from passy_plugins.api.models import PriceShown
+from passy_plugins.api.denied import Denied
+from passy_plugins.api.errors import absent
+from passy_plugins.api.models import PriceShown, price_shown
+from passy_plugins.api.prices import check, settings_of, told
+from passy_portal import operating
 from passy_portal.pages.reading import LAST, days_before, spent_by
+from passy_portal.view import console_of
+from passy_proxy.prices import SET, price_of
 
 if TYPE_CHECKING:
+    from fastapi import Request
+
+    from passy_plugins.api.prices import Rates
     from passy_portal.accounts import Accounts, Visitor
     from passy_portal.console import Console
+    from passy_proxy import SetPrice
+
+
+NOT_THEIRS = "What shared providers cost is set by who runs the gateway."
 
 
 @dataclass(slots=True)
@@ -28,6 +45,13 @@ class Priced:
     names: list[str] = field(default_factory=list)
     """What it is asked for by."""
 
+    ours: SetPrice | None = None
+    """What somebody set it to. A gateway goes by it within seconds."""
+
+    @property
+    def target(self) -> str:
+        return f"{self.upstream}/{self.model}"
+
     @property
     def overlaid(self) -> bool:
         """Whether the configuration says so, and not the price list."""
@@ -43,9 +67,9 @@ async def prices(accounts: Accounts, visitor: Visitor, console: Console) -> list
     `GatewayAway`."""
     own = await accounts.admin.list_providers(visitor.organisation)
     called = {f"custom-{one.id}": one.name for one in own}
-    told = await console.get(f"/organisations/{visitor.organisation}/models")
+    answered = await console.get(f"/organisations/{visitor.organisation}/models")
     found: dict[tuple[str, str], Priced] = {}
-    for row in told["rows"]:
+    for row in answered["rows"]:
         for target in row["targets"] if row["allowed"] else ():
             if "*" in target["model"]:
                 continue
@@ -59,6 +83,17 @@ async def prices(accounts: Accounts, visitor: Visitor, console: Console) -> list
             )
             if row["name"] not in one.names:
                 one.names.append(row["name"])
+    for ours in await accounts.admin.list_prices():
+        upstream, _, model = ours.target.partition("/")
+        priced = found.get((upstream, model))
+        if priced is None and upstream.startswith("custom-") and upstream not in called:
+            continue  # Another organisation's.
+        if priced is None:
+            title = called.get(upstream, upstream)
+            priced = found[upstream, model] = Priced(upstream, title, model, None, False)
+        priced.ours = ours
+        priced.price = price_shown(price_of(ours.target, settings_of(ours), SET))
+        priced.asked = False
     return [found[key] for key in sorted(found)]
 
 
@@ -68,9 +103,33 @@ async def unpriced(accounts: Accounts, visitor: Visitor) -> dict[str, int]:
     return {model: one.unpriced for model, one in sums.items() if one.unpriced}
 
 
-def overlay(missing: list[Priced]) -> str:
-    """What to add to gateway.yaml, with the prices to be filled in."""
-    rows: list[Any] = [
-        f"  {one.upstream}/{one.model}: {{input: 0.00, output: 0.00, per: 1M}}" for one in missing
-    ]
-    return "\n".join(["prices:", *rows])
+async def may_set(request: Request, accounts: Accounts, visitor: Visitor, target: str) -> bool:
+    """Whether it is theirs to say what ``target`` costs. 404 for the provider of others."""
+    upstream = target.partition("/")[0]
+    if not upstream.startswith("custom-"):
+        return await operating.operates(request, accounts, visitor)
+    own = await accounts.admin.list_providers(visitor.organisation)
+    if upstream not in {f"custom-{one.id}" for one in own}:
+        raise absent("provider")
+    return True
+
+
+async def set_price(
+    request: Request, accounts: Accounts, visitor: Visitor, target: str, rates: Rates | None
+) -> None:
+    """``None`` leaves it to the configuration and the price list again. Raises `GatewayAway`; 403
+    where it is not theirs to say, 404 for an upstream that there is not."""
+    if not await may_set(request, accounts, visitor, target):
+        raise Denied(403, "not_allowed", NOT_THEIRS)
+    if rates is not None and not target.startswith("custom-"):
+        rows = await console_of(request).get("/upstreams")
+        check(target, [*(one["name"] for one in rows["rows"]), *rows["left_out"]])
+    async with accounts.noting(visitor.who, "price.set", target) as noted:
+        before = await accounts.admin.list_prices()
+        was = next((one for one in before if one.target == target), None)
+        noted.before = {"rates": was.rates if was else None}
+        noted.after = {"rates": told(rates)}
+        if noted.before == noted.after:
+            noted.left_out = True
+            return
+        await accounts.admin.set_price(target, told(rates), visitor.user)

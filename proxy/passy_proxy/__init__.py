@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from passy_proxy.records import CustomProvider as CustomProvider
     from passy_proxy.records import Limits as Limits
     from passy_proxy.records import Principal as Principal
+    from passy_proxy.records import SetPrice as SetPrice
+    from passy_proxy.records import Switch as Switch
     from passy_proxy.records import Usage as Usage
     from passy_proxy.records import UsageRecord as UsageRecord
     from passy_proxy.records import UsageRow as UsageRow
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
     from passy_proxy.stores import Room as Room
     from passy_proxy.stores import Store as Store
     from passy_proxy.stores import StoreUnavailable as StoreUnavailable
+    from passy_proxy.stores import Switchboard as Switchboard
+    from passy_proxy.stores import Tariff as Tariff
     from passy_proxy.stores import Vault as Vault
     from passy_proxy.tasks import Tasks as Tasks
     from passy_proxy.transport import Leg as Leg
@@ -107,13 +111,13 @@ _HOMES = {
     "log": "LineWriter",
     "models": "Model Models serves",
     "prices": "Price Prices",
-    "records": "AttemptRecord Credential CustomProvider Limits Principal Usage"
+    "records": "AttemptRecord Credential CustomProvider Limits Principal SetPrice Switch Usage"
     " UsageRecord UsageRow",
     "remembered": "Remembered",
     "site": "Site",
     "stash": "Stash StashKey",
     "stores": "Alerts Allowance Books Changes Claim Counters Directory Grant Ledger Room Store"
-    " StoreUnavailable Vault",
+    " StoreUnavailable Switchboard Tariff Vault",
     "transport": "Leg Transport TransportError UpstreamRequest",
     "units": "Count Duration Rate RateSetting Size duration",
     "upstream": "Target Upstream Upstreams",

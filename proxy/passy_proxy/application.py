@@ -93,14 +93,16 @@ class Lifespan:
 
     async def stop(self) -> None:
         """Raises RuntimeError where it says that it could not end well."""
-        if self._task is None or self._task.done():
+        task = self._task
+        # Where the loop ends in the middle of a start, it ends all tasks: nobody is left to tell.
+        if task is None or task.done() or task.cancelling():
             return
         try:
             if (failure := await self._tell("shutdown")) is not None:
                 raise RuntimeError(failure)
         finally:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _tell(self, what: str) -> str | None:
         """What it says of its failure; ``None`` where it went well, or does not care."""

@@ -17,10 +17,15 @@ from collections.abc import Mapping, MutableMapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
 
-import structlog
-
 from passy_proxy import json
 from passy_proxy.config.problem import redacted
+
+# For tracebacks that nobody wants here structlog would load rich, an eighth of what a start takes.
+_rich = sys.modules.setdefault("rich", cast(Any, None))
+import structlog  # noqa: E402
+
+if _rich is None:
+    del sys.modules["rich"]
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -74,6 +79,11 @@ def configure(level: str, format: str, stream: TextIO | None = None) -> Filterin
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         cache_logger_on_first_use=True,
     )
+
+
+def unconfigured() -> FilteringBoundLogger:
+    """A logger of those who have no process of their own to configure."""
+    return structlog.get_logger()  # type: ignore[no-any-return]
 
 
 def configured(log: LogSettings, variables: Mapping[str, str]) -> FilteringBoundLogger:

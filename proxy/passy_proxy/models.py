@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from passy_proxy.records import Principal
+from passy_proxy.records import Principal, Switch
 from passy_proxy.transport import Timeouts
 from passy_proxy.upstream import Target, Upstream
 
@@ -23,6 +23,11 @@ class Choice:
     timeouts: Timeouts | None = None
     fallback_on: frozenset[str] | None = None
 
+    @property
+    def label(self) -> str:
+        """As it is written: ``upstream/model``."""
+        return f"{self.upstream.name}/{self.model}"
+
     def at(self, asked: str) -> Target:
         model = self.model.replace("*", asked) if "*" in self.model else self.model
         return Target.at(self.upstream, model, self.timeouts, self.fallback_on)
@@ -31,7 +36,7 @@ class Choice:
 class Model:
     """An alias: its targets in tiers of equal priority, lowest first."""
 
-    __slots__ = ("missing", "name", "origin", "targets", "tiers", "weighted")
+    __slots__ = ("disabled", "missing", "name", "origin", "targets", "tiers", "weighted")
 
     def __init__(
         self, name: str, choices: Sequence[Choice], missing: Sequence[str] = (), origin: str = ""
@@ -40,6 +45,8 @@ class Model:
         self.missing = tuple(missing)
         """Upstreams it names that are left out for want of a credential."""
         self.origin = origin
+        self.disabled: tuple[str, ...] = ()
+        """Labels of targets that were switched off."""
         tiers: dict[int, list[Choice]] = {}
         for choice in choices:
             tiers.setdefault(choice.priority, []).append(choice)
@@ -52,6 +59,28 @@ class Model:
     def at(self, asked: str) -> tuple[Target, ...]:
         """Its targets for the name asked, in the order written inside each priority."""
         return tuple(choice.at(asked) for tier in self.tiers for choice in tier)
+
+    @property
+    def choices(self) -> list[Choice]:
+        """All its targets, best first."""
+        return [choice for tier in self.tiers for choice in tier]
+
+    def switched(self, states: Mapping[str, str]) -> Model:
+        """The same with what people decided of its targets, by label: a ``pinned`` one is asked
+        before all others, and one that is ``disabled`` never."""
+        choices = self.choices
+        if states.keys().isdisjoint(choice.label for choice in choices):
+            return self
+        first = choices[0].priority - 1
+        kept = [
+            replace(choice, priority=first) if states.get(choice.label) == "pinned" else choice
+            for choice in choices
+            if states.get(choice.label) != "disabled"
+        ]
+        made = Model(self.name, kept, self.missing, self.origin)
+        left_out = [one.label for one in choices if states.get(one.label) == "disabled"]
+        made.disabled = tuple(left_out)
+        return made
 
 
 class Models:
@@ -69,6 +98,19 @@ class Models:
             for name in upstream.models:
                 if "*" not in name:
                     self.listed.setdefault(name, Target.at(upstream, name))
+
+    def switched(self, switches: Iterable[Switch]) -> Models:
+        """The same table with what people decided of targets."""
+        states: dict[str, dict[str, str]] = {}
+        for one in switches:
+            states.setdefault(one.model, {})[one.target] = one.state
+        if not states:
+            return self
+        aliases = [
+            model.switched(states[model.name]) if model.name in states else model
+            for model in self.aliases
+        ]
+        return Models(aliases, self._upstreams)
 
     def find(self, name: str) -> Model | None:
         """The alias for a name: exact, else the longest pattern that matches."""

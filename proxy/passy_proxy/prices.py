@@ -1,4 +1,5 @@
-"""What tokens cost: the operator's overlay first, then the price list of genai-prices."""
+"""What tokens cost: what people have set first, then the configuration's overlay, then the price
+list of genai-prices."""
 
 from __future__ import annotations
 
@@ -151,11 +152,21 @@ class Prices:
     def __init__(self, overlay: Mapping[str, PriceSettings], book: PriceBook | None = None) -> None:
         self._exact = {name: price_of(name, one) for name, one in overlay.items()}
         self._patterns = sorted((name for name in overlay if "*" in name), key=len, reverse=True)
+        self._set: dict[str, dict[str, Price]] = {}
+        """By who says it: upstream/model → what people have set."""
         self._book = book
         self._known: dict[tuple[str, str, str], Price] = {}
         self._unknown: dict[tuple[str, str, str], None] = {}
         self._lasting: dict[Target, Price | None] = {}
         """Targets that live as long as this, and their price if it is known and holds always."""
+
+    def set(self, teller: str, written: Mapping[str, PriceSettings]) -> None:
+        """These go before all others from now on, and replace what ``teller`` said before. What was
+        reckoned is not reckoned anew."""
+        self._set[teller] = {name: price_of(name, one, SET) for name, one in written.items()}
+        self._known.clear()
+        self._unknown.clear()
+        self._lasting = dict.fromkeys(self._lasting)
 
     async def start(self, targets: Iterable[Target] = ()) -> None:
         """Open the price list and ask, in the background, what ``targets`` cost."""
@@ -236,13 +247,20 @@ class Prices:
         return price
 
     def _overlaid(self, name: str) -> Price | None:
+        for told in self._set.values():
+            if (price := told.get(name)) is not None:
+                return price
         if (exact := self._exact.get(name)) is not None:
             return exact
         return next((self._exact[p] for p in self._patterns if fnmatchcase(name, p)), None)
 
 
-def price_of(name: str, written: PriceSettings) -> Price:
-    """The price that an operator wrote for ``name``."""
+SET, WRITTEN = "set", "prices"
+"""How the source of a price begins that people have set, or the configuration says."""
+
+
+def price_of(name: str, written: PriceSettings, source: str = WRITTEN) -> Price:
+    """The price that somebody wrote for ``name``."""
     per = int(written.per)
 
     def rate(price: float | None, otherwise: int = 0) -> int:
@@ -260,7 +278,7 @@ def price_of(name: str, written: PriceSettings) -> Price:
         audio_input=rate(written.audio_input, read),
         audio_output=rate(written.audio_output, spoken),
     )
-    return Price([Tier(-1, rates)], f"prices: {name}")
+    return Price([Tier(-1, rates)], f"{source}: {name}")
 
 
 def question_of(upstream: Upstream, model: str) -> Question | None:

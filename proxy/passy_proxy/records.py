@@ -124,6 +124,34 @@ class StoredCredential:
     """Unix seconds."""
 
 
+class SetPrice(NamedTuple):
+    """What somebody set a price to, before what the configuration and the price list say."""
+
+    target: str
+    """``upstream/model``."""
+    rates: dict[str, float]
+    """US dollars for a million tokens, by the names of `PriceSettings`."""
+    by: str
+    """The id of a user; empty for whoever holds the admin token."""
+    at: float
+    """Unix seconds."""
+
+
+class Switch(NamedTuple):
+    """What somebody decided of one target of an alias, beside what the configuration says."""
+
+    model: str
+    """The alias, as it is written."""
+    target: str
+    """``upstream/model``, as it is written."""
+    state: Literal["pinned", "disabled"]
+    """It is asked before all others, or never."""
+    by: str
+    """The id of a user; empty for whoever holds the admin token."""
+    at: float
+    """Unix seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class CustomProvider:
     """An organisation's own upstream. It serves ``models`` (``*`` is any) while ``active``."""

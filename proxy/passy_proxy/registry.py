@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, cast
@@ -190,5 +191,10 @@ class Registry:
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:
-    distribution = point.dist
-    return (distribution.name, distribution.version) if distribution else ("an unnamed package", "")
+    return _named(point.dist) if point.dist else ("an unnamed package", "")
+
+
+@cache
+def _named(distribution: Distribution) -> tuple[str, str]:
+    """Name and version. Its file is read anew each time one of them is asked for."""
+    return distribution.name, distribution.version

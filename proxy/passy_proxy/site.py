@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from passy_proxy.keyring import Keyring
+from passy_proxy.log import unconfigured
 from passy_proxy.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class Site:
     data: Path
     """The folder for everything the gateway itself keeps on disk."""
     keyring: Keyring
-    log: FilteringBoundLogger = field(default_factory=structlog.get_logger, repr=False)
+    log: FilteringBoundLogger = field(default_factory=unconfigured, repr=False)
     """The gateway's own, which masks what looks like a secret."""
     vitals: Vitals = field(default_factory=Vitals, repr=False)
     """Where the process counts."""

@@ -17,6 +17,8 @@ from passy_proxy.records import (
     Credential,
     CustomProvider,
     Principal,
+    SetPrice,
+    Switch,
     UsageRow,
 )
 from passy_proxy.structs import Struct
@@ -197,6 +199,25 @@ class Books(Protocol):
 
         Records that a ledger has taken and not yet entered may be missing.
         """
+        ...
+
+
+@runtime_checkable
+class Switchboard(Protocol):
+    """What people decided of the targets of aliases. An edit is told as a change of the kind
+    ``switch``."""
+
+    async def switches(self) -> Sequence[Switch]:
+        """All of them; there are few."""
+        ...
+
+
+@runtime_checkable
+class Tariff(Protocol):
+    """Prices that people have set. An edit is told as a change of the kind ``price``."""
+
+    async def tariff(self) -> Sequence[SetPrice]:
+        """All of them; there are few."""
         ...
 
 

@@ -552,6 +552,60 @@ class Serving:
     url: str
 
 
+class Prompt(uvicorn.Server):
+    """uvicorn's server, which ends as soon as it is told to and nobody is left: uvicorn looks
+    every tenth of a second, and a test of one request takes a tenth of that."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._told = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        return self._told.is_set()
+
+    @should_exit.setter
+    def should_exit(self, told: bool) -> None:
+        if told:
+            self._told.set()
+        else:
+            self._told.clear()
+
+    async def main_loop(self) -> None:
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self._told.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        while state.connections or state.tasks:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)  # uvicorn sets no event for it.
+        await self.lifespan.shutdown()
+
+
+@asynccontextmanager
+async def prompt(config: uvicorn.Config) -> AsyncIterator[uvicorn.Server]:
+    """Such a server while the block lasts; it has started, and signals are none of its business."""
+    server = Prompt(config)
+    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+    running = asyncio.get_running_loop().create_task(server.serve())
+    try:
+        while not server.started and not running.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)  # Nor for this.
+        yield server
+    finally:
+        server.should_exit = True
+        async with asyncio.timeout(PATIENCE):
+            await running
+
+
 @asynccontextmanager
 async def serving(
     configuration: str | Path,
@@ -572,18 +626,12 @@ async def serving(
         App(gateway), "127.0.0.1", 0, lifespan="off", ws="none", log_config=None, access_log=False,
         **settings,
     )  # fmt: skip
-    server = uvicorn.Server(config)
-    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
     await gateway.start()
-    running = asyncio.get_running_loop().create_task(server.serve())
     try:
-        while not server.started and not running.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)  # uvicorn sets no event for it.
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Serving(gateway, server, f"http://127.0.0.1:{port}")
+        async with prompt(config) as server:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            yield Serving(gateway, server, f"http://127.0.0.1:{port}")
     finally:
-        server.should_exit = True
-        await running
         await gateway.stop()
 
 

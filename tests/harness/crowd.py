@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that anything here may take; only a hang takes so long."""
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}

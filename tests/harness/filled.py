@@ -111,8 +111,8 @@ def _postgres(database: Database, day: int, rows: str) -> None:
     their sums as the shipper adds them."""
     name = name_of(day)
     span = f"FROM ({day * DAY}) TO ({(day + 1) * DAY})"
-    hours = sums.add("usage_hours", "SELECT * FROM added")
-    days = sums.add("usage_days", sums.by_day("added"))
+    hours = sums.add("usage_hours", "SELECT * FROM added", "postgresql")
+    days = sums.add("usage_days", sums.by_day("added"), "postgresql")
     database.run(
         f"""
 SET statement_timeout = 0;

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from harness.client import Told
 from harness.ports import free_port
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Relay:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 PASSY = Path(sys.executable).with_name("passy")
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds that anything here may take; only a hang takes so long."""
 
 HOSTS = {
@@ -198,10 +198,7 @@ class Gateway:
 
     def stop(self) -> int:
         """Its exit code after SIGTERM, and another one: nobody needs the lame-duck time here."""
-        self.process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)  # Two at once are one.
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return ended([self])[0]
 
     def kill(self) -> None:
         """SIGKILL, if it runs."""
@@ -287,7 +284,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     Each must end with 0 when it is told to, and without having been at fault, unless it is
     ``faulty``. ``before``, ``stdout`` and ``stderr`` are attributes of a Gateway.
     """
+    running: list[tuple[Gateway, bool]] = []
     with ExitStack() as stack:
+        stack.callback(stop, running)
 
         def run(
             configuration: str,
@@ -302,21 +301,37 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
             folder = tmp_path_factory.mktemp("gateway")
             gateway = Gateway(folder, configuration, variables, arguments)
             gateway.before, gateway.stdout, gateway.stderr = before, stdout, stderr
-            if start:
-                gateway.start()
-                stack.callback(stop, gateway, faulty)
-            else:
+            if not start:
                 stack.callback(gateway.kill)
+                return gateway
+            try:
+                gateway.start()
+            except BaseException:
+                gateway.kill()
+                raise
+            running.append((gateway, faulty))
             return gateway
 
         yield run
 
 
-def stop(gateway: Gateway, faulty: bool) -> None:
-    code = gateway.stop()
-    complaints = gateway.complaints()
-    assert 0 == code, complaints
-    assert faulty == ("Traceback" in complaints), complaints
+def stop(running: Sequence[tuple[Gateway, bool]]) -> None:
+    """Those that may have been at fault are told of."""
+    codes = ended([gateway for gateway, _ in running])
+    for (gateway, faulty), code in zip(running, codes, strict=True):
+        complaints = gateway.complaints()
+        assert 0 == code, complaints
+        assert faulty == ("Traceback" in complaints), complaints
+
+
+def ended(gateways: Sequence[Gateway]) -> list[int]:
+    """Stops them side by side; their exit codes."""
+    for gateway in gateways:
+        gateway.process.send_signal(signal.SIGTERM)
+    time.sleep(0.1 if gateways else 0)  # Two at once are one.
+    for gateway in gateways:
+        gateway.process.send_signal(signal.SIGTERM)
+    return [gateway.process.wait(PATIENCE) for gateway in gateways]
 
 
 Shipped = Callable[..., str]

@@ -196,7 +196,7 @@ class IdentityProvider:
 def went(url: str) -> str:
     """Where a provider's page leads."""
     parts = urlsplit(url)
-    with closing(http.client.HTTPConnection(parts.netloc, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(parts.netloc, timeout=90)) as connection:
         connection.request("GET", f"{parts.path}?{parts.query}")
         return str(connection.getresponse().headers["location"])
 

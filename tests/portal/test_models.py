@@ -1,14 +1,18 @@
-"""Models in the portal: who answers, how they are, what that costs, and how it went lately."""
+"""Models in the portal: who answers, how they are, what that costs, and how it went lately. Targets
+pinned and disabled there: workers of another gateway follow, a restart keeps it, it is undone."""
 
 from __future__ import annotations
 
 import html
+import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import pytest
-from harness.gateway import Gateway, Serve, until
+from harness.gateway import Asked, Gateway, Serve, until
 from harness.office import VARIABLES, Office
 from harness.portal import CONFIGURATION, Browser, found, joined, me
 from harness.upstream import Hit, RawUpstream, Step
@@ -25,7 +29,12 @@ upstreams:
 TABLE = """models:
   pair: {targets: [broken/m, well/m], fallback_on: [5xx]}
   "any-*": ["well/*"]
+  two: [echo/echo:500, echo/echo]
+  gone: [echo/echo, echo/echo:slow]
+  "wild-*": ["echo/*", echo/echo]
 """
+ROUND = 8
+"""Questions on connections of their own, so that every worker has some."""
 CANARY = "<script>window.canary=1</script>"
 
 
@@ -33,13 +42,13 @@ class Shop(NamedTuple):
     gateway: Gateway
     owner: Browser
     key: str
+    beside: Gateway
+    """Another one on its database, with two workers."""
 
 
 def answer(hit: Hit) -> Iterator[Step]:
     yield "read"
     status = 500 if hit.target.startswith("/broken") else 200
-    import json
-
     body = json.dumps(completion("Hi", "m") if status == 200 else {"error": {"message": "no"}})
     head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
     yield {"send": f"{head}content-length: {len(body)}\r\n\r\n{body}"}
@@ -53,12 +62,16 @@ def shop(serve: Serve) -> Iterator[Shop]:
         text = text.replace("models:\n", TABLE)
         text = text.replace(
             "alias, fallback]",
-            "byok: {vault: books, ttl: 1s}, alias, breaker: {failures: 3}, fallback: {retries: 0}]",
+            "byok: {vault: books, ttl: 1s}, alias: {switchboard: books}, breaker: {failures: 3},"
+            " fallback: {retries: 0}]",
         )
         assert "breaker" in text
         gateway = serve(text, **VARIABLES)
         owner, key = found(gateway)
-        yield Shop(gateway, owner, key)
+        url = f"sqlite:///{gateway.folder}/.passy/passy.db"
+        keys = (gateway.data / "secret.key").read_text().strip()
+        more = {"DATABASE_URL": url, "PASSY_SECRET_KEYS": keys} | VARIABLES
+        yield Shop(gateway, owner, key, serve(text, "--workers", "2", **more))
 
 
 def rows(browser: Browser) -> dict[str, Any]:
@@ -146,3 +159,106 @@ def test_a_developer_sees_how_their_own_requests_went(shop: Shop) -> None:
     assert 200 == Office(shop.gateway).chat(key, "pair").status
     assert until(lambda: rows(developer)["pair"]["requests"] == 1 or None)
     assert b"/providers/new" not in developer.look("/models").body
+
+
+def answers(shop: Shop, model: str) -> set[tuple[int, str | None, str | None]]:
+    """Of the gateway beside: status, who answered, and after how many tries."""
+    office = Office(shop.beside)
+    asked = [office.chat(shop.key, model) for _ in range(ROUND)]
+    names = ("x-passy-upstream", "x-passy-attempts")
+    return {(one.status, *(one.headers[name] for name in names)) for one in asked}  # type: ignore[misc]
+
+
+def steered(browser: Browser, model: str, target: str, do: str) -> Asked:
+    return browser.api("PUT", "/models/target", {"model": model, "target": target, "do": do})
+
+
+def switched(browser: Browser, model: str) -> dict[str, str | None]:
+    [row] = [one for one in browser.api("GET", "/models").json["rows"] if one["name"] == model]
+    return {f"{one['upstream']}/{one['model']}": one["switch"] and one["switch"]["state"]
+            for one in row["targets"]}  # fmt: skip
+
+
+def test_W11_a_pinned_and_a_disabled_target_hold_everywhere_until_they_are_released(
+    shop: Shop,
+) -> None:
+    owner, office = shop.owner, Office(shop.beside)
+    assert {(200, "echo/echo", "2")} == answers(shop, "two")
+    assert 200 == steered(owner, "two", "echo/echo:500", "pin").status
+    assert 200 == steered(owner, "two", "echo/echo", "pin").status
+    owner.look("/models")
+    fields = {"model": "gone", "target": "echo/echo", "do": "disable"}
+    assert 303 == owner.send("/models/target", fields).status
+    assert 200 == steered(owner, "gone", "echo/echo:slow", "disable").status
+    assert 200 == steered(owner, "wild-*", "echo/*", "disable").status
+    assert {"echo/echo:500": None, "echo/echo": "pinned"} == switched(owner, "two")
+
+    def holds() -> bool:
+        """Pinned: it is asked first; one of two disabled: the other one; both: nobody."""
+        well = {(200, "echo/echo", "1")}
+        return (
+            well == answers(shop, "two")
+            and well == answers(shop, "wild-7")
+            and {503} == {status for status, *_ in answers(shop, "gone")}
+        )
+
+    assert until(lambda: holds() or None)
+    refused = office.chat(shop.key, "gone")
+    assert ("no_healthy_target", "false") == (
+        refused.json["error"]["code"], refused.headers["x-should-retry"]
+    )  # fmt: skip
+    assert "disabled echo/echo and echo/echo:slow" in refused.json["error"]["message"]
+    assert {(200, "echo/echo", "1")} == answers(shop, "echo/echo")  # By its own name it answers.
+    page = owner.look("/models").body.decode()
+    assert page.count("ada@example.com") >= 4
+    assert "nobody is asked: clients get 503 no_healthy_target" in page
+
+    shop.beside.kill()
+    shop.beside.start()
+    assert holds(), "what starts later holds it from its first request on"
+
+    for model, target in (("two", "echo/echo"), ("gone", "echo/echo"), ("wild-*", "echo/*")):
+        assert 200 == steered(owner, model, target, "release").status
+    assert until(lambda: {(200, "echo/echo", "2")} == answers(shop, "two") or None)
+    assert {(200, "echo/echo", "1")} == answers(shop, "gone")
+    with closing(sqlite3.connect(shop.gateway.folder / ".passy/passy.db", timeout=10)) as books:
+        rows = books.execute(
+            "SELECT action, subject, before, after FROM portal_audit"
+            " WHERE action LIKE 'target.%' AND subject LIKE 'two %' ORDER BY seq"
+        ).fetchall()
+    told = [(action, json.loads(before), json.loads(after)) for action, _, before, after in rows]
+    assert [
+        ("target.pin", {"state": None}, {"state": "pinned"}),
+        ("target.pin", {"state": None, "pinned": "echo/echo:500"}, {"state": "pinned"}),
+        ("target.release", {"state": "pinned"}, {"state": None}),
+    ] == told
+    assert "two → echo/echo" == rows[-1][1]
+
+
+def test_W3_only_who_runs_the_gateway_steers_it_and_only_what_there_is(shop: Shop) -> None:
+    owner, office = shop.owner, Office(shop.gateway)
+    other = joined(owner, "eve@example.com", "admin")
+    assert 200 == steered(other, "two", "echo/echo", "disable").status
+    theirs = office.made("/organisations", {"name": "Others"})["id"]
+    place = f"/organisations/{theirs}/members/{me(other)['user']}"
+    assert 200 == office.admin("PUT", place, {"role": "owner"}).status
+    other.look("/account")
+    assert 303 == other.send("/account/organisation", {"organisation": theirs}).status
+    other.look("/")
+    assert 404 == steered(other, "two", "echo/echo", "release").status
+    seen = other.look("/models").body
+    assert b"never asked under this name" in seen
+    assert b"eve@example.com</span>" not in seen.partition(b"<table")[2]
+    assert b'action="/portal/models/target"' not in seen
+    viewer = joined(owner, "vi@example.com", "developer")
+    assert 403 == steered(viewer, "two", "echo/echo", "release").status
+    for model, target in (("two", "echo/nobody"), ("nothing", "echo/echo")):
+        asked = steered(owner, model, target, "disable")
+        assert 404 == asked.status, asked.body
+    put = {"model": "two", "target": "echo/ech", "state": "disabled"}
+    asked = office.admin("PUT", "/switches", put)
+    assert (404, True) == (asked.status, "echo/echo" in asked.json["error"]["message"])
+    gone = office.admin("PUT", "/switches", put | {"target": "echo/echo", "state": None})
+    assert ([], True) == tuple(
+        [[one for one in gone.json["rows"] if one["model"] == "two"], gone.json["held"]]
+    )

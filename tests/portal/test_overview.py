@@ -14,6 +14,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 import pytest
+from harness.days import now_within_a_day
 from harness.gateway import Gateway, Serve, until
 from harness.office import VARIABLES
 from harness.portal import CONFIGURATION, Browser, found, joined, me
@@ -23,8 +24,8 @@ from passy_portal.figures import count, milliseconds, money, short
 from passy_portal.spans import DAY
 from passy_proxy.units import dollars
 
-NOW = int(time.time() * 1000)
-TODAY = NOW // DAY * DAY
+NOW, TODAY = 0, 0
+"""Milliseconds: of when the books were filled, and of when that day began."""
 PRICE = "2.5 in, 10 out, 1.25 cached per 1M (a list)"
 RESCUED = '[["a","m",503,"status: status 503",0,9,false],["b","m",200,"",9,20,false]]'
 ONCE = '[["b","m",200,"",0,20,false]]'
@@ -105,6 +106,9 @@ def stage(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Stage]:
 
 
 def filled(gateway: Gateway, database: Database | None) -> Stage:
+    global NOW, TODAY
+    NOW = now_within_a_day(120)
+    TODAY = NOW // DAY * DAY
     owner, _ = found(gateway)
     empty = owner.look("/").text
     assert "No traffic yet" in empty
@@ -144,7 +148,7 @@ def filled(gateway: Gateway, database: Database | None) -> Stage:
 
 
 def written(gateway: Gateway, statement: str) -> None:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=30)) as books, books:
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=90)) as books, books:
         books.execute(statement)
 
 

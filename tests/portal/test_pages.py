@@ -12,14 +12,20 @@ from axe_playwright_python.base import AXE_SCRIPT
 from harness.chromium import Complaints, launched
 from harness.demo import BEGINNER, CONFIGURATION, Demo, fill, patterns, walked
 from harness.gateway import Serve
-from harness.portal import PASSWORD
+from harness.portal import PASSWORD, books, me
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 pytestmark = pytest.mark.browser
 
-MORE = ("/usage?by=key_id", "/usage?model=no%20such", "/keys?q=nothing-is-called-so", "/nowhere")
+MORE = (
+    "/settings/prices/set?target=openai/gpt-4o",
+    "/usage?by=key_id",
+    "/usage?model=no%20such",
+    "/keys?q=nothing-is-called-so",
+    "/nowhere",
+)
 STRANGERS = ("/login", "/first?link=x", "/join?link=x")
 NARROWEST = 320
 """Pixels: 1280 at four times their size, which WCAG's reflow asks for."""
@@ -28,11 +34,24 @@ FEW = """for (const table of document.querySelectorAll("table")) {
   for (const body of table.tBodies) [...body.rows].slice(4).forEach((row) => row.remove());
 }"""
 """Rows are like each other, and axe looks at each cell of each."""
-THEMES = {
-    "light": 'axe.run({resultTypes: ["violations"]})',
-    "dark": 'axe.run({resultTypes: ["violations"], runOnly: ["color-contrast"]})',
-}
-"""What is asked of a page in each; only colours differ."""
+ZOOMED = {"width": 640, "height": 400}
+"""What is left of 1280 by 800 at twice the size, drawn with two dots for each pixel."""
+CUT_OFF = """() => [...document.querySelectorAll("a, button, input, select, textarea, summary")]
+  .filter((each) => each.checkVisibility() && !each.closest("[role=region], .nav, .subnav, pre"))
+  .filter((each) => !each.matches(".skip, .unseen, [type=hidden]"))
+  .filter((each) => { const at = each.getBoundingClientRect();
+    return at.width > 1 && (at.left < -1 || at.right > innerWidth + 1); })
+  .map((each) => each.outerHTML.slice(0, 120))"""
+"""Whatever can be used has to be within the window, but for what scrolls by itself."""
+AXE = 'axe.run({resultTypes: ["violations"]})'
+
+
+WORK, ELSEWHERE = "http://127.0.0.1:9/work", "http://127.0.0.1:9/elsewhere"
+"""Issuers that nobody asks."""
+OIDC = (
+    f'oidc: {{work: {{issuer: "{WORK}", client_id: passy, title: Work}}, '
+    f'elsewhere: {{issuer: "{ELSEWHERE}", client_id: passy, title: Elsewhere}}}}'
+)
 
 
 class Seen(NamedTuple):
@@ -58,10 +77,19 @@ class Seen(NamedTuple):
 
 @pytest.fixture(scope="module")
 def seen(serve: Serve) -> Iterator[Seen]:
-    gateway = serve(CONFIGURATION, start=False)
+    text = CONFIGURATION.replace(
+        "{app: portal, store: books}", f"{{app: portal, store: books, {OIDC}}}"
+    )
+    assert OIDC in text
+    gateway = serve(text, start=False)
     demo = fill(gateway, 3)
     gateway.start()
-    pages = walked(demo.signed_in())
+    browser = demo.signed_in()
+    user = me(browser)["user"]
+    books(gateway, "INSERT INTO portal_identities VALUES (?, 'ada-there', ?, 0)", WORK, user)
+    browser.look("/account/second")
+    assert 303 == browser.send("/account/second/begin").status  # With its picture from now on.
+    pages = walked(browser)
     with launched() as browser:
         yield Seen(demo, browser, Complaints(), pages)
     assert 0 == gateway.stop()
@@ -74,14 +102,19 @@ def looked_at(page: Page, address: str, complaints: Complaints) -> dict[str, Any
     wrong: dict[str, Any] = {}
     if (over := page.evaluate("document.documentElement.scrollWidth - innerWidth")) > 0:
         wrong["wider than its window by"] = over
+    page.set_viewport_size(ZOOMED)
+    if (over := page.evaluate("document.documentElement.scrollWidth - innerWidth")) > 0:
+        wrong["zoomed, wider than its window by"] = over
+    if cut := page.evaluate(CUT_OFF):
+        wrong["zoomed, cut off"] = cut
     page.set_viewport_size({"width": 1280, "height": 800})
     page.evaluate(FEW)
     if complaints:
         wrong["complaints"] = list(complaints)
     page.evaluate(AXE_SCRIPT)
-    for theme, run in THEMES.items():
+    for theme in ("light", "dark"):
         page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
-        for one in page.evaluate(run)["violations"]:
+        for one in page.evaluate(AXE)["violations"]:
             nodes = [node["html"][:160] for node in one["nodes"][:3]]
             wrong[f"{theme}: {one['id']}"] = nodes
         complaints.clear()  # axe looks at styles in ways that no page of ours does.
@@ -107,7 +140,7 @@ EMPTY = ("/", "/begin", "/requests", "/usage", "/keys", "/providers", "/limits",
 def test_W7_every_page_is_accessible_and_keeps_its_policy(seen: Seen, state: str) -> None:
     demo = seen.demo
     if state == "in use":
-        context = seen.signed_in(demo.owner, demo.password)
+        context = seen.signed_in(demo.owner, demo.password, device_scale_factor=2)
         paths = [*seen.pages.values(), *MORE]
     elif state.endswith("at its beginning"):
         context = seen.signed_in(BEGINNER, PASSWORD)

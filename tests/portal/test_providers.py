@@ -454,7 +454,7 @@ async def test_over_http_the_same_is_told(shop: Shop) -> None:
     assert (422, "body.upstream") == (denied.value.status, denied.value.param)
     for url, token in (
         (f"{shop.gateway.admin_url}/admin/api", "wrong"),
-        (shop.gateway.admin_url, TOKEN),
+        (f"{shop.gateway.admin_url}/elsewhere", TOKEN),
     ):
         with pytest.raises(GatewayAway):
             await over_http(url, token).get("/upstreams")

@@ -85,7 +85,7 @@ def key(gateway: Gateway) -> str:
 @pytest.fixture(scope="module")
 def kept(gateway: Gateway, key: str) -> Iterator[HTTPConnection]:
     """A connection that is kept."""
-    with closing(HTTPConnection(gateway.url.partition("//")[2], timeout=30)) as connection:
+    with closing(HTTPConnection(gateway.url.partition("//")[2], timeout=90)) as connection:
         yield connection
 
 

@@ -75,11 +75,11 @@ class Crowd:
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
         for each in self._asking:
-            each.result(30)
+            each.result(90)
         self._pool.shutdown()
 
     def _ask(self, place: str) -> None:
-        with closing(HTTPConnection(place, timeout=20)) as connection:
+        with closing(HTTPConnection(place, timeout=90)) as connection:
             while not self._ended.wait(0.005):
                 try:
                     headers = {"authorization": f"Bearer {self._key}"}
@@ -132,7 +132,7 @@ def kill_all(gateway: Gateway) -> None:
     family = [gateway.process.pid, *workers(gateway)]
     for pid in family:
         kill(pid)
-    gateway.process.wait(30)
+    gateway.process.wait(90)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family) or None)
     gateway.start(gateway.url.partition("//")[2])
 

@@ -171,7 +171,7 @@ def front(program: str, gateway: Gateway, folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(90)
 
 
 def listens(port: int) -> bool:

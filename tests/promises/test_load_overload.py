@@ -201,7 +201,7 @@ def test_C5_descriptors_run_out_and_what_runs_goes_on(serve: Serve, upstream: Ra
     log = gateway.complaints().splitlines()
     assert len(log) <= 20, log[:20]
     assert any("connections" in line for line in log)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while descriptors(gateway.process.pid) > before + 20:
         assert time.monotonic() < deadline, "descriptors are not given back"
         time.sleep(0.05)

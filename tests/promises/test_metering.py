@@ -420,7 +420,7 @@ def test_M7_a_client_that_leaves_has_one_record_of_that_window(
     asked = len(provider.hits)
     ask = question(number, stream)
     address = gateway.url.partition("//")[2].split(":")
-    with socket.create_connection((address[0], int(address[1])), timeout=10) as sock:
+    with socket.create_connection((address[0], int(address[1])), timeout=90) as sock:
         sock.sendall(ask)
         provider.until(lambda: len(provider.hits) > asked)
         heard = b""

@@ -52,7 +52,7 @@ class Books:
         if self.database is not None:
             *first, last = several
             return self.database.rows(last) if not first else self._run(several)
-        with closing(sqlite3.connect(self.folder / "passy.db", timeout=30)) as books, books:
+        with closing(sqlite3.connect(self.folder / "passy.db", timeout=90)) as books, books:
             for statement in several:
                 found = books.execute(statement).fetchall()
             return found
@@ -221,7 +221,7 @@ async def test_W12_an_older_gateway_goes_on_while_and_after_tables_are_brought_f
         store = Sql(SqlSettings(url=Secret(books.url)), Site(books.folder, RING))
         await store.start()  # It brings the tables forward.
         took = time.monotonic() - began
-        by_then, end = entered, time.monotonic() + 30
+        by_then, end = entered, time.monotonic() + 90
         while entered < by_then + 20 and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     finally:

@@ -325,7 +325,7 @@ def test_S10_hostile_texts_cause_nothing_but_traffic(
 def ask(gateway: Gateway, key: str, path: str, body: bytes, more: dict[str, str]) -> None:
     from http.client import HTTPConnection
 
-    connection = HTTPConnection(gateway.url.partition("//")[2], timeout=30)
+    connection = HTTPConnection(gateway.url.partition("//")[2], timeout=90)
     connection.request("POST", path, body, {"x-api-key": key, **more})
     assert connection.getresponse().read() is not None
     connection.close()

@@ -96,7 +96,7 @@ def cast(serve: Serve) -> Cast:
     told = {"organisation": organisation, "url": "https://hooks.example.com/x"}
     webhook = office.made("/webhooks", told)["id"]
     identity = "http://id.example.com", "eve"
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as books:
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=90)) as books:
         books.execute("INSERT INTO portal_identities VALUES (?, ?, ?, 0)", (*identity, eve))
         books.commit()
     ids = {

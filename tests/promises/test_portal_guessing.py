@@ -145,7 +145,7 @@ def test_W8_who_is_there_cannot_be_told_by_time_or_text(gateway: Gateway, figure
     hashed = anyio.run(Passwords().hash, PASSWORD)
     now = int(time.time() * 1000)
     names = [f"person{n}@example.com" for n in range(ACCOUNTS)]
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=30)) as connection:
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=90)) as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(users)")]
         template = dict(zip(columns, connection.execute("SELECT * FROM users").fetchone(), strict=True))  # fmt: skip  # noqa: E501
         for n, email in enumerate(names):

@@ -62,7 +62,7 @@ def scene(serve: Serve, hire: Hire) -> Scene:
 
 
 def noted(gateway: Gateway, action: str) -> list[Any]:
-    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=10)) as books:
+    with closing(sqlite3.connect(gateway.folder / ".passy/passy.db", timeout=90)) as books:
         rows = books.execute(
             "SELECT after FROM portal_audit WHERE action = ? ORDER BY seq", [action]
         )
@@ -228,9 +228,57 @@ def test_the_organisation_its_prices_and_how_long_usage_is_kept(scene: Scene) ->
     assert {"one", "pattern-*", "echo"} == set(rows["echo/echo"]["names"])
 
     def without() -> bool | None:  # The list is asked, and knows no such model.
-        return "real/unheard-of: {input: 0.00" in told(owner.look("/settings/prices")) or None
+        return "no price known" in told(owner.look("/settings/prices")) or None
 
     assert until(without)
+
+
+def test_W11_a_price_holds_for_what_comes_and_the_books_keep_what_was(scene: Scene) -> None:
+    owner, office, path = scene.owner, Office(scene.gateway), "/settings/prices/set"
+    key = owner.api("POST", "/keys", {"name": "priced"}).json["key"]
+    before = office.chat(key).headers["x-request-id"]
+    assert "prices: echo/*" in scene.gateway.record(before)["price"]
+    wanted = {"target": "echo/echo", "rates": {"input": 0.3, "output": 40, "cached_input": 0.1}}
+    for browser in (scene.viewer, scene.other):  # One does not lead, one does not run the gateway.
+        assert 403 == browser.api("PUT", "/prices", wanted).status
+        browser.look("/account")
+        form = {"target": "echo/echo", "input": "1", "output": "1", "do": "set"}
+        assert 403 == browser.send(path, form).status
+    assert b"Tokens read" in owner.look(f"{path}?target=echo/echo").body
+    typed = {"target": "echo/echo", "input": "0.3", "output": "40", "cached_input": "0.1"}
+    for wrong in ({"output": "free"}, {"input": ""}, {"input": "-1"}, {"input": "1000001"}):
+        refused = owner.send(path, {**typed, **wrong, "do": "set"})
+        assert 422 == refused.status, wrong
+        assert b'aria-invalid="true"' in refused.body
+    for odd, status in (("nobody/x", 404), ("echo", 422), ("echo/*", 422)):
+        body = {**wanted, "target": odd}
+        assert status == owner.api("PUT", "/prices", body).status, odd
+    assert 303 == owner.send(path, {**typed, "do": "set"}).status
+    assert "set here" in told(owner.look("/settings/prices"))
+
+    def after(source: str) -> str | None:
+        asked = office.chat(key).headers["x-request-id"]
+        return asked if source in scene.gateway.record(asked)["price"] else None
+
+    now = scene.gateway.record(until(lambda: after("0.3 in, 40 out, 0.1 cached")))
+    assert now["cost_nanos"] == now["input"] * 300 + now["output"] * 40_000
+    assert "prices: echo/*" in scene.gateway.record(before)["price"]
+    (row,) = [one for one in owner.api("GET", "/prices").json["rows"] if one["upstream"] == "echo"]
+    assert ("0.3", me(owner)["user"]) == (row["price"]["input"], row["set_by"])
+    assert 303 == owner.send(path, {"target": "echo/echo", "do": "reset"}).status
+    assert until(lambda: after("prices: echo/*"))
+    rates = [one["rates"] for one in noted(scene.gateway, "price.set")]
+    assert [wanted["rates"], None] == rates
+    # What an organisation brought it prices itself, and nobody else.
+    own = {"name": "Theirs", "url": "https://llm.example.com/v1", "models": ["m"]}
+    theirs = me(scene.other)["organisation"]
+    mine = office.made(f"/organisations/{theirs}/providers", own)["id"]
+    body = {"target": f"custom-{mine}/m", "rates": {"input": 1, "output": 2}}
+    assert 404 == owner.api("PUT", "/prices", body).status
+    assert 404 == owner.look(f"{path}?target=custom-{mine}/m").status
+    assert 200 == scene.other.api("PUT", "/prices", body).status
+    shown = {one["upstream"] for one in owner.api("GET", "/prices").json["rows"]}
+    assert f"custom-{mine}" not in shown
 
 
 def test_where_the_gateway_cannot_be_asked_settings_say_so(scene: Scene) -> None:

@@ -92,7 +92,7 @@ def ask(connection: http.client.HTTPConnection, model: str, stream: bool = False
 def test_O7_all_workers_are_counted_once_and_a_count_never_falls(gateway: Gateway) -> None:
     until(lambda: True if 2 == page(gateway).get("passy_configuration_current") else None)
     before = page(gateway)
-    kept = [http.client.HTTPConnection(gateway.url[7:], timeout=30) for _ in range(16)]
+    kept = [http.client.HTTPConnection(gateway.url[7:], timeout=90) for _ in range(16)]
     for connection in kept:
         with closing(connection):
             for stream in (False, True, True):
@@ -156,7 +156,7 @@ def test_O7_no_word_of_a_client_becomes_a_label(gateway: Gateway, count: int, fi
                 connection.getresponse().read()
                 connection.close()
 
-    with closing(http.client.HTTPConnection(gateway.url[7:], timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(gateway.url[7:], timeout=90)) as connection:
         storm(connection, 400)
         time.sleep(1.2)
         before = page(gateway)
@@ -209,7 +209,7 @@ def test_O7_the_page_can_be_asked_for_under_load(gateway: Gateway) -> None:
     stop = threading.Event()
 
     def load() -> None:
-        with closing(http.client.HTTPConnection(gateway.url[7:], timeout=30)) as connection:
+        with closing(http.client.HTTPConnection(gateway.url[7:], timeout=90)) as connection:
             while not stop.is_set():
                 ask(connection, "known")
 

@@ -195,7 +195,7 @@ class Pair:
 
     def recorded(self) -> dict[str, list[tuple[str, str, bool]]]:
         """What the books do say, once they have all."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 90
         while True:
             with closing(sqlite3.connect(self.gateway.folder / ".passy/passy.db")) as books:
                 found = dict(books.execute("SELECT id, attempts FROM usage").fetchall())

@@ -330,7 +330,7 @@ def test_D3_postgresql_hears_no_more_of_many_requests_than_of_few(
             """How many requests in that time, or until there were so many; and what went to the
             database in each second."""
             before, count, began = relay.sent, 0, time.monotonic()
-            with closing(HTTPConnection(gateway.url.partition("//")[2], timeout=30)) as connection:
+            with closing(HTTPConnection(gateway.url.partition("//")[2], timeout=90)) as connection:
                 while time.monotonic() < began + seconds or count < least:
                     sent = {"authorization": f"Bearer {key}"}
                     connection.request("POST", CHAT, json.dumps(BODY), sent)
@@ -358,7 +358,7 @@ def test_D6_a_command_tells_of_its_edit_through_redis(site: Site) -> None:
     key, id = (json.loads(made.stdout)[name] for name in ("key", "id"))
     assert 200 == ask(gateway, key)
     until(lambda: {"state": "ok", "books": "ok"} == stores(gateway) or None)
-    with socket.create_connection(("127.0.0.1", site.valkey.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", site.valkey.port), timeout=90) as sock:
         sock.sendall(b"SUBSCRIBE passy:changes\r\n")
         assert b"subscribe" in sock.recv(1000)
         assert 0 == gateway.passy("keys", "disable", id).returncode

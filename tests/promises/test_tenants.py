@@ -92,7 +92,7 @@ def client(url: str, name: str, key: str, seed: int, count: int, heard: Heard) -
     """One client of an organisation: asks, and sometimes leaves in the middle."""
     dice = random.Random(f"{name}{seed}")
     word, told, whole, left = WORDS[name], [], 0, 0
-    connection = HTTPConnection(url.partition("//")[2], timeout=30)
+    connection = HTTPConnection(url.partition("//")[2], timeout=90)
     for number in range(count):
         agent = f"{word}/{seed}-{number}"
         body = json.dumps({"model": "m", "stream": dice.random() < 0.5, "messages": [agent]})
@@ -179,7 +179,7 @@ def test_F5_the_same_question_is_asked_anew(
     for key in [*keys.values(), *keys.values()]:
         asked = {"model": "m", "messages": [{"role": "user", "content": "the same"}]}
         gateway.ask("/v1/chat/completions", asked, x_api_key=key, user_agent="X/1")
-    with closing(HTTPConnection(gateway.url.partition("//")[2], timeout=30)) as connection:
+    with closing(HTTPConnection(gateway.url.partition("//")[2], timeout=90)) as connection:
         connection.request("GET", "/v1/files/f", headers={"x-api-key": keys["acme"]})
         connection.getresponse().read()
     assert before + 5 == len(upstream.hits)

@@ -101,7 +101,7 @@ def chat(kind: str, *, stream: bool = False) -> bytes:
 
 def dial(url: str) -> socket.socket:
     address = urlsplit(url)
-    return socket.create_connection((address.hostname, address.port), timeout=20)
+    return socket.create_connection((address.hostname, address.port), timeout=90)
 
 
 def leave(sock: socket.socket, reset: bool) -> None:

@@ -380,7 +380,7 @@ async def test_U7_over_tls_what_came_before_a_failed_write_is_heard(authority: A
 
     trusted = ssl.create_default_context(cafile=str(authority.file))
     server = await asyncio.start_server(refuse, "127.0.0.1", 0, ssl=authority.server(), limit=64)
-    async with server, asyncio.timeout(20):
+    async with server, asyncio.timeout(60):
         port = server.sockets[0].getsockname()[1]
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_connection(Hearing, "127.0.0.1", port, ssl=trusted)

@@ -66,13 +66,13 @@ class Clients:
     def stop(self) -> Clients:
         self._going.clear()
         for each in self._asking:
-            each.result(30)
+            each.result(90)
         self._pool.shutdown()
         return self
 
     def _ask(self) -> None:
         at = self._gateway.url.partition("//")[2]
-        connection = HTTPConnection(at, timeout=20)
+        connection = HTTPConnection(at, timeout=90)
         while self._going.is_set():
             time.sleep(0.01)
             try:

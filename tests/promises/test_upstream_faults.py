@@ -184,7 +184,7 @@ class Stage:
         """What the books say of each, once they say it."""
         wanted = {play.id: play for play in plays}
         assert len(plays) == len(wanted)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 90
         while True:
             with closing(sqlite3.connect(self.gateway.folder / ".passy/passy.db")) as books:
                 books.row_factory = sqlite3.Row

@@ -242,7 +242,7 @@ class Load:
                 if connection is not None:
                     connection.close()
                 gateway = self.gateway
-                connection = http.client.HTTPConnection(gateway.url.partition("//")[2], timeout=30)
+                connection = http.client.HTTPConnection(gateway.url.partition("//")[2], timeout=90)
             try:
                 connection.request("POST", "/v1/chat/completions", body, headers)
                 answer = connection.getresponse()

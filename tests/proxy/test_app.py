@@ -181,7 +181,7 @@ async def test_an_exchange_is_counted_while_it_runs(site: Serving, client: Clien
     )
     assert 1 == snapshot.running
     asked.leave()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while snapshot.running:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from passy_proxy import Application, Secret, Settings, Site, StrongSecretOrOff, hookimpl, setting
-from passy_proxy.application import Asgi, Receive, Send
+from passy_proxy.application import Asgi, Lifespan, Receive, Send
 from passy_proxy.config.build import Parts, build
 from passy_proxy.config.document import parse
 from passy_proxy.config.legacy import layers
@@ -238,7 +238,7 @@ async def test_a_failure_within_an_answer_cuts_it(
 async def test_an_app_learns_that_its_client_has_left(site: Serving, client: Client) -> None:
     asked = await client.ask(f"{site.url}/a/wait", method="GET")
     asked.writer.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while "left alone" not in Parrot.lives:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         while site.gateway.running:  # noqa: ASYNC110
@@ -268,7 +268,7 @@ async def test_an_app_lives_as_long_as_a_configuration_names_it(tmp_path: Path) 
         assert ["hello began"] == Parrot.lives  # It is the same one.
         path.write_text(path.read_text().replace("parrot", "{app: parrot, word: bye}"))
         assert await site.gateway.reload()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while "hello ended" not in Parrot.lives:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert ["hello began", "bye began", "hello ended"] == Parrot.lives
@@ -286,7 +286,7 @@ async def test_a_request_keeps_the_app_it_began_with(tmp_path: Path, client: Cli
         assert 404 == gone.status
         assert ["hello began"] == Parrot.lives
         asked.writer.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while "hello ended" not in Parrot.lives:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert ["hello began", "left alone", "hello ended"] == Parrot.lives
@@ -311,6 +311,25 @@ async def test_an_app_may_have_no_lifespan(tmp_path: Path, client: Client) -> No
     async with serving(text, tmp_path) as site:
         asked = await client.ask(f"{site.url}/a", method="GET")
         assert b"None /a / 0" == await asked.rest()
+
+
+async def test_an_app_that_ends_with_the_loop_is_not_told_to() -> None:
+    """As FastAPI does, it takes that for a failure of its shutdown."""
+
+    async def served(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        try:
+            await receive()
+        except asyncio.CancelledError:
+            await send({"type": "lifespan.shutdown.failed", "message": "a traceback"})
+            raise
+
+    life = Lifespan(served, structlog.get_logger())
+    await life.start()
+    assert life._task is not None
+    life._task.cancel()
+    await life.stop()
 
 
 # What is written of them

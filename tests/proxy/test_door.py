@@ -52,7 +52,7 @@ class Entrance:
         """Seconds until so many are in."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while sum(map(len, self.came)) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         return loop.time() - began

@@ -14,7 +14,7 @@ import uvicorn
 from passy_proxy import Exchange, Filter
 from passy_proxy.downstream import AsgiDownstream, BodyTooLarge, ClientGone, Downstream
 from passy_proxy.exchange import CLIENT_GONE
-from passy_proxy.testing import Bench
+from passy_proxy.testing import Bench, prompt
 
 pytestmark = pytest.mark.anyio
 
@@ -228,18 +228,8 @@ async def serving(play: Play, http: str) -> AsyncIterator[int]:
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, http=http, loop="asyncio", lifespan="off", log_config=None
     )
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    running = asyncio.create_task(server.serve())
-    async with asyncio.timeout(PATIENCE):
-        while not server.started:  # noqa: ASYNC110  # uvicorn sets no event
-            await asyncio.sleep(0.005)
-    try:
+    async with prompt(config) as server:
         yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        async with asyncio.timeout(PATIENCE):
-            await running
 
 
 stock = pytest.mark.parametrize("http", ["h11", "httptools"])

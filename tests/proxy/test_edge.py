@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Downstream
 from passy_proxy.edge import EXTENSION, Connection, Edge, EdgeLimits, _network, edge
 from passy_proxy.framing import RequestHead
+from passy_proxy.testing import prompt
 
 pytestmark = pytest.mark.anyio
 
@@ -145,19 +146,13 @@ async def serving(
     door = None if "http" in settings else edge(limits)
     settings = {"http": door, "lifespan": "off", "log_config": None, "access_log": False} | settings
     config = uvicorn.Config(app, host="127.0.0.1", port=0, **settings)
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    running = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    site = Site(server, door)
-    try:
-        yield site
-    finally:
-        for client in site.clients:
-            client.writer.close()
-        server.should_exit = True
-        async with asyncio.timeout(PATIENCE):
-            await running
+    async with prompt(config) as server:
+        site = Site(server, door)
+        try:
+            yield site
+        finally:
+            for client in site.clients:
+                client.writer.close()
 
 
 async def read_all(receive: Callable[[], Awaitable[Any]]) -> bytes:

@@ -287,7 +287,7 @@ def test_what_was_said_before_a_kill_is_there_after_it(folder: Path, after: floa
         assert process.stdout is not None
         said = process.stdout.readline() + process.stdout.read(int(after * 400_000))
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(90)
         said += process.stdout.read()
     last = int(said.split()[-1][1:])
     rows, logs = found(folder)
@@ -326,7 +326,7 @@ async def test_it_finds_by_itself_that_there_is_room_again(
     alive.cursor = (2, alive._segments[2].end)
     for segment in alive.finished():
         segment.remove()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while alive.full:  # noqa: ASYNC110  # no event tells of it
             await asyncio.sleep(0.01)
     assert end(alive, "y")
@@ -368,7 +368,7 @@ async def test_who_ends_after_the_stop_waits_for_the_disk_too(
     stopping.stop()
     assert len(syncs) == 2, "what nobody waited for is safe as well"
     assert end(stopping, "late")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.gather(before, stopping.durable())
     assert len(syncs) == 3
     rows, _ = found(folder)

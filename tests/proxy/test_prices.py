@@ -156,6 +156,23 @@ def test_the_exact_name_beats_patterns_and_the_longer_pattern_the_shorter() -> N
     assert "prices: *" == known(table.price(at("b"), "o1", NOW)).source
 
 
+def test_what_people_set_comes_first_at_once_and_can_be_taken_back() -> None:
+    table = prices(**{"openai/m": {"input": 1, "output": 1}})
+    target = Target.at(LOCAL, "m")
+    other = PriceSettings(input=0.3, output=7)
+    for teller in ("books", "other"):
+        for told, source in (({"openai/m": other}, "set: openai/m"), ({}, "prices: openai/m")):
+            table.set(teller, told)
+            assert source == known(table.of(target, "m", NOW)).source
+            assert source == known(table.price(LOCAL, "m", NOW)).source
+    table.set("books", {"openai/new": other})
+    assert "set: openai/new" == known(table.price(LOCAL, "new", NOW)).source
+    table.set("other", {})
+    assert 300 + 7_000 == known(table.price(LOCAL, "new", NOW)).cost(Usage(input=1, output=1))
+    table.set("books", {})
+    assert None is table.price(LOCAL, "new", NOW)
+
+
 def test_only_models_of_a_public_address_are_asked_for() -> None:
     assert question_of(at("echo"), "echo") is None
     assert question_of(LOCAL, "gpt-4o") is None

@@ -44,7 +44,7 @@ class Running:
         return answer
 
     async def over(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             await self.ended
 
 
@@ -64,7 +64,7 @@ async def running(
     sock = bound(at)
     port = sock.getsockname()[1]
     ended = asyncio.get_running_loop().create_task(server.serve([sock]))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while not server.started and not ended.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     yield Running(server, ended, port)

@@ -74,7 +74,7 @@ async def within(happening: Awaitable[Any], seconds: float = 20.0) -> Any:
 
 async def until(true: Callable[[], bool]) -> None:
     """Wait for what nobody announces."""
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

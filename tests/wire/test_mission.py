@@ -680,7 +680,7 @@ def test_errors_are_json_never_html(
 
 def test_errors_are_json_even_for_what_is_no_http(service: Service) -> None:
     port = int(service.gateway.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as wire:
+    with socket.create_connection(("127.0.0.1", port), timeout=90) as wire:
         wire.sendall(b"HELLO WORLD\r\n\r\n")
         answer = b""
         while piece := wire.recv(65536):
@@ -875,13 +875,13 @@ def test_get_of_a_route_asks_the_routing_table_with_the_admin_token(
     )
     url = f"{gateway.admin_url}/admin/routing"
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(url, timeout=30)
+        urllib.request.urlopen(url, timeout=90)
     refused.value.close()
     assert 401 == refused.value.code
     asked = urllib.request.Request(
         url, headers={"Authorization": "Bearer an-admin-token-for-tests-0123456789"}
     )
-    with urllib.request.urlopen(asked, timeout=30) as answer:
+    with urllib.request.urlopen(asked, timeout=90) as answer:
         text = answer.read()
     assert b"n" * 20 not in text
     routes = {one["alias"]: one for one in json.loads(text)["routes"]}

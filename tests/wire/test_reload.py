@@ -50,7 +50,7 @@ async def client() -> AsyncIterator[Client]:
 
 async def until(true: Callable[[], bool]) -> None:
     """Wait for what nobody announces."""
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

@@ -22,7 +22,7 @@ class Desk:
     is away, and what needs it works as soon as it is back."""
 
     def __init__(self, store: Administered) -> None:
-        self._store = store
+        self.store = store
         store.admin()  # It imports what it needs: now, in a thread, and not while others wait.
         self._stack = AsyncExitStack()
         self._admin: Admin | None = None
@@ -33,7 +33,7 @@ class Desk:
         `StoreUnavailable`."""
         async with self._opening:
             if self._admin is None:
-                opened: Admin = await self._stack.enter_async_context(self._store.admin())
+                opened: Admin = await self._stack.enter_async_context(self.store.admin())
                 self._admin = cast("Admin", _Courteous(opened))
             return self._admin
 

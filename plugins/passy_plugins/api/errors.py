@@ -58,9 +58,21 @@ WORDS = {
 }
 
 
+SCHEMAS = "#/components/schemas/"
+"""Where an OpenAPI document has them."""
+
+
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route, for its description."""
-    return {status: {"model": Errors, "description": WORDS[status]} for status in statuses}
+    """The errors of a route, for its description. Named and not as a model: FastAPI would make all
+    it takes to check an answer against it, once for each error of each route."""
+    content = {"application/json": {"schema": {"$ref": f"{SCHEMAS}{Errors.__name__}"}}}
+    return {status: {"description": WORDS[status], "content": content} for status in statuses}
+
+
+def schemas() -> dict[str, Any]:
+    """What those names mean: name → its JSON Schema."""
+    schema = Errors.model_json_schema(ref_template=SCHEMAS + "{model}", mode="serialization")
+    return {**schema.pop("$defs"), Errors.__name__: schema}
 
 
 def absent(what: str) -> Denied:

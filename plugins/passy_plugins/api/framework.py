@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from passy_plugins.api.errors import told
+from passy_plugins.api.errors import schemas, told
 from passy_proxy import __version__
 from passy_proxy.application import Message
 
@@ -46,6 +46,8 @@ def api(
                 separate_input_output_schemas=False,
                 servers=app.servers,
             )
+            known = made.setdefault("components", {}).get("schemas", {})
+            made["components"]["schemas"] = dict(sorted((known | schemas()).items()))
             share_errors(made)
             made["components"]["securitySchemes"] = dict(secured)
             made["security"] = [{name: []} for name in secured]

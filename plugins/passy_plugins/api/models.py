@@ -4,7 +4,7 @@ which model, at what price."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from math import isinf
@@ -16,8 +16,10 @@ from pydantic import Field
 from passy_plugins.api.editing import admin_of, present
 from passy_plugins.api.errors import responses
 from passy_plugins.api.providers import spoken
+from passy_plugins.api.switches import SwitchShown, switch_shown
 from passy_plugins.api.words import Id, Shown
 from passy_plugins.breaker import GAUGE, last_failures, left_alone
+from passy_plugins.switches import held
 from passy_proxy.models import serves
 from passy_proxy.prices import Price
 from passy_proxy.upstream import Target
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from passy_proxy.config.snapshot import Snapshot
     from passy_proxy.gateway import Gateway
     from passy_proxy.issue import Organisation
-    from passy_proxy.records import CustomProvider, StoredCredential
+    from passy_proxy.records import CustomProvider, StoredCredential, Switch
     from passy_proxy.upstream import Upstream
     from passy_proxy.vitals import Tables
 
@@ -105,6 +107,9 @@ class TargetShown(Health):
     context: int | None = Field(description="Tokens that fit, where the price list says so.")
     price: PriceShown | None = Field(description="null: nobody knows it.")
     price_asked: bool = Field(description="The price list is being asked.")
+    switch: SwitchShown | None = Field(
+        default=None, description="What somebody decided of it; null: nothing."
+    )
 
 
 class ModelShown(Shown):
@@ -121,6 +126,7 @@ class ModelShown(Shown):
 
 class ModelsShown(Shown):
     rows: list[ModelShown]
+    switchable: bool = Field(description="Whether the gateway goes by switches; see `/switches`.")
     workers: int
 
 
@@ -159,9 +165,12 @@ async def models_of(request: Request, id: Id) -> ModelsShown:
     organisation = present(await admin.get_organisation(id), "organisation")
     providers = [one for one in await admin.list_providers(id) if one.active]
     keys = [one for one in await admin.list_credentials(id) if one.active]
-    now = _Now(request.app.state.gateway())
+    gateway: Gateway = request.app.state.gateway()
+    now, switchable = _Now(gateway), held(gateway.snapshot, request.app.state.desk.store)
+    switches = await admin.list_switches() if switchable else ()
     theirs = _Theirs(organisation, providers, keys)
-    return ModelsShown(rows=list(now.models(theirs)), workers=now.workers)
+    rows = list(now.models(theirs, {(one.model, one.target): one for one in switches}))
+    return ModelsShown(rows=rows, switchable=switchable, workers=now.workers)
 
 
 class _Theirs(NamedTuple):
@@ -218,18 +227,22 @@ class _Now:
         at = datetime.fromtimestamp(last.at, UTC)
         return Failed(at=at, kind=last.kind, status=last.status or None, message=last.message)
 
-    def models(self, theirs: _Theirs) -> Iterator[ModelShown]:
+    def models(
+        self, theirs: _Theirs, switches: Mapping[tuple[str, str], Switch]
+    ) -> Iterator[ModelShown]:
         """Aliases in the order of the file, then what can be named without one, then their own."""
         models, seen = self._snapshot.models, set[str]()
         for alias in models.aliases:
             seen.add(alias.name)
-            choices = [choice for tier in alias.tiers for choice in tier]
+            choices = alias.choices
             first = choices[0] if choices else None
             told = first.fallback_on if first else None
-            targets = [
-                self._target(choice.at(alias.name), choice.priority, choice.weight, theirs)
-                for choice in choices
-            ]
+            targets = []
+            for choice in choices:
+                target = self._target(choice.at(alias.name), choice.priority, choice.weight, theirs)
+                if (switch := switches.get((alias.name, choice.label))) is not None:
+                    target = target.model_copy(update={"switch": switch_shown(switch)})
+                targets.append(target)
             shown = self._model(alias.name, "alias", targets, theirs)
             fallback = None if told is None else sorted(told)
             more = {"missing": list(alias.missing), "fallback_on": fallback}

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 CONFIGURATION = Path(__file__).with_name("gateway.yaml")
 SIGN_IN = "sign-in.json"
 """In the demo's folder: who may sign in, and the keys of the demo. For its owner alone."""
+TOLD = frozenset({"password", "people", "records", "days", "keys"})
+"""What stands there."""
 DAYS, DAY = 30, 86_400
 
 
@@ -63,7 +65,7 @@ def command(**given: Any) -> None:
             told = fill(place, variables, given)
             sign_in.touch(0o600)
             sign_in.write_bytes(json.dumps(told))
-        told = json.loads(sign_in.read_bytes())
+        told = known(sign_in)
     else:
         if not given["yes"]:
             click.confirm(f"Write a demo into the books of {config}?", abort=True, err=True)
@@ -95,6 +97,21 @@ def begin_anew(sign_in: Path) -> bool:
     if not sys.stdin.isatty():
         return False
     return click.confirm(f"There is a demo of {time.strftime('%d %B, %H:%M', made)}. Begin anew?")
+
+
+def known(sign_in: Path) -> dict[str, Any]:
+    """Who may sign in to the demo that there is. Ends where an earlier version has made it."""
+    try:
+        told: dict[str, Any] = json.loads(sign_in.read_bytes())
+    except ValueError:
+        told = {}
+    if not isinstance(told, dict) or not told.keys() >= TOLD:
+        fail(
+            f"the demo in {sign_in.parent} is of another version of passy; begin anew with"
+            " passy demo --yes, which forgets that folder",
+            Exit.failed,
+        )
+    return told
 
 
 def forget(place: Place) -> None:

@@ -11,6 +11,7 @@ from passy_plugins.api.configuration import Plugins, Running
 from passy_plugins.api.errors import responses
 from passy_plugins.api.gateway import Reloaded
 from passy_plugins.api.models import PriceShown
+from passy_plugins.api.prices import PriceSet
 from passy_plugins.api.words import Body, Id, Name, Shown, shown_at
 from passy_portal import hooks, operating, organising, priced
 from passy_portal.view import accounts_of, console_of, visitor_of
@@ -62,6 +63,8 @@ class PricedShown(Shown):
     names: list[str] = Field(description="What it is asked for by.")
     price: PriceShown | None
     price_asked: bool = Field(description="The price list is being asked.")
+    set_by: str | None = Field(description="Who set it; null where nobody did.")
+    set_at: str | None
 
 
 class Prices(Shown):
@@ -151,11 +154,22 @@ async def list_prices(request: Request) -> Prices:
                 names=one.names,
                 price=one.price,
                 price_asked=one.asked,
+                set_by=one.ours.by if one.ours else None,
+                set_at=shown_at(one.ours.at) if one.ours else None,
             )
             for one in found
         ],
         unpriced=await priced.unpriced(accounts, visitor),
     )
+
+
+@router.put("/api/prices", responses=CHANGE)
+async def set_price(request: Request, wanted: PriceSet) -> Prices:
+    """Set what a model costs, or leave it as it was before. Gateways follow within seconds; what is
+    in the books keeps what it cost."""
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    await priced.set_price(request, accounts, visitor, wanted.target, wanted.rates)
+    return await list_prices(request)
 
 
 @router.get("/api/gateway/configuration", responses=GATEWAY)

@@ -11,7 +11,7 @@ from passy_plugins.api.budgets import HookUrl
 from passy_plugins.api.configuration import Plugins, Running
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.words import Id
-from passy_portal import hooks, operating, organising, priced
+from passy_portal import hooks, operating, organising
 from passy_portal.access import may
 from passy_portal.console import GatewayAway
 from passy_portal.door import Form
@@ -48,7 +48,7 @@ async def _settings(
     accounts, visitor = await accounts_of(request), visitor_of(request)
     organisation = await organising.organisation_of(accounts, visitor)
     known, days = await organising.retention(console_of(request))
-    return await _page(
+    return await settings_page(
         request, "settings.html", status, organisation=organisation, known=known, days=days,
         name=organisation.name if name is None else name, error=error,
     )  # fmt: skip
@@ -133,32 +133,13 @@ async def _webhooks(request: Request, status: int = 200, **given: Any) -> Respon
         for one in await hooks.listed(accounts, visitor)
     ]  # fmt: skip
     empty: dict[str, Any] = {"error": "", "url": "", "made": None, "secret": "", "tried": None}
-    return await _page(
+    return await settings_page(
         request, "settings_webhooks.html", status, rows=rows, leads=leads, **(empty | given)
     )
 
 
 def _host(url: str) -> str:
     return url.partition("://")[2].removesuffix("/…")
-
-
-# Prices
-
-
-@router.get("/settings/prices")
-async def prices(request: Request) -> Response:
-    """What models cost, from where that is known, and of which nobody knows."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    away, rows = "", []
-    try:
-        rows = await priced.prices(accounts, visitor, console_of(request))
-    except GatewayAway as error:
-        away = error.reason
-    missing = [one for one in rows if one.unknown]
-    return await _page(
-        request, "settings_prices.html", rows=rows, away=away, missing=missing,
-        yaml=priced.overlay(missing), unpriced=await priced.unpriced(accounts, visitor),
-    )  # fmt: skip
 
 
 # The gateway, for who runs it
@@ -194,10 +175,12 @@ async def _gateway(request: Request, refused: Denied | None = None) -> Response:
     except GatewayAway as error:
         given["away"] = error.reason
     status = refused.status if refused else 200
-    return await _page(request, "settings_gateway.html", status, refused=refused, **given)
+    return await settings_page(request, "settings_gateway.html", status, refused=refused, **given)
 
 
-async def _page(request: Request, template: str, status: int = 200, **given: Any) -> Response:
+async def settings_page(
+    request: Request, template: str, status: int = 200, **given: Any
+) -> Response:
     """With the tabs that are for who asks."""
     accounts, visitor = await accounts_of(request), visitor_of(request)
     leads = may(visitor.role, "GET", "/settings/gateway")

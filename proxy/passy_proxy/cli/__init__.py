@@ -9,6 +9,7 @@ the commands themselves need.
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import pkgutil
 import sys
@@ -30,6 +31,10 @@ class Exit(IntEnum):
     invalid_config = 78
     interrupted = 130
 
+
+LOADED = 100_000
+"""Objects between two looks of the collector: what is imported stays, and to look through it again
+and again was a fifth of a start."""
 
 GROUP = "passy.commands"
 SAME = {"orgs": "organisations", "organizations": "organisations"}
@@ -93,6 +98,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with one of `Exit`."""
+    gc.set_threshold(LOADED)
     try:
         code = cli.main(prog_name="passy", standalone_mode=False)
     except click.exceptions.Abort:

@@ -51,10 +51,9 @@ def dry_parts(place: Place, variables: Mapping[str, str]) -> Parts:
 
     Exits 78 where the secret keys are there and no good.
     """
-    import structlog
-
     from passy_proxy.config.build import Parts
     from passy_proxy.keyring import FILE, Keyring, KeyringError
+    from passy_proxy.log import unconfigured
     from passy_proxy.registry import Registry
     from passy_proxy.shared import Shared
     from passy_proxy.site import Site
@@ -66,7 +65,7 @@ def dry_parts(place: Place, variables: Mapping[str, str]) -> Parts:
         keyring = Keyring.load(place.data, listed)
     except KeyringError as exc:
         fail(str(exc), Exit.invalid_config)
-    return Parts(Registry(), Shared(), Site(place.data, keyring), structlog.get_logger())
+    return Parts(Registry(), Shared(), Site(place.data, keyring), unconfigured())
 
 
 def fail(message: str, code: Exit = Exit.failed) -> NoReturn:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,11 @@ from passy_proxy.cli.serve import checked, listening, where
 from passy_proxy.config.document import environment
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.place import Place
+
+if TYPE_CHECKING:
+    from passy_proxy.config.model import GatewayFile
+    from passy_proxy.config.problem import Problem
+    from passy_proxy.config.snapshot import Snapshot
 
 BUILT_IN = """\
 listen: 127.0.0.1:3005
@@ -51,11 +57,11 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
     variables = environment()
     place = place_of(variables, config, data)
     try:
-        file, _ = checked(place, variables, dry_parts(place, variables))
+        file, built = checked(place, variables, dry_parts(place, variables))
     except ConfigInvalid as exc:
         complain(exc)
-    if file.routes:
-        fail("the portal carries no traffic: take the routes out of its file", Exit.invalid_config)
+    if out_of_place := list(gateways_own(file, built)):
+        complain(out_of_place)
     notice(file)
     if check:
         return
@@ -84,6 +90,18 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
     let_go()
     if not server.started and not gateway.draining:
         raise SystemExit(Exit.failed)
+
+
+def gateways_own(file: GatewayFile, built: Snapshot) -> Iterator[Problem]:
+    """What has no place in the file of a portal: nobody could reach it."""
+    for route in file.routes:
+        yield route.node.problem("the portal carries no traffic", "take the routes out of its file")
+    apart = {one.path for one in built.admin_routes.mounts}
+    for app in file.apps:
+        if app.path.rstrip("/") in apart:
+            message = f"the portal has one listener, so nobody could reach the app at {app.path}"
+            hint = "leave it to the gateway's file; admin_url of the portal says where it is there"
+            yield app.at.problem(message, hint)
 
 
 def place_of(variables: Mapping[str, str], config: Path | None, data: Path | None) -> Place:

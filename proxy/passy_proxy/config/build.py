@@ -49,7 +49,17 @@ from passy_proxy.remembered import Remembered
 from passy_proxy.route import Route, RouteTable
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
-from passy_proxy.stores import Alerts, Books, Changes, Counters, Directory, Ledger, Store, Vault
+from passy_proxy.stores import (
+    Alerts,
+    Books,
+    Changes,
+    Counters,
+    Directory,
+    Ledger,
+    Store,
+    Switchboard,
+    Vault,
+)
 from passy_proxy.transport import DEFAULT_LIMITS, Limits, Timeouts, Transport
 from passy_proxy.transport.connect import VERIFIED, BadOrigin, Connector, Origin, Tls, parse_origin
 from passy_proxy.transport.head import SECRET
@@ -62,7 +72,7 @@ if TYPE_CHECKING:
 
     from passy_proxy.application import Application
 
-STORES = (Counters, Directory, Vault, Ledger, Books, Alerts, Changes, Administered)
+STORES = (Counters, Directory, Vault, Ledger, Books, Alerts, Changes, Administered, Switchboard)
 """A setting of one of these types is written as the name of a store."""
 
 GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals, Remembered)
@@ -122,7 +132,7 @@ class _Absent:
 
     take = settle = prime = principal = providers = credentials = record = _nothing
     publish = listen = hears = spent = admin = _nothing
-    raise_alert = alerted = hooks = _nothing
+    raise_alert = alerted = hooks = switches = _nothing
 
 
 ABSENT = _Absent()

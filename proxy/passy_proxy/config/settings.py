@@ -60,6 +60,7 @@ class Settings(BaseModel):
         hide_input_in_errors=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        defer_build=True,  # No start reads all of them.
     )
 
     @classmethod

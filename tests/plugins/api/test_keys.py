@@ -90,7 +90,7 @@ def test_a_secret_that_is_shown_twice_is_none(office: Office) -> None:
     host = office.gateway.url.partition("//")[2]
     import http.client
 
-    connection = http.client.HTTPConnection(host, timeout=20)
+    connection = http.client.HTTPConnection(host, timeout=90)
     connection.putrequest("GET", "/keys/api")
     connection.putheader("x-emby-secure-key", "wrong")
     connection.putheader("x-emby-secure-key", SECRET)

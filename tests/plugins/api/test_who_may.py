@@ -107,6 +107,10 @@ ADMIN = {
     "POST /reload": Entry(),
     "GET /routing": Entry(),
     "GET /routing/{alias:path}": Entry(),
+    "GET /switches": Entry(),
+    "PUT /switches": Entry({"model": "m", "target": "echo/echo", "state": None}),
+    "GET /prices": Entry(),
+    "PUT /prices": Entry({"target": "echo/echo", "rates": {"input": 1, "output": 2}}),
 }
 """For the holder of the admin token, and for nobody else."""
 

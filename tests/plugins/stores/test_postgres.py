@@ -98,7 +98,7 @@ def test_a_url_with_a_mistake_is_refused_without_its_password(url: str) -> None:
 
 def is_part(name: str | None) -> bool:
     """Whether it is a day's part of usage, or of an index on it; or what only PostgreSQL needs."""
-    return re.match(r"usage_\d|arrivals$", name or "") is not None
+    return re.match(r"usage_\d|arrivals$|uq_usage_", name or "") is not None
 
 
 async def shape(database: Database) -> list[Any]:

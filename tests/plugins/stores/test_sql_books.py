@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.days import now_within_a_day
 from harness.postgres import Database
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,8 +40,15 @@ TRIED = (
     AttemptRecord("v", "m", 503, "status: [[503],[0]]", 0, 5, False),
     AttemptRecord("u", "m", 200, "", 6, 9, False),
 )
-NOW = int(time.time() * 1000)
-TODAY = NOW // DAY
+NOW, TODAY = 0, 0
+"""Milliseconds, and the number of the day: of the test that runs."""
+
+
+@pytest.fixture(autouse=True)
+def today() -> None:
+    global NOW, TODAY
+    NOW = now_within_a_day()
+    TODAY = NOW // DAY
 
 
 class Books:
@@ -63,7 +71,8 @@ class Books:
         with closing(sqlite3.connect(self.path)) as connection, connection:
             return connection.execute(statement).fetchall()
 
-    async def tend(self, keep: int | None = None, now: int = NOW) -> int:
+    async def tend(self, keep: int | None = None, now: int | None = None) -> int:
+        now = NOW if now is None else now
         driver = driver_for(self.url, "test")
         oldest = None if keep is None else (now // DAY - keep) * DAY
         try:
@@ -253,7 +262,7 @@ async def test_O8_what_was_spent_is_the_same_of_any_split(books: Books) -> None:
         source = (
             sums.by_day(added) if table == "usage_days" else f"SELECT * FROM {added} WHERE 1 = 1"
         )
-        books.rows(f"{sums.add(table, source)} RETURNING 1")
+        books.rows(f"{sums.add(table, source, books.dialect)} RETURNING 1")
     assert [] == books.wrong_sums()
     dice = random.Random(8)
     edges = [NOW // HOUR * HOUR, TODAY * DAY, (TODAY - 1) * DAY, (TODAY - 2) * DAY + 1]
@@ -270,6 +279,39 @@ async def test_O8_what_was_spent_is_the_same_of_any_split(books: Books) -> None:
                     )
                     assert wanted == await store.spent(kind, subject, unit, start, end)
     await store.stop()
+
+
+async def test_M1_the_longest_names_and_tags_there_may_be_lose_nothing(books: Books) -> None:
+    """16 tags of 64 characters beside a model and a user of 200, of which none can be packed."""
+    dice = random.Random(4)
+
+    def text(length: int) -> str:
+        return "".join(chr(dice.randrange(0x1F300, 0x1F5FF)) for _ in range(length))
+
+    tags = [text(64) for _ in range(16)]
+    long = RECORD._replace(
+        at=NOW / 1000, tags=",".join(tags), model=text(200), upstream_model=text(200),
+        user_id=text(200), team="t" * 128, upstream="u" * 128,
+    )  # fmt: skip
+    other = long._replace(tags=",".join([*tags[:-1], tags[-1][:-1] + "."]))
+    # What separates and quotes is none of it: these are not the same either.
+    quoted = [long._replace(model=f"a{mark}b", upstream=f"c{mark}d") for mark in ("','", "'',''")]
+    store = books.store()
+    await store.start()
+    for number, record in enumerate([long, other, *quoted, RECORD._replace(at=NOW / 1000)]):
+        store.record(record._replace(id=f"req_{number}").row())
+    await shipped(store)
+    store.record(long._replace(id="req_5").row())  # It is added to what is there.
+    await shipped(store)
+    await store.stop()
+    assert [(6,)] == books.rows("SELECT count(*) FROM usage")
+    assert [] == books.wrong_sums()
+    for table in sums.SPANS:
+        told = books.rows(f"SELECT tags, requests FROM {table} WHERE model = '{long.model}'")
+        assert {(long.tags, 2), (other.tags, 1)} == set(told)
+        assert [(5,)] == books.rows(f"SELECT count(*) FROM {table}")
+    verdict = await books.verify()
+    assert [] == verdict.wrong_sums
 
 
 @given(st.integers(0, 40 * HOUR), st.integers(0, 80 * HOUR))

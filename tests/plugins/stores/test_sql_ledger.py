@@ -82,7 +82,7 @@ def numbered(first: int, last: int) -> list[UsageRecord]:
 
 
 async def until(true: Any) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110  # it waits for threads and other processes
             await asyncio.sleep(0.01)
 

@@ -64,7 +64,7 @@ def test_requests_are_told_as_they_end_and_each_of_them_is_drawn(
             until(lambda: last in lines.read_text() or None)
         finally:
             tail.terminate()
-            tail.wait(30)
+            tail.wait(90)
     shown = [json.loads(line) for line in lines.read_text().splitlines()]
     ids = [one["id"] for one in shown]
     assert ids == [*asked, last][-len(ids) :]

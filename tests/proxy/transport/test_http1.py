@@ -58,7 +58,7 @@ async def upstream(script: Script, **limits: float) -> AsyncIterator[Http1Transp
 
 
 async def dropped(transport: Http1Transport) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while transport.stats()["open"]:  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 
@@ -500,7 +500,7 @@ async def test_the_hint_of_the_upstream_is_obeyed() -> None:
     async with upstream(script, keepalive=60) as transport:
         started = asyncio.get_running_loop().time()
         (await transport.open(POST)).close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await closed.wait()
         assert 0.3 <= asyncio.get_running_loop().time() - started <= 15
 
@@ -667,7 +667,7 @@ async def test_an_early_answer_wins_while_the_client_sends_nothing() -> None:
         await reader.read()
 
     async with upstream(script) as transport:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             leg = await transport.open(UpstreamRequest("POST", b"/", [], body()))
         assert leg.status == 401
         assert ended.is_set()
@@ -697,7 +697,7 @@ async def test_cancelling_an_upload_stops_the_iterator_and_closes_the_connection
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await ended.wait()
         assert transport.stats()["open"] == 0
 

@@ -38,6 +38,8 @@ from passy_proxy.records import (
     Credential,
     CustomProvider,
     Principal,
+    SetPrice,
+    Switch,
     UsageRow,
 )
 from passy_proxy.site import Site
@@ -95,7 +97,7 @@ class SqlSettings(Settings):
 
 
 class Sql(Telling, Store):
-    """Directory, Vault, Ledger, Books and Alerts on one database.
+    """Directory, Vault, Ledger, Books, Alerts, Switchboard and Tariff on one database.
 
     Any number of processes may share it.
     """
@@ -206,6 +208,20 @@ class Sql(Telling, Store):
         """Opened at the moment they are asked for, and kept nowhere."""
         rows = await self._fetch(statements.CREDENTIALS, organisation)
         return await opened(self._keyring, organisation, rows)
+
+    async def switches(self) -> Sequence[Switch]:
+        """All of them."""
+        rows = await self._fetch(statements.SWITCHES)
+        told = cast("list[tuple[str, str, Any, str, int]]", rows)
+        return [
+            Switch(model, target, state, by, at / 1000) for model, target, state, by, at in told
+        ]
+
+    async def tariff(self) -> Sequence[SetPrice]:
+        """All of them."""
+        rows = await self._fetch(statements.SET_PRICES)
+        told = cast("list[tuple[str, str, str, int]]", rows)
+        return [SetPrice(target, loads(rates), by, at / 1000) for target, rates, by, at in told]
 
     @property
     def full(self) -> bool:

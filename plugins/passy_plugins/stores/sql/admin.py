@@ -25,9 +25,11 @@ from passy_plugins.stores.sql.exchanges import Exchanges
 from passy_plugins.stores.sql.issued import BY_KEY, Issued
 from passy_plugins.stores.sql.lists import Lists
 from passy_plugins.stores.sql.postgres import Postgres
+from passy_plugins.stores.sql.pricing import Pricing
 from passy_plugins.stores.sql.ready import agree, make_ready
 from passy_plugins.stores.sql.reports import Reports
 from passy_plugins.stores.sql.schema import usage
+from passy_plugins.stores.sql.switching import Switching
 from passy_plugins.stores.sql.tenants import Tenants
 from passy_plugins.stores.sql.vault import Vaulted
 from passy_plugins.stores.sql.verify import Tell, verify, verify_within
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from passy_proxy.keyring import Keyring
 
 
-class Admin(Issued, Tenants, Allotted, Vaulted):
+class Admin(Issued, Tenants, Allotted, Vaulted, Switching, Pricing):
     """Writes to the database of ``url``. See `opened`."""
 
     def __init__(

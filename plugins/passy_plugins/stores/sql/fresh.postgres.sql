@@ -485,3 +485,34 @@ CREATE TABLE arrivals (
 CREATE INDEX ix_arrivals_xid ON arrivals (xid);
 
 UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005';
+
+CREATE TABLE switches (
+    model TEXT NOT NULL,
+    target TEXT NOT NULL,
+    state TEXT NOT NULL,
+    switched_by TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (model, target)
+);
+
+UPDATE alembic_version SET version_num='0007' WHERE alembic_version.version_num = '0006';
+
+CREATE TABLE set_prices (
+    target TEXT NOT NULL,
+    rates TEXT NOT NULL,
+    set_by TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (target)
+);
+
+UPDATE alembic_version SET version_num='0008' WHERE alembic_version.version_num = '0007';
+
+CREATE UNIQUE INDEX uq_usage_hours ON usage_hours (start, md5(quote_literal(key_id) || ',' || quote_literal(organisation) || ',' || quote_literal(team) || ',' || quote_literal(user_id) || ',' || quote_literal(model) || ',' || quote_literal(upstream) || ',' || quote_literal(tags) || ',' || quote_literal(route) || ',' || quote_literal(upstream_model) || ',' || quote_literal(price) || ',' || quote_literal(outcome) || ',' || quote_literal(status::text)));
+
+ALTER TABLE usage_hours DROP CONSTRAINT usage_hours_pkey;
+
+CREATE UNIQUE INDEX uq_usage_days ON usage_days (start, md5(quote_literal(key_id) || ',' || quote_literal(organisation) || ',' || quote_literal(team) || ',' || quote_literal(user_id) || ',' || quote_literal(model) || ',' || quote_literal(upstream) || ',' || quote_literal(tags) || ',' || quote_literal(route) || ',' || quote_literal(upstream_model) || ',' || quote_literal(price) || ',' || quote_literal(outcome) || ',' || quote_literal(status::text)));
+
+ALTER TABLE usage_days DROP CONSTRAINT usage_days_pkey;
+
+UPDATE alembic_version SET version_num='0009' WHERE alembic_version.version_num = '0008';

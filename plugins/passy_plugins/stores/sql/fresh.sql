@@ -405,4 +405,27 @@ CREATE INDEX ix_usage_summed_at ON usage (summed, at) WHERE summed = 0;
 
 UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004';
 
-UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005'
+UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005';
+
+CREATE TABLE switches (
+    model TEXT NOT NULL,
+    target TEXT NOT NULL,
+    state TEXT NOT NULL,
+    switched_by TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (model, target)
+);
+
+UPDATE alembic_version SET version_num='0007' WHERE alembic_version.version_num = '0006';
+
+CREATE TABLE set_prices (
+    target TEXT NOT NULL,
+    rates TEXT NOT NULL,
+    set_by TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (target)
+);
+
+UPDATE alembic_version SET version_num='0008' WHERE alembic_version.version_num = '0007';
+
+UPDATE alembic_version SET version_num='0009' WHERE alembic_version.version_num = '0008'

@@ -309,7 +309,12 @@ class Postgres:
 
         if isinstance(error, asyncpg.CheckViolationError) and "no partition" in said(error):
             return NoPartition(said(error))
-        wrong = ValueError | asyncpg.DataError | asyncpg.IntegrityConstraintViolationError
+        wrong = (
+            ValueError
+            | asyncpg.DataError
+            | asyncpg.IntegrityConstraintViolationError
+            | asyncpg.ProgramLimitExceededError  # Some text is too long for an index.
+        )
         if isinstance(error, wrong):
             return ValueError(said(error))
         told = StoreUnavailable(f"{self.place}: {why or said(error)}")

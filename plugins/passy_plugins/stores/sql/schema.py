@@ -192,6 +192,27 @@ credentials = Table(
 """``upstream`` is the name of a shared one or the id of a custom provider. ``version`` grows with
 each new secret, and so does what ``sealed`` is bound to; see ``sealed.py``."""
 
+switches = Table(
+    "switches",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("switched_by", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+"""Targets of aliases that are ``pinned`` or ``disabled``, whatever the configuration says."""
+
+set_prices = Table(
+    "set_prices",
+    metadata,
+    Column("target", Text, primary_key=True),
+    Column("rates", Text, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+"""What people have set prices to; ``rates`` is JSON, see `SetPrice`."""
+
 usage = Table(
     "usage",
     metadata,
@@ -246,7 +267,7 @@ for column in ("key_id", "organisation", "team", "user_id"):
 
 
 def _sums(name: str) -> Table:
-    """See ``sums.py``."""
+    """See ``sums.py``; on PostgreSQL the primary key is an index on a digest."""
     table = Table(
         name,
         metadata,

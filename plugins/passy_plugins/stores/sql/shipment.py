@@ -56,8 +56,8 @@ _VALUES = ", ".join(_read(place, column) for place, column in enumerate(UsageRec
 
 def summed(change: str, source: str, *, priced: bool = False) -> str:
     """``change``, of which ``new`` are the rows, and the sums of them."""
-    hours = sums.add("usage_hours", "SELECT * FROM added")
-    days = sums.add("usage_days", sums.by_day("added"))
+    hours = sums.add("usage_hours", "SELECT * FROM added", "postgresql")
+    days = sums.add("usage_days", sums.by_day("added"), "postgresql")
     added = sums.grouped(source, "postgresql", priced=priced)
     return f"WITH {change}, added AS ({added}), hours AS ({hours}), days AS ({days})"
 

@@ -13,7 +13,7 @@ from functools import cache
 from passy_proxy.records import UsageRecord
 from passy_proxy.units import Rate
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Every revision there has been, oldest first. The database is brought to the last one on start."""
 
 REVISION = "SELECT version_num FROM alembic_version"
@@ -72,6 +72,9 @@ CREDENTIALS = """
 SELECT id, upstream, version, sealed FROM credentials
 WHERE organisation = ? AND status = 'active' ORDER BY upstream, priority, created, id
 """
+
+SET_PRICES = "SELECT target, rates, set_by, at FROM set_prices ORDER BY target"
+SWITCHES = "SELECT model, target, state, switched_by, at FROM switches ORDER BY model, target"
 
 SEALED_WITH = """
 SELECT substr(sealed, 4, 8), count(*) FROM credentials WHERE status = 'active' GROUP BY 1
