@@ -244,7 +244,7 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
     principal, outcome, head = ex.principal, ex.outcome, ex.request.head
     asked = head.model
     upstream = model = ""
-    attempts = []
+    attempts, ran = [], ex.route.ran
     for attempt in ex.attempts:
         target, began, failure = attempt.target, attempt.started, attempt.failure
         upstream, model, status = target.upstream.name, target.model, attempt.status
@@ -259,7 +259,11 @@ def row(ex: Exchange, cost: tuple[int | None, str]) -> UsageRow:
         began_ms = int((began - started) * 1000)
         built = attempt.built
         waits = NO_WAITS if built is None else (built.queue_ms, built.connect_ms)
-        attempts.append((upstream, model, status, why, began_ms, head_ms, billed, *waits))
+        credential = attempt.credential
+        shown = "" if credential is None else credential.id
+        attempts.append(
+            (upstream, model, status, why, began_ms, head_ms, billed, *waits, shown, ran)
+        )
     answered = (model or asked) if attempts else ""
     code = outcome.code or outcome.kind
     first_ms = int((written_at - started) * 1000) if written_at else 0

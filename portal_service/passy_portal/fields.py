@@ -97,6 +97,11 @@ def one_of(form: Form, field: str, known: tuple[str, ...]) -> str:
     return text
 
 
+def rate_told(found: Rate) -> str:
+    """For reading: ``2,000,000/min``."""
+    return f"{found.amount:,}/{str(found).partition('/')[2]}"
+
+
 def rate_typed(found: Rate | None) -> str:
     """As people write it: ``2M/min``."""
     if found is None:

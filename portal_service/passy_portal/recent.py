@@ -17,6 +17,7 @@ from passy_plugins.stores.sql.counted import conditions
 from passy_plugins.stores.sql.reports import Asked
 from passy_plugins.stores.sql.schema import usage, usage_days
 from passy_portal.pages.reading import DAY, narrowed, now
+from passy_proxy import retold
 from passy_proxy.json import loads
 from passy_proxy.records import AttemptRecord
 
@@ -79,12 +80,17 @@ class Recent:
     whole: bool
     """Whether that is 24 hours."""
     upstreams: dict[str, Tried] = field(default_factory=dict)
+    credentials: dict[str, Tried] = field(default_factory=dict)
+    """The same by the organisation's own key that was shown."""
     targets: dict[Target, Answered] = field(default_factory=dict)
     models: dict[str, int] = field(default_factory=dict)
     """Requests that were answered by somebody, by the model that was asked for."""
 
     def of(self, upstream: str) -> Tried:
         return self.upstreams.get(upstream) or Tried()
+
+    def with_key(self, credential: str) -> Tried:
+        return self.credentials.get(credential) or Tried()
 
 
 async def recent(admin: Admin, visitor: Visitor) -> Recent:
@@ -115,6 +121,11 @@ async def recent(admin: Admin, visitor: Visitor) -> Recent:
         well = outcome == "ok" and status < 400
         for each in (AttemptRecord(*attempt) for attempt in loads(attempts)):
             _count(found.upstreams.setdefault(each.upstream, Tried()), each)
+            if each.credential:
+                key = found.credentials.setdefault(each.credential, Tried())
+                _count(key, each)
+                if well and not each.failure:
+                    key.last_ok = key.last_ok or at / 1000
         if not upstream:
             continue
         found.models[model] = found.models.get(model, 0) + 1
@@ -142,4 +153,11 @@ def _count(tried: Tried, attempt: AttemptRecord) -> None:
     tried.attempts += 1
     if attempt.failure:
         tried.failed += 1
-        tried.last_failure = tried.last_failure or attempt.failure
+        tried.last_failure = tried.last_failure or told(attempt)
+
+
+def told(attempt: AttemptRecord) -> str:
+    """Why it failed, as people read it: ``status 429``, ``timeout: no answer within 5 s``."""
+    detail = retold.detail(attempt)
+    kind = retold.kind(attempt)
+    return f"{kind} {attempt.status}" if kind == "status" else f"{kind}: {detail}".rstrip(": ")

@@ -42,7 +42,7 @@ MEASURES: dict[str, Measure] = {
 }
 LATENCY = "latency"
 PERCENTILES = {"half": 0.5, "nearly all": 0.95}
-SHOWS = {**{name: each.name for name, each in MEASURES.items()}, LATENCY: "First token"}
+SHOWS = {**{name: each.name for name, each in MEASURES.items()}, LATENCY: "First byte"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from passy_portal.pages.reading import key_names
 from passy_portal.snippets import Snippet
@@ -131,6 +131,19 @@ def timeline(row: Row) -> Timeline:
         bars.append(Bar(place + 1, label, f"{label}, {began}; {', '.join(said)}", tuple(pieces)))
     first = 1000 * record.first_ms / end if record.first_ms else None
     return Timeline(tuple(bars), end, first, tuple(name for name in PARTS if name in met))
+
+
+class Ran(NamedTuple):
+    """What a request ran through, as its tries say; empty where there was none, or an old one."""
+
+    chain: str
+    hash: str
+
+
+def ran(record: UsageRecord) -> Ran:
+    told = record.attempts[-1].ran if record.attempts else ""
+    chain, _, hash = told.rpartition("@")
+    return Ran(chain, hash)
 
 
 def as_curl(origin: str, record: UsageRecord) -> Snippet | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from passy_plugins.api.keys_routes import state
 from passy_portal.access import KEEPERS, LEADERS
 from passy_portal.accounts import Visitor
-from passy_portal.fields import rate_typed
+from passy_portal.fields import rate_told
 from passy_portal.figures import count, money
 from passy_portal.owned import sees, title
 from passy_portal.playing import TAG
@@ -171,7 +171,7 @@ def compared(node: Node, other: Node) -> Iterator[Conflict]:
         theirs: Rate | None = getattr(other.limits, what)
         if mine and theirs and mine.amount * theirs.seconds > theirs.amount * mine.seconds:
             message = (
-                f"{rate_typed(mine)} {what} here, and {rate_typed(theirs)} for {wins}, which wins."
+                f"{rate_told(mine)} {what} here, and {rate_told(theirs)} for {wins}, which wins."
             )
             yield Conflict(what, message, other)
     at_once, most = node.limits.concurrency, other.limits.concurrency

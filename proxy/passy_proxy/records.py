@@ -199,6 +199,11 @@ class AttemptRecord(NamedTuple):
     """Of that, spent in the queue for a connection."""
     connect_ms: int = 0
     """Of that, spent to make one; 0 where one was at hand, or the transport cannot tell."""
+    credential: str = ""
+    """The id of the organisation's own key that was shown; empty where it was the operator's, or
+    none."""
+    ran: str = ""
+    """The chain it ran through and the hash of its configuration: ``default@4f2a91c0``."""
 
 
 UsageRow = tuple[Any, ...]

@@ -42,6 +42,8 @@ class Route:
     """Where it stands in the configuration."""
     places: tuple[str, ...] = ()
     """Where each filter of its chain stands."""
+    ran: str = ""
+    """What the books say that ran: the chain's name and the configuration's hash."""
 
 
 class RouteTable:

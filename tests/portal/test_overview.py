@@ -193,7 +193,7 @@ def test_every_tile_of_the_overview_is_what_the_rows_say(stage: Stage) -> None:
         told = stage.owner.api("GET", f"/overview?range={name}").json
         assert (len(some), len(good)) == (told["totals"]["requests"], told["totals"]["ok"])
         assert dollars(month) == told["spent_this_month_usd"]
-        assert milliseconds(told["p50_first_ms"]) == shown(page, "First token, p50")
+        assert milliseconds(told["p50_first_ms"]) == shown(page, "First byte, p50")
         mean = cost(within(stage, 7, since=1)) // 7
         assert told["forecast_days"] == 7
         assert f"if each day to come costs {money(mean)}, the mean of the last 7 whole days" in page

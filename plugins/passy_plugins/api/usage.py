@@ -76,6 +76,13 @@ class Try(Shown):
     connect_ms: int = Field(
         description="Of head_ms, to make one; 0 where one was at hand, or it is not known."
     )
+    credential: str = Field(
+        description="The organisation's own key that was shown; empty: the operator's, or none."
+    )
+    ran: str = Field(
+        description="The chain and the hash of the configuration; empty where it is not known.",
+        examples=["default@4f2a91c0"],
+    )
 
 
 class Exchange(Shown):

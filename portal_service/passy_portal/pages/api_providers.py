@@ -28,8 +28,10 @@ from passy_plugins.api.providers import (
 from passy_plugins.api.words import Body, Id, Shown, changed, shown_at
 from passy_portal import brought
 from passy_portal.recent import Recent, recent
+from passy_portal.recent import Tried as TriedLately
 from passy_portal.view import accounts_of, console_of, visitor_of
 from passy_proxy.issue import NewCredential, NewProvider
+from passy_proxy.records import StoredCredential
 
 router = APIRouter(tags=["providers"])
 
@@ -53,8 +55,12 @@ class ProvidersSeen(Shown):
     rows: list[ProviderSeen]
 
 
+class CredentialSeen(CredentialShown):
+    lately: Lately
+
+
 class CredentialsSeen(Shown):
-    rows: list[CredentialShown]
+    rows: list[CredentialSeen]
 
 
 class SharedSeen(Health):
@@ -179,7 +185,8 @@ async def list_credentials(request: Request) -> CredentialsSeen:
     """The organisation's own keys, in the order in which they are shown; never the secrets."""
     accounts, visitor = await accounts_of(request), visitor_of(request)
     found = await accounts.admin.list_credentials(visitor.organisation)
-    return CredentialsSeen(rows=[credential(one) for one in found])
+    lately = await recent(accounts.admin, visitor)
+    return CredentialsSeen(rows=[key_seen(one, lately) for one in found])
 
 
 @router.post("/api/credentials", status_code=201, responses=CHANGE)
@@ -204,10 +211,11 @@ async def try_new(request: Request, new: Untried) -> Tried:
 
 
 @router.get("/api/credentials/{id}", responses=READ)
-async def show_credential(request: Request, id: Id) -> CredentialShown:
+async def show_credential(request: Request, id: Id) -> CredentialSeen:
     """What is known of one."""
-    accounts = await accounts_of(request)
-    return credential(await brought.credential_of(accounts, visitor_of(request), id))
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    found = await brought.credential_of(accounts, visitor, id)
+    return key_seen(found, await recent(accounts.admin, visitor))
 
 
 @router.patch("/api/credentials/{id}", responses=CHANGE)
@@ -243,8 +251,16 @@ def seen(one: ProviderShown, lately: Recent) -> ProviderSeen:
     return ProviderSeen(**one.model_dump(), lately=lately_of(lately, one.upstream))
 
 
+def key_seen(one: StoredCredential, lately: Recent) -> CredentialSeen:
+    told = _lately(lately, lately.with_key(one.id))
+    return CredentialSeen(**credential(one).model_dump(), lately=told)
+
+
 def lately_of(found: Recent, upstream: str) -> Lately:
-    tried = found.of(upstream)
+    return _lately(found, found.of(upstream))
+
+
+def _lately(found: Recent, tried: TriedLately) -> Lately:
     return Lately(
         attempts=tried.attempts,
         failed=tried.failed,

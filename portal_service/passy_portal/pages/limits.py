@@ -143,7 +143,7 @@ async def _page(request: Request, editing: Editing | None, status: int = 200) ->
     drawn = await drawn_of(accounts.admin, tree, editing.node if editing else None)
     return page(
         request, "limits.html", status=status, drawn=drawn, tree=tree, editing=editing,
-        paths=PATHS, each=EACH, amount_told=amount_told, rate_told=fields.rate_typed,
+        paths=PATHS, each=EACH, amount_told=amount_told, rate_told=fields.rate_told,
         days=DAYS, most=MOST, periods=PERIODS,
         bare=all(node.is_bare for node in tree),
     )  # fmt: skip

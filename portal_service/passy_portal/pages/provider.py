@@ -217,11 +217,12 @@ async def _page(request: Request, found: CustomProvider, back: Back = NOTHING) -
 
 
 async def _key_page(request: Request, key: StoredCredential, back: Back = NOTHING) -> Response:
-    accounts = await accounts_of(request)
-    providers = await accounts.admin.list_providers(visitor_of(request).organisation)
+    accounts, visitor = await accounts_of(request), visitor_of(request)
+    providers = await accounts.admin.list_providers(visitor.organisation)
+    lately = await recent(accounts.admin, visitor)
     own = next((one for one in providers if one.id == key.upstream), None)
     written = {"name": key.name, "priority": str(key.priority)}
     return page(
         request, "provider_key.html", status=back.status, key=key, title=title_of(key), own=own,
-        values=back.values or written, **back.told(),
+        tried=lately.with_key(key.id), words=WORDS, values=back.values or written, **back.told(),
     )  # fmt: skip

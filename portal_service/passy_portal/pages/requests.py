@@ -19,7 +19,7 @@ from passy_portal.access import ACCESS
 from passy_portal.accounts import Accounts, Visitor
 from passy_portal.door import gateway_origin, own_origin
 from passy_portal.pages.reading import days_before, narrowed, tomorrow
-from passy_portal.shown_requests import PARTS, as_curl, rows_of, timeline
+from passy_portal.shown_requests import PARTS, as_curl, ran, rows_of, timeline
 from passy_portal.sought import ENDINGS, NAMES, SPANS, Sought, sought
 from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy import retold
@@ -198,7 +198,7 @@ async def show_request(request: Request, id: Id) -> Response:
         timeline=timeline(row), curl=as_curl(gateway_origin(request), record),
         holder=holder, team=next((t.name for t in teams if t.id == record.team), record.team),
         link=f"{own_origin(request)}{request.scope.get('root_path', '')}/requests/{record.id}",
-        playground=("GET", "/playground") in ACCESS, flag_words=retold.FLAGS,
+        playground=("GET", "/playground") in ACCESS, flag_words=retold.FLAGS, ran=ran(record),
     )  # fmt: skip
 
 

@@ -125,6 +125,12 @@ def building(made: Snapshot, file: GatewayFile, parts: Parts) -> Generator[None,
         raise
 
 
+def named(entry: RouteEntry) -> str:
+    """What the chain of a route is called."""
+    name = entry.chain if isinstance(entry.chain, str) else "its own"
+    return f"{name}, overridden" if entry.override else name
+
+
 class _Absent:
     """Stands for a store that was not found, so that the other settings are read all the same."""
 
@@ -510,6 +516,7 @@ class _Builder:
             parts=settings.multipart_parts,
             origin=entry.node.place,
             places=tuple(self.places[id(chain)]),
+            ran=f"{named(entry)}@{self.made.hash.decode()}",
         )
 
     def matched(self, entry: RouteEntry, method: str, path: str) -> bool:

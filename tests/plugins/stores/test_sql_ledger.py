@@ -17,6 +17,7 @@ import structlog
 
 from passy_plugins.stores.sql import Sql, SqlSettings, database, ledger
 from passy_plugins.stores.sql.ledger import Shipper
+from passy_plugins.stores.sql.shipment import has_proof
 from passy_proxy.config.settings import Secret
 from passy_proxy.evidence import Proof
 from passy_proxy.journal import Journal, JournalSettings
@@ -472,3 +473,13 @@ async def test_a_journal_that_cannot_be_read_keeps_nobody_from_the_others(
     assert ["req_000001"] == following.away.ids
     assert {"usage_waits", "journal_recovered"} == {entry["event"] for entry in logs}
     damaged.rmdir()
+
+
+@pytest.mark.parametrize("proof", [("", "", ()), ("ab", "cd", ("usage", "x"))])
+@pytest.mark.parametrize(
+    "attempts", [(), (ATTEMPT,), (ATTEMPT._replace(credential="c", ran='x"]]]'),)]
+)
+def test_F6_a_proof_behind_a_row_is_known_by_its_shape(attempts: Any, proof: Any) -> None:
+    row = ("req_1", '],["a","b",["c"]]]', list(map(tuple, attempts)))
+    assert not has_proof(dumps(row))
+    assert has_proof(dumps((*row, proof)))

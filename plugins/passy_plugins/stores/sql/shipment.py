@@ -7,6 +7,7 @@ Reading it here, to send rows, would hold up the event loop and cost several tim
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ def _read(place: int, column: str) -> str:
     return f"(r->>{place})::{kind}" if kind else f"r->>{place}"
 
 
+_PROOF = re.compile(rb'\],\["[^"]*","[^"]*",\[[^][]*\]\]\]\Z').search
 _COLUMNS = ", ".join(UsageRecord._fields)
 _VALUES = ", ".join(_read(place, column) for place, column in enumerate(UsageRecord._fields))
 
@@ -107,9 +109,9 @@ async def enter(
 
 
 def has_proof(record: bytes) -> bool:
-    """Whether a `Proof` stands behind the row: a list that ends with a list of texts, where the
-    attempts end with a list that ends with a number, or with nothing."""
-    return record.endswith((b'"]]]', b"[]]]"))
+    """Whether a `Proof` stands behind the row: two texts and a list of texts, behind the attempts'
+    list. Within a text there would be a backslash before a quotation mark."""
+    return record.endswith((b'"]]]', b"[]]]")) and _PROOF(record) is not None
 
 
 def prove(
