@@ -36,7 +36,7 @@ from passy_proxy.transport.http1 import Http1Transport
 from passy_proxy.transport.httpcore import HttpcoreTransport
 from passy_proxy.transport.pool import Pool
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.crossed("anyio_backend", "kind")]
 
 Script = Callable[["Wire"], Awaitable[None]]
 MIB = 1024 * 1024
@@ -145,7 +145,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
     return "asyncio", {"use_uvloop": request.param}
 
 
-@pytest.fixture(params=["http1", "httpcore"])
+@pytest.fixture(params=["httpcore", "http1"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
