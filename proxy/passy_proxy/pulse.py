@@ -1,14 +1,16 @@
 """The pulse of a process: whether its event loop still turns, and who holds it up if not.
 
 The loop beats twenty times a second: it counts, and winds up the kernel's alarm clock. A loop that
-is held up does not wind it up again, the alarm goes off, and its signal handler writes down the
-stack. No thread of Python's could do that: what holds up the loop may hold the interpreter's lock
-as well, as a regular expression does for as long as it searches. So it is `faulthandler`'s handler,
-which is C. The next beat, if there is one, logs the stack with the plugin it leads to.
+is held up does not wind it up again, the alarm goes off, and its handler writes down the stack: a
+handler of Python's, between two steps of the interpreter. One in C could look at any moment, also
+at one in which greenlets are being switched and there is no stack, and would end the process. The
+next beat, if there is one, logs the stack with the plugin it leads to.
 
 A loop that does not beat any more is dead. The supervisor sees that in the `Slot` it shares with
-each worker, and replaces it. Where there is no supervisor, `faulthandler` ends the process, which
-leaves the stack on standard error and the rest to whatever started it.
+each worker, and replaces it; before that it sends `LAST_WORDS`, whose handler is C, since what
+holds up the loop may hold the interpreter's lock, as a regular expression does for as long as it
+searches. Where there is no supervisor, `faulthandler` ends the process, which leaves the stack on
+standard error and the rest to whatever started it.
 """
 
 from __future__ import annotations

@@ -146,6 +146,8 @@ def test_a_key_is_tried_then_entered_as_it_was_tried_and_used(shop: Shop) -> Non
     now = until(counted)
     assert (1, "well", 0) == (now["own_keys"], now["lately"]["health"], now["lately"]["failed"])
     assert now["lately"]["last_ok_at"]
+    with_key = shop.owner.api("GET", f"/credentials/{row['id']}").json["lately"]
+    assert with_key == now["lately"] | {"since": with_key["since"]}, "all of it went with this key"
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,11 @@ def test_a_request_that_fell_back_is_shown_try_by_try(visit: Visit) -> None:
     table = page.get_by_role("region", name="The tries as a table")
     told = visit.owner.api("GET", f"/requests/{id}").json
     assert [500, 200] == [one["status"] for one in told["attempts"]]
+    [ran] = {one["ran"] for one in told["attempts"]}
+    chain, _, hash = ran.partition("@")
+    assert "default" == chain
+    assert hash == visit.office.admin("GET", "/status").json["configuration"]["hash"]
+    assert {chain, hash} <= set(page.locator(".facts dd").all_text_contents())
     for place, one in enumerate(told["attempts"]):
         cells = table.locator("tbody tr").nth(place).locator("td").all_text_contents()
         assert one["upstream"] == cells[0]

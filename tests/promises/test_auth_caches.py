@@ -155,7 +155,9 @@ async def random_tokens(door: Door, count: int) -> int:
 
 
 async def test_S2_random_tokens_fill_no_memory(door: Door, figure: Note) -> None:
-    grown = await random_tokens(door, 30_000)
+    for _ in range(4):  # A leak grows each time; other threads of this process take some once.
+        if (grown := await random_tokens(door, 30_000)) < 4 << 20:
+            break
     figure("MiB more after 30,000 tokens", grown / 2**20)
     assert grown < 4 << 20
 

@@ -830,6 +830,7 @@ async def test_a_connection_that_says_nothing_is_closed() -> None:
         assert b"" == await idle.rest()
 
 
+@pytest.mark.crossed("anyio_backend", "where")
 @pytest.mark.parametrize("where", [b"/body", b"/pieces"])
 async def test_a_body_that_comes_too_slowly_is_a_timeout(where: bytes) -> None:
     async with serving(capped_app, EdgeLimits(body_grace=0.3)) as site:

@@ -88,8 +88,9 @@ class Snapshot:
 
     @property
     def mounts(self) -> Sequence[Mount]:
-        """All applications that are served."""
-        return (*self.routes.mounts, *self.admin_routes.mounts)
+        """All applications that are served, each once."""
+        every = (*self.routes.mounts, *self.admin_routes.mounts)
+        return [one for one in every if one.root == one.path]
 
     @property
     def administered(self) -> bool:

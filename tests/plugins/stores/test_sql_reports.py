@@ -238,6 +238,7 @@ QUESTIONS = [
 ]
 
 
+@pytest.mark.crossed("bucket", "order")
 @pytest.mark.parametrize("bucket", ["hour", "day", "total"])
 @pytest.mark.parametrize("order", ORDERS)
 async def test_O8_sums_are_those_of_the_rows_on_every_page(
