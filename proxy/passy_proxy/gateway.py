@@ -46,10 +46,10 @@ VERBOSE = b"verbose"
 POLL = 1.0
 """Seconds between two looks at the configuration file."""
 THOROUGHLY = 64
-"""How many reloads there are to one after which the collector looks through everything, where that
-is more than `MANY` objects."""
-MANY = 300_000
-"""Objects; less than that is looked through in some hundredths of a second."""
+"""How many reloads there are to one after which the collector looks through everything, where the
+configuration is larger than `LARGE`."""
+LARGE = 128 * 1024
+"""Bytes; what is made of less is looked through in some hundredths of a second."""
 SETTLED = 0.1
 """Seconds that a file must stay as it is: half of one may well be a configuration."""
 
@@ -258,7 +258,8 @@ class Gateway:
     def _tidy(self) -> None:
         """Free what a configuration left behind: the collector, which requests leave nothing to
         do, would come round to it after some hundred others."""
-        self.tasks.start(_collected(due=sum(self._reloads.values()) % THOROUGHLY == 0))
+        due = len(self.content) <= LARGE or sum(self._reloads.values()) % THOROUGHLY == 0
+        self.tasks.start(_collected(thoroughly=due))
 
     def health(self, path: str, query: bytes = b"") -> tuple[int, bytes] | None:
         """Status and body of the health paths; they ask nobody but this process."""
@@ -352,14 +353,14 @@ def undisturbed() -> Iterator[None]:
         gc.enable()
 
 
-async def _collected(*, due: bool) -> None:
+async def _collected(*, thoroughly: bool) -> None:
     """In a task of its own, so that whoever let go of something is gone as well.
 
     While it serves a configuration is frozen: to look through a large one takes the collector a
-    fifth of a second. It holds no reference cycles itself; what else is tied into knots waits,
-    where there is so much to look through, until that is ``due``.
+    fifth of a second, and to count what is frozen a quarter of that. It holds no reference cycles
+    itself; what else is tied into knots waits until all is looked through ``thoroughly``.
     """
-    if due or gc.get_freeze_count() < MANY:
+    if thoroughly:
         gc.unfreeze()
     gc.collect()
     gc.freeze()
