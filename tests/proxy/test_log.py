@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -154,3 +156,8 @@ def test_one_message_of_a_library_is_not_written_without_end() -> None:
     next(iter(passing_on._seen.values()))[0] -= REPEAT_SPAN
     library.error("accept failed %d", 1_000)
     assert 1_000 - REPEATS == json.loads(stream.getvalue().splitlines()[-1])["not_shown"]
+
+
+def test_a_start_loads_nothing_for_tracebacks_that_nobody_wants() -> None:
+    look = "import sys, passy_proxy.log; sys.exit('rich.console' in sys.modules)"
+    assert 0 == subprocess.run([sys.executable, "-c", look]).returncode
