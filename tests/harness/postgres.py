@@ -17,16 +17,20 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import pytest
 
+from harness.office import VARIABLES
 from harness.ports import free_port
+
+if TYPE_CHECKING:
+    from harness.gateway import Gateway, Serve
 
 T = TypeVar("T")
 
@@ -288,3 +292,26 @@ async def _fetch(
         return [tuple(row) for row in await connection.fetch(statement, *values)]
     finally:
         await connection.close(timeout=PATIENCE)
+
+
+BOTH = ["sqlite", pytest.param("postgres", marks=pytest.mark.large)]
+POSTGRES_FIRST = [pytest.param("sqlite", marks=pytest.mark.large), "postgres"]
+"""Parameters of a fixture that is there on each database; one of them for large tests alone."""
+
+
+def on_each(
+    request: pytest.FixtureRequest,
+    serve: Serve,
+    text: str,
+    furnished: Callable[[Gateway], T],
+) -> Iterator[T]:
+    """What the fixture ``here`` of the file has, on SQLite; or a gateway of its own on PostgreSQL,
+    with ``furnished`` done to it."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("here")
+        return
+    server: Server = request.getfixturevalue("postgres")
+    with server.database() as made:
+        gateway = serve(text, **VARIABLES, DATABASE_URL=made.url)
+        yield furnished(gateway)
+        assert 0 == gateway.stop()

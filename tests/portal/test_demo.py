@@ -16,7 +16,7 @@ from harness.portal import CONFIGURATION as PORTAL
 from harness.postgres import Server
 
 from passy_portal.demo.cast import ORGANISATION, PEOPLE, WORK
-from passy_portal.demo.command import CONFIGURATION
+from passy_portal.demo.command import CONFIGURATION, SIGN_IN, known
 from passy_portal.demo.stage import market_of
 from passy_portal.demo.traffic import DAY, HOUR, Traffic
 from passy_proxy.config.document import load
@@ -150,3 +150,15 @@ def test_a_demo_goes_into_the_books_of_a_configuration_on_postgresql(
         verified = gateway.passy("verify")
         assert 0 == verified.returncode, verified.stdout
         assert f"{told['records']} records" in verified.stdout
+
+
+@pytest.mark.parametrize("left", ["{}", '{"password": "x", "people": {}}', "[]", "half a fi"])
+def test_a_demo_of_another_version_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], left: str
+) -> None:
+    sign_in = tmp_path / SIGN_IN
+    sign_in.write_text(left)
+    with pytest.raises(SystemExit) as ended:
+        known(sign_in)
+    assert 1 == ended.value.code
+    assert f"{tmp_path} is of another version of passy" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 import schemathesis
 from harness.gateway import Serve
 from harness.office import VARIABLES
-from harness.portal import CONFIGURATION, Browser, found, me
+from harness.portal import CONFIGURATION, Browser, found
 from hypothesis import HealthCheck, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import (
@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from passy_portal.app import application
+from passy_portal.door import csrf_of
 
 ELSEWHERE = [
     ignored_auth,  # Who may what is tried of every route in test_portal_access.py.
@@ -53,7 +54,7 @@ def test_the_portals_api_answers_as_it_is_described(case: Any, owner: Browser) -
         case.body = {"model": "one"}  # It would be a real request to somewhere.
     headers = {
         "cookie": "; ".join(f"{name}={value}" for name, value in owner.cookies.items()),
-        "x-csrf-token": me(owner)["csrf_token"],
+        "x-csrf-token": csrf_of(owner.cookies["passy_session"]),
         "origin": owner.gateway.url,
     }
     base, left = f"{owner.gateway.url}/portal", list(ELSEWHERE)

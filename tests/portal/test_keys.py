@@ -18,7 +18,7 @@ from harness.gateway import Gateway, Serve, until
 from harness.office import VARIABLES, Office
 from harness.past import asked, enter
 from harness.portal import CONFIGURATION, Browser, found, joined, key_in, me
-from harness.postgres import Server
+from harness.postgres import BOTH, on_each
 
 DAY = 86_400
 TEXT = CONFIGURATION
@@ -39,18 +39,9 @@ def here(serve: Serve) -> Place:
     return furnished(serve(TEXT, **VARIABLES))
 
 
-@pytest.fixture(
-    scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.large)]
-)
+@pytest.fixture(scope="module", params=BOTH)
 def place(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Place]:
-    if request.param == "sqlite":
-        yield request.getfixturevalue("here")
-        return
-    server: Server = request.getfixturevalue("postgres")
-    with server.database() as made:
-        gateway = serve(TEXT, **VARIABLES, DATABASE_URL=made.url)
-        yield furnished(gateway)
-        assert 0 == gateway.stop()
+    yield from on_each(request, serve, TEXT, furnished)
 
 
 def furnished(gateway: Gateway) -> Place:

@@ -13,7 +13,7 @@ from harness.gateway import Gateway, Serve, until
 from harness.office import VARIABLES, Office
 from harness.past import asked, enter
 from harness.portal import CONFIGURATION, Browser, found, joined, me
-from harness.postgres import Server
+from harness.postgres import POSTGRES_FIRST, on_each
 
 LIMITED = CONFIGURATION.replace(
     "alias, fallback]",
@@ -44,18 +44,9 @@ def here(serve: Serve) -> Place:
     return furnished(serve(TEXT, **VARIABLES))
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param("sqlite", marks=pytest.mark.large), "postgres"]
-)
+@pytest.fixture(scope="module", params=POSTGRES_FIRST)
 def place(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Place]:
-    if request.param == "sqlite":
-        yield request.getfixturevalue("here")
-        return
-    server: Server = request.getfixturevalue("postgres")
-    with server.database() as made:
-        gateway = serve(TEXT, **VARIABLES, DATABASE_URL=made.url)
-        yield furnished(gateway)
-        assert 0 == gateway.stop()
+    yield from on_each(request, serve, TEXT, furnished)
 
 
 def furnished(gateway: Gateway) -> Place:

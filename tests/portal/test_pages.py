@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
@@ -43,7 +43,12 @@ CUT_OFF = """() => [...document.querySelectorAll("a, button, input, select, text
     return at.width > 1 && (at.left < -1 || at.right > innerWidth + 1); })
   .map((each) => each.outerHTML.slice(0, 120))"""
 """Whatever can be used has to be within the window, but for what scrolls by itself."""
-AXE = 'axe.run({resultTypes: ["violations"]})'
+ALL = 'axe.run({resultTypes: ["violations"]})'
+COLOURS = (
+    'axe.run({resultTypes: ["violations"], runOnly: ["color-contrast", "link-in-text-block"]})'
+)
+"""What looks at colours: themes differ in nothing else, and axe takes its time. All of it is asked
+of one theme in each run, and of both in the large ones."""
 
 
 WORK, ELSEWHERE = "http://127.0.0.1:9/work", "http://127.0.0.1:9/elsewhere"
@@ -95,8 +100,11 @@ def seen(serve: Serve) -> Iterator[Seen]:
     assert 0 == gateway.stop()
 
 
-def looked_at(page: Page, address: str, complaints: Complaints) -> dict[str, Any]:
-    """What is wrong with a page: of its policy, its window and its accessibility."""
+def looked_at(
+    page: Page, address: str, complaints: Complaints, light: str = COLOURS
+) -> dict[str, Any]:
+    """What is wrong with a page: of its policy, its window and its accessibility. ``light``: what
+    is asked of it in the light."""
     page.set_viewport_size({"width": NARROWEST, "height": 800})
     page.goto(address)
     wrong: dict[str, Any] = {}
@@ -112,9 +120,10 @@ def looked_at(page: Page, address: str, complaints: Complaints) -> dict[str, Any
     if complaints:
         wrong["complaints"] = list(complaints)
     page.evaluate(AXE_SCRIPT)
-    for theme in ("light", "dark"):
-        page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
-        for one in page.evaluate(AXE)["violations"]:
+    themes: tuple[tuple[Literal["light", "dark"], str], ...] = (("light", light), ("dark", ALL))
+    for theme, run in themes:
+        page.emulate_media(color_scheme=theme)
+        for one in page.evaluate(run)["violations"]:
             nodes = [node["html"][:160] for node in one["nodes"][:3]]
             wrong[f"{theme}: {one['id']}"] = nodes
         complaints.clear()  # axe looks at styles in ways that no page of ours does.
@@ -148,7 +157,8 @@ def test_W7_every_page_is_accessible_and_keeps_its_policy(seen: Seen, state: str
     else:
         context, paths = seen.browser.new_context(), list(STRANGERS)
     page = seen.complaints.watch(context.new_page())
-    found = {path: looked_at(page, seen.url + path, seen.complaints) for path in paths}
+    light = ALL if state.endswith("at its beginning") else COLOURS
+    found = {path: looked_at(page, seen.url + path, seen.complaints, light) for path in paths}
     assert {} == {path: wrong for path, wrong in found.items() if wrong}
 
 

@@ -8,16 +8,13 @@ import os
 import random
 import secrets
 import signal
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
-from http.client import HTTPConnection, HTTPException
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from harness.clients import Clients
 from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
 from harness.ports import free_port
@@ -52,50 +49,6 @@ BODY = json.dumps(
 )
 SUPERVISOR = 3
 """Each so many kills, all of a host is killed at once and started again."""
-
-
-class Crowd:
-    """``with Crowd(…) as crowd``: asks both hosts from a few threads, and knows what was seen."""
-
-    def __init__(self, gateways: list[Gateway], key: str, threads: int) -> None:
-        self._key = key
-        self._ended = threading.Event()
-        self.whole: list[str] = []
-        """Ids of answers that were seen whole."""
-        self.refused = 0
-        self.others: Counter[str] = Counter()
-        self._pool = ThreadPoolExecutor(threads)
-        places = [each.url.partition("//")[2] for each in gateways]
-        asked = [places[number % len(places)] for number in range(threads)]
-        self._asking = [self._pool.submit(self._ask, place) for place in asked]
-
-    def __enter__(self) -> Crowd:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        for each in self._asking:
-            each.result(90)
-        self._pool.shutdown()
-
-    def _ask(self, place: str) -> None:
-        with closing(HTTPConnection(place, timeout=90)) as connection:
-            while not self._ended.wait(0.005):
-                try:
-                    headers = {"authorization": f"Bearer {self._key}"}
-                    connection.request("POST", "/v1/chat/completions", BODY, headers)
-                    answer = connection.getresponse()
-                    answer.read()
-                except (OSError, HTTPException) as error:
-                    self.others[type(error).__name__] += 1
-                    connection.close()  # The next request opens it again.
-                    continue
-                if answer.status == 200:
-                    self.whole.append(answer.headers["x-request-id"])
-                elif answer.status == 429:
-                    self.refused += 1
-                else:
-                    self.others[str(answer.status)] += 1
 
 
 @pytest.fixture
@@ -147,7 +100,7 @@ def tried(
     # What is interrupted costs a guess, which comes out of the same budget.
     budget = (kills + 2) * each * COST + 100_000
     key = gateways[0].new_key("--limit", f"{budget / 1e9:.9f}")
-    with Crowd(gateways, key, threads) as crowd:
+    with Clients(gateways, key, BODY, threads) as crowd:
         for number in range(1, kills + 1):
             until(lambda: len(crowd.whole) >= number * each or None)  # noqa: B023
             gateway = gateways[number % 2]
@@ -155,7 +108,7 @@ def tried(
                 kill(dice.choice(until(lambda: workers(gateway) or None)))  # noqa: B023
             else:
                 kill_all(gateway)
-        until(lambda: crowd.refused > 20 or None)
+        until(lambda: len(crowd.refused) > 20 or None)
     assert not {"500", "502", "401"} & set(crowd.others), crowd.others
     assert len(crowd.whole) == len(set(crowd.whole))
 

@@ -17,6 +17,7 @@ from harness.portal import CONFIGURATION, Browser, found, joined, me
 
 from passy_portal.access import ACCESS, Access
 from passy_portal.app import application
+from passy_portal.door import csrf_of
 from passy_portal.identities import id_of
 from passy_proxy.issue import ROLES, Role
 
@@ -126,7 +127,7 @@ def two(browser: Browser) -> Browser:
 def tried(browser: Browser, route: Route, id: str) -> int:
     method, path = route
     path = re.sub(r"{\w+}", id, path)
-    browser.look("/account")
+    browser.csrf = csrf_of(browser.cookies["passy_session"])
     if path.startswith("/api"):
         body = {} if method in ("POST", "PATCH") else None
         return browser.api(method, path.removeprefix("/api"), body).status

@@ -4,15 +4,12 @@ nothing lost, nothing doubled, limits as the policy says."""
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from http.client import HTTPConnection, HTTPException
 
 import pytest
+from harness.clients import Clients
 from harness.figures import Note
 from harness.gateway import Gateway, Serve, until
 from harness.hosts import Host, Relay
@@ -48,49 +45,8 @@ routes: [{{match: POST /v1/chat/completions}}]
 """
 
 
-class Clients:
-    """Ask one gateway from a few threads until told to stop. The ledger of what they saw."""
-
-    def __init__(self, gateway: Gateway, key: str, threads: int = THREADS) -> None:
-        self._gateway = gateway
-        self._key = key
-        self._going = threading.Event()
-        self._going.set()
-        self.whole: list[str] = []
-        """Ids of answers that were seen whole."""
-        self.refused: list[str] = []
-        self.others: Counter[str] = Counter()
-        self._pool = ThreadPoolExecutor(threads)
-        self._asking = [self._pool.submit(self._ask) for _ in range(threads)]
-
-    def stop(self) -> Clients:
-        self._going.clear()
-        for each in self._asking:
-            each.result(90)
-        self._pool.shutdown()
-        return self
-
-    def _ask(self) -> None:
-        at = self._gateway.url.partition("//")[2]
-        connection = HTTPConnection(at, timeout=90)
-        while self._going.is_set():
-            time.sleep(0.01)
-            try:
-                connection.request("POST", CHAT, BODY, {"authorization": f"Bearer {self._key}"})
-                answer = connection.getresponse()
-                answer.read()
-            except (OSError, HTTPException) as error:
-                self.others[type(error).__name__] += 1
-                connection.close()  # The next request opens it again.
-                continue
-            id = answer.headers["x-request-id"]
-            if answer.status == 200:
-                self.whole.append(id)
-            elif answer.status == 429:
-                self.refused.append(id)
-            else:
-                self.others[str(answer.status)] += 1
-        connection.close()
+def clients_of(gateway: Gateway, key: str, threads: int = THREADS) -> Clients:
+    return Clients([gateway], key, BODY, threads)
 
 
 @pytest.fixture
@@ -147,8 +103,8 @@ def test_D2_D3_a_host_that_is_cut_off_and_comes_back(
     limited = key_in(database, Limits(requests=Rate(LIMIT, 86_400)))
 
     # Both are well: one limit for both, exact.
-    on_both = [Clients(gateway, free) for gateway in (a, b)]
-    counted = [Clients(gateway, limited) for gateway in (a, b)]
+    on_both = [clients_of(gateway, free) for gateway in (a, b)]
+    counted = [clients_of(gateway, limited) for gateway in (a, b)]
     until(lambda: all(len(each.refused) > 20 for each in counted) or None)
     for each in counted:
         each.stop()
@@ -160,7 +116,7 @@ def test_D2_D3_a_host_that_is_cut_off_and_comes_back(
     until(lambda: {"state": "away", "books": "away"} == stores(b) or None)
     assert {"state": "ok", "books": "ok"} == stores(a)
     assert (200, 200) == (b.ask("/livez").status, b.ask("/readyz").status)
-    alone = [Clients(gateway, limited) for gateway in (a, b)]
+    alone = [clients_of(gateway, limited) for gateway in (a, b)]
     until(lambda: all(len(each.refused) > 20 for each in alone) or None)
     for each in alone:
         each.stop()
@@ -175,7 +131,7 @@ def test_D2_D3_a_host_that_is_cut_off_and_comes_back(
     until(lambda: len(on_both[1].whole) > served[1] + 50 or None)
     assert len(on_both[0].whole) > served[0]
     # It knows how many workers there were, and holds no more than that share.
-    alone.append(Clients(b, limited))
+    alone.append(clients_of(b, limited))
     until(lambda: len(alone[2].refused) > 20 or None)
     assert LIMIT // 2 == len(alone[2].stop().whole)
 
@@ -220,7 +176,7 @@ def test_D2_D3_a_host_that_is_cut_off_and_comes_back(
         "BrokenPipeError",
     }
     # The limit is one again, and used up.
-    again = [Clients(gateway, limited, 1) for gateway in (a, b)]
+    again = [clients_of(gateway, limited, 1) for gateway in (a, b)]
     until(lambda: all(len(each.refused) > 5 for each in again) or None)
     assert [] == [id for each in again for id in each.stop().whole]
     for gateway in (a, b):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,6 +17,7 @@ from passy_plugins.api.words import Body, Id, Shown, UserId, Whole, shown_at
 from passy_plugins.stores.sql.issued import NANOS
 from passy_proxy.issue import DEFAULT_ALERTS, Kind, NewBudget, StoredBudget, Webhook
 from passy_proxy.periods import Period
+from passy_proxy.records import Budget
 
 router = APIRouter(tags=["budgets"])
 
@@ -29,9 +30,9 @@ Alerts = Annotated[
 ]
 
 
-class NewBudgetBody(Body):
-    kind: Kind = Field(description="Whose it is.")
-    subject: UserId = Field(description="The id of that.")
+class BudgetTerms(Body):
+    """How much of what may be spent, and when."""
+
     unit: Unit
     amount: Amount
     period: Period = "month"
@@ -41,9 +42,14 @@ class NewBudgetBody(Body):
     alerts: Alerts = Field(default=list(DEFAULT_ALERTS))
 
     @model_validator(mode="after")
-    def _can_be(self) -> NewBudgetBody:
+    def _can_be(self) -> Self:
         check(self.amount, self.unit)
         return self
+
+
+class NewBudgetBody(BudgetTerms):
+    kind: Kind = Field(description="Whose it is.")
+    subject: UserId = Field(description="The id of that.")
 
 
 class BudgetChange(Body):
@@ -52,15 +58,18 @@ class BudgetChange(Body):
     alerts: Alerts = Field(default=list(DEFAULT_ALERTS))
 
 
-class BudgetShown(Shown):
+class BudgetHeld(Shown):
     id: str
-    kind: Kind
-    subject: str
     unit: Unit
     amount: float
     period: Period
     hard: bool
     alerts: list[int]
+
+
+class BudgetShown(BudgetHeld):
+    kind: Kind
+    subject: str
     created_at: str | None
 
 
@@ -246,18 +255,26 @@ async def known(request: Request, id: str) -> BudgetShown:
 
 
 def budget(one: StoredBudget) -> BudgetShown:
-    amount = one.budget.amount
     return BudgetShown(
-        id=one.budget.id,
-        kind=one.kind,
-        subject=one.subject,
-        unit=one.budget.unit,
-        amount=amount / NANOS if one.budget.unit == "usd" else amount,
-        period=one.budget.period,
-        hard=one.budget.hard,
-        alerts=list(one.budget.alerts),
-        created_at=shown_at(one.created),
+        **held(one.budget), kind=one.kind, subject=one.subject, created_at=shown_at(one.created)
     )
+
+
+def held(one: Budget) -> dict[str, Any]:
+    """The fields of `BudgetHeld`."""
+    return {
+        "id": one.id,
+        "unit": one.unit,
+        "amount": told(one.amount, one.unit),
+        "period": one.period,
+        "hard": one.hard,
+        "alerts": list(one.alerts),
+    }
+
+
+def told(amount: int, unit: str) -> float:
+    """What the books have counted, as people write it."""
+    return amount / NANOS if unit == "usd" else float(amount)
 
 
 def webhook(one: Webhook) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from passy_plugins.api.budgets import Alerts, Amount, Unit, check, nanos
+from passy_plugins.api.budgets import BudgetHeld, BudgetTerms, held, nanos, told
 from passy_plugins.api.errors import responses
 from passy_plugins.api.levels import Level, LimitsShown, fields, limits_shown
-from passy_plugins.api.words import Body, Id, Shown, UserId, shown_at
-from passy_plugins.stores.sql.issued import NANOS
+from passy_plugins.api.words import Id, Shown, UserId, shown_at
 from passy_portal import levels
 from passy_portal.levels import Wanted, WantedBudget, held_on, node_of
 from passy_portal.pages.limits import policy_of
@@ -20,8 +19,7 @@ from passy_portal.replay import MOST, Refusals
 from passy_portal.standing import Standing, standings
 from passy_portal.tree import Node, What, tree_of
 from passy_portal.view import accounts_of, visitor_of
-from passy_proxy.issue import DEFAULT_ALERTS, Kind
-from passy_proxy.periods import Period
+from passy_proxy.issue import Kind
 from passy_proxy.records import Limits
 
 router = APIRouter(tags=["limits"])
@@ -29,22 +27,10 @@ router = APIRouter(tags=["limits"])
 CHANGE = responses(400, 401, 403, 404, 413, 415, 422, 503)
 
 
-class BudgetSent(Body):
+class BudgetSent(BudgetTerms):
     """``id`` is that of one that is there, whose unit and period stay."""
 
     id: Id | None = None
-    unit: Unit
-    amount: Amount
-    period: Period = "month"
-    hard: bool = Field(
-        default=True, description="Whether it refuses when it is used up, or only tells."
-    )
-    alerts: Alerts = Field(default=list(DEFAULT_ALERTS))
-
-    @model_validator(mode="after")
-    def _can_be(self) -> BudgetSent:
-        check(self.amount, self.unit)
-        return self
 
 
 class LevelChange(Level):
@@ -55,13 +41,7 @@ class LevelChange(Level):
     )
 
 
-class BudgetStanding(Shown):
-    id: str
-    unit: Unit
-    amount: float
-    period: Period
-    hard: bool
-    alerts: list[int]
+class BudgetStanding(BudgetHeld):
     used: float | None = Field(description="In its window, by the books; null: not yours to see.")
     window: str | None = Field(description="2026-11-26, 2026-W48, 2026-11 or total.")
     per_day: float | None = Field(description="The average of the last seven whole days.")
@@ -241,19 +221,10 @@ def shown(node: Node, stand: dict[str, Standing]) -> NodeShown:
 def standing(budget: Any, stand: dict[str, Standing]) -> dict[str, Any]:
     """The fields of `BudgetStanding`."""
     found = stand.get(budget.id)
-
-    def told(amount: int) -> float:
-        return amount / NANOS if budget.unit == "usd" else float(amount)
-
     return {
-        "id": budget.id,
-        "unit": budget.unit,
-        "amount": told(budget.amount),
-        "period": budget.period,
-        "hard": budget.hard,
-        "alerts": list(budget.alerts),
-        "used": told(found.used) if found else None,
+        **held(budget),
+        "used": told(found.used, budget.unit) if found else None,
         "window": found.window.name if found else None,
-        "per_day": told(found.pace) if found else None,
+        "per_day": told(found.pace, budget.unit) if found else None,
         "spent_at": shown_at(found.spent_at) if found else None,
     }
