@@ -5,8 +5,8 @@ Pages and the JSON API both do it with these. A secret goes in and never comes o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from passy_plugins.api.credentials import credential as credential_shown
 from passy_plugins.api.denied import Denied
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from passy_portal.console import Console
     from passy_proxy.issue import NewCredential, NewProvider
     from passy_proxy.records import CustomProvider, StoredCredential
+
+T = TypeVar("T")
 
 MOST = 500
 """Providers of an organisation, and keys."""
@@ -101,20 +103,12 @@ async def change_provider(
     action: str = "change",
 ) -> CustomProvider:
     """As it is now."""
-    async with accounts.noting(visitor.who, f"provider.{action}", id) as noted:
-        before = _told_of(await provider_of(accounts, visitor, id))
-        if changes:
-            await accounts.admin.change_provider(id, **changes)
-        found = await provider_of(accounts, visitor, id)
-        noted.before, noted.after = _difference(before, _told_of(found))
-    return found
+    return await _changed(PROVIDER, accounts, visitor, id, changes, action)
 
 
 async def remove_provider(accounts: Accounts, visitor: Visitor, id: str) -> None:
     """With its keys. What was spent stays in the books."""
-    async with accounts.noting(visitor.who, "provider.delete", id) as noted:
-        noted.before = _told_of(await provider_of(accounts, visitor, id))
-        await accounts.admin.remove_provider(id)
+    await _removed(PROVIDER, accounts, visitor, id)
 
 
 async def add_credential(
@@ -138,19 +132,11 @@ async def change_credential(
     action: str = "change",
 ) -> StoredCredential:
     """As it is now. Without a ``secret`` among the changes the one that is there stays."""
-    async with accounts.noting(visitor.who, f"credential.{action}", id) as noted:
-        before = _told_of_key(await credential_of(accounts, visitor, id))
-        if changes:
-            await accounts.admin.change_credential(id, **changes)
-        found = await credential_of(accounts, visitor, id)
-        noted.before, noted.after = _difference(before, _told_of_key(found))
-    return found
+    return await _changed(CREDENTIAL, accounts, visitor, id, changes, action)
 
 
 async def remove_credential(accounts: Accounts, visitor: Visitor, id: str) -> None:
-    async with accounts.noting(visitor.who, "credential.delete", id) as noted:
-        noted.before = _told_of_key(await credential_of(accounts, visitor, id))
-        await accounts.admin.remove_credential(id)
+    await _removed(CREDENTIAL, accounts, visitor, id)
 
 
 async def set_policy(accounts: Accounts, visitor: Visitor, byok: str) -> None:
@@ -187,6 +173,44 @@ def _told_of_key(one: StoredCredential) -> dict[str, Any]:
     told = credential_shown(one).model_dump()
     names = ("upstream", "name", "status", "priority", "last_four", "version")
     return {name: told[name] for name in names}
+
+
+class _Sort(NamedTuple, Generic[T]):
+    """What is brought: providers, or keys. What is done to either is noted in the same way."""
+
+    name: str
+    """As actions of the audit log and methods of the store have it."""
+    one: Callable[[Accounts, Visitor, str], Awaitable[T]]
+    """404 for one of another organisation."""
+    told: Callable[[T], dict[str, Any]]
+    """What the audit log says of it: no secret."""
+
+
+PROVIDER: _Sort[CustomProvider] = _Sort("provider", provider_of, _told_of)
+CREDENTIAL: _Sort[StoredCredential] = _Sort("credential", credential_of, _told_of_key)
+
+
+async def _changed(
+    sort: _Sort[T],
+    accounts: Accounts,
+    visitor: Visitor,
+    id: str,
+    changes: Mapping[str, Any],
+    action: str,
+) -> T:
+    async with accounts.noting(visitor.who, f"{sort.name}.{action}", id) as noted:
+        before = sort.told(await sort.one(accounts, visitor, id))
+        if changes:
+            await getattr(accounts.admin, f"change_{sort.name}")(id, **changes)
+        found = await sort.one(accounts, visitor, id)
+        noted.before, noted.after = _difference(before, sort.told(found))
+    return found
+
+
+async def _removed(sort: _Sort[T], accounts: Accounts, visitor: Visitor, id: str) -> None:
+    async with accounts.noting(visitor.who, f"{sort.name}.delete", id) as noted:
+        noted.before = sort.told(await sort.one(accounts, visitor, id))
+        await getattr(accounts.admin, f"remove_{sort.name}")(id)
 
 
 def _difference(
