@@ -63,6 +63,7 @@ MAX_NAMESAKES = 2_000
 
 _MODEL, _STREAM = b'"model":', b'"stream":'
 """With the colon: behind a value stands none, so that no value is ever taken for a key."""
+_MODEL_SIZE = len(_MODEL)
 _MARK = secrets.token_hex(8)
 _MODEL_MARK, _STREAM_MARK = f'"model{_MARK}":'.encode(), f'"stream{_MARK}":'.encode()
 _FRONT, _BACK = 256, 1024
@@ -331,7 +332,7 @@ def rewrite(body: bytes, head: Head, model: str | None, include_usage: bool) -> 
         return _with_usage(body, head, model)
     if model is None or model == head.model:
         return body
-    start, end = _string_from(body, head.at or body.index(_MODEL) + len(_MODEL)).span()
+    start, end = _string_from(body, head.at or body.index(_MODEL) + _MODEL_SIZE).span()
     if head.outline:  # copied once, not twice
         return b"".join((body[:start], _encode(model), memoryview(body)[end:]))
     return b"".join((body[:start], _encode(model), body[end:]))
@@ -565,7 +566,7 @@ def _with_usage(body: bytes, head: Head, model: str | None) -> bytes:
     """The body with usage asked for, and with another model where one is given."""
     edits = [_usage_edit(body, head)]
     if model is not None and model != head.model:
-        span = _string_from(body, head.at or body.index(_MODEL) + len(_MODEL)).span()
+        span = _string_from(body, head.at or body.index(_MODEL) + _MODEL_SIZE).span()
         edits.append((*span, _encode(model)))
         edits.sort()
     parts: list[bytes | memoryview] = []
