@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from passy_plugins.api import errors
 from passy_plugins.api.denied import Denied
-from passy_plugins.api.framework import api, ready
+from passy_plugins.api.framework import api, asked_once
 from passy_portal.door import Enrol, SignIn, admit, is_api
 from passy_portal.pages import (
     account,
@@ -119,7 +120,8 @@ def made(
     what is made here is made for no page, while others wait."""
     app = application(office, public_url, log)
     app.state.console = console
-    return Guarded(ready(app))
+    asked_once(app)
+    return Guarded(app)
 
 
 def application(
@@ -149,10 +151,13 @@ def application(
 class Guarded:
     """With the headers that keep a browser from doing what our pages did not ask for."""
 
-    def __init__(self, served: Asgi) -> None:
+    def __init__(self, served: FastAPI) -> None:
         self._served = served
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["path"].endswith("/openapi.json"):  # It takes half a second, and few ask for it.
+            await asyncio.to_thread(self._served.openapi)
+
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = list(message.get("headers", ()))

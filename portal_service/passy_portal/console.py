@@ -15,14 +15,14 @@ from urllib.parse import urlencode, urlsplit
 
 from passy_plugins.api.admin_routes import made
 from passy_plugins.api.denied import Denied
-from passy_plugins.api.framework import ready
+from passy_plugins.api.framework import asked_once
 from passy_proxy import json
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from passy_plugins.api.desk import Desk
-    from passy_proxy.application import Asgi, Message
+    from passy_proxy.application import Message
     from passy_proxy.gateway import Gateway
 
 PATIENCE = 120.0
@@ -81,7 +81,8 @@ class Console:
 def within(desk: Desk, log: FilteringBoundLogger, living: Callable[[], Gateway]) -> Console:
     """Of the gateway that the portal lives in. In a thread: it takes a moment, so that no page
     does."""
-    app: Asgi = ready(made(desk, log, living))
+    app = made(desk, log, living)
+    asked_once(app)
 
     async def ask(method: str, path: str, body: bytes) -> tuple[int, bytes]:
         bare, _, query = path.partition("?")

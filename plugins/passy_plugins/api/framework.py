@@ -62,8 +62,13 @@ def ready(app: FastAPI) -> FastAPI:
     """``app`` with everything made that is otherwise made for the first request, while others
     wait. For a thread."""
     app.openapi()
-    asyncio.run(_ask(app))
+    asked_once(app)
     return app
+
+
+def asked_once(app: FastAPI) -> None:
+    """The same without its document."""
+    asyncio.run(_ask(app))
 
 
 async def _ask(app: FastAPI) -> None:
