@@ -110,8 +110,8 @@ async def engine_of(kind: str, places: dict[str, str]) -> AsyncEngine:
             await connection.execute(insert(usage), ROWS)
             hours = grouped("usage WHERE summed = 1", engine.dialect.name)
             days = by_day("usage_hours")
-            await connection.execute(text(add("usage_hours", hours)))
-            await connection.execute(text(add("usage_days", days)))
+            await connection.execute(text(add("usage_hours", hours, engine.dialect.name)))
+            await connection.execute(text(add("usage_days", days, engine.dialect.name)))
         FILLED.add(url)
     return engine
 
