@@ -110,8 +110,9 @@ async def engine_of(kind: str, places: dict[str, str]) -> AsyncEngine:
             await connection.execute(insert(usage), ROWS)
             hours = grouped("usage WHERE summed = 1", engine.dialect.name)
             days = by_day("usage_hours")
-            await connection.execute(text(add("usage_hours", hours, engine.dialect.name)))
-            await connection.execute(text(add("usage_days", days, engine.dialect.name)))
+            # Made of the metadata, and not by migrations, they have the same key on both.
+            await connection.execute(text(add("usage_hours", hours, "sqlite")))
+            await connection.execute(text(add("usage_days", days, "sqlite")))
         FILLED.add(url)
     return engine
 
