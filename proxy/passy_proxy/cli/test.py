@@ -36,9 +36,9 @@ def command(fast: bool, large: bool, fuzz: int | None, pytest_args: tuple[str, .
     left_out += [] if fuzz else ["fuzz"]
     marked = ["-m", " and ".join(f"not {marker}" for marker in left_out)] if left_out else []
     if not (large or fuzz or pytest_args):
-        # The whole suite, file by file: it often waits for processes and sockets, so one more of it
-        # than there are cores. The order is that of tests/conftest.py.
-        at_once = min(os.cpu_count() or 1, MOST_CORES) + 1
+        # The whole suite, file by file: it often waits for processes and sockets, so two more of
+        # it than there are cores. The order is that of tests/conftest.py.
+        at_once = min(os.cpu_count() or 1, MOST_CORES) + 2
         marked += ["-n", str(at_once), "--dist", "loadfile", "--no-loadscope-reorder"]
     wish = {} if fuzz is None else {"PASSY_FUZZ": str(fuzz)}
     os.chdir(root)
