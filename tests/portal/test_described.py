@@ -27,7 +27,7 @@ from passy_portal.door import csrf_of
 ELSEWHERE = [
     ignored_auth,  # Who may what is tried of every route in test_portal_access.py.
     positive_data_acceptance,  # Not every text that looks like a cursor or a model is one.
-    # What it takes for wrong may be right, since all is text in a URL and the last of a list is what
+    # What it takes for wrong may be right, since all is text in a URL and of a list the last one
     # arrives, or replaced by what is sent from here.
     negative_data_rejection,
 ]
