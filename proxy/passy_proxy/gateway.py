@@ -26,6 +26,7 @@ from passy_proxy.log import dropped
 from passy_proxy.overload import Overload
 from passy_proxy.place import LAST_GOOD
 from passy_proxy.registry import Registry
+from passy_proxy.resources import give_back_memory
 from passy_proxy.shared import Shared
 from passy_proxy.site import Site
 from passy_proxy.tasks import Tasks, in_turns
@@ -359,11 +360,15 @@ async def _collected(*, thoroughly: bool) -> None:
     While it serves a configuration is frozen: to look through a large one takes the collector a
     fifth of a second, and to count what is frozen a quarter of that. It holds no reference cycles
     itself; what else is tied into knots waits until all is looked through ``thoroughly``.
+
+    Threads read configurations, and the system's allocator keeps for each what it once had: a
+    large file, and there are always some, would be paid for as often as there are threads.
     """
     if thoroughly:
         gc.unfreeze()
     gc.collect()
     gc.freeze()
+    await asyncio.to_thread(give_back_memory)
 
 
 def connecting(written: ConnectionSettings) -> ConnectSettings:
