@@ -57,12 +57,16 @@ class Purse:
             if due > now:
                 return
             del parts[serial]
-            self.open -= cost
+            self._close(cost)
 
     def give_back(self, part: Part) -> None:
         """As if it had never been taken."""
         if self.parts.pop(part.serial, None) is not None:
-            self.open -= part.cost
+            self._close(part.cost)
+
+    def _close(self, cost: int) -> None:
+        """So much is open no longer."""
+        self.open -= cost
 
     def settle(self, part: Part, used: int | None, now: int) -> None:
         self.give_back(part)

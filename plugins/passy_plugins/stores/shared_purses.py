@@ -164,18 +164,7 @@ class SharedPurse(Purse):
 
     def lapse(self, now: int) -> None:
         self._until = now
-        parts = self.parts
-        while parts:
-            serial = next(iter(parts))
-            due, cost = parts[serial]
-            if due > now:
-                return
-            del parts[serial]
-            self._close(cost)
-
-    def give_back(self, part: Part) -> None:
-        if self.parts.pop(part.serial, None) is not None:
-            self._close(part.cost)
+        super().lapse(now)
 
     def settle(self, part: Part, used: int | None, now: int) -> None:
         with self._board:
