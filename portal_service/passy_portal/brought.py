@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from passy_plugins.api.credentials import credential as credential_shown
 from passy_plugins.api.denied import Denied
-from passy_plugins.api.errors import absent
+from passy_plugins.api.errors import absent, suggestion
 from passy_plugins.api.providers import provider as provider_shown
-from passy_proxy.config.problem import nearest
 from passy_proxy.transport.connect import AllowList, BadOrigin, parse_origin
 
 if TYPE_CHECKING:
@@ -73,9 +72,8 @@ async def check_upstream(accounts: Accounts, visitor: Visitor, console: Console,
         raise Denied(422, "invalid_value", message, "upstream")
     names = [one["name"] for one in told["rows"] if one["dialect"] is not None]
     if name not in names:
-        meant = nearest(name, names)
-        hint = f" Did you mean {meant}?" if meant else ""
-        raise Denied(422, "invalid_value", f"There is no provider {name}.{hint}", "upstream")
+        message = f"There is no provider {name}.{suggestion(name, names)}"
+        raise Denied(422, "invalid_value", message, "upstream")
 
 
 # Entering, changing, forgetting

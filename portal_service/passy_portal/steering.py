@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.errors import absent
@@ -11,9 +11,9 @@ from passy_plugins.api.switches import NOT_HELD
 if TYPE_CHECKING:
     from passy_portal.accounts import Accounts, Visitor
     from passy_portal.console import Console
+    from passy_proxy.records import SwitchState
 
-State = Literal["pinned", "disabled"]
-STATES: dict[str, State | None] = {"pin": "pinned", "disable": "disabled", "release": None}
+STATES: dict[str, SwitchState | None] = {"pin": "pinned", "disable": "disabled", "release": None}
 """What is done → what the target is then."""
 
 

@@ -137,6 +137,10 @@ class SetPrice(NamedTuple):
     """Unix seconds."""
 
 
+SwitchState = Literal["pinned", "disabled"]
+"""It is asked before all others, or never."""
+
+
 class Switch(NamedTuple):
     """What somebody decided of one target of an alias, beside what the configuration says."""
 
@@ -144,8 +148,7 @@ class Switch(NamedTuple):
     """The alias, as it is written."""
     target: str
     """``upstream/model``, as it is written."""
-    state: Literal["pinned", "disabled"]
-    """It is asked before all others, or never."""
+    state: SwitchState
     by: str
     """The id of a user; empty for whoever holds the admin token."""
     at: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.gate import said
 from passy_proxy import StoreUnavailable
+from passy_proxy.config.problem import nearest
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -78,6 +79,12 @@ def schemas() -> dict[str, Any]:
 def absent(what: str) -> Denied:
     """404 for a thing that is not there, or not for who asks."""
     return Denied(404, "not_found", f"There is no such {what}.")
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """What ``word`` was probably meant to be, as a sentence to add to an error; else nothing."""
+    meant = nearest(word, choices)
+    return f" Did you mean {meant}?" if meant else ""
 
 
 def told(app: FastAPI) -> None:

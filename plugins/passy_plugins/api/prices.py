@@ -9,10 +9,9 @@ from pydantic import Field
 
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.editing import admin_of
-from passy_plugins.api.errors import responses
+from passy_plugins.api.errors import responses, suggestion
 from passy_plugins.api.words import Body, Shown, shown_at
 from passy_proxy.config.model import PriceSettings
-from passy_proxy.config.problem import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,6 +105,5 @@ def check(target: str, upstreams: Iterable[str]) -> None:
     """404 for one of an upstream that there is not."""
     upstream, known = target.partition("/")[0], list(upstreams)
     if upstream not in known:
-        meant = nearest(upstream, known)
-        hint = f" Did you mean {meant}?" if meant else ""
-        raise Denied(404, "not_found", f"There is no upstream {upstream}.{hint}", "body.target")
+        message = f"There is no upstream {upstream}.{suggestion(upstream, known)}"
+        raise Denied(404, "not_found", message, "body.target")

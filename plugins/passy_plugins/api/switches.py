@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.editing import admin_of
-from passy_plugins.api.errors import absent, responses
+from passy_plugins.api.errors import absent, responses, suggestion
 from passy_plugins.api.words import Body, Line, Shown, shown_at
 from passy_plugins.switches import held
-from passy_proxy.config.problem import nearest
+from passy_proxy.records import SwitchState
 
 if TYPE_CHECKING:
     from passy_proxy.config.snapshot import Snapshot
@@ -27,9 +27,7 @@ class SwitchShown(Shown):
 
     model: str = Field(description="The alias.")
     target: str = Field(description="upstream/model, as it is written.")
-    state: Literal["pinned", "disabled"] = Field(
-        description="It is asked before all others, or never."
-    )
+    state: SwitchState = Field(description="It is asked before all others, or never.")
     by: str = Field(description="A user's id; empty: who held the admin token.")
     at: str
 
@@ -45,9 +43,7 @@ class Switches(Shown):
 class Switched(Body):
     model: Line = Field(description="The alias, as it is written.")
     target: Line = Field(description="One of its targets, as it is written: upstream/model.")
-    state: Literal["pinned", "disabled"] | None = Field(
-        description="null leaves it to the configuration again."
-    )
+    state: SwitchState | None = Field(description="null leaves it to the configuration again.")
 
 
 @router.get("/switches", responses=responses(401, 503))
@@ -91,9 +87,8 @@ def check(snapshot: Snapshot, store: object, model: str, target: str) -> None:
         raise absent("alias")
     labels = [one.label for one in found.choices]
     if target not in labels:
-        meant = nearest(target, labels)
-        hint = f" Did you mean {meant}?" if meant else ""
-        raise Denied(404, "not_found", f"{model} has no target {target}.{hint}", "body.target")
+        message = f"{model} has no target {target}.{suggestion(target, labels)}"
+        raise Denied(404, "not_found", message, "body.target")
 
 
 NOT_HELD = (

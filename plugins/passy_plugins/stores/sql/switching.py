@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from sqlalchemy import delete, insert, select
 
 from passy_plugins.stores.sql.schema import switches
 from passy_plugins.stores.sql.writing import Writing, now, text_of
-from passy_proxy.records import Switch
+from passy_proxy.records import Switch, SwitchState
 
-State = Literal["pinned", "disabled"]
 SWITCHED = "switch"
 """The kind of change that an edit here is told as; its subject is the alias."""
 
@@ -27,7 +24,9 @@ class Switching(Writing):
             for row in await self._read(wanted)
         ]
 
-    async def switch(self, model: str, target: str, state: State | None, by: str = "") -> None:
+    async def switch(
+        self, model: str, target: str, state: SwitchState | None, by: str = ""
+    ) -> None:
         """Decide it; ``None`` leaves the target to the configuration again. Of an alias one target
         is pinned: who pins another releases it."""
         mine = switches.c
