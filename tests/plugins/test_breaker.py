@@ -103,9 +103,7 @@ async def three() -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
         providers = {name: await stack.enter_async_context(ScriptedUpstream()) for name in NAMES}
 
-        async def make(
-            settings: str = "", *filters: type[Filter], patience: str = "60s"
-        ) -> Three:
+        async def make(settings: str = "", *filters: type[Filter], patience: str = "60s") -> Three:
             text = CONFIGURATION.format(
                 settings=settings,
                 patience=patience,
