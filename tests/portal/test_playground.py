@@ -110,7 +110,7 @@ def test_an_answer_streams_with_its_measures_and_the_key_is_nowhere(visit: Visit
     told = answer.locator("[data-measures]").inner_text()
     assert "echo/echo" in told
     assert "req_" in told
-    # What it cost, and when the gateway sent the first byte, is read from the books, a moment later.
+    # What it cost and when the first byte was sent is read from the books, a moment later.
     expect(answer.locator("dt", has_text="First byte, gateway")).to_be_visible(timeout=WAIT)
     expect(answer.locator("dt", has_text="Cost")).to_be_visible(timeout=WAIT)
     request = answer.locator("[data-measures] a")
