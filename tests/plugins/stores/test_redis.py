@@ -82,14 +82,16 @@ async def test_a_slot_that_is_held_for_long_is_renewed(valkey: Valkey) -> None:
     slot = Claim("slots", 1, 1)
     async with opened(valkey.url, lambda: now, lease=3.0) as one:
         grant = await taken(one, slot, Claim("rate", Rate(100, 365 * 86_400), 1))
-        assert isinstance(lease := grant.token, Lease)
+        lease = grant.token
+        assert isinstance(lease, Lease)
         for _ in range(2):
             told = lease.at
             await until(lambda told=told: lease.at > told)  # type: ignore[misc]
             now += 2_500_000_000
             assert not (await taken(one, slot)).admitted
         now += 3_000_000_000
-        assert (last := await taken(one, slot)).admitted
+        last = await taken(one, slot)
+        assert last.admitted
         await settled(one, last, 0)
         await settled(one, grant, None, 1)
         again = await taken(one, slot, Claim("rate", Rate(100, 365 * 86_400), 1))
