@@ -118,7 +118,13 @@ def test_what_cannot_be_retired_is_said(
 
 def test_no_command_shows_a_secret(sealed: Passy) -> None:
     both = f"{NEW},{OLD}"
-    for words in (("status",), ("rotate",), ("status", "--json"), ("retire", OLD_ID), ("retire", OLD)):
+    for words in (
+        ("status",),
+        ("rotate",),
+        ("status", "--json"),
+        ("retire", OLD_ID),
+        ("retire", OLD),
+    ):
         output = sealed("secrets", *words, ring=both).output
         for secret in (OLD, NEW, KEY):
             assert secret not in output
