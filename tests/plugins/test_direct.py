@@ -14,7 +14,11 @@ pytestmark = pytest.mark.anyio
 
 CONFIGURATION = """
 upstreams:
-  one: {{dialect: openai, url: "{url}/v1", credential: sk-own, timeouts: {{first_byte: {patience}}}}}
+  one:
+    dialect: openai
+    url: "{url}/v1"
+    credential: sk-own
+    timeouts: {{first_byte: {patience}}}
   unset: {{dialect: openai, url: "{url}/v1", credential: "${{NOT_SET:-}}"}}
 chains:
   default: [direct: {{upstream: {name}}}]

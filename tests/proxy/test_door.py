@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from passy_proxy import door
 from passy_proxy.door import CHANCE, EXHAUSTED, FEW, Door
 from passy_proxy.pulse import Slot
 
@@ -80,9 +79,8 @@ async def test_a_crowd_is_shared(entrance: Entrance) -> None:
 async def test_who_has_more_lets_the_other_go_first(
     entrance: Entrance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        door, "CHANCE", 60.0
-    )  # A loop may be held up for longer than it usually is.
+    # The loop may be held up for longer than the chance that the other is given.
+    monkeypatch.setattr("passy_proxy.door.CHANCE", 60.0)
     entrance.slots[0].connections = 50
     entrance.door(0).open()
     entrance.door(1).open()
