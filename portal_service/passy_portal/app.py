@@ -26,6 +26,7 @@ from passy_portal.pages import (
     api_providers,
     api_requests,
     api_settings,
+    api_signing,
     api_teams,
     api_usage,
     begin,
@@ -88,6 +89,7 @@ PAGES = (
 )
 API = (
     api_account.router,
+    api_signing.router,
     api_people.router,
     api_keys.router,
     api_usage.router,

@@ -24,6 +24,7 @@ from passy_proxy import __version__
 
 if TYPE_CHECKING:
     from passy_portal.console import Console
+    from passy_portal.office import Office
 
 HERE = Path(__file__).parent
 POLICY = (
@@ -67,7 +68,8 @@ NOTES = {
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",
-    "password": "Your password is changed. All other sessions have ended.",
+    "password": "Your password is set. All other sessions have ended.",
+    "proven": "It is you. Choose your password now, within five minutes.",
     "ended": "The session has ended.",
     "view": "The view is saved.",
     "view_gone": "The view is deleted.",
@@ -205,6 +207,12 @@ async def accounts_of(request: Request) -> Accounts:
     """Who may sign in, and the writing side of the store. Raises `StoreUnavailable`."""
     accounts: Accounts = await request.app.state.office.accounts()
     return accounts
+
+
+def office_of(request: Request) -> Office:
+    """What the portal works with."""
+    office: Office = request.app.state.office
+    return office
 
 
 def console_of(request: Request) -> Console:

@@ -472,7 +472,6 @@ def test_U4_begun_is_begun(pair: Pair, end: Sequence[Step], chain: str) -> None:
         ),
     ]:
 
-
         def ask(steps: Sequence[Step] = steps, more: str = more) -> Asked:
             return pair.ask(steps, chain=chain, more=more, model="all")
 

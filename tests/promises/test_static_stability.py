@@ -151,10 +151,12 @@ def test_D3_D5_a_gateway_that_starts_while_all_is_away_serves_who_it_knew(
     until(lambda: has_heard_of(gateway, last) or None)
     until(
         lambda: (
-            [200, 401, 401] == [ask(gateway, key) for key in (known, revoked, gone)]
-            and well_known(gateway)
+            (
+                [200, 401, 401] == [ask(gateway, key) for key in (known, revoked, gone)]
+                and well_known(gateway)
+            )
+            or None
         )
-        or None
     )
     own_postgres.stop()
     site.valkey.kill()
