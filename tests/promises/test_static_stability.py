@@ -390,7 +390,8 @@ def test_D6_a_command_tells_of_its_edit_through_redis(site: Site) -> None:
         assert 0 == gateway.passy("keys", "disable", id).returncode
         heard = b""
         while id.encode() not in heard:
-            assert (piece := sock.recv(1000)), heard
+            piece = sock.recv(1000)
+            assert piece, heard
             heard += piece
     until(lambda: 401 == ask(gateway, key) or None)
     # Limits: what was remembered of a key's limits ends with its principal.
