@@ -216,7 +216,8 @@ class Gateway:
         return until(lambda: self._line(request_id))
 
     def _line(self, request_id: str) -> dict[str, Any] | None:
-        written = (self.folder / "out").read_text().splitlines()
+        # What is behind the last line is one that is being written.
+        written = (self.folder / "out").read_text().rpartition("\n")[0].splitlines()
         lines = [json.loads(line) for line in written if request_id in line]
         return lines[0] if lines else None
 

@@ -31,7 +31,7 @@ routes:
   - {match: GET /large, chain: large}
 """
 QUICK = (
-    "{header_timeout: 1s, body_grace: 1s, keep_alive: 2s, write_timeout: 1s, write_rate: 100KiB}"
+    "{header_timeout: 3s, body_grace: 1s, keep_alive: 4s, write_timeout: 1s, write_rate: 100KiB}"
 )
 GOOD = asking(
     "/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
