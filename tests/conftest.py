@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The same examples in every run, so that none fails by chance; `passy test --fuzz N` draws new
 # ones, about as many as fit into N seconds.
-settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile(
     "fuzz", max_examples=20 * int(os.environ.get("PASSY_FUZZ", 5)), deadline=None
 )
