@@ -13,12 +13,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # The same examples in every run, so that none fails by chance; `passy test --fuzz N` draws new
-# ones, about as many as fit into N seconds.
+# ones, about as many as fit into N seconds. How long it takes says something of the machine alone.
+ANY_TIME: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, **ANY_TIME)
 settings.register_profile(
-    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.register_profile(
-    "fuzz", max_examples=20 * int(os.environ.get("PASSY_FUZZ", 5)), deadline=None
+    "fuzz", max_examples=20 * int(os.environ.get("PASSY_FUZZ", 5)), **ANY_TIME
 )
 settings.load_profile("fuzz" if "PASSY_FUZZ" in os.environ else "same")
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from harness.chromium import launched  # noqa: E402
-from harness.demo import BEGINNER, CONFIGURATION, Demo, fill, patterns, walked  # noqa: E402
+from harness.demo import BEGINNER, CONFIGURATION, Demo, fill, patterns, steer, walked  # noqa: E402
 from harness.gateway import Gateway  # noqa: E402
 from harness.portal import PASSWORD  # noqa: E402
 
@@ -36,6 +36,7 @@ TALLEST = 5_000
 """Pixels of a picture."""
 MORE = {
     "usage by key": "/usage?by=key_id",
+    "a price that is set": "/settings/prices/set?target=openai/gpt-4.1",
     "usage of nothing": "/usage?model=no%20such",
     "keys not found": "/keys?q=nothing-is-called-so",
     "no such page": "/nowhere",
@@ -64,6 +65,7 @@ def served(days: int) -> Iterator[Demo]:
         demo = fill(gateway, days)
         gateway.start()
         try:
+            steer(demo.signed_in())
             yield demo
         finally:
             gateway.stop()

@@ -51,6 +51,8 @@ class Visitor:
     """They have shown a second factor."""
     barred: bool = False
     """Their organisation asks for one: until they have it there is nothing else for them here."""
+    proven: float = 0.0
+    """Unix seconds: until when they have just signed in once more with their provider."""
 
     @property
     def who(self) -> Who:
@@ -181,7 +183,7 @@ class Accounts(Links):
         return Visitor(
             row.session, row.user_id, row.email or "", row.name, row.organisation,
             row.organisation_name, row.role, address,
-            bool(row.second), bool(row.second_factor) and not row.second,
+            bool(row.second), bool(row.second_factor) and not row.second, (row.proven or 0) / 1000,
         )  # fmt: skip
 
     async def living(self, ids: Collection[str]) -> dict[str, tuple[str, Role]]:
@@ -195,6 +197,13 @@ class Accounts(Links):
             for row in rows
             if row.second or not row.second_factor
         }
+
+    async def prove(self, session: str, seconds: float) -> None:
+        """Its holder has just signed in once more, which counts for so long."""
+        change = update(sessions).where(sessions.c.id == session)
+        until = milliseconds() + int(seconds * 1000)
+        async with self.admin.connected() as connection:
+            await connection.execute(change.values(proven=until))
 
     async def end(self, cookie: str) -> None:
         """That one session."""
@@ -239,6 +248,7 @@ _VISITOR = (
         sessions.c.organisation,
         sessions.c.seen,
         sessions.c.second,
+        sessions.c.proven,
         rules.c.second_factor,
         users.c.email,
         users.c.name,

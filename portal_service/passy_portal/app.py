@@ -26,9 +26,12 @@ from passy_portal.pages import (
     api_providers,
     api_requests,
     api_settings,
+    api_signing,
     api_teams,
     api_usage,
     begin,
+    first,
+    joining,
     key_list,
     keys,
     limits,
@@ -67,6 +70,8 @@ origin."""
 PAGES = (
     assets,
     signing.router,
+    first.router,
+    joining.router,
     sso.router,
     begin.router,
     overview.router,
@@ -88,6 +93,7 @@ PAGES = (
 )
 API = (
     api_account.router,
+    api_signing.router,
     api_people.router,
     api_keys.router,
     api_usage.router,

@@ -85,7 +85,10 @@ async def catalogue(
         one["by"] = ""
     people = await _people(accounts, {one["by"] for one in switched if one["by"]})
     return ModelsSeen(
-        rows=[_seen(row, titles, people, spread.get(row["name"], [])) for row in told["rows"]],
+        rows=[
+            _seen(row, titles, people, spread.get(row["name"], []), held=told["switchable"])
+            for row in told["rows"]
+        ],
         switchable=told["switchable"],
         workers=told["workers"],
         since=str(shown_at(lately.since / 1000)),
@@ -118,9 +121,19 @@ def _by_row(names: list[str], lately: Recent) -> dict[str, list[_Found]]:
     return found
 
 
+_ORDER = {"pinned": -1, "disabled": 1}
+"""Of targets that are switched, among the others: who is asked first stands first."""
+
+
 def _seen(
-    row: dict[str, Any], titles: dict[str, str], people: dict[str, str], spread: list[_Found]
+    row: dict[str, Any],
+    titles: dict[str, str],
+    people: dict[str, str],
+    spread: list[_Found],
+    *,
+    held: bool,
 ) -> ModelSeen:
+    """``held``: whether the gateway goes by what is switched."""
     targets = []
     for one in row["targets"]:
         mine = [each for upstream, there, each in spread
@@ -134,6 +147,8 @@ def _seen(
             TargetSeen(**one, title=title, switched_by=by, requests=both.requests,
                        first_ms=both.first_ms)
         )  # fmt: skip
+    if held:
+        targets.sort(key=lambda one: _ORDER[one.switch.state] if one.switch else 0)
     requests = sum(each.requests for _, _, each in spread)
     return ModelSeen(**{**row, "targets": targets}, requests=requests)
 

@@ -6,13 +6,14 @@ from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isinf
-from typing import Any
+from typing import Any, NamedTuple
 
 from passy_plugins.api.denied import Denied
 from passy_plugins.stores.sql.admin import Admin
 from passy_plugins.stores.sql.counted import COUNTED
 from passy_plugins.stores.sql.reports import Asked, Dimension, Group, Order, Pace, Reports, Sums
 from passy_plugins.stores.sql.sums import WITHIN
+from passy_portal.access import LEADERS
 from passy_portal.accounts import Visitor
 from passy_portal.forecast import DAY, DAYS, Forecast, forecast
 from passy_portal.health import MINUTES, MOST, Health, of_attempts
@@ -42,7 +43,7 @@ ROWS = 5
 ALL = (*COUNTED, *WITHIN)
 NOTHING = Sums(), Pace()
 STALE = 300_000
-"""Milliseconds after which somebody should have looked after the books."""
+"""Milliseconds within which a gateway should have delivered what it recorded."""
 Named = Sequence[tuple[str, str, Sums]]
 """Value, what people call it, and its sums."""
 
@@ -74,6 +75,15 @@ class Spent:
     """Unix seconds; ``None`` for one that never begins anew."""
 
 
+class Behind(NamedTuple):
+    """A host whose records are not all in the books."""
+
+    host: str
+    """Empty for who does not lead the organisation: it is the operator's."""
+    since: float
+    """Unix seconds: those recorded before are here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Glance:
     span: Span
@@ -90,8 +100,8 @@ class Glance:
     errors: Sequence[tuple[str, str, int]]
     """Outcome, status and requests."""
     health: Sequence[Health]
-    stale: float | None
-    """Unix seconds: when a gateway last looked after the books, if that was long ago."""
+    behind: Sequence[Behind]
+    """Gateways whose records have not come for long, longest first."""
 
 
 async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
@@ -101,7 +111,7 @@ async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
     asked = Asked(span.since, span.until, mine)
     days = Asked(min(month(), today() - DAYS * DAY), tomorrow(), mine)
     minutes = Asked(now() - MINUTES * 60_000, now(), mine)
-    (ends, models, keys), (before, tried, tended, upstreams) = await gather(
+    (ends, models, keys), (before, tried, delivered, upstreams) = await gather(
         gather(
             reports.series(asked, span.unit, ("outcome", "status"), ALL),
             _most(admin, visitor, asked, "model"),
@@ -110,7 +120,7 @@ async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
         gather(
             _before(reports, span, mine, look),
             reports.tried(minutes, MOST),
-            reports.tended(),
+            reports.delivered(),
             names_of(admin, visitor, "upstream"),
         ),
     )
@@ -140,8 +150,14 @@ async def glance(admin: Admin, visitor: Visitor, look: Look) -> Glance:
         keys,
         sorted(failed, key=lambda each: -each[2])[:ROWS],
         of_attempts(tried, upstreams),
-        tended / 1000 if tended is not None and tended < now() - STALE else None,
+        _behind(visitor, delivered),
     )
+
+
+def _behind(visitor: Visitor, delivered: Mapping[str, int]) -> list[Behind]:
+    names = visitor.role in LEADERS
+    late = sorted((at, host) for host, at in delivered.items() if at < now() - STALE)
+    return [Behind(host if names else "", at / 1000) for at, host in late]
 
 
 def _by_time(found: Mapping[Any, Sequence[int]], place: int) -> dict[int, int]:

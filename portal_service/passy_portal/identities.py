@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, insert, select
@@ -19,7 +19,8 @@ from passy_plugins.api.denied import Denied
 from passy_plugins.api.errors import absent
 from passy_plugins.stores.sql.schema import users
 from passy_portal.audit import Who
-from passy_portal.oidc import Claimed, Refused
+from passy_portal.links import GONE
+from passy_portal.oidc import FRESH, Claimed, Refused
 from passy_portal.tables import identities
 from passy_proxy.issue import ROLES, Role, User
 
@@ -77,6 +78,14 @@ async def identities_of(
     ]  # fmt: skip
 
 
+def unlinked(
+    providers: Mapping[str, Provider], identities: Collection[Identity]
+) -> list[Provider]:  # fmt: skip
+    """Those that vouch for none of them."""
+    linked = {one.provider for one in identities}
+    return [one for name, one in providers.items() if name not in linked]
+
+
 async def identity_of(
     accounts: Accounts, providers: Mapping[str, Provider], user: str, id: str
 ) -> Identity:
@@ -105,6 +114,14 @@ async def link(accounts: Accounts, visitor: Visitor, provider: Provider, claimed
             noted.left_out = True
             return
         await _enter(accounts, claimed, visitor.user)
+
+
+async def prove(accounts: Accounts, visitor: Visitor, provider: Provider, claimed: Claimed) -> None:
+    """Who has signed in here has just signed in there as well. Raises `Refused` where that is
+    somebody else."""
+    if await user_of(accounts, claimed) != visitor.user:
+        raise Refused(f"This is not the account of {provider.title} that you sign in here with.")
+    await accounts.prove(visitor.session, FRESH)
 
 
 async def unlink(
@@ -175,7 +192,7 @@ async def _invitation(accounts: Accounts, claimed: Claimed, link: str) -> Invita
         return None
     found = await accounts.invitation("invitation", link)
     if found is None:
-        raise Refused("This link was used, has expired, or was never ours. Ask for a new one.")
+        raise Refused(GONE)
     if found.email != claimed.email:
         raise Refused("The invitation is for another e-mail address than the one you have there.")
     return found

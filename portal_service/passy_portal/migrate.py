@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from passy_plugins.stores.sql.admin import Admin
 
 VERSION_TABLE = "portal_version"
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Oldest first."""
 
 

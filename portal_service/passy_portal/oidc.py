@@ -32,6 +32,8 @@ KEPT = 3_600.0
 """Seconds that a provider's description and keys are kept."""
 AGAIN = 2.0
 """Seconds between two looks at keys for the sake of one that is not known."""
+FRESH = 300
+"""Seconds that signing in there counts as having been just now."""
 LEEWAY = 60
 """Seconds that clocks may differ."""
 ALGORITHMS = (
@@ -60,7 +62,9 @@ class Flow:
     until: float
     """Unix seconds."""
     session: str = ""
-    """The public id of the session that links its account, or nothing."""
+    """The public id of the session that began it, of who has signed in already; or nothing."""
+    proves: bool = False
+    """What that session wants is not one more way in, but to show that its holder has this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ class Provider:
             "code_challenge": base64.urlsafe_b64encode(digest).decode().rstrip("="),
             "code_challenge_method": "S256",
         }
+        if flow.proves:
+            asked |= {"prompt": "login", "max_age": str(FRESH)}
         url = self._endpoint(described, "authorization_endpoint")
         return f"{url}{'&' if '?' in url else '?'}{urlencode(asked)}"
 
@@ -125,6 +131,8 @@ class Provider:
         if not isinstance(token, str):
             raise Refused(f"{self.title} sent no token of who you are.")
         claims = await self._verified(described, token, flow.nonce)
+        if flow.proves:
+            self._check_fresh(claims)
         if "email" not in claims:
             claims = claims | await self._more(described, granted, claims["sub"])
         return self._person(claims)
@@ -198,6 +206,17 @@ class Provider:
             if is_wrong:
                 raise Refused(f"The token of {self.title} does not fit: its {name} is wrong.")
         return claims
+
+    def _check_fresh(self, claims: Mapping[str, Any]) -> None:
+        """By the provider's word of when they signed in there: that they were asked to do so anew
+        is in an address that whoever sits at the browser can change."""
+        if not _number(claims.get("auth_time")):
+            raise Refused(
+                f"{self.title} does not say when you signed in there, so it cannot show that it is "
+                "you who asks. Ask an owner for a link to a password."
+            )
+        if claims["auth_time"] <= time.time() - FRESH - LEEWAY:
+            raise Refused(f"You have signed in at {self.title} too long ago. Sign in there anew.")
 
     async def _signed(self, described: Mapping[str, Any], token: str) -> dict[str, Any]:
         from joserfc import errors, jwt

@@ -5,7 +5,9 @@ Who changes how an account is entered shows once more that it is theirs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.errors import absent
@@ -47,18 +49,48 @@ async def _another_try(accounts: Accounts, visitor: Visitor, *, second: bool) ->
         raise Denied(429, "too_many_tries", "Too many tries. Wait a moment, then try again.")
 
 
-async def change_password(accounts: Accounts, visitor: Visitor, current: str, new: str) -> None:
-    """Another one, for who knows the present one. All of their sessions end."""
-    if not await accounts.has_password(visitor.user):
-        raise Denied(409, "conflict", "You sign in with a provider, and have no password.")
-    otherwise = "This is not your present password."
-    await _knows(accounts, visitor, current, "current", otherwise)
+async def may_have_password(accounts: Accounts, visitor: Visitor, office: Office) -> bool:
+    """Whether one would let them in."""
+    return office.settings.passwords == "all" or await accounts.owns(visitor.user)
+
+
+def is_proven(visitor: Visitor) -> bool:
+    """Whether they have just signed in once more with their provider."""
+    return time.time() < visitor.proven
+
+
+async def change_password(
+    accounts: Accounts, visitor: Visitor, office: Office, current: str, new: str
+) -> None:
+    """Another one, for who knows the present one; or the first, for who has just signed in with
+    their provider once more. All of their sessions end.
+
+    A password is a way in that outlives the session it was chosen in. Were the session enough, who
+    finds a browser open, or has its cookie, would keep the account.
+    """
+    had = await accounts.has_password(visitor.user)
+    if had:
+        otherwise = "This is not your present password."
+        await _knows(accounts, visitor, current, "current", otherwise)
+    else:
+        await _check_first(accounts, visitor, office)
     try:
         hashed = await accounts.passwords.hash(new)
     except ValueError as weak:
         raise Denied(422, "invalid_value", str(weak), "new") from None
-    async with accounts.noting(visitor.who, "account.password", visitor.user):
+    after: Mapping[str, Any] = {} if had else {"first": True}
+    async with accounts.noting(visitor.who, "account.password", visitor.user, after=after):
+        if not had and await accounts.has_password(visitor.user):
+            raise Denied(409, "conflict", "You have a password by now. Sign in with it.")
         await accounts.set_password(visitor.user, hashed)
+
+
+async def _check_first(accounts: Accounts, visitor: Visitor, office: Office) -> None:
+    if not await may_have_password(accounts, visitor, office):
+        raise Denied(403, "not_allowed", "Passwords are for owners here. Use your provider.")
+    if not is_proven(visitor):
+        message = "Sign in with your provider once more, then choose a password within 5 minutes."
+        raise Denied(403, "sign_in_again", message)
 
 
 async def places_of(admin: Admin, user: str) -> list[tuple[Member, Organisation]]:
@@ -167,10 +199,10 @@ async def unlink(
     accounts: Accounts, visitor: Visitor, office: Office, id: str, password: str
 ) -> None:
     """Have one vouch for them no more."""
-    providers, passwords = office.providers, office.settings.passwords
+    providers = office.providers
     await identities.identity_of(accounts, providers, visitor.user, id)
     await proven(accounts, visitor, password)
-    enough = await accounts.has_password(visitor.user) and (
-        passwords == "all" or await accounts.owns(visitor.user)
+    enough = await accounts.has_password(visitor.user) and await may_have_password(
+        accounts, visitor, office
     )
     await identities.unlink(accounts, visitor, providers, id, password=enough)

@@ -39,9 +39,10 @@ sessions = Table(
     Column("agent", Text, nullable=False),
     Column("address", Text, nullable=False),
     Column("second", Integer, nullable=False, server_default="0"),
+    Column("proven", BigInteger),
 )
 """``id`` names a session to its owner and lets nobody in; ``second`` is 1 where a second factor was
-shown."""
+shown; ``proven`` is until when they have just signed in once more with their provider."""
 
 tokens = Table(
     "portal_tokens",

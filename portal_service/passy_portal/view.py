@@ -18,12 +18,23 @@ from passy_plugins.api.errors import absent, id_of
 from passy_portal.access import ACCESS, may
 from passy_portal.accounts import Accounts, Visitor
 from passy_portal.agents import browser_of
-from passy_portal.door import COOKIE, csrf_of, here, inner, own_cookie, set_cookie
+from passy_portal.door import (
+    COOKIE,
+    YEAR,
+    Form,
+    csrf_of,
+    here,
+    inner,
+    own_cookie,
+    safe,
+    set_cookie,
+)
 from passy_portal.figures import count, milliseconds, money, percent, short
 from passy_proxy import __version__
 
 if TYPE_CHECKING:
     from passy_portal.console import Console
+    from passy_portal.office import Office
 
 HERE = Path(__file__).parent
 POLICY = (
@@ -67,7 +78,8 @@ NOTES = {
     "role": "The role is changed.",
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",
-    "password": "Your password is changed. All other sessions have ended.",
+    "password": "Your password is set. All other sessions have ended.",
+    "proven": "It is you. Choose your password now, within five minutes.",
     "ended": "The session has ended.",
     "view": "The view is saved.",
     "view_gone": "The view is deleted.",
@@ -146,6 +158,19 @@ async def asset(name: str) -> Response:
     return Response(content, media_type=KINDS[name.rpartition(".")[2]], headers=headers)
 
 
+@assets.post("/theme")
+async def theme(request: Request) -> Response:
+    """Light, dark, or as the system has it; kept in the browser."""
+    form: Form = request.state.form
+    chosen, then = form.text("theme"), form.text("then", 2_000)
+    form.end()
+    response = moved(request, safe(then))
+    response.set_cookie(
+        "passy_theme", chosen if chosen in ("light", "dark") else "", max_age=YEAR, samesite="lax"
+    )
+    return response
+
+
 def page(
     request: Request,
     template: str,
@@ -194,6 +219,12 @@ def moved(request: Request, path: str, done: str = "") -> Response:
     return RedirectResponse(f"{request.scope.get('root_path', '')}{path}{mark}", 303)
 
 
+def said(error: Exception) -> str:
+    """As a page shows it."""
+    text = str(error)
+    return text[:1].upper() + text[1:]
+
+
 def visitor_of(request: Request) -> Visitor:
     """Who has signed in, on a route that needs it."""
     visitor: Visitor | None = request.state.visitor
@@ -205,6 +236,12 @@ async def accounts_of(request: Request) -> Accounts:
     """Who may sign in, and the writing side of the store. Raises `StoreUnavailable`."""
     accounts: Accounts = await request.app.state.office.accounts()
     return accounts
+
+
+def office_of(request: Request) -> Office:
+    """What the portal works with."""
+    office: Office = request.app.state.office
+    return office
 
 
 def console_of(request: Request) -> Console:

@@ -194,12 +194,13 @@ class Journal:
         self._rotate()
         self._more_slots()
 
-    def stop(self) -> None:
-        """Give the files up. If anything is left in them they are for whoever comes next."""
+    def stop(self, *, leave: bool = False) -> None:
+        """Give the files up. If anything is left in them they are for whoever comes next; and with
+        ``leave`` in any case."""
         if self._disk is not None:
             self._disk.shutdown()
             self._disk = None
-        done = not self.waiting and not self._running
+        done = not leave and not self.waiting and not self._running
         for file in (*self._segments.values(), *([self._slots] if self._slots else ())):
             if done:
                 file.remove()

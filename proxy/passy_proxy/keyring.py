@@ -83,7 +83,12 @@ class Keyring:
         return key_id in self._keys
 
     def __repr__(self) -> str:
-        return f"Keyring({', '.join(reversed(self._entries))})"
+        return f"Keyring({', '.join(self.ids)})"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of all keys, in the order of the ring."""
+        return tuple(reversed(self._entries))
 
     def seal(self, plain: str, *owner: str) -> str:
         """An `envelope` under the first key, bound to ``owner``.

@@ -29,3 +29,5 @@ class Site:
     """Where the process counts."""
     board: Board | None = field(default=None, repr=False)
     """What it has in common with the workers beside it, if there are any."""
+    carries_traffic: bool = True
+    """Whether it is a gateway's: what nobody asks has nothing to record."""

@@ -81,8 +81,8 @@ def send(
     pieces: bytes | Iterable[bytes],
     *,
     gap: float = 0.0,
-    quiet: float = 2.0,
-    patience: float = 20.0,
+    quiet: float = 60.0,
+    patience: float = 60.0,
     shut: bool = False,
 ) -> Told:
     """Send ``pieces`` with ``gap`` seconds between, then listen until the end, until ``quiet``

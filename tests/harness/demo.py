@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from harness.gateway import PASSY, Gateway
-from harness.portal import PASSWORD, Browser
+from harness.portal import PASSWORD, Browser, me
 from passy_plugins.stores.sql.admin import Admin
 from passy_portal.access import ACCESS
 from passy_portal.accounts import Accounts
@@ -82,6 +82,29 @@ def patterns() -> dict[str, re.Pattern[str]]:
         for (method, path), access in ACCESS.items()
         if method == "GET" and access.roles is not None and not APART.search(path)
     }
+
+
+SWITCHED = (
+    ("chat", "openai/gpt-4o", "pin"),
+    ("chat-mini", "groq/llama-3.1-8b-instant", "disable"),
+    ("embed", "openai/text-embedding-3-small", "disable"),
+)
+PRICED = {
+    "openai/gpt-4.1": {"input": 1.6, "cached_input": 0.4, "output": 6.4},
+    "groq/llama-3.1-8b-instant": {"input": 0.0000135, "output": 0},
+}
+
+
+def steer(owner: Browser) -> None:
+    """Pin a target, disable one of two and the only one, and set prices; and undo one of each."""
+    owner.csrf = me(owner)["csrf_token"]
+    undone = ("claude-sonnet", "openai/gpt-4.1")
+    for model, target, do in (*SWITCHED, (*undone, "pin"), (*undone, "release")):
+        change = {"model": model, "target": target, "do": do}
+        assert 200 == owner.api("PUT", "/models/target", change).status
+    prices = {**PRICED, "openai/o4-mini": {"input": 1, "output": 4}}
+    for target, rates in (*prices.items(), ("openai/o4-mini", None)):
+        assert 200 == owner.api("PUT", "/prices", {"target": target, "rates": rates}).status
 
 
 LED_TO = ("/begin",)

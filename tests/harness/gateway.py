@@ -219,8 +219,8 @@ class Gateway:
         return until(lambda: self._line(request_id))
 
     def _line(self, request_id: str) -> dict[str, Any] | None:
-        # What is behind the last line's end is being written.
-        *written, _ = (self.folder / "out").read_text().split("\n")
+        # What is behind the last line is one that is being written.
+        written = (self.folder / "out").read_text().rpartition("\n")[0].splitlines()
         lines = [json.loads(line) for line in written if request_id in line]
         return lines[0] if lines else None
 

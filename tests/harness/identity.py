@@ -45,6 +45,8 @@ class IdentityProvider:
         """Another key than the right one: ``none``, ``secret``, ``foreign``."""
         self.returned: Claims = {}
         """What is said otherwise in the address that leads back."""
+        self.age: int | None = 0
+        """Seconds since who signs in next has shown who they are; ``None``: it does not say."""
         self.told: Claims = {}
         """What the page for more about somebody says."""
         self.hits: list[str] = []
@@ -84,7 +86,7 @@ class IdentityProvider:
         self.person = {"email_verified": True, **person}
         self.change = lambda claims: None
         self.described, self.returned, self.told = {}, {}, {}
-        self.algorithm, self.by = "RS256", None
+        self.algorithm, self.by, self.age = "RS256", None, 0
 
     def rotate(self) -> None:
         """Other keys, and only those."""
@@ -169,6 +171,8 @@ class IdentityProvider:
         now = int(time.time())
         claims = {"iss": self.issuer, "aud": self.CLIENT, "iat": now, "exp": now + 300,
                   "nonce": asked["nonce"], **asked["person"]}  # fmt: skip
+        if "max_age" in asked and self.age is not None:
+            claims["auth_time"] = now - self.age
         self.change(claims)
         key = self.keys[self.algorithm]
         header: Claims = {"alg": self.algorithm, "kid": key.kid}
@@ -218,6 +222,16 @@ def came(browser: Browser, name: str, query: str = "") -> Asked:
 def linked(browser: Browser, name: str, password: str = "") -> Asked:
     """There and back, to link an account with the one that has signed in."""
     browser.look("/account")
-    begun = browser.send(f"/sso/{name}/link", {"password": password})
+    return _over(browser, browser.send(f"/sso/{name}/link", {"password": password}))
+
+
+def proved(browser: Browser, name: str) -> Asked:
+    """There and back, to show once more that one can sign in there."""
+    browser.look("/account")
+    return _over(browser, browser.send(f"/sso/{name}/prove"))
+
+
+def _over(browser: Browser, begun: Asked) -> Asked:
+    """The page between ours and a provider's."""
     to = re.search(r'http-equiv="refresh" content="0; url=([^"]+)"', begun.text)
     return returned(browser, html.unescape(to[1])) if to else begun

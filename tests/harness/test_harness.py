@@ -17,7 +17,7 @@ OK = {"send": "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"}
 
 def test_a_kept_connection_and_its_hits() -> None:
     with RawUpstream([OK]) as upstream:
-        told = send(upstream.url, [ASK, ASK], gap=0.05, quiet=0.3)
+        told = send(upstream.url, [ASK, ASK], gap=0.05, quiet=0.8)
         assert [200, 200] == [answer.status for answer in told.answers()]
         assert "open" == told.end
     assert [(1, b"hi"), (1, b"hi")] == [(hit.connection, hit.body) for hit in upstream.hits]
@@ -35,7 +35,7 @@ def test_how_a_connection_ends(step: str, end: str) -> None:
 
 def test_an_early_answer_does_not_wait_for_the_body() -> None:
     with RawUpstream(["early", OK, "read"]) as upstream:
-        told = send(upstream.url, [ASK[:-1]], quiet=0.3)
+        told = send(upstream.url, [ASK[:-1]], quiet=0.8)
         assert 200 == told.answer().status
         assert not upstream.hits[0].whole.is_set()
 

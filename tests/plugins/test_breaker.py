@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 NAMES = ("one", "two", "three")
 CONFIGURATION = """
 upstreams:
-  one: {{dialect: openai, url: "{one}/v1", timeouts: {{first_byte: 200ms}}}}
+  one: {{dialect: openai, url: "{one}/v1", timeouts: {{first_byte: {patience}}}}}
   two: {{dialect: openai, url: "{two}/v1"}}
   three: {{dialect: openai, url: "{three}/v1"}}
 models:
@@ -91,6 +91,7 @@ class Three:
         self.answers(name, GOOD)
 
 
+SLOW = Answer(delay=120)
 FAILED = Answer(status=500, pieces=[b"{}"])
 GOOD = Answer(pieces=[b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'])
 Make = Callable[..., Awaitable[Three]]
@@ -102,9 +103,10 @@ async def three() -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
         providers = {name: await stack.enter_async_context(ScriptedUpstream()) for name in NAMES}
 
-        async def make(settings: str = "", *filters: type[Filter]) -> Three:
+        async def make(settings: str = "", *filters: type[Filter], patience: str = "60s") -> Three:
             text = CONFIGURATION.format(
                 settings=settings,
+                patience=patience,
                 filters="".join(f"{kind.name}, " for kind in filters),
                 **{name: one.url for name, one in providers.items()},
             )
@@ -267,13 +269,13 @@ async def test_U11_what_is_passed_over_is_seen_in_the_attempts(three: Make) -> N
         *((Answer(status=status, pieces=[b"{}"]), True) for status in (500, 502, 503, 504, 529)),
         *((Answer(status=status, pieces=[b"{}"]), False) for status in (400, 401, 404, 422, 429)),
         (Answer(headers=(), cut=True), True),
-        (Answer(delay=30), True),
+        (SLOW, True),
         (Answer(pieces=[b'{"choices":['], cut=True), True),
         (Answer(pieces=[b"<html>"]), True),
     ],
 )
 async def test_U11_which_failures_count(three: Make, answer: Answer, counts: bool) -> None:
-    made = await three()
+    made = await three(patience="200ms" if answer is SLOW else "60s")
     made.answers("one", answer)
     for _ in range(5):
         await made.ask()
@@ -341,7 +343,7 @@ async def test_U11_a_reload_forgets_nothing_of_an_upstream_that_stays(three: Mak
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("first_byte: 200ms", "first_byte: 300ms"), ('/v1", timeouts', '/v2", timeouts')],
+    [("first_byte: 60s", "first_byte: 90s"), ('/v1", timeouts', '/v2", timeouts')],
     ids=["a timeout", "a path"],
 )
 async def test_U11_what_is_known_of_an_upstream_is_so_of_its_address(

@@ -425,7 +425,7 @@ class Receiver:
 SECRET = "u3Jx9QfW0pYt7LkBz2mV6sRhCnE4aTgD8iKo1PwX5yM="
 
 
-async def until(done: Callable[[], bool], seconds: float = 10) -> None:
+async def until(done: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.anyio
 
 CONFIGURATION = """
 upstreams:
-  one: {{dialect: openai, url: "{one}/v1", timeouts: {{first_byte: 200ms, idle: 200ms}}}}
-  two: {{dialect: openai, url: "{two}/v1", timeouts: {{first_byte: 200ms, idle: 200ms}}}}
+  one: {{dialect: openai, url: "{one}/v1", timeouts: {{first_byte: {patience}}}}}
+  two: {{dialect: openai, url: "{two}/v1"}}
   claude: {{dialect: anthropic, url: "{two}"}}
   shut: {{dialect: openai, url: "http://127.0.0.1:{shut}/v1"}}
 models:
@@ -39,7 +39,9 @@ routes:
   - {{match: POST /v1/embeddings}}
 """
 CUT = Answer(headers=(), cut=True)
-SLOW = Answer(delay=30)
+SLOW = Answer(delay=120)
+SOON = "200ms"
+"""The patience of who meets it."""
 EVERYTHING = "5xx, 4xx, timeout, rate_limit"
 
 
@@ -80,14 +82,19 @@ def shut() -> int:
 
 @pytest.fixture
 async def pair(shut: int) -> AsyncIterator[Make]:
-    """Makes gateways; ``on`` is the alias's fallback_on, the rest the filter's settings."""
+    """Makes gateways; ``on`` is the alias's fallback_on, ``patience`` the time in which the first
+    provider has to answer, the rest the filter's settings. The time of their budgets stands still.
+    """
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(ScriptedUpstream())
         two = await stack.enter_async_context(ScriptedUpstream())
         two.chat("from two")
 
         async def make(
-            settings: str = "retries: 0", on: str | None = None, *filters: type[Filter]
+            settings: str = "retries: 0",
+            on: str | None = None,
+            *filters: type[Filter],
+            patience: str = "60s",
         ) -> Pair:
             text = CONFIGURATION.format(
                 one=one.url,
@@ -95,9 +102,13 @@ async def pair(shut: int) -> AsyncIterator[Make]:
                 shut=shut,
                 on="" if on is None else f", fallback_on: [{on}]",
                 settings=settings,
+                patience=patience,
                 filters="".join(f"{kind.name}, " for kind in filters),
             )
-            return Pair(await stack.enter_async_context(Bench(text, filters=filters)), one, two)
+            bench = await stack.enter_async_context(Bench(text, filters=filters))
+            made = Pair(bench, one, two)
+            fallback_of(made)._budget._clock = lambda: 0.0
+            return made
 
         yield make
 
@@ -184,7 +195,7 @@ async def test_a_target_that_cannot_be_connected_to_is_tried_once_more(pair: Mak
 
 @pytest.mark.parametrize(("on", "status"), [("timeout", 200), ("5xx, 4xx, rate_limit", 504)])
 async def test_a_timeout_moves_on_only_where_it_is_named(pair: Make, on: str, status: int) -> None:
-    made = await pair(on=on)
+    made = await pair(on=on, patience=SOON)
     made.one.then(SLOW)
     ex = await made.ask()
     assert (status, (1, int(status == 200))) == (ex.status, made.hits)
@@ -202,7 +213,7 @@ async def test_a_connection_cut_before_the_answer_counts_as_5xx(
 
 @pytest.mark.parametrize("answer", [SLOW, CUT])
 async def test_an_unknown_outcome_may_be_final(pair: Make, answer: Answer) -> None:
-    made = await pair("retries: 0, on_unknown_outcome: fail", EVERYTHING)
+    made = await pair("retries: 0, on_unknown_outcome: fail", EVERYTHING, patience=SOON)
     made.one.then(answer)
     ex = await made.ask()
     assert ex.status in (502, 504)
@@ -213,7 +224,7 @@ async def test_an_unknown_outcome_may_be_final(pair: Make, answer: Answer) -> No
 
 @pytest.mark.parametrize("answer", [SLOW, CUT])
 async def test_with_an_idempotency_key_it_is_not_asked_twice(pair: Make, answer: Answer) -> None:
-    made = await pair(on=EVERYTHING)
+    made = await pair(on=EVERYTHING, patience=SOON)
     made.one.then(answer)
     ex = await made.ask(headers=((b"idempotency-key", b"abc"),))
     assert ex.status in (502, 504)
@@ -397,7 +408,7 @@ async def test_a_single_target_that_cannot_be_reached_is_a_502(pair: Make) -> No
 
 
 async def test_a_single_target_that_is_too_slow_is_a_504(pair: Make) -> None:
-    made = await pair()
+    made = await pair(patience=SOON)
     made.one.then(SLOW)
     ex = await made.ask("plain")
     assert (504, "upstream_timeout") == (ex.status, sent(ex).json["error"]["code"])

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 from harness.gateway import PASSY, PATIENCE, Gateway, Serve, until
 from harness.office import CONFIGURATION, TOKEN, VARIABLES, Office
-from harness.portal import APART, Apart, Browser, found
+from harness.portal import APART, Apart, Browser, books, found
 
+MARKS = "SELECT name, value FROM marks WHERE name LIKE 'journal:%'"
 BEHIND = APART.replace("store: books,", "store: books, trusted_proxies: [127.0.0.1, 10.0.0.0/8],")
 
 
@@ -83,10 +86,26 @@ def test_sessions_outlive_the_gateway_and_traffic_the_portal(
         asking.join()
     assert {200} == set(statuses)
     assert 0 == gateway.stop()
+    assert [] == books(gateway, MARKS)  # All that it recorded is there.
     assert 200 == owner.look("/keys").status  # The portal works without any gateway.
     gateway.start()
     assert 200 == owner.api("GET", "/me").status
     assert 200 == office.chat(key).status
+
+
+def test_a_gateway_that_ended_before_it_delivered_is_named_until_it_has(
+    gateway: Gateway, apart: Apart, owner: Browser
+) -> None:
+    # The portal has a store of the same kind, and nothing to deliver.
+    ((name, _),) = until(lambda: books(gateway, MARKS))
+    gateway.kill()
+    hour_ago = int(time.time() * 1000) - 3_600_000
+    aged = f"{hour_ago:013} {os.uname().nodename}"
+    books(gateway, "UPDATE marks SET value = ? WHERE name = ?", aged, name)
+    assert f"<b>{os.uname().nodename}</b> has delivered nothing since" in owner.look("/").text
+    gateway.start()  # It takes over what it left.
+    until(lambda: not books(gateway, f"{MARKS} AND name = ?", name) or None)
+    assert "delivered nothing" not in owner.look("/").text
 
 
 def test_it_ends_when_it_is_told_to_and_leaves_the_gateways_files_alone(

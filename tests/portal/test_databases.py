@@ -6,17 +6,24 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from harness.gateway import Gateway, Serve, until
-from harness.office import VARIABLES, Office
-from harness.portal import CONFIGURATION, Browser, found, joined, me
+from harness.office import TOKEN, VARIABLES, Office
+from harness.portal import APART, CONFIGURATION, Apart, Browser, found, joined, me
 from harness.postgres import Server
 
 from passy_portal.migrate import REVISIONS
 from passy_portal.tables import metadata
+
+TEXT = CONFIGURATION.replace(
+    "models:\n", "models:\n  two: [echo/echo:500, echo/echo]\n  gone: [echo/echo]\n"
+).replace("alias, fallback]", "alias: {switchboard: books}, fallback: {retries: 0}]")
+ROUND = 6
+"""Questions on connections of their own, so that either worker has some."""
 
 
 # The rest of the portal's tests are on SQLite.
@@ -25,11 +32,11 @@ from passy_portal.tables import metadata
 )
 def gateway(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Gateway]:
     if request.param == "sqlite":
-        yield serve(CONFIGURATION, "--workers", "2", **VARIABLES)
+        yield serve(TEXT, "--workers", "2", **VARIABLES)
         return
     server: Server = request.getfixturevalue("postgres")
     with server.database() as made:
-        gateway = serve(CONFIGURATION, "--workers", "2", **VARIABLES, DATABASE_URL=made.url)
+        gateway = serve(TEXT, "--workers", "2", **VARIABLES, DATABASE_URL=made.url)
         yield gateway
         assert 0 == gateway.stop()
 
@@ -111,6 +118,78 @@ def asked(browser: Browser) -> int:
     """Requests for a model, as the last 24 hours have them."""
     rows = browser.api("GET", "/models").json["rows"]
     return int(next(row["requests"] for row in rows if row["name"] == "one"))
+
+
+@contextmanager
+def portal_apart(gateway: Gateway) -> Iterator[Browser]:
+    """The owner at a portal of another process, which asks the gateway over its admin API."""
+    told = f"store: books, admin_url: '{gateway.admin_url}/admin/api', admin_token: {TOKEN},"
+    portal = Apart(gateway, APART.replace("store: books,", told))
+    portal.start()
+    try:
+        owner = Browser(portal)
+        assert 303 == owner.sign_in("ada@example.com").status
+        yield owner
+        assert 0 == portal.stop()
+        assert "Traceback" not in portal.complaints()
+    finally:
+        portal.kill()
+
+
+def test_W11_what_a_portal_apart_sets_for_targets_and_prices_holds_at_every_worker(
+    gateway: Gateway,
+) -> None:
+    office = Office(gateway)
+    with portal_apart(gateway) as owner:
+        owner.csrf = me(owner)["csrf_token"]
+        key = owner.api("POST", "/keys", {"name": "steered"}).json["key"]
+
+        def answers(model: str, status: int, tries: str | None) -> bool | None:
+            all = [office.chat(key, model) for _ in range(ROUND)]
+            return {(status, tries)} == {
+                (one.status, one.headers["x-passy-attempts"]) for one in all
+            } or None
+
+        def booked(price: str) -> bool | None:
+            """Whether new requests are, and each costs what it comes to by its price."""
+            ids = [office.chat(key).headers["x-request-id"] for _ in range(ROUND)]
+            rows = [until(lambda id=id: shown(owner, id)) for id in ids]
+            for row in rows:
+                read, written = (
+                    Decimal(n) for n in re.findall(r"([0-9.]+) (?:in|out)", row["price"])
+                )
+                comes_to = read * row["input"] + written * row["output"]
+                assert comes_to == Decimal(row["cost_usd"]) * 10**6, row
+            return all(row["price"].startswith(price) for row in rows) or None
+
+        def steered(model: str, target: str, do: str) -> int:
+            change = {"model": model, "target": target, "do": do}
+            return owner.api("PUT", "/models/target", change).status
+
+        def priced(rates: dict[str, float] | None) -> int:
+            return owner.api("PUT", "/prices", {"target": "echo/echo", "rates": rates}).status
+
+        assert answers("two", 200, "2")
+        # What is written at once is waited for one by one.
+        assert 200 == steered("two", "echo/echo", "pin") == steered("gone", "echo/echo", "disable")
+        assert 200 == priced({"input": 0.3, "output": 40})
+        assert until(lambda: answers("two", 200, "1"))
+        assert until(lambda: answers("gone", 503, None))
+        assert until(lambda: booked("0.3 in, 40 out"))
+        assert 200 == steered("two", "echo/echo", "release")
+        assert 200 == steered("gone", "echo/echo", "release") == priced(None)
+        assert until(lambda: answers("two", 200, "2"))
+        assert until(lambda: answers("gone", 200, "1"))
+        assert until(lambda: booked("1 in, 2 out"))
+        told = [row["action"] for row in owner.api("GET", "/audit").json["rows"]]
+    assert 2 == told.count("target.release") == told.count("price.set")
+    assert (1, 1) == (told.count("target.pin"), told.count("target.disable"))
+
+
+def shown(browser: Browser, id: str) -> Any:
+    """One request, once it is in the books."""
+    asked = browser.api("GET", f"/requests/{id}")
+    return asked.json if asked.status == 200 else None
 
 
 def test_what_playground_and_settings_keep(gateway: Gateway) -> None:

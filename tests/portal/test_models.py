@@ -217,6 +217,8 @@ def test_W11_a_pinned_and_a_disabled_target_hold_everywhere_until_they_are_relea
     assert {(200, "echo/echo", "1")} == answers(shop, "echo/echo")  # By its own name it answers.
     page = owner.look("/models").body.decode()
     assert page.count("ada@example.com") >= 4
+    # Who is asked first stands first.
+    assert ["echo/echo", "echo/echo:500"] == [*switched(owner, "two")]
     assert "nobody is asked: clients get 503 no_healthy_target" in page
 
     shop.beside.kill()

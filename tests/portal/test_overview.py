@@ -11,11 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from typing import NamedTuple
 
 import pytest
 from harness.days import now_within_a_day
-from harness.gateway import Gateway, Serve, until
+from harness.gateway import Gateway, Serve
 from harness.office import VARIABLES
 from harness.portal import CONFIGURATION, Browser, found, joined, me
 from harness.postgres import Database, Server
@@ -289,23 +290,29 @@ def test_W3_a_developer_sees_their_own_figures_alone(stage: Stage) -> None:
     assert 1 == len(lines)
 
 
-def test_books_that_nobody_looks_after_say_since_when(stage: Stage) -> None:
-    assert "No gateway has looked after" not in stage.owner.look("/").text
-    hour_ago = int(time.time() * 1000) - 3_600_000
-    aged = f"UPDATE marks SET value = '{hour_ago}' WHERE name = 'tended'"
-
-    def told() -> tuple[str, str] | None:
-        """What the page and the API say. A gateway may look after them at this very moment."""
-        if stage.database is None:
-            written(stage.gateway, aged)
-        else:
-            stage.database.run(aged)
-        page = stage.owner.look("/").text
-        stale = stage.owner.api("GET", "/overview").json["stale_since"]
-        both = "No gateway has looked after these books since" in page and stale
-        return (page, stale) if both else None
-
-    since = time.strftime("%Y-%m-%dT%H:%M", time.gmtime(hour_ago / 1000))
-    page, stale = until(told)
-    assert since in page
-    assert stale.startswith(since)
+def test_gateways_whose_records_do_not_come_are_named(stage: Stage) -> None:
+    assert "delivered nothing" not in stage.owner.look("/").text
+    ago = [int(time.time() * 1000) - hours * 3_600_000 for hours in (1, 2, 3)]
+    hosts = zip(("east", "west", "east"), ago, strict=True)
+    marks = ", ".join(f"('journal:{n}', '{at} {host}')" for n, (host, at) in enumerate(hosts))
+    entered = f"INSERT INTO marks (name, value) VALUES {marks}"
+    gone = "DELETE FROM marks WHERE name IN ('journal:0', 'journal:1', 'journal:2')"
+    change = stage.database.run if stage.database else partial(written, stage.gateway)
+    change(entered)
+    try:
+        page, told = stage.owner.look("/").text, stage.owner.api("GET", "/overview").json["behind"]
+        other = joined(stage.owner, "other@example.com", "viewer")
+        veiled = other.look("/").text, other.api("GET", "/overview").json["behind"]
+    finally:
+        change(gone)
+    since = [time.strftime("%Y-%m-%dT%H:%M", time.gmtime(at / 1000)) for at in ago]
+    # Of a host it is the process that has come least far.
+    assert [("east", since[2]), ("west", since[1])] == [
+        (one["host"], one["since"][:16]) for one in told
+    ]
+    assert re.search(rf"<b>east</b> has delivered nothing since [^.]*{since[2]}", page)
+    assert re.search(rf"<b>west</b> has delivered nothing since [^.]*{since[1]}", page)
+    assert "A gateway has delivered nothing" in veiled[0]
+    assert "east" not in veiled[0]
+    assert [None, None] == [one["host"] for one in veiled[1]]
+    assert "delivered nothing" not in stage.owner.look("/").text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from harness.chromium import UNHURRIED, Complaints, launched
-from harness.demo import BEGINNER, CONFIGURATION, Demo, fill, patterns, walked
+from harness.demo import BEGINNER, CONFIGURATION, Demo, fill, patterns, steer, walked
 from harness.gateway import Serve
 from harness.portal import PASSWORD, books, me
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
+STEERED = ("/models", "/settings/prices", "/settings/prices/set?target=openai/gpt-4.1")
+"""Pages on which what the gateway does is changed for everybody: all rules, in the light too."""
 MORE = (
-    "/settings/prices/set?target=openai/gpt-4o",
+    STEERED[-1],
     "/usage?by=key_id",
     "/usage?model=no%20such",
     "/keys?q=nothing-is-called-so",
@@ -95,6 +97,7 @@ def seen(serve: Serve) -> Iterator[Seen]:
     books(gateway, "INSERT INTO portal_identities VALUES (?, 'ada-there', ?, 0)", WORK, user)
     browser.look("/account/second")
     assert 303 == browser.send("/account/second/begin").status  # With its picture from now on.
+    steer(browser)
     pages = walked(browser)
     with launched() as browser:
         yield Seen(demo, browser, Complaints(), pages)
@@ -152,14 +155,21 @@ def test_W7_every_page_is_accessible_and_keeps_its_policy(seen: Seen, state: str
     if state == "in use":
         context = seen.signed_in(demo.owner, demo.password, device_scale_factor=2)
         paths = [*seen.pages.values(), *MORE]
+        shown = demo.signed_in().look("/models").text
+        for button in (">Pin<", ">Disable<", ">Unpin<", ">Enable<"):
+            assert button in shown
+        assert "nobody is asked" in shown
     elif state.endswith("at its beginning"):
         context = seen.signed_in(BEGINNER, PASSWORD)
         paths = list(walked(demo.beginner()).values() if "all" in state else EMPTY)
     else:
         context, paths = seen.browser.new_context(), list(STRANGERS)
     page = seen.complaints.watch(context.new_page())
-    light = ALL if state.endswith("at its beginning") else COLOURS
-    found = {path: looked_at(page, seen.url + path, seen.complaints, light) for path in paths}
+    found = {
+        path: looked_at(page, seen.url + path, seen.complaints,
+                        ALL if state.endswith("at its beginning") or path in STEERED else COLOURS)
+        for path in paths
+    }  # fmt: skip
     assert {} == {path: wrong for path, wrong in found.items() if wrong}
 
 

@@ -105,12 +105,13 @@ def test_an_answer_streams_with_its_measures_and_the_key_is_nowhere(visit: Visit
     answer = visit.answer()
     expect(answer.locator(".state")).to_have_text("done", timeout=WAIT)
     expect(answer.locator("[data-said]")).to_contain_text(CANARY)
-    for term in ("First token", "In all", "Tokens in", "Tokens out"):
+    for term in ("First text here", "In all", "Tokens in", "Tokens out"):
         assert answer.locator("dt", has_text=term).count() == 1, term
     told = answer.locator("[data-measures]").inner_text()
     assert "echo/echo" in told
     assert "req_" in told
-    # What it cost is read from the books, a moment later.
+    # What it cost and when the first byte was sent is read from the books, a moment later.
+    expect(answer.locator("dt", has_text="First byte, gateway")).to_be_visible(timeout=WAIT)
     expect(answer.locator("dt", has_text="Cost")).to_be_visible(timeout=WAIT)
     request = answer.locator("[data-measures] a")
     assert "/portal/requests/req_" in str(request.get_attribute("href"))

@@ -158,8 +158,9 @@ def test_L3_a_budget_for_fifty_is_not_overspent_by_five_hundred(site: Site) -> N
     spent = sum(each["cost_nanos"] or 0 for each in site.records())
     assert admitted * COST == spent <= budget
     assert admitted == len(site.upstream.requests)
-    for host in (site.one, site.other):
-        assert (budget - spent) / 1e9 == pytest.approx(left(host, key), abs=1e-9)
+    # Who has the end of an answer may be a little ahead of what is given back.
+    rest = pytest.approx((budget - spent) / 1e9, abs=1e-9)
+    until(lambda: [rest, rest] == [left(host, key) for host in (site.one, site.other)])
     # All hosts together have told each threshold once.
     until(lambda: len(site.hook.requests) >= 3)
     time.sleep(1)
@@ -191,8 +192,8 @@ def test_L3_L1_workers_without_a_server_share_budgets_and_each_has_its_own_rates
     assert 200 == statuses.count(200) + statuses.count(429)
     assert 49 <= statuses.count(200) <= 50
     assert statuses.count(200) == len(upstream.requests)
-    rest = (budget - statuses.count(200) * COST) / 1e9
-    assert all(left(gateway, key) == pytest.approx(rest, abs=1e-9) for _ in range(6))
+    rest = pytest.approx((budget - statuses.count(200) * COST) / 1e9, abs=1e-9)
+    until(lambda: [rest] * 6 == [left(gateway, key) for _ in range(6)])
     limited = gateway.new_key("--requests", "40/day")
     statuses = asyncio.run(crowd([gateway], limited, 200))
     assert {200, 429} == set(statuses)

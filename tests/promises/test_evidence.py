@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -369,6 +370,8 @@ async def live():
     for number, record in enumerate(numbered(first, first + 100_000), start=first):
         asked = [*[""] * 7, 0, "echo", "echo", None, ""]
         store.begin(record.id, dumps([record.id, 0, 1, 0, asked, []]))
+        if number == first:
+            continue  # It is under way when this one is killed.
         if number % 50 == 49:
             await asyncio.sleep(0.01)
             print(number, flush=True)
@@ -406,7 +409,7 @@ def test_F6_no_kill_leaves_anything_to_be_found(tmp_path: Path) -> None:
         ((cut,),) = database.execute("SELECT count(*) FROM usage WHERE outcome = 'interrupted'")
     assert (count, 0) == (verdict.proved + verdict.bare, verdict.before)
     assert count > 6 * 4 * 49
-    assert cut >= 1
+    assert cut >= 6
 
 
 def test_F6_an_entry_in_the_way_costs_no_record(tmp_path: Path) -> None:
@@ -571,6 +574,8 @@ class Told:
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
+        self.over = threading.Event()
+        """What is endless may end."""
 
     def __call__(self, hit: Hit) -> Iterator[Step]:
         yield "read"
@@ -614,9 +619,10 @@ class Told:
         yield {"send": f"{head}transfer-encoding: chunked\r\n\r\n"}
         events = EVENTS[:2] if case == "cut" else EVENTS
         self.bodies[case] = "".join(events).encode()
+        pauses: dict[str, Any] = {"slow": 1.2, "endless": self.over}
         for number, event in enumerate(events):
             yield {"chunk": event}
-            yield {"wait": 1.2 if case == "slow" and number == 1 else 0.01}
+            yield {"wait": pauses.get(case, 0.01) if number == 1 else 0.01}
         if case == "cut":
             yield "close"
         else:
@@ -711,7 +717,9 @@ def test_F6_the_digests_are_those_of_what_both_sides_saw(serve: Serve, plugin: s
             late = case == "refused-late"
             assert ("" if late else hexed(answer.body)) == entry["client"], case
             assert ("" if upstreams is None else hexed(upstreams)) == entry["upstream"], case
-            assert names == json.loads(entry["modified_by"]), case
+            # On a busy machine it may be said of any stream that it is alive.
+            beaten = b": keep-alive" in answer.body and "gateway" not in names
+            assert [*names, *["gateway"] * beaten] == json.loads(entry["modified_by"]), case
             assert "proved" == entry["kind"]
         for method, path in (("GET", "file"), ("HEAD", "file"), ("GET", "nothing")):
             asked = f"{method} /v1/{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -725,12 +733,14 @@ def test_F6_the_digests_are_those_of_what_both_sides_saw(serve: Serve, plugin: s
         # It is killed within a stream, and what follows takes its books over.
         hits = len(upstream.hits)
         with ThreadPoolExecutor(1) as pool:
-            within = pool.submit(send, gateway.url, question("slow"))
+            endless = question("slow").replace(b"user-agent: slow", b"user-agent: endless")
+            within = pool.submit(send, gateway.url, endless)
             upstream.until(lambda: len(upstream.hits) > hits)
             last = send(gateway.url, question("plain")).answer("POST")
             gateway.process.kill()
             gateway.process.wait()
             within.result()
+            told.over.set()
         gateway.start()
         send(gateway.url, question("plain"))
         until(lambda: gateway.records("WHERE outcome = 'interrupted'") or None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from harness.again import TIMES
 from harness.crowd import until
 from harness.figures import Note
 from harness.gateway import Gateway, Serve
@@ -152,7 +153,7 @@ async def test_D1_D5_a_fault_holds_up_a_few_requests_and_ends_by_itself(
     serve: Serve, name: str
 ) -> None:
     # A machine's own pauses look like a fault, or make one longer; not each time.
-    for _ in range(5):
+    for _ in range(TIMES):
         if not (wrong := await wrong_in(serve, TROUBLES[name])):
             break
     assert [] == wrong

@@ -179,13 +179,14 @@ async def test_L4_a_host_whose_clock_is_wrong_counts_by_the_servers(
     try:
         assert 3_000 < abs(told_time(wrong) - time.time())
         statuses: list[int] = []
+        began = time.monotonic()
         for number in range(30):
             answer = (right, wrong)[number % 2].ask(
                 "/v1/chat/completions", CHAT, authorization=f"Bearer {KEYS[0]}"
             )
             statuses.append(answer.status)
-        # One refills every three seconds; thirty requests take far less than ten of them.
-        assert 20 <= statuses.count(200) <= 23
+        # One refills every three seconds.
+        assert 20 <= statuses.count(200) <= 21 + (time.monotonic() - began) / 3
         assert [200] * 20 == statuses[:20]
         retry = int(answer.headers["retry-after-ms"] or 0)
         assert answer.status == 200 or 0 < retry <= 31_000
@@ -214,6 +215,7 @@ async def test_L4_a_clock_that_jumps_moves_no_limit_of_a_process(
     gateway.start()
     try:
         statuses = []
+        began = time.monotonic()
         for jump in ("+0", "+3600", "-3600", "+86400", "-86400", "@2038-01-19 03:14:00"):
             clock.write_text(jump)
             for _ in range(5):
@@ -222,7 +224,8 @@ async def test_L4_a_clock_that_jumps_moves_no_limit_of_a_process(
                 )
                 statuses.append(answer.status)
         assert [200] * 20 + [429] * 10 == statuses
-        assert 170 <= int(answer.headers["retry-after"] or 0) <= 180 * 12
+        took = time.monotonic() - began
+        assert 179 - took <= int(answer.headers["retry-after"] or 0) <= 180 * 12
     finally:
         assert 0 == gateway.stop()
 
@@ -241,9 +244,9 @@ async def test_L4_the_servers_own_clock_may_be_set_back(serve: Serve) -> None:
 
         for _ in range(15):
             ask()
+        # It is there for as long as it is not full again.
+        await until(lambda: ask() > 0 and 1 == len(server.ask("KEYS", "*r:*")))
         # As after a failover to a host whose clock is an hour behind.
-        state = server.ask("KEYS", "*r:*")
-        assert len(state) == 1
         server.variables = faked("-1h")
         server.restart()
         await until(lambda: ask() == 200)
@@ -327,13 +330,15 @@ async def refused(url: str, count: int, at_once: int = 50) -> int:
 
 
 async def unknown(serve: Serve, server: Valkey, count: int, name: str) -> tuple[int, int]:
-    """Keys of the server, and bytes that the gateway grew by, after so many unknown client keys."""
+    """Keys of the server that are this gateway's, and bytes that the gateway grew by, after so many
+    unknown client keys."""
     text = configuration(server.url, "requests: 100/min, tokens: 1M/min", f"name: {name}")
     gateway = serve(text)
     await refused(gateway.url, 1_000)
-    before, memory = server.ask("DBSIZE"), resident(gateway.process.pid)
+    memory = resident(gateway.process.pid)
     assert count == await refused(gateway.url, count)
-    return server.ask("DBSIZE") - before, resident(gateway.process.pid) - memory
+    kept = [key for key in server.ask("KEYS", f"*{{{name}}}*") if "workers" not in key]
+    return len(kept), resident(gateway.process.pid) - memory
 
 
 async def test_L6_keys_that_nobody_issued_leave_nothing(serve: Serve, valkey: Valkey) -> None:
@@ -359,13 +364,16 @@ async def test_L6_what_valid_keys_leave_expires(serve: Serve) -> None:
     with Valkey() as server:
         text = configuration(server.url, "requests: 50/s, tokens: 100k/s, concurrency: 9")
         gateway = serve(text)
-        for key in KEYS:
-            authorization = f"Bearer {key}"
-            answer = gateway.ask("/v1/chat/completions", CHAT, authorization=authorization)
-            assert 200 == answer.status
+
+        def asked() -> bool:
+            told = [f"Bearer {key}" for key in KEYS]
+            return all(
+                200 == gateway.ask("/v1/chat/completions", CHAT, authorization=one).status
+                for one in told
+            )
 
         def counters() -> list[str]:
             return [key for key in server.ask("KEYS", "*") if "workers" not in key]
 
-        assert counters()
+        await until(lambda: asked() and counters() != [])
         await until(lambda: not counters())

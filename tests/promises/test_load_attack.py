@@ -31,7 +31,7 @@ routes:
   - {match: GET /large, chain: large}
 """
 QUICK = (
-    "{header_timeout: 1s, body_grace: 1s, keep_alive: 2s, write_timeout: 1s, write_rate: 100KiB}"
+    "{header_timeout: 3s, body_grace: 1s, keep_alive: 4s, write_timeout: 1s, write_rate: 100KiB}"
 )
 GOOD = asking(
     "/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -121,20 +121,24 @@ NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 4096; }}
 http {{
-  access_log off; client_header_timeout 1s; client_body_timeout 60s; send_timeout 60s;
-  keepalive_timeout 2s;
+  access_log off;
   client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
   uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://{to}; proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_request_buffering off; proxy_buffering off; proxy_set_header Host $host;
-    }}
-  }}
+  {server}
 }}
 """
-HAPROXY = """
+BARE = {
+    "nginx": """
+client_header_timeout 1s; client_body_timeout 60s; send_timeout 60s; keepalive_timeout 2s;
+server {
+  listen 80;
+  location / {
+    proxy_pass http://127.0.0.1:8080; proxy_http_version 1.1; proxy_set_header Connection "";
+    proxy_request_buffering off; proxy_buffering off; proxy_set_header Host $host;
+  }
+}
+""",
+    "haproxy": """
 global
   maxconn 4096
 defaults
@@ -145,23 +149,37 @@ defaults
   timeout http-request 1s
   timeout http-keep-alive 2s
 listen front
-  bind 127.0.0.1:{port}
-  server gateway {to}
-"""
+  bind :80
+  server gateway 127.0.0.1:8080
+""",
+}
+"""Front proxies that pass on what comes as it comes."""
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+SHIPPED = {
+    program: (EXAMPLES / file).read_text()
+    for program, file in (("nginx", "nginx.conf"), ("haproxy", "haproxy.cfg"))
+}
 
 
 @contextmanager
-def front(program: str, gateway: Gateway, folder: Path) -> Iterator[str]:
-    """A front proxy that passes on what comes as it comes; its URL."""
+def front(program: str, text: str, gateway: Gateway, folder: Path) -> Iterator[str]:
+    """A front proxy with a configuration that listens at port 80 and asks port 8080; its URL."""
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin")
     if found is None:
         pytest.skip(
             f"{program.upper()} IS MISSING: C4 IS NOT TRIED BEHIND IT (apt install {program})"
         )
     port = free_port()
-    text = {"nginx": NGINX, "haproxy": HAPROXY}[program]
+    for there, here in (
+        ("127.0.0.1:8080", urlsplit(gateway.url).netloc),
+        ("listen 80", f"listen 127.0.0.1:{port}"),
+        ("bind :80", f"bind 127.0.0.1:{port}"),
+    ):
+        text = text.replace(there, here)
+    if program == "nginx":
+        text = NGINX.format(folder=folder, server=text)
     file = folder / f"{program}.conf"
-    file.write_text(text.format(folder=folder, port=port, to=urlsplit(gateway.url).netloc))
+    file.write_text(text)
     arguments = ["-c", str(file)] if program == "nginx" else ["-f", str(file), "-db"]
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen([found, *arguments], stdout=out, stderr=out)
@@ -190,7 +208,7 @@ def test_C4_behind_a_front_proxy(serve: Serve, tmp_path: Path, program: str) -> 
         during = await normals(url, GOOD, 2.0)
         return before, during, await asyncio.gather(*bads)
 
-    with front(program, gateway, tmp_path) as url:
+    with front(program, BARE[program], gateway, tmp_path) as url:
         before, during, ends = asyncio.run(attack(url))
     report(f"C4 behind {program}", before, during)
     assert ([], []) == (before.faults, during.faults)
@@ -217,7 +235,7 @@ def test_C4_slowhttptest(serve: Serve, tmp_path: Path, mode: str, through: str) 
     if not through:
         slow(program, mode, gateway.url, tmp_path)
         return
-    with front(through, gateway, tmp_path) as url:
+    with front(through, SHIPPED[through], gateway, tmp_path) as url:
         slow(program, mode, url, tmp_path)
 
 

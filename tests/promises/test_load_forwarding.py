@@ -109,7 +109,11 @@ async def early(url: str, size: int, sent: int) -> tuple[int, str, float, bool]:
 
 def test_C4_a_small_body_is_thrown_away_after_an_early_answer(gateway: Gateway) -> None:
     size = 64 * 1024
-    assert (401, "", 0.0, True) == asyncio.run(early(gateway.url, size, size))
+    # It has a second to come; who gets no turn for so long tries again.
+    found = spared(
+        lambda: asyncio.run(early(gateway.url, size, size)), lambda found: found[3], times=3
+    )
+    assert (401, "", 0.0, True) == found
 
 
 def test_C4_a_large_one_ends_the_connection(gateway: Gateway) -> None:

@@ -27,6 +27,14 @@ from passy_portal.access import ACCESS
 
 LIMIT = 0.3
 KEYS = 120
+ALIASES = 200
+"""As many as are on one page, with three targets each: half of them pinned, disabled or priced."""
+TABLE = "".join(
+    f"  alias-{n}: [echo/echo, echo/model-{n}, echo/model-{n}-again]\n" for n in range(ALIASES)
+)
+TEXT = CONFIGURATION.replace("models:\n", f"models:\n{TABLE}", 1).replace(
+    "alias, fallback", "alias: {switchboard: books}, fallback"
+)
 KEPT = "PASSY_TEST_BOOKS"
 """The variable that names a folder where PostgreSQL's books stay, filled, for the next time."""
 FILES = re.compile(r"\.(csv|jsonl)$|/export|/tail")
@@ -70,11 +78,11 @@ def test_every_page_answers_within_300_ms_with_millions_of_records(
 ) -> None:
     count = int(os.environ.get("PASSY_TEST_ROWS", count))
     if kind == "sqlite":
-        gateway = serve(CONFIGURATION, **VARIABLES)
+        gateway = serve(TEXT, **VARIABLES)
         walked(gateway, gateway.folder / ".passy/passy.db", count, figure)
     elif folder := os.environ.get(KEPT):
         with keeping(Path(folder)) as database:
-            gateway = serve(CONFIGURATION, start=False, **VARIABLES, DATABASE_URL=database.url)
+            gateway = serve(TEXT, start=False, **VARIABLES, DATABASE_URL=database.url)
             gateway.data = Path(folder) / "gateway"
             gateway.start()
             walked(gateway, database, count, figure, Path(folder) / "place.json")
@@ -82,7 +90,7 @@ def test_every_page_answers_within_300_ms_with_millions_of_records(
     else:
         server: Server = request.getfixturevalue("postgres")
         with server.database() as database:
-            gateway = serve(CONFIGURATION, **VARIABLES, DATABASE_URL=database.url)
+            gateway = serve(TEXT, **VARIABLES, DATABASE_URL=database.url)
             walked(gateway, database, count, figure)
             assert 0 == gateway.stop()
 
@@ -147,6 +155,7 @@ def walked(
         if note is not None:
             note.write_text(json.dumps(place))
     took = time.monotonic() - began
+    steered(owner)
     ids = {
         "key": place.whose[0][0],
         "member": place.users[1],
@@ -160,11 +169,48 @@ def walked(
         worst[path] = min(timed(owner, path) for _ in range(5))
         if worst[path] > LIMIT:
             slow[path] = round(worst[path], 3)
+    for name, change in CHANGES.items():
+        worst[name] = min(change(owner, n) for n in range(6))
+        if worst[name] > LIMIT:
+            slow[name] = round(worst[name], 3)
+        figure(f"{name}, ms", round(worst[name] * 1000))
+    for path in ("/models", "/settings/prices"):
+        figure(f"{path} with {ALIASES} aliases, ms", round(worst[path] * 1000))
     for path, seconds in sorted(worst.items(), key=lambda each: -each[1])[:8]:
         figure(f"{path}, ms", round(seconds * 1000))
     rows = sums_of(books)
     figure("records, filled in s, sums of days and hours", f"{place.count}, {took:.0f}, {rows}")
     assert not slow
+
+
+def steered(owner: Browser) -> None:
+    """What the page Models and Prices are when much was decided there."""
+    owner.csrf = me(owner)["csrf_token"]
+    for n in range(0, ALIASES, 2):
+        pinned(owner, n, "disable" if n % 4 else "pin")
+        price = {"target": f"echo/model-{n}", "rates": {"input": 0.1, "output": n}}
+        assert 200 == owner.api("PUT", "/prices", price).status
+
+
+def pinned(owner: Browser, n: int, do: str = "") -> float:
+    """Seconds that a button of Models takes."""
+    target = {"model": f"alias-{n}", "target": f"echo/model-{n}"}
+    began = time.monotonic()
+    asked = owner.api("PUT", "/models/target", {**target, "do": do or ("pin", "release")[n % 2]})
+    assert 200 == asked.status, asked.body
+    return time.monotonic() - began
+
+
+def priced(owner: Browser, n: int) -> float:
+    """Seconds that a price takes."""
+    rates = None if n % 2 else {"input": 1 + n, "output": 2}
+    began = time.monotonic()
+    asked = owner.api("PUT", "/prices", {"target": f"echo/model-{n // 2}", "rates": rates})
+    assert 200 == asked.status, asked.body
+    return time.monotonic() - began
+
+
+CHANGES = {"a target pinned": pinned, "a price set": priced}
 
 
 def made(owner: Browser, n: int) -> str:

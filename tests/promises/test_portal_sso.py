@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from harness.gateway import Asked, Gateway, Serve
-from harness.identity import IdentityProvider, came, linked, returned, went
+from harness.identity import IdentityProvider, came, linked, proved, returned, went
 from harness.office import VARIABLES, Office
 from harness.portal import (
     CONFIGURATION,
@@ -318,6 +318,10 @@ def test_W1_with_passwords_for_owners_the_owner_still_gets_in(serve: Serve) -> N
         assert 422 == bob.send("/join", {"token": link, "name": "", "password": PASSWORD}).status
         idp.right(sub="bob", email="bob@elsewhere.example")
         assert 303 == came(bob, "work", f"?link={link}").status
+        bob.csrf = me(bob)["csrf_token"]
+        first = bob.api("PUT", "/me/password", {"new": PASSWORD})
+        assert (403, "not_allowed") == (first.status, first.json["error"]["code"])
+        assert b"/sso/work/prove" not in bob.look("/account").body
         hashed = books(gateway, "SELECT hash, changed FROM portal_passwords")[0]
         books(gateway, "INSERT INTO portal_passwords VALUES (?, ?, ?)", me(bob)["user"], *hashed)
         plain = Browser(gateway)
@@ -392,3 +396,91 @@ def test_W3_who_has_signed_in_links_an_account_whatever_its_address(
     assert "Nobody has invited" in said(came(Browser(gateway), "other"))
     log = books(gateway, "SELECT action FROM portal_audit WHERE subject = ?", user)
     assert ["account.link", "account.unlink"] == [row[0] for row in log if "link" in row[0]]
+
+
+def arrived(owner: Browser, provider: IdentityProvider, name: str) -> Browser:
+    """Somebody invited, who signs in with ``other`` alone."""
+    email = f"{name}@elsewhere.example"
+    invited(owner, email, "viewer")
+    provider.right(sub=name, email=email)
+    browser = Browser(owner.gateway)
+    assert 303 == came(browser, "other").status
+    return browser
+
+
+def test_W2_a_first_password_takes_signing_in_at_the_provider_just_now(
+    gateway: Gateway, owner: Browser, other: IdentityProvider
+) -> None:
+    kim = arrived(owner, other, "kim")
+    user, new = me(kim)["user"], {"new": "a first one of kim's"}
+    page = kim.look("/account").text
+    assert "Sign in with other once more" in page
+    assert 'name="new"' not in page
+    assert "Sign in with your provider once more" in said(kim.send("/account/password", new))
+    # The provider says when that was, and of whom.
+    for age, why in ((None, "does not say when"), (3_600, "too long ago")):
+        other.age = age
+        assert why in said(proved(kim, "other"))
+    other.right(sub="new", email="kim@elsewhere.example")
+    assert "not the account" in said(proved(kim, "other"))
+    assert 403 == kim.send("/account/password", new).status
+    other.right(sub="kim", email="kim@elsewhere.example")
+    elsewhere = Browser(gateway)
+    assert 303 == came(elsewhere, "other").status
+    assert "/portal/account?done=proven" == proved(kim, "other").headers["location"]
+    # In that session, for some minutes.
+    elsewhere.look("/account")
+    assert 403 == elsewhere.send("/account/password", new).status
+    ((until,),) = books(
+        gateway, "SELECT proven FROM portal_sessions WHERE user_id = ? AND proven > 0", user
+    )
+    assert 0 < until / 1000 - time.time() <= 300
+    assert 'name="new"' in kim.look("/account").text
+    assert 422 == kim.send("/account/password", {"new": "short"}).status
+    books(gateway, "UPDATE portal_sessions SET proven = 1 WHERE user_id = ?", user)
+    assert 403 == kim.send("/account/password", new).status
+    books(gateway, "UPDATE portal_sessions SET proven = ? WHERE proven = 1", until)
+    assert 303 == kim.send("/account/password", new).status
+    assert (200, 401) == (kim.api("GET", "/me").status, elsewhere.api("GET", "/me").status)
+    assert 303 == Browser(gateway).sign_in("kim@elsewhere.example", new["new"]).status
+    # From then on it is known or it is not: the proof is of no more use.
+    kim.look("/account")
+    assert 422 == kim.send("/account/password", {"new": "a second one of kim's"}).status
+    log = books(gateway, "SELECT action, after FROM portal_audit WHERE subject = ?", user)
+    assert ["account.password"] == [action for action, after in log if "first" in after]
+    assert new["new"] not in str(log) + gateway.complaints()
+
+
+def test_W3_a_first_password_and_one_more_way_in_over_the_json_api(
+    gateway: Gateway, owner: Browser, work: IdentityProvider, other: IdentityProvider
+) -> None:
+    lee = arrived(owner, other, "lee")
+    lee.csrf, new = me(lee)["csrf_token"], "a first one of lee's"
+    assert (False, True, None) == tuple(lee.api("GET", "/me/password").json.values())
+    asked = lee.api("PUT", "/me/password", {"new": new})
+    assert (403, "sign_in_again") == (asked.status, asked.json["error"]["code"])
+    assert 404 == lee.api("POST", "/me/password/proof", {"provider": "nobody"}).status
+    begun = lee.api("POST", "/me/password/proof", {"provider": "other"})
+    assert parse_qs(urlsplit(begun.json["to"]).query)["prompt"] == ["login"]
+    # It is for the browser that began it.
+    assert "has not begun" in said(returned(Browser(gateway), begun.json["to"]))
+    begun = lee.api("POST", "/me/password/proof", {"provider": "other"})
+    assert 303 == returned(lee, begun.json["to"]).status
+    assert lee.api("GET", "/me/password").json["proven_until"]
+    asked = lee.api("PUT", "/me/password", {"new": new})
+    assert 200 == asked.status
+    lee.csrf = asked.json["csrf_token"]
+    assert (True, True, None) == tuple(lee.api("GET", "/me/password").json.values())
+    # One more way in, for who knows the password.
+    told = lee.api("GET", "/identities").json
+    assert ["other"] == [one["provider"] for one in told["rows"]]
+    assert {"name": "work", "title": "Work"} in told["others"]
+    assert 422 == lee.api("POST", "/identities", {"provider": "work", "password": "guess"}).status
+    begun = lee.api("POST", "/identities", {"provider": "work", "password": new})
+    work.right(sub="lee-at-work", email="l@example.com")
+    assert 303 == returned(lee, begun.json["to"]).status
+    told = lee.api("GET", "/identities").json
+    assert ["other", "work"] == [one["provider"] for one in told["rows"]]
+    assert {"name": "work", "title": "Work"} not in told["others"]
+    odd = lee.api("POST", "/identities", {"provider": "odd0", "password": new})
+    assert (503, "provider_unavailable") == (odd.status, odd.json["error"]["code"])

@@ -68,6 +68,15 @@ def upstream() -> Iterator[RawUpstream]:
 @pytest.fixture(scope="module")
 def pair(serve: Serve, upstream: RawUpstream, trouble: str) -> Iterator[Gateway]:
     """Two workers."""
+    gateway = serve(configuration(upstream.url), "--workers", "2", start=False, PYTHONPATH=trouble)
+    gateway.start()
+    yield gateway
+    assert 0 == gateway.stop()
+
+
+@pytest.fixture(scope="module")
+def impatient(serve: Serve, upstream: RawUpstream, trouble: str) -> Iterator[Gateway]:
+    """Two workers, either of which is soon thought dead."""
     text = configuration(upstream.url, "loop_dead: 2s")
     gateway = serve(text, "--workers", "2", start=False, PYTHONPATH=trouble)
     gateway.start()
@@ -264,27 +273,35 @@ async def test_O3_a_blocked_loop_is_logged_with_its_plugin_and_stack(
 
 @pytest.mark.parametrize("how", ["sleep 30", "regex"])
 async def test_O3_a_dead_loop_is_replaced_and_its_plugin_named(
-    how: str, pair: Gateway, client: Client
+    how: str, impatient: Gateway, client: Client
 ) -> None:
     # `regex` never lets go of the interpreter: nothing written in Python could see it.
-    gateway = pair
+    gateway = impatient
     await workers(gateway, client, 2)
     before = len(logged(gateway, "worker_dead"))
     blow = await client.send(f"{gateway.url}/who", method="GET", x_trouble=how)
     began = time.monotonic()
     streams = []
-    while not (dead := logged(gateway, "worker_dead")[before:]):
+
+    def found_dead() -> list[dict[str, Any]]:
+        """Of those that its plugin held up: a busy machine may hold up the other one."""
+        lines = logged(gateway, "worker_dead")[before:]
+        return [line for line in lines if line["plugin"] == "trouble"]
+
+    while not (dead := found_dead()):
         assert time.monotonic() < began + 30
         streams.append(await client.send(gateway.url + CHAT, STREAM))
         await asyncio.sleep(0.1)
     assert b"" == await blow.reader.read()
-    assert "trouble" == dead[0]["plugin"]
     assert "trouble_plugin.py" in str(dead[0]["stack"][:3])
     once(gateway, "worker_died", lambda line: line["pid"] == dead[0]["pid"])
     served = await asyncio.gather(*[one.head() for one in streams], return_exceptions=True)
     others = [one for one in served if isinstance(one, Asked)]
     assert others
-    assert all(await asyncio.gather(*map(whole, others)))
+    came = await asyncio.gather(*map(whole, others))
+    lost = {one.headers["x-pid"] for one, ended in zip(others, came, strict=True) if not ended}
+    held_up = [one for one in logged(gateway, "worker_dead")[before:] if one["seconds"] >= 2]
+    assert lost <= {str(one["pid"]) for one in held_up if one["pid"] != dead[0]["pid"]}
     await workers(gateway, client, 2)
 
 
@@ -350,8 +367,8 @@ def test_O3_without_a_supervisor_a_dead_loop_ends_the_process(
     assert "trouble_plugin.py" in gateway.complaints()
 
 
-async def test_O3_a_stopped_worker_is_replaced(pair: Gateway, client: Client) -> None:
-    gateway = pair
+async def test_O3_a_stopped_worker_is_replaced(impatient: Gateway, client: Client) -> None:
+    gateway = impatient
     pid = random.choice(list(await workers(gateway, client, 2)))
     os.kill(int(pid), signal.SIGSTOP)
     once(gateway, "worker_dead", lambda line: str(line["pid"]) == pid)

@@ -205,7 +205,7 @@ async def test_a_first_start_with_a_broken_file_fails(tmp_path: Path) -> None:
 async def test_warm_connections_survive_an_unrelated_edit(tmp_path: Path, client: Client) -> None:
     file = tmp_path / "gateway.yaml"
     async with ScriptedUpstream() as upstream:
-        upstream.json(completion())
+        upstream.json(completion(), keep_alive="timeout=600")  # However slow the machine is.
         file.write_text(config(upstream))
         async with serving(file, tmp_path) as site:
             await (await client.ask(site.url + CHAT, PLAIN)).rest()

@@ -12,9 +12,9 @@ from passy_plugins.api.words import Id
 from passy_portal import personal
 from passy_portal.accounts import Accounts
 from passy_portal.door import Form
-from passy_portal.identities import identities_of
-from passy_portal.pages.signing import begun, signed_in
-from passy_portal.view import accounts_of, moved, page, visitor_of
+from passy_portal.identities import identities_of, unlinked
+from passy_portal.pages.sessions import begun, signed_in
+from passy_portal.view import accounts_of, moved, office_of, page, visitor_of
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -30,14 +30,14 @@ async def account(request: Request) -> Response:
 
 @router.post("/account/password")
 async def change_password(request: Request) -> Response:
-    """Another password, for who knows the present one. All other sessions end; this one goes on
-    under another id."""
+    """Another password, for who knows the present one, or a first one, for who has just signed in
+    once more. All other sessions end; this one goes on under another id."""
     form: Form = request.state.form
     current, new = form.secret("current"), form.secret("new")
     form.end()
-    accounts, visitor = await accounts_of(request), visitor_of(request)
+    accounts, visitor, office = await accounts_of(request), visitor_of(request), office_of(request)
     try:
-        await personal.change_password(accounts, visitor, current, new)
+        await personal.change_password(accounts, visitor, office, current, new)
     except Denied as error:
         return await account_page(request, str(error), error.status)
     return await _again(request, accounts, visitor.organisation, "/account", "password")
@@ -80,7 +80,7 @@ async def unlink(request: Request, id: Id) -> Response:
     form.end()
     accounts, visitor = await accounts_of(request), visitor_of(request)
     try:
-        await personal.unlink(accounts, visitor, request.app.state.office, id, password)
+        await personal.unlink(accounts, visitor, office_of(request), id, password)
     except Denied as error:
         if error.status == 404:
             raise
@@ -101,15 +101,15 @@ async def _again(
 
 
 async def account_page(request: Request, error: str = "", status: int = 200) -> Response:
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    providers = request.app.state.office.providers
-    identities = await identities_of(accounts, providers, visitor.user)
-    linked = {one.provider for one in identities}
+    accounts, visitor, office = await accounts_of(request), visitor_of(request), office_of(request)
+    identities = await identities_of(accounts, office.providers, visitor.user)
     return page(
         request, "account.html", status=status, error=error,
         places=await personal.places_of(accounts.admin, visitor.user),
         factor=await accounts.factors.of(visitor.user),
         sessions=await accounts.sessions_of(visitor.user), identities=identities,
-        others=[one for name, one in providers.items() if name not in linked],
+        others=unlinked(office.providers, identities),
         password=await accounts.has_password(visitor.user),
+        may_have_password=await personal.may_have_password(accounts, visitor, office),
+        proven=personal.is_proven(visitor),
     )  # fmt: skip

@@ -1,5 +1,5 @@
-"""One's own account in JSON: who has signed in, sessions, the password, the second factor, and the
-providers one signs in with.
+"""One's own account in JSON: who has signed in, where they work, and their sessions. How an account
+is entered is in ``api_signing.py``.
 
 What begins a session anew answers with the token of the new one, and sets its cookie.
 """
@@ -12,12 +12,10 @@ from pydantic import Field
 from passy_plugins.api.denied import Denied
 from passy_plugins.api.errors import absent, responses
 from passy_plugins.api.words import Body, Id, Shown, shown_at
-from passy_portal import personal, totp
+from passy_portal import personal
 from passy_portal.accounts import Visitor
 from passy_portal.door import COOKIE, address, cookie_name, csrf_of
-from passy_portal.identities import identities_of
-from passy_portal.pages.second import ISSUER
-from passy_portal.pages.signing import begun, signed_in
+from passy_portal.pages.sessions import begun, signed_in
 from passy_portal.view import accounts_of, visitor_of
 from passy_proxy.issue import Role
 
@@ -73,54 +71,6 @@ class Ended(Shown):
     ended: int
 
 
-class PasswordChange(Body):
-    current: str = Field(max_length=1_000)
-    new: str = Field(max_length=1_000)
-
-
-class SecondShown(Shown):
-    on: bool
-    since: str | None
-    recovery_codes: int = Field(description="Those that are left.")
-    required: bool = Field(description="An organisation of theirs asks for it.")
-
-
-class SecondBegun(Shown):
-    secret: str = Field(description="For an app; it counts as soon as a code confirms it.")
-    uri: str = Field(description="The same, as QR codes have it.")
-
-
-class Code(Body):
-    code: str = Field(max_length=40)
-
-
-class CodeAndPassword(Code):
-    password: str = Field(default="", max_length=1_000, description="Of who has one.")
-
-
-class RecoveryCodes(Shown):
-    recovery_codes: list[str] = Field(description="Shown this once; each is good once.")
-    csrf_token: str = Field(description="Of the session that goes on.")
-
-
-class IdentityShown(Shown):
-    id: str
-    provider: str | None = Field(
-        description="Its name in gateway.yaml; null: it has none any more, and lets nobody in."
-    )
-    title: str
-    subject: str = Field(description="Who they are there.")
-    created_at: str | None
-
-
-class IdentitiesShown(Shown):
-    rows: list[IdentityShown]
-
-
-class Unlinking(Body):
-    password: str = Field(default="", max_length=1_000, description="Of who has one.")
-
-
 @router.get("/api/me", responses=OWN)
 async def me(request: Request) -> Me:
     """Who has signed in, and what changes need."""
@@ -144,14 +94,6 @@ async def change_place(request: Request, response: Response, change: PlaceChange
     accounts, visitor = await accounts_of(request), visitor_of(request)
     await personal.check_place(accounts, visitor, change.organisation)
     return await anew(request, response, change.organisation)
-
-
-@router.put("/api/me/password", responses=CHANGE)
-async def change_password(request: Request, response: Response, change: PasswordChange) -> Me:
-    """Another one, for who knows the present one. All sessions end, and this one begins anew."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    await personal.change_password(accounts, visitor, change.current, change.new)
-    return await anew(request, response, visitor.organisation)
 
 
 # Sessions
@@ -184,90 +126,6 @@ async def end_session(request: Request, id: Id) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
     if not await accounts.end_session(visitor.user, id):
         raise absent("session")
-    return Response(status_code=204)
-
-
-# The second factor
-
-
-@router.get("/api/second", responses=OWN)
-async def show_second(request: Request) -> SecondShown:
-    """Whether one has a second factor."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    factor = await accounts.factors.of(visitor.user)
-    on = factor is not None and factor.confirmed is not None
-    return SecondShown(
-        on=on, since=shown_at(factor.confirmed if factor else None),
-        recovery_codes=factor.codes if factor else 0,
-        required=bool(await accounts.factors.required_of(visitor.user)),
-    )  # fmt: skip
-
-
-@router.post("/api/second", status_code=201, responses=CHANGE)
-async def begin_second(request: Request) -> SecondBegun:
-    """A secret for an app, in the place of one that was not confirmed."""
-    visitor = visitor_of(request)
-    secret = await personal.begin_second(await accounts_of(request), visitor)
-    return SecondBegun(secret=secret, uri=totp.uri(secret, visitor.email, ISSUER))
-
-
-@router.post("/api/second/confirm", responses=CHANGE)
-async def confirm_second(
-    request: Request, response: Response, shown: CodeAndPassword
-) -> RecoveryCodes:
-    """From now on it is asked for. All sessions end, and this one begins anew."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    codes = await personal.confirm_second(accounts, visitor, shown.code, shown.password)
-    return await _coded(request, response, codes)
-
-
-@router.post("/api/second/codes", responses=CHANGE)
-async def renew_codes(request: Request, response: Response, shown: Code) -> RecoveryCodes:
-    """Other recovery codes, for who shows a code. All sessions end, and this one begins anew."""
-    codes = await personal.renew_codes(
-        await accounts_of(request), visitor_of(request), shown.code
-    )  # fmt: skip
-    return await _coded(request, response, codes)
-
-
-@router.post("/api/second/drop", responses=CHANGE)
-async def drop_second(request: Request, response: Response, shown: CodeAndPassword) -> Me:
-    """Do without it, for who knows the password and shows a code. All sessions end, and this one
-    begins anew."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    await personal.drop_second(accounts, visitor, shown.code, shown.password)
-    return await anew(request, response, visitor.organisation, second=False)
-
-
-async def _coded(request: Request, response: Response, codes: list[str]) -> RecoveryCodes:
-    told = await anew(request, response, visitor_of(request).organisation, second=True)
-    return RecoveryCodes(recovery_codes=codes, csrf_token=told.csrf_token)
-
-
-# Providers that vouch for them
-
-
-@router.get("/api/identities", responses=OWN)
-async def list_identities(request: Request) -> IdentitiesShown:
-    """The accounts elsewhere that one signs in with. One more is linked under Account."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    found = await identities_of(accounts, request.app.state.office.providers, visitor.user)
-    rows = [
-        IdentityShown(
-            id=one.id, provider=one.provider, title=one.title, subject=one.subject,
-            created_at=shown_at(one.created),
-        )
-        for one in found
-    ]  # fmt: skip
-    return IdentitiesShown(rows=rows)
-
-
-@router.post("/api/identities/{id}/unlink", status_code=204, responses=CHANGE)
-async def unlink(request: Request, id: Id, unlinking: Unlinking | None = None) -> Response:
-    """Sign in with it no more. All other sessions end."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    password = (unlinking or Unlinking()).password
-    await personal.unlink(accounts, visitor, request.app.state.office, id, password)
     return Response(status_code=204)
 
 

@@ -71,6 +71,11 @@ class ErrorShown(Shown):
     requests: int
 
 
+class BehindShown(Shown):
+    host: str | None = Field(description="null for who does not lead the organisation.")
+    since: str = Field(description="What was recorded there before is here.")
+
+
 class Overview(Shown):
     since: str
     until: str
@@ -87,8 +92,9 @@ class Overview(Shown):
     budgets: list[BudgetShown]
     errors: list[ErrorShown]
     health: list[HealthShown]
-    stale_since: str | None = Field(
-        description="When a gateway looked after the books last, if that was long ago."
+    behind: list[BehindShown] = Field(
+        description="Gateways whose records have not come for five minutes, longest first: what "
+        "was asked of them since may be missing."
     )
 
 
@@ -163,7 +169,10 @@ async def overview(request: Request, range: str = "30d") -> Overview:
             HealthShown(**{**each._asdict(), "last_ok": shown_at(each.last_ok)})
             for each in seen.health
         ],
-        stale_since=shown_at(seen.stale),
+        behind=[
+            BehindShown(host=each.host or None, since=str(shown_at(each.since)))
+            for each in seen.behind
+        ],
     )
 
 

@@ -152,6 +152,7 @@
       this.model = model;
       this.began = performance.now();
       this.first = null;
+      this.sent = null;
       this.head = null;
       this.usage = null;
       this.ended = "";
@@ -244,18 +245,19 @@
       this.measure();
       running = running.filter((one) => one !== this);
       if (!running.length) sending(false);
-      if (this.head && this.cost() === null && given.books) this.look(5);
+      if (this.head && given.books) this.look(5);
     }
 
-    /* What it cost, as the books have it a moment later. */
+    /* What the books have a moment later: when the gateway sent the first byte, and what it cost. */
     async look(times) {
       const id = this.head.get("x-request-id");
       for (let n = 1; id && n <= times; n += 1) {
         await new Promise((after) => setTimeout(after, 400 * n));
         try {
           const told = await portal("GET", `/api/requests/${encodeURIComponent(id)}`);
-          this.unpriced = told.cost_usd === null; // Perhaps its price is being looked up.
-          if (!this.unpriced) this.priced = Number(told.cost_usd);
+          this.sent = told.first_ms;
+          if (told.cost_usd !== null) this.priced = Number(told.cost_usd);
+          this.unpriced = this.cost() === null; // Perhaps its price is being looked up.
           this.measure();
           if (!this.unpriced) return;
         } catch {
@@ -278,7 +280,8 @@
       const thought = used?.completion_tokens_details?.reasoning_tokens;
       const streamed = (told("content-type") || "").startsWith("text/event-stream");
       const rows = [
-        ["First token", this.first === null ? "" : took(this.first)],
+        ["First text here", this.first === null ? "" : took(this.first)],
+        ["First byte, gateway", this.first === null || this.sent === null ? "" : this.sent ? took(this.sent) : "under 1 ms"],
         ["In all", this.total === undefined ? "" : took(this.total)],
         ["Tokens in", used ? count(used.prompt_tokens) + (cached ? ` (${count(cached)} cached)` : "") : ""],
         ["Tokens out", used ? count(spoken) + (thought ? ` (${count(thought)} reasoning)` : "") : ""],

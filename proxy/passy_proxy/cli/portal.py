@@ -82,7 +82,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
         fail(str(exc), Exit.invalid_config)
     own = place.data / FOLDER
     own.mkdir(mode=0o700, exist_ok=True)
-    site = Site(own, keyring, log, Vitals([Slot()]))
+    site = Site(own, keyring, log, Vitals([Slot()]), carries_traffic=False)
     gateway = Gateway(site, variables, log, path=place.path, text=place.text)
     main = Serving(Served(gateway), at, file)
     server = Server(main, gateway, dead=file.settings.edge.loop_dead)

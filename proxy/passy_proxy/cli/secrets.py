@@ -111,7 +111,8 @@ def retire(config: Path | None, data: Path | None, url: str | None, key_id: str)
     try:
         entry = ring.retired(key_id)
     except KeyError:
-        fail(f"there is no key {key_id}; the keys are {ring!r}")
+        # What was given may be the secret key itself, which no message repeats.
+        fail(f"that is the id of no key; KEY is one of {', '.join(ring.ids)}")
 
     async def work(store: object) -> Sequence[Seals]:
         return await sealing(store).seals()

@@ -103,7 +103,7 @@ def test_a_missing_key_is_named(sealed: Passy) -> None:
     ("key_id", "ring", "code", "said"),
     [
         (OLD_ID, OLD, 1, "the first key seals"),
-        ("nowhere", OLD, 1, "there is no key nowhere"),
+        ("nowhere", OLD, 1, f"the id of no key; KEY is one of {OLD_ID}"),
         (OLD_ID, "short", 78, "5 bytes"),
         (OLD_ID, "", 78, "holds no key"),
     ],
@@ -118,7 +118,13 @@ def test_what_cannot_be_retired_is_said(
 
 def test_no_command_shows_a_secret(sealed: Passy) -> None:
     both = f"{NEW},{OLD}"
-    for words in (("status",), ("rotate",), ("status", "--json"), ("retire", OLD_ID)):
+    for words in (
+        ("status",),
+        ("rotate",),
+        ("status", "--json"),
+        ("retire", OLD_ID),
+        ("retire", OLD),
+    ):
         output = sealed("secrets", *words, ring=both).output
         for secret in (OLD, NEW, KEY):
             assert secret not in output

@@ -8,6 +8,7 @@ portal.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, model_validator
 
-from passy_plugins.stores.sql import statements, sums
+from passy_plugins.stores.sql import delivery, statements, sums
 from passy_plugins.stores.sql.driver import driver_for, is_postgres, place_of
 from passy_plugins.stores.sql.feed import Feed
 from passy_plugins.stores.sql.ledger import Shipper
@@ -56,6 +57,8 @@ def _known(url: Secret) -> Secret:
     return url
 
 
+PART_SECONDS = 2.0
+"""For a word to the database at the end."""
 READERS = 4
 """Connections of each worker for what requests ask; one more ships usage."""
 
@@ -120,7 +123,8 @@ class Sql(Telling, Store):
         # By the place of the database: what waits for one must not end in another.
         self.place = hashlib.sha256(place.encode()).hexdigest()[:8]
         self._journal = Journal(site.data / "journal" / self.place, settings.journal, log)
-        self._shipper = Shipper(self._journal, self._written, log)
+        self._carries = site.carries_traffic
+        self._shipper = Shipper(self._journal, self._written, self._delivered, log)
         self._link = Link(self._prepare, log)
         # A file is there or is not; a server may be about to start.
         self._patience = settings.start_timeout if is_postgres(self._url) else 0.0
@@ -157,6 +161,11 @@ class Sql(Telling, Store):
 
     async def _tend(self, now: int, oldest: int | None, oldest_sums: int | None) -> int:
         self._link.check()
+        if self._carries:
+            until = delivery.value(int(self._shipper.delivered() * 1000))
+            mark = delivery.name_of(self._journal.name)
+            await self._writer.fetch(statements.MOVE_MARK, mark, until)
+        await self._writer.fetch(delivery.FORGET, delivery.before(now - delivery.WAITED_FOR))
         database = driver_for(self._url, "tend")
         try:
             return await database.tend(now, oldest, self._keyring, oldest_sums)
@@ -169,9 +178,28 @@ class Sql(Telling, Store):
         await self._link.stop()
         await self._feed.stop()
         await self._shipper.stop()
-        self._journal.stop()
+        self._journal.stop(leave=not await self._parted())
         await self._reader.close()
         await self._writer.close()
+
+    async def _parted(self) -> bool:
+        """Whether nobody waits for records of this process any more. Otherwise what it leaves, if
+        only its name, is for whoever takes it over."""
+        if not self._carries or not self._journal.name:
+            return True
+        if self._journal.waiting or self._journal.running:
+            return False
+        try:
+            async with asyncio.timeout(PART_SECONDS):
+                await self._delivered(self._journal.name)
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return True
+
+    async def _delivered(self, journal: str) -> None:
+        """All of a journal is in the books, and it is about to go."""
+        self._link.check()
+        await self._writer.fetch(statements.DROP_MARK, delivery.name_of(journal))
 
     @property
     def state(self) -> str:

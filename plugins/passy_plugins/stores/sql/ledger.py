@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     Write = Callable[[Sequence[bytes], Sequence[bytes]], Awaitable[None]]
+    Over = Callable[[str], Awaitable[None]]
 
 T = TypeVar("T")
 
@@ -49,14 +50,19 @@ class Shipper:
     with `ValueError` is put aside alone. Troubles are logged once a minute at most.
 
     ``write`` is given JSON: lists of the values of a `UsageRow`, and lists of nanos, price and id.
+    ``over`` is told of each journal of others that is about to go, with all of it shipped.
     """
 
-    def __init__(self, journal: Journal, write: Write, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self, journal: Journal, write: Write, over: Over, log: FilteringBoundLogger
+    ) -> None:
         self.journal = journal
         self.refused = 0
         """Records that were put aside."""
         self._write = write
+        self._over = over
         self._log = log
+        self._delivered = time.time()
         self.asleep = False
         """There was nothing to ship: `wake` it when there is. Otherwise it finds out by itself."""
         self._some = asyncio.Event()
@@ -69,6 +75,12 @@ class Shipper:
     def wake(self) -> None:
         """Something was written to the journal."""
         self._some.set()
+
+    def delivered(self) -> float:
+        """Unix seconds: all that was recorded until then is in the database."""
+        if not self.journal.waiting:
+            self._delivered = time.time()
+        return self._delivered
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="passy-ledger")
@@ -127,10 +139,12 @@ class Shipper:
                 await self._some.wait()
 
     async def _ship(self) -> None:
-        journal = self.journal
+        journal, began = self.journal, time.time()
         if (records := journal.recent()) is not None:
             batch, cursor = Batch(records, []), journal.end
+            last = cursor
         elif (part := journal.unshipped()) is not None:
+            last = journal.end
             batch, end = await self._in_thread(lambda: self._read(*part))
             cursor = (part[0].number, end)
         else:
@@ -138,6 +152,8 @@ class Shipper:
         if not await self._written(batch):
             return
         journal.cursor = cursor
+        if cursor == last:
+            self._delivered = began
         finished = journal.finished()
 
         def over() -> None:
@@ -218,6 +234,7 @@ class Shipper:
             for left in found:
                 try:
                     if await self._shipped(left):
+                        await self._over(left.name)
                         await self._in_thread(left.discard)
                 except Exception as error:  # One that cannot be read: the others can.
                     self._tell("usage_waits", error)

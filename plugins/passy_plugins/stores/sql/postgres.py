@@ -190,7 +190,6 @@ class Postgres:
         while await self._transaction(late):
             pass
         await self.fetch(statements.FORGET_CHANGES, now - statements.CHANGES_MS)
-        await self.fetch(statements.MOVE_MARK, statements.TENDED, str(now))
         if oldest_sums is not None:
             for statement in statements.DROP_SUMS:
                 await self.fetch(statement, oldest_sums)

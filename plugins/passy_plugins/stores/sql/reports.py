@@ -27,11 +27,11 @@ from sqlalchemy import (
     tuple_,
 )
 
+from passy_plugins.stores.sql import delivery
 from passy_plugins.stores.sql.counted import COUNTED, PACE, column_of, conditions, source, span_of
 from passy_plugins.stores.sql.pages import MOST, Page, paged, position_of
 from passy_plugins.stores.sql.schema import marks, usage
 from passy_plugins.stores.sql.spent import Span, Spent, spent_in, told
-from passy_plugins.stores.sql.statements import TENDED
 from passy_plugins.stores.sql.sums import BOUNDS, WITHIN
 from passy_proxy.json import loads
 from passy_proxy.records import AttemptRecord, UsageRecord
@@ -246,11 +246,11 @@ class Reports:
             for row in await self._read(latest)
         ]
 
-    async def tended(self) -> int | None:
-        """When a gateway looked after the books last, in milliseconds: each does within
-        `tending.SECONDS`, more or less."""
-        rows = await self._read(select(marks.c.value).where(marks.c.name == TENDED))
-        return int(rows[0][0]) if rows else None
+    async def delivered(self) -> dict[str, int]:
+        """Host of a gateway → until when all that it recorded is in these books, in milliseconds:
+        each tells every `tending.SECONDS`, more or less."""
+        rows = await self._read(select(marks.c.value).where(marks.c.name.like(delivery.LIKE)))
+        return delivery.by_host(row.value for row in rows)
 
     async def _by_tag(
         self,

@@ -115,8 +115,6 @@ MOVE_MARK = (
 FORGET_CHANGES = "DELETE FROM changes WHERE at < ?"
 """Nobody looks for changes of yesterday: whoever was away so long forgets all it knew."""
 CHANGES_MS = 86_400_000
-TENDED = "tended"
-"""The mark of when a gateway looked after the books last, in Unix milliseconds."""
 KEPT_FROM = "kept_from"
 """The mark of the moment from which on all records are there; those before were dropped."""
 MOVE_ON = """
