@@ -30,6 +30,8 @@ from passy_portal.pages import (
     api_teams,
     api_usage,
     begin,
+    first,
+    joining,
     key_list,
     keys,
     limits,
@@ -68,6 +70,8 @@ origin."""
 PAGES = (
     assets,
     signing.router,
+    first.router,
+    joining.router,
     sso.router,
     begin.router,
     overview.router,

@@ -6,7 +6,7 @@ Pages and the JSON API both do it with these. A secret goes in and never comes o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from passy_plugins.api.credentials import credential as credential_shown
 from passy_plugins.api.denied import Denied
@@ -15,31 +15,103 @@ from passy_plugins.api.providers import provider as provider_shown
 from passy_proxy.transport.connect import AllowList, BadOrigin, parse_origin
 
 if TYPE_CHECKING:
+    from passy_plugins.stores.sql.admin import Admin
     from passy_portal.accounts import Accounts, Visitor
     from passy_portal.console import Console
     from passy_proxy.issue import NewCredential, NewProvider
     from passy_proxy.records import CustomProvider, StoredCredential
 
-T = TypeVar("T")
+    New = NewCredential | NewProvider
+
+T = TypeVar("T", bound="CustomProvider | StoredCredential")
 
 MOST = 500
 """Providers of an organisation, and keys."""
 
 
-async def provider_of(accounts: Accounts, visitor: Visitor, id: str) -> CustomProvider:
-    """404 for one of another organisation."""
-    for one in await accounts.admin.list_providers(visitor.organisation):
-        if one.id == id:
-            return one
-    raise absent("provider")
+class Sort(Generic[T]):
+    """Providers, or keys: what is done to either is done and noted in the same way."""
+
+    def __init__(
+        self, name: str, word: str, listed: Callable[[Admin, str], Awaitable[list[T]]],
+        told: Callable[[T], dict[str, Any]],
+    ) -> None:  # fmt: skip
+        """``name``: as actions of the audit log and methods of the store have it; ``word``: as
+        people do. ``told``: what the audit log says of one, which is no secret."""
+        self.name = name
+        self.word = word
+        self._listed = listed
+        self._told = told
+
+    async def listed(self, accounts: Accounts, visitor: Visitor) -> list[T]:
+        """Those of their organisation."""
+        return await self._listed(accounts.admin, visitor.organisation)
+
+    async def one(self, accounts: Accounts, visitor: Visitor, id: str) -> T:
+        """404 for one of another organisation."""
+        for each in await self.listed(accounts, visitor):
+            if each.id == id:
+                return each
+        raise absent(self.word)
+
+    async def add(self, accounts: Accounts, visitor: Visitor, new: New, secret: str | None) -> T:
+        """One more, with its secret if it has one."""
+        if len(await self.listed(accounts, visitor)) >= MOST:
+            raise Denied(422, "too_many", f"There are {MOST} {self.word}s already.")
+        async with accounts.noting(visitor.who, f"{self.name}.create") as noted:
+            noted.subject = await getattr(accounts.admin, f"add_{self.name}")(new, secret)
+            made = await self.one(accounts, visitor, noted.subject)
+            noted.after = self._told(made) | ({"with_key": False} if secret is None else {})
+        return made
+
+    async def change(
+        self,
+        accounts: Accounts,
+        visitor: Visitor,
+        id: str,
+        changes: Mapping[str, Any],
+        action: str = "change",
+    ) -> T:
+        """As it is now. Without a ``secret`` among the changes the one that is there stays."""
+        async with accounts.noting(visitor.who, f"{self.name}.{action}", id) as noted:
+            before = self._told(await self.one(accounts, visitor, id))
+            if changes:
+                await getattr(accounts.admin, f"change_{self.name}")(id, **changes)
+            found = await self.one(accounts, visitor, id)
+            noted.before, noted.after = _difference(before, self._told(found))
+        return found
+
+    async def remove(self, accounts: Accounts, visitor: Visitor, id: str) -> None:
+        """A provider goes with its keys. What was spent stays in the books."""
+        async with accounts.noting(visitor.who, f"{self.name}.delete", id) as noted:
+            noted.before = self._told(await self.one(accounts, visitor, id))
+            await getattr(accounts.admin, f"remove_{self.name}")(id)
 
 
-async def credential_of(accounts: Accounts, visitor: Visitor, id: str) -> StoredCredential:
-    """404 for one of another organisation."""
-    for one in await accounts.admin.list_credentials(visitor.organisation):
-        if one.id == id:
-            return one
-    raise absent("key")
+def _told_of_provider(one: CustomProvider) -> dict[str, Any]:
+    told = provider_shown(one).model_dump()
+    return {name: told[name] for name in ("name", "url", "dialect", "models", "status", "priority")}
+
+
+def _told_of_key(one: StoredCredential) -> dict[str, Any]:
+    told = credential_shown(one).model_dump()
+    names = ("upstream", "name", "status", "priority", "last_four", "version")
+    return {name: told[name] for name in names}
+
+
+def _difference(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    differ = [name for name in after if before[name] != after[name]]
+    return {name: before[name] for name in differ}, {name: after[name] for name in differ}
+
+
+PROVIDER: Sort[CustomProvider] = Sort(
+    "provider", "provider", lambda admin, mine: admin.list_providers(mine), _told_of_provider
+)
+CREDENTIAL: Sort[StoredCredential] = Sort(
+    "credential", "key", lambda admin, mine: admin.list_credentials(mine), _told_of_key
+)
 
 
 # What may be brought
@@ -64,7 +136,7 @@ async def check_place(console: Console, url: str | None, dialect: str | None) ->
 
 async def check_upstream(accounts: Accounts, visitor: Visitor, console: Console, name: str) -> None:
     """422 for what is neither a shared provider that takes keys nor one of theirs."""
-    if any(one.id == name for one in await accounts.admin.list_providers(visitor.organisation)):
+    if any(one.id == name for one in await PROVIDER.listed(accounts, visitor)):
         return
     told = await console.get("/upstreams")
     if name in told["left_out"]:
@@ -74,67 +146,6 @@ async def check_upstream(accounts: Accounts, visitor: Visitor, console: Console,
     if name not in names:
         message = f"There is no provider {name}.{suggestion(name, names)}"
         raise Denied(422, "invalid_value", message, "upstream")
-
-
-# Entering, changing, forgetting
-
-
-async def add_provider(
-    accounts: Accounts, visitor: Visitor, new: NewProvider, secret: str | None
-) -> CustomProvider:
-    """With its first key, if it has one."""
-    admin = accounts.admin
-    if len(await admin.list_providers(visitor.organisation)) >= MOST:
-        raise Denied(422, "too_many", f"There are {MOST} providers already.")
-    async with accounts.noting(visitor.who, "provider.create") as noted:
-        noted.subject = await admin.add_provider(new, secret)
-        made = await provider_of(accounts, visitor, noted.subject)
-        noted.after = _told_of(made) | {"with_key": secret is not None}
-    return made
-
-
-async def change_provider(
-    accounts: Accounts,
-    visitor: Visitor,
-    id: str,
-    changes: Mapping[str, Any],
-    action: str = "change",
-) -> CustomProvider:
-    """As it is now."""
-    return await _changed(PROVIDER, accounts, visitor, id, changes, action)
-
-
-async def remove_provider(accounts: Accounts, visitor: Visitor, id: str) -> None:
-    """With its keys. What was spent stays in the books."""
-    await _removed(PROVIDER, accounts, visitor, id)
-
-
-async def add_credential(
-    accounts: Accounts, visitor: Visitor, new: NewCredential, secret: str
-) -> StoredCredential:
-    admin = accounts.admin
-    if len(await admin.list_credentials(visitor.organisation)) >= MOST:
-        raise Denied(422, "too_many", f"There are {MOST} keys already.")
-    async with accounts.noting(visitor.who, "credential.create") as noted:
-        noted.subject = await admin.add_credential(new, secret)
-        made = await credential_of(accounts, visitor, noted.subject)
-        noted.after = _told_of_key(made)
-    return made
-
-
-async def change_credential(
-    accounts: Accounts,
-    visitor: Visitor,
-    id: str,
-    changes: Mapping[str, Any],
-    action: str = "change",
-) -> StoredCredential:
-    """As it is now. Without a ``secret`` among the changes the one that is there stays."""
-    return await _changed(CREDENTIAL, accounts, visitor, id, changes, action)
-
-
-async def remove_credential(accounts: Accounts, visitor: Visitor, id: str) -> None:
-    await _removed(CREDENTIAL, accounts, visitor, id)
 
 
 async def set_policy(accounts: Accounts, visitor: Visitor, byok: str) -> None:
@@ -160,59 +171,3 @@ async def tried(console: Console, visitor: Visitor, path: str, body: object) -> 
         return await console.post(f"/organisations/{mine}{path}", body)
     finally:
         console.trying.discard(mine)
-
-
-def _told_of(one: CustomProvider) -> dict[str, Any]:
-    told = provider_shown(one).model_dump()
-    return {name: told[name] for name in ("name", "url", "dialect", "models", "status", "priority")}
-
-
-def _told_of_key(one: StoredCredential) -> dict[str, Any]:
-    told = credential_shown(one).model_dump()
-    names = ("upstream", "name", "status", "priority", "last_four", "version")
-    return {name: told[name] for name in names}
-
-
-class _Sort(NamedTuple, Generic[T]):
-    """What is brought: providers, or keys. What is done to either is noted in the same way."""
-
-    name: str
-    """As actions of the audit log and methods of the store have it."""
-    one: Callable[[Accounts, Visitor, str], Awaitable[T]]
-    """404 for one of another organisation."""
-    told: Callable[[T], dict[str, Any]]
-    """What the audit log says of it: no secret."""
-
-
-PROVIDER: _Sort[CustomProvider] = _Sort("provider", provider_of, _told_of)
-CREDENTIAL: _Sort[StoredCredential] = _Sort("credential", credential_of, _told_of_key)
-
-
-async def _changed(
-    sort: _Sort[T],
-    accounts: Accounts,
-    visitor: Visitor,
-    id: str,
-    changes: Mapping[str, Any],
-    action: str,
-) -> T:
-    async with accounts.noting(visitor.who, f"{sort.name}.{action}", id) as noted:
-        before = sort.told(await sort.one(accounts, visitor, id))
-        if changes:
-            await getattr(accounts.admin, f"change_{sort.name}")(id, **changes)
-        found = await sort.one(accounts, visitor, id)
-        noted.before, noted.after = _difference(before, sort.told(found))
-    return found
-
-
-async def _removed(sort: _Sort[T], accounts: Accounts, visitor: Visitor, id: str) -> None:
-    async with accounts.noting(visitor.who, f"{sort.name}.delete", id) as noted:
-        noted.before = sort.told(await sort.one(accounts, visitor, id))
-        await getattr(accounts.admin, f"remove_{sort.name}")(id)
-
-
-def _difference(
-    before: Mapping[str, Any], after: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    differ = [name for name in after if before[name] != after[name]]
-    return {name: before[name] for name in differ}, {name: after[name] for name in differ}

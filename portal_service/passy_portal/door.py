@@ -24,8 +24,15 @@ COOKIE = "passy_session"
 BROWSER = "passy_browser"
 FLOW = "passy_flow"
 FORM = "application/x-www-form-urlencoded"
+YEAR = 365 * 86_400
+"""Seconds."""
 LARGEST_FORM = 64 * 1024
 """Bytes."""
+PLAIN = (
+    "Passwords are taken over https only, or on this machine itself. Behind a proxy that ends TLS, "
+    "set public_url of the portal."
+)
+"""What is said where it is not `is_safe`."""
 
 
 class SignIn(Exception):
@@ -225,3 +232,8 @@ def here(request: Request) -> str:
     """To come back to."""
     query = request.url.query
     return quote(inner(request)) + (f"?{query}" if query else "")
+
+
+def safe(then: str) -> str:
+    """A path of ours, whatever was asked for."""
+    return then if then.startswith("/") and then[1:2] not in ("/", "\\") else "/"

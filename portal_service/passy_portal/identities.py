@@ -19,6 +19,7 @@ from passy_plugins.api.denied import Denied
 from passy_plugins.api.errors import absent
 from passy_plugins.stores.sql.schema import users
 from passy_portal.audit import Who
+from passy_portal.links import GONE
 from passy_portal.oidc import FRESH, Claimed, Refused
 from passy_portal.tables import identities
 from passy_proxy.issue import ROLES, Role, User
@@ -191,7 +192,7 @@ async def _invitation(accounts: Accounts, claimed: Claimed, link: str) -> Invita
         return None
     found = await accounts.invitation("invitation", link)
     if found is None:
-        raise Refused("This link was used, has expired, or was never ours. Ask for a new one.")
+        raise Refused(GONE)
     if found.email != claimed.email:
         raise Refused("The invitation is for another e-mail address than the one you have there.")
     return found

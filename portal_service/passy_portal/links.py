@@ -29,6 +29,9 @@ SECOND_GOOD_FOR = 600_000
 """Milliseconds, all of them."""
 
 
+GONE = "This link was used, has expired, or was never ours. Ask for a new one."
+
+
 @dataclass(frozen=True, slots=True)
 class Invitation:
     id: str

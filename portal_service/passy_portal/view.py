@@ -18,7 +18,17 @@ from passy_plugins.api.errors import absent, id_of
 from passy_portal.access import ACCESS, may
 from passy_portal.accounts import Accounts, Visitor
 from passy_portal.agents import browser_of
-from passy_portal.door import COOKIE, csrf_of, here, inner, own_cookie, set_cookie
+from passy_portal.door import (
+    COOKIE,
+    YEAR,
+    Form,
+    csrf_of,
+    here,
+    inner,
+    own_cookie,
+    safe,
+    set_cookie,
+)
 from passy_portal.figures import count, milliseconds, money, percent, short
 from passy_proxy import __version__
 
@@ -69,7 +79,7 @@ NOTES = {
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",
     "password": "Your password is set. All other sessions have ended.",
-    "proven": "It is you. Choose your password now, within five minutes.",
+    "proven": "It is you. Go on within five minutes.",
     "ended": "The session has ended.",
     "view": "The view is saved.",
     "view_gone": "The view is deleted.",
@@ -148,6 +158,19 @@ async def asset(name: str) -> Response:
     return Response(content, media_type=KINDS[name.rpartition(".")[2]], headers=headers)
 
 
+@assets.post("/theme")
+async def theme(request: Request) -> Response:
+    """Light, dark, or as the system has it; kept in the browser."""
+    form: Form = request.state.form
+    chosen, then = form.text("theme"), form.text("then", 2_000)
+    form.end()
+    response = moved(request, safe(then))
+    response.set_cookie(
+        "passy_theme", chosen if chosen in ("light", "dark") else "", max_age=YEAR, samesite="lax"
+    )
+    return response
+
+
 def page(
     request: Request,
     template: str,
@@ -194,6 +217,12 @@ def moved(request: Request, path: str, done: str = "") -> Response:
     """To another page after a change; ``done`` is one of `NOTES`."""
     mark = ("&" if "?" in path else "?") + f"done={done}" if done else ""
     return RedirectResponse(f"{request.scope.get('root_path', '')}{path}{mark}", 303)
+
+
+def said(error: Exception) -> str:
+    """As a page shows it."""
+    text = str(error)
+    return text[:1].upper() + text[1:]
 
 
 def visitor_of(request: Request) -> Visitor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -47,6 +48,20 @@ _SMALL = 16 * 1024  # bytes; below this, joining is cheaper than handing over pi
 _LARGE = 4 << 20  # bytes; above this, joining holds others up
 _CRUMB = 1024  # bytes; a piece of a body that is hardly worth an object of its own
 _CRUMBS = 256
+_FORGETFUL = (3, 12) <= sys.version_info[:3] < (3, 12, 9) or (
+    (3, 13) <= sys.version_info[:3] < (3, 13, 2)
+)
+"""Python's own loop asks nobody to pause who writes several pieces at once there (CVE-2024-12254):
+all of an answer would be held for a client that reads nothing, and its time never be up."""
+
+
+def _write_all(transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
+    """``pieces`` in one call of the system, where that can be done."""
+    if _FORGETFUL:
+        for piece in pieces:
+            transport.write(piece)
+    else:
+        transport.writelines(pieces)
 
 
 class Cycle:
@@ -245,7 +260,7 @@ class Cycle:
                 self._lines = b""
             size = len(data)
             if size > _SMALL:
-                connection.transport.writelines((b"%b%x\r\n" % (head, size), data, b"\r\n"))
+                _write_all(connection.transport, (b"%b%x\r\n" % (head, size), data, b"\r\n"))
             else:
                 connection.transport.write(b"%b%x\r\n%b\r\n" % (head, size, data))
             return not connection.paused_writing
@@ -433,7 +448,7 @@ class Cycle:
             if data:
                 self._connection.transport.write(data)
         elif len(data) > _SMALL:
-            self._connection.transport.writelines((head, data))
+            _write_all(self._connection.transport, (head, data))
         else:
             self._connection.transport.write(head + data)
 

@@ -13,6 +13,7 @@ import pytest
 
 from passy_plugins.stores.memory import Memory
 from passy_proxy import Attempt, Exchange, Filter, UsageRecord
+from passy_proxy.price_book import PriceBook
 from passy_proxy.testing import Bench, Recorded, ScriptedUpstream
 
 pytestmark = pytest.mark.anyio
@@ -159,12 +160,26 @@ async def test_a_refusal_is_recorded_without_cost(metered: Meter) -> None:
 OPENAI = "https://api.openai.com/v1"
 
 
-async def test_a_price_that_is_being_asked_for_is_entered_later(metered: Meter) -> None:
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Whoever is asked for prices answers once this file is there."""
+    go, program = tmp_path / "go", tmp_path / "held"
+    program.write_text(
+        f'#!/bin/sh\nuntil [ -e {go} ]; do sleep 0.02; done\nexec {sys.executable} "$@"\n'
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(PriceBook, "PATIENCE", 60.0)
+    return go
+
+
+async def test_a_price_that_is_being_asked_for_is_entered_later(metered: Meter, held: Path) -> None:
     gateway = await metered(prices="", priced_as=OPENAI)
     gateway.upstream.chat()
     ex = await gateway.ask()
     assert 200 == ex.status
     assert [None] == [record.cost_nanos for record in gateway.books]
+    held.touch()
     await until(lambda: gateway.books[0].cost_nanos is not None)
     [record] = gateway.books
     assert ex.id == record.id
@@ -173,7 +188,8 @@ async def test_a_price_that_is_being_asked_for_is_entered_later(metered: Meter) 
     assert b"0.000032500" == header(await gateway.ask(), b"x-passy-cost-usd")
 
 
-async def test_prices_of_aliases_are_asked_for_at_start(metered: Meter) -> None:
+async def test_prices_of_aliases_are_asked_for_at_start(metered: Meter, held: Path) -> None:
+    held.touch()
     gateway = await metered(prices="", url="https://api.openai.com")
     file = gateway.bench.parts.site.data / "prices.json"
     await until(file.exists)
@@ -198,11 +214,14 @@ async def test_a_stop_leaves_no_record_behind(
 
 
 class Waiting(Filter):
-    """Waits before anything is sent, as who looks up a credential does."""
+    """Waits before anything is sent, as who looks up a credential does; meanwhile the client
+    leaves."""
 
     name = "waiting"
 
     async def on_attempt(self, ex: Exchange, attempt: Attempt) -> None:
+        assert isinstance(ex.downstream, Recorded)
+        ex.downstream.leave()
         await asyncio.sleep(60)
 
 
@@ -218,12 +237,7 @@ async def test_who_leaves_before_anything_was_sent_owes_nothing(
         Bench(text.format(url=upstream.url, prices=WRITTEN), filters=[Waiting]) as bench,
     ):
         ex = bench.exchange({"model": "m", "messages": [{"role": "user", "content": "x" * 400}]})
-        running = asyncio.create_task(ex.route.chain.run(ex))
-        downstream = ex.downstream
-        assert isinstance(downstream, Recorded)
-        await until(lambda: bool(ex.attempts))
-        downstream.leave()
-        await running
+        await asyncio.create_task(ex.route.chain.run(ex))
         books = Metered(bench, upstream).books
     [record] = books
     [attempt] = record.attempts

@@ -76,7 +76,11 @@ async def test_a_crowd_is_shared(entrance: Entrance) -> None:
     assert abs(len(entrance.came[0]) - len(entrance.came[1])) <= 2 * FEW + 100 // 8
 
 
-async def test_who_has_more_lets_the_other_go_first(entrance: Entrance) -> None:
+async def test_who_has_more_lets_the_other_go_first(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loop may be held up for longer than the chance that the other is given.
+    monkeypatch.setattr("passy_proxy.door.CHANCE", 60.0)
     entrance.slots[0].connections = 50
     entrance.door(0).open()
     entrance.door(1).open()

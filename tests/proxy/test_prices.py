@@ -218,8 +218,9 @@ Open = Callable[..., Awaitable[Prices]]
 
 
 @pytest.fixture
-async def opened(tmp_path: Path) -> AsyncIterator[Open]:
+async def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
     """Makes started price tables with a file in the test's folder, and stops them."""
+    monkeypatch.setattr(PriceBook, "PATIENCE", 60.0)  # A child shares its machine.
     made: list[Prices] = []
 
     async def open(*targets: Target, overlay: dict[str, PriceSettings] | None = None) -> Prices:

@@ -65,14 +65,18 @@ async def test_a_loop_that_turns_beats_and_is_not_logged(slot: Slot, log: Log) -
 async def test_a_loop_that_is_held_up_is_logged_with_where_it_was(slot: Slot, log: Log) -> None:
     pulse = pulse_of(slot, log)
     pulse.start()
-    await asyncio.sleep(0.1)
-    time.sleep(1.2)  # noqa: ASYNC251
-    await asyncio.sleep(0.1)
+    here = "in test_a_loop_that_is_held_up"
+    for _ in range(8):  # A machine makes pauses of its own, which are seen as well.
+        await asyncio.sleep(0.1)
+        time.sleep(1.2)  # noqa: ASYNC251
+        await asyncio.sleep(0.1)
+        if found := [line for line in log.lines if here in "".join(line["stack"][:1])]:
+            break
     await pulse.stop()
-    line = next(line for line in log.lines if line["seconds"] > 1.0)
+    line = found[0]
+    assert line["seconds"] > 1.0
     assert "loop_blocked" == line["event"]
     assert "test_pulse.py" in line["stack"][0]
-    assert "in test_a_loop_that_is_held_up" in line["stack"][0]
     assert pulse.blocked >= 1
     assert pulse.blocked_seconds > 1.0
 

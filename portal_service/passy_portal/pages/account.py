@@ -13,7 +13,7 @@ from passy_portal import personal
 from passy_portal.accounts import Accounts
 from passy_portal.door import Form
 from passy_portal.identities import identities_of, unlinked
-from passy_portal.pages.signing import begun, signed_in
+from passy_portal.pages.sessions import begun, signed_in
 from passy_portal.view import accounts_of, moved, office_of, page, visitor_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from passy_plugins.api.words import Body, Id, Shown, shown_at
 from passy_portal import personal
 from passy_portal.accounts import Visitor
 from passy_portal.door import COOKIE, address, cookie_name, csrf_of
-from passy_portal.pages.signing import begun, signed_in
+from passy_portal.pages.sessions import begun, signed_in
 from passy_portal.view import accounts_of, visitor_of
 from passy_proxy.issue import Role
 

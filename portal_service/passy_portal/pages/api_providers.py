@@ -144,14 +144,14 @@ async def create_provider(request: Request, new: NewProviderBody) -> ProviderSho
         new.priority,
     )  # fmt: skip
     secret = new.credential.get_secret_value() if new.credential else None
-    return provider(await brought.add_provider(accounts, visitor, wanted, secret))
+    return provider(await brought.PROVIDER.add(accounts, visitor, wanted, secret))
 
 
 @router.get("/api/providers/{id}", responses=READ)
 async def show_provider(request: Request, id: Id) -> ProviderSeen:
     """What is known of one."""
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    found = provider(await brought.provider_of(accounts, visitor, id))
+    found = provider(await brought.PROVIDER.one(accounts, visitor, id))
     return seen(found, await recent(accounts.admin, visitor))
 
 
@@ -159,16 +159,16 @@ async def show_provider(request: Request, id: Id) -> ProviderSeen:
 async def change_provider(request: Request, id: Id, change: ProviderChange) -> ProviderShown:
     """Change what is named."""
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    await brought.provider_of(accounts, visitor, id)
+    await brought.PROVIDER.one(accounts, visitor, id)
     values = dict(changed(change))
     await brought.check_place(console_of(request), values.get("url"), values.get("dialect"))
-    return provider(await brought.change_provider(accounts, visitor, id, values))
+    return provider(await brought.PROVIDER.change(accounts, visitor, id, values))
 
 
 @router.delete("/api/providers/{id}", status_code=204, responses=CHANGE)
 async def delete_provider(request: Request, id: Id) -> Response:
     """With its keys."""
-    await brought.remove_provider(await accounts_of(request), visitor_of(request), id)
+    await brought.PROVIDER.remove(await accounts_of(request), visitor_of(request), id)
     return Response(status_code=204)
 
 
@@ -176,7 +176,7 @@ async def delete_provider(request: Request, id: Id) -> Response:
 async def try_provider(request: Request, id: Id, trying: Trying | None = None) -> Tried:
     """Try it with its first key: is it taken, what is listed, does a call go through. That costs a
     few tokens."""
-    await brought.provider_of(await accounts_of(request), visitor_of(request), id)
+    await brought.PROVIDER.one(await accounts_of(request), visitor_of(request), id)
     return Tried(**await _tried(request, f"/providers/{id}/test", trying))
 
 
@@ -198,7 +198,7 @@ async def create_credential(request: Request, new: NewCredentialBody) -> Credent
         visitor.organisation, new.upstream, new.name, new.priority, new.status
     )  # fmt: skip
     secret = new.secret.get_secret_value()
-    return credential(await brought.add_credential(accounts, visitor, wanted, secret))
+    return credential(await brought.CREDENTIAL.add(accounts, visitor, wanted, secret))
 
 
 @router.post("/api/credentials/test", responses=TRY)
@@ -214,7 +214,7 @@ async def try_new(request: Request, new: Untried) -> Tried:
 async def show_credential(request: Request, id: Id) -> CredentialSeen:
     """What is known of one."""
     accounts, visitor = await accounts_of(request), visitor_of(request)
-    found = await brought.credential_of(accounts, visitor, id)
+    found = await brought.CREDENTIAL.one(accounts, visitor, id)
     return key_seen(found, await recent(accounts.admin, visitor))
 
 
@@ -225,20 +225,20 @@ async def change_credential(request: Request, id: Id, change: CredentialChange) 
     if (secret := values.pop("secret", None)) is not None:
         values["secret"] = secret.get_secret_value()
     accounts = await accounts_of(request)
-    return credential(await brought.change_credential(accounts, visitor_of(request), id, values))
+    return credential(await brought.CREDENTIAL.change(accounts, visitor_of(request), id, values))
 
 
 @router.delete("/api/credentials/{id}", status_code=204, responses=CHANGE)
 async def delete_credential(request: Request, id: Id) -> Response:
     """Forget it."""
-    await brought.remove_credential(await accounts_of(request), visitor_of(request), id)
+    await brought.CREDENTIAL.remove(await accounts_of(request), visitor_of(request), id)
     return Response(status_code=204)
 
 
 @router.post("/api/credentials/{id}/test", responses=TRY)
 async def try_credential(request: Request, id: Id, trying: Trying | None = None) -> Tried:
     """Try it: is it taken, what is listed, does a call go through. That costs a few tokens."""
-    await brought.credential_of(await accounts_of(request), visitor_of(request), id)
+    await brought.CREDENTIAL.one(await accounts_of(request), visitor_of(request), id)
     return Tried(**await _tried(request, f"/credentials/{id}/test", trying))
 
 

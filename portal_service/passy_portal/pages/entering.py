@@ -142,15 +142,14 @@ async def _entered(accounts: Accounts, visitor: Visitor, new: New, secret: str) 
     mine = visitor.organisation
     if new.place.upstream:
         wanted = NewCredential(mine, new.place.upstream, new.name, new.priority)
-        made = await brought.add_credential(accounts, visitor, wanted, secret)
+        key = await brought.CREDENTIAL.add(accounts, visitor, wanted, secret)
         own = new.place.upstream.startswith("prov_")
-        return f"/providers/{made.upstream}" if own else "/providers"
+        return f"/providers/{key.upstream}" if own else "/providers"
     provider = NewProvider(
         mine, new.name, new.place.url, new.place.dialect, new.models, priority=new.priority
     )
-    return (
-        f"/providers/{(await brought.add_provider(accounts, visitor, provider, secret or None)).id}"
-    )
+    made = await brought.PROVIDER.add(accounts, visitor, provider, secret or None)
+    return f"/providers/{made.id}"
 
 
 def whole(form: Form) -> int:

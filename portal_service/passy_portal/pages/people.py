@@ -13,12 +13,12 @@ from passy_plugins.api.words import UserId
 from passy_portal import membership
 from passy_portal.accounts import Accounts
 from passy_portal.audit import Who
-from passy_portal.door import Form, address, is_safe
+from passy_portal.door import PLAIN, Form, address, is_safe
 from passy_portal.identities import identities_of
 from passy_portal.letters import reset_sent
-from passy_portal.links import Invitation
-from passy_portal.pages.signing import GONE, PLAIN, begun, said, signed_in
-from passy_portal.view import accounts_of, moved, page, visitor_of
+from passy_portal.links import GONE, Invitation
+from passy_portal.pages.sessions import begun, signed_in
+from passy_portal.view import accounts_of, moved, page, said, visitor_of
 
 if TYPE_CHECKING:
     from starlette.responses import Response

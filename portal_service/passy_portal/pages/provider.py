@@ -3,7 +3,8 @@ deleting."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Request
 
@@ -15,150 +16,107 @@ from passy_portal.pages.entering import PLACES, SPOKEN, Back, refused, spoken, w
 from passy_portal.pages.providers import WORDS
 from passy_portal.recent import recent
 from passy_portal.view import accounts_of, console_of, moved, page, visitor_of
+from passy_proxy.records import CustomProvider, StoredCredential
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from passy_proxy.records import CustomProvider, StoredCredential
+    from passy_portal.brought import Sort
+
 
 router = APIRouter()
 
 NOTHING = Back()
+T = TypeVar("T", CustomProvider, StoredCredential)
 
 
-# Keys; their paths come first, since an id may be any word
+class Change(NamedTuple):
+    """What a form makes of one."""
+
+    changes: dict[str, Any]
+    action: str = "change"
+    """As the audit log calls it."""
+    done: str = "saved"
+    """As the next page says it."""
 
 
-@router.get("/providers/keys/{id}")
-async def show_key(request: Request, id: Id) -> Response:
-    """One key: what is known of it, and what can be done with it."""
-    key = await brought.credential_of(await accounts_of(request), visitor_of(request), id)
-    return await _key_page(request, key)
+class Kind(NamedTuple, Generic[T]):
+    """What there are pages of: keys, or providers."""
+
+    sort: Sort[T]
+    path: str
+    """Below which they are, each with its id."""
+    trials: str
+    """Below which the gateway tries them."""
+    mark: str
+    """What the notes on what was done begin with."""
+    title: Callable[[T], str]
+    """What people call one, and type to delete it."""
+    read: Callable[[Request, Form, T], Awaitable[Change]]
+    page: Callable[[Request, T, Back], Awaitable[Response]]
 
 
-@router.post("/providers/keys/{id}")
-async def change_key(request: Request, id: Id) -> Response:
-    """Its name and priority; and the key itself where another one is pasted."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    key = await brought.credential_of(accounts, visitor, id)
-    form: Form = request.state.form
-    values = {name: form[name] for name in ("name", "priority") if name in form}
-    try:
-        changes: dict[str, Any] = {"name": form.text("name"), "priority": whole(form)}
-        secret = form.secret("key").strip()
+def offer(kind: Kind[T]) -> None:
+    """The routes of a kind."""
+    sort, one = kind.sort, f"{kind.path}/{{id}}"
+
+    async def found(request: Request, id: str) -> T:
+        return await sort.one(await accounts_of(request), visitor_of(request), id)
+
+    @router.get(one)
+    async def show(request: Request, id: Id) -> Response:
+        """What is known of it, and what can be done with it."""
+        return await kind.page(request, await found(request, id), NOTHING)
+
+    @router.post(one)
+    async def change(request: Request, id: Id) -> Response:
+        """What the form says, all of it."""
+        was = await found(request, id)
+        form: Form = request.state.form
+        values = {name: form[name] for name in form if name not in SECRET}
+        try:
+            wanted = await kind.read(request, form, was)
+            form.end()
+            accounts = await accounts_of(request)
+            await sort.change(accounts, visitor_of(request), id, wanted.changes, wanted.action)
+        except Denied as error:
+            return await kind.page(request, was, refused(error, values))
+        return moved(request, f"{kind.path}/{id}", wanted.done)
+
+    @router.post(f"{one}/test")
+    async def test(request: Request, id: Id) -> Response:
+        """Three steps, which cost a few tokens."""
+        was = await found(request, id)
+        return await kind.page(request, was, await _trial(request, f"{kind.trials}/{id}/test"))
+
+    async def switch(request: Request, id: str, action: str, status: str) -> Response:
+        request.state.form.end()
+        accounts, visitor = await accounts_of(request), visitor_of(request)
+        await sort.change(accounts, visitor, id, {"status": status}, action)
+        return moved(request, f"{kind.path}/{id}", f"{kind.mark}_{action}d")
+
+    @router.post(f"{one}/disable")
+    async def disable(request: Request, id: Id) -> Response:
+        """It serves nobody until it is enabled."""
+        return await switch(request, id, "disable", "disabled")
+
+    @router.post(f"{one}/enable")
+    async def enable(request: Request, id: Id) -> Response:
+        """As before it was disabled."""
+        return await switch(request, id, "enable", "active")
+
+    @router.post(f"{one}/delete")
+    async def delete(request: Request, id: Id) -> Response:
+        """For good, for who types its name; a provider with its keys."""
+        was = await found(request, id)
+        form: Form = request.state.form
+        typed, name = form.text("typed", 300), kind.title(was)
         form.end()
-        if secret:
-            if not (secret.isascii() and secret.isprintable()):
-                raise Denied(422, "invalid_value", "A header cannot carry these characters.", "key")
-            changes["secret"] = secret
-        await brought.change_credential(
-            accounts, visitor, id, changes, "replace" if secret else "change"
-        )
-    except Denied as error:
-        return await _key_page(request, key, refused(error, values))
-    return moved(request, f"/providers/keys/{id}", "replaced" if secret else "saved")
-
-
-@router.post("/providers/keys/{id}/test")
-async def try_key(request: Request, id: Id) -> Response:
-    """Three steps, which cost a few tokens."""
-    key = await brought.credential_of(await accounts_of(request), visitor_of(request), id)
-    return await _key_page(request, key, await _trial(request, f"/credentials/{id}/test"))
-
-
-@router.post("/providers/keys/{id}/disable")
-async def disable_key(request: Request, id: Id) -> Response:
-    """It is shown to nobody until it is enabled."""
-    return await _switch_key(request, id, "disable")
-
-
-@router.post("/providers/keys/{id}/enable")
-async def enable_key(request: Request, id: Id) -> Response:
-    """As before it was disabled."""
-    return await _switch_key(request, id, "enable")
-
-
-@router.post("/providers/keys/{id}/delete")
-async def delete_key(request: Request, id: Id) -> Response:
-    """For good, for who types its name."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    key = await brought.credential_of(accounts, visitor, id)
-    if error := _mistyped(request.state.form, title_of(key)):
-        return await _key_page(request, key, Back(None, error, "typed", 422))
-    await brought.remove_credential(accounts, visitor, id)
-    return moved(request, "/providers", "key_gone")
-
-
-# Providers
-
-
-@router.get("/providers/{id}")
-async def show_provider(request: Request, id: Id) -> Response:
-    """One provider: how it is doing, its keys, and what can be done with it."""
-    found = await brought.provider_of(await accounts_of(request), visitor_of(request), id)
-    return await _page(request, found)
-
-
-@router.post("/providers/{id}")
-async def change_provider(request: Request, id: Id) -> Response:
-    """What the form says, all of it."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    found = await brought.provider_of(accounts, visitor, id)
-    form: Form = request.state.form
-    values = dict(form)
-    try:
-        changes = await _changes(request, form, found)
-        form.end()
-        await brought.change_provider(accounts, visitor, id, changes)
-    except Denied as error:
-        return await _page(request, found, refused(error, values))
-    return moved(request, f"/providers/{id}", "saved")
-
-
-@router.post("/providers/{id}/test")
-async def try_provider(request: Request, id: Id) -> Response:
-    """With its first key: three steps, which cost a few tokens."""
-    found = await brought.provider_of(await accounts_of(request), visitor_of(request), id)
-    return await _page(request, found, await _trial(request, f"/providers/{id}/test"))
-
-
-@router.post("/providers/{id}/disable")
-async def disable_provider(request: Request, id: Id) -> Response:
-    """It answers nothing until it is enabled."""
-    return await _switch(request, id, "disable")
-
-
-@router.post("/providers/{id}/enable")
-async def enable_provider(request: Request, id: Id) -> Response:
-    """As before it was disabled."""
-    return await _switch(request, id, "enable")
-
-
-@router.post("/providers/{id}/delete")
-async def delete_provider(request: Request, id: Id) -> Response:
-    """With its keys, for who types its name."""
-    accounts, visitor = await accounts_of(request), visitor_of(request)
-    found = await brought.provider_of(accounts, visitor, id)
-    if error := _mistyped(request.state.form, found.name):
-        return await _page(request, found, Back(None, error, "typed", 422))
-    await brought.remove_provider(accounts, visitor, id)
-    return moved(request, "/providers", "provider_gone")
-
-
-async def _switch(request: Request, id: str, action: str) -> Response:
-    request.state.form.end()
-    status = {"status": "active" if action == "enable" else "disabled"}
-    accounts = await accounts_of(request)
-    await brought.change_provider(accounts, visitor_of(request), id, status, action)
-    return moved(request, f"/providers/{id}", f"provider_{action}d")
-
-
-async def _switch_key(request: Request, id: str, action: str) -> Response:
-    request.state.form.end()
-    status = {"status": "active" if action == "enable" else "disabled"}
-    accounts = await accounts_of(request)
-    await brought.change_credential(accounts, visitor_of(request), id, status, action)
-    return moved(request, f"/providers/keys/{id}", f"key_{action}d")
+        if typed != name:
+            wrong = Back(None, f"To delete it, type its name: {name}", "typed", 422)
+            return await kind.page(request, was, wrong)
+        await sort.remove(await accounts_of(request), visitor_of(request), id)
+        return moved(request, "/providers", f"{kind.mark}_gone")
 
 
 async def _trial(request: Request, path: str) -> Back:
@@ -173,7 +131,22 @@ async def _trial(request: Request, path: str) -> Back:
     return Back(trial=trial)
 
 
-async def _changes(request: Request, form: Form, found: CustomProvider) -> dict[str, Any]:
+SECRET = ("key",)
+"""Fields that are not shown again."""
+
+
+async def _read_key(request: Request, form: Form, key: StoredCredential) -> Change:
+    """Its name and priority; and the key itself where another one is pasted."""
+    changes: dict[str, Any] = {"name": form.text("name"), "priority": whole(form)}
+    secret = form.secret("key").strip()
+    if not secret:
+        return Change(changes)
+    if not (secret.isascii() and secret.isprintable()):
+        raise Denied(422, "invalid_value", "A header cannot carry these characters.", "key")
+    return Change(changes | {"secret": secret}, "replace", "replaced")
+
+
+async def _read_provider(request: Request, form: Form, found: CustomProvider) -> Change:
     changes: dict[str, Any] = {
         "name": form.text("name"),
         "url": form.text("url", 2_000).rstrip("/"),
@@ -187,13 +160,7 @@ async def _changes(request: Request, form: Form, found: CustomProvider) -> dict[
     url = changes["url"] if changes["url"] != found.url else None
     dialect = changes["dialect"] if changes["dialect"] != found.dialect else None
     await brought.check_place(console_of(request), url, dialect)
-    return changes
-
-
-def _mistyped(form: Form, name: str) -> str:
-    typed = form.text("typed", 300)
-    form.end()
-    return "" if typed == name else f"To delete it, type its name: {name}"
+    return Change(changes)
 
 
 def title_of(key: StoredCredential) -> str:
@@ -201,7 +168,7 @@ def title_of(key: StoredCredential) -> str:
     return key.name or (f"…{key.shown}" if key.shown else key.id)
 
 
-async def _page(request: Request, found: CustomProvider, back: Back = NOTHING) -> Response:
+async def _provider_page(request: Request, found: CustomProvider, back: Back) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
     keys = await accounts.admin.list_credentials(visitor.organisation)
     upstream = f"custom-{found.id}"
@@ -216,7 +183,7 @@ async def _page(request: Request, found: CustomProvider, back: Back = NOTHING) -
     )  # fmt: skip
 
 
-async def _key_page(request: Request, key: StoredCredential, back: Back = NOTHING) -> Response:
+async def _key_page(request: Request, key: StoredCredential, back: Back) -> Response:
     accounts, visitor = await accounts_of(request), visitor_of(request)
     providers = await accounts.admin.list_providers(visitor.organisation)
     lately = await recent(accounts.admin, visitor)
@@ -226,3 +193,17 @@ async def _key_page(request: Request, key: StoredCredential, back: Back = NOTHIN
         request, "provider_key.html", status=back.status, key=key, title=title_of(key), own=own,
         tried=lately.with_key(key.id), words=WORDS, values=back.values or written, **back.told(),
     )  # fmt: skip
+
+
+# Keys first: their paths would be taken for those of a provider called so.
+offer(
+    Kind(
+        brought.CREDENTIAL, "/providers/keys", "/credentials", "key", title_of, _read_key, _key_page
+    )
+)
+offer(
+    Kind(
+        brought.PROVIDER, "/providers", "/providers", "provider", lambda one: one.name,
+        _read_provider, _provider_page,
+    )
+)  # fmt: skip

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request
 from passy_plugins.api.denied import Denied
 from passy_portal import personal, totp
 from passy_portal.accounts import Accounts
-from passy_portal.door import Form, address, csrf_of
-from passy_portal.pages.signing import GONE, begun, known_browser, safe, signed_in
+from passy_portal.door import Form, address, csrf_of, safe
+from passy_portal.links import GONE
+from passy_portal.pages.sessions import begun, known_browser, signed_in
 from passy_portal.view import accounts_of, moved, page, visitor_of
 from passy_proxy.keyring import KeyringError
 

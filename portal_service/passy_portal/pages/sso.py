@@ -9,12 +9,13 @@ from fastapi.responses import RedirectResponse
 
 from passy_plugins.api.denied import Denied
 from passy_portal import personal
-from passy_portal.door import FLOW, Form, address, drop_cookie, is_safe
+from passy_portal.door import FLOW, PLAIN, Form, address, drop_cookie, is_safe, safe
 from passy_portal.flows import keep, kept, new_flow, provider_of, way_back
 from passy_portal.identities import arrived, link, prove
 from passy_portal.oidc import Refused
 from passy_portal.pages.account import account_page
-from passy_portal.pages.signing import PLAIN, ask_second, begun, login_page, safe, signed_in
+from passy_portal.pages.sessions import ask_second, begun, signed_in
+from passy_portal.pages.signing import login_page
 from passy_portal.view import accounts_of, moved, page, visitor_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ async def begin_link(request: Request, name: str) -> Response:
     form.end()
     provider, visitor = provider_of(request, name), visitor_of(request)
     try:
-        await personal.proven(await accounts_of(request), visitor, password)
+        await personal.check_linking(await accounts_of(request), visitor, password)
     except Denied as error:
         return await account_page(request, str(error), error.status)
     return await _going(request, provider, new_flow(name, visitor=visitor))

@@ -10,6 +10,7 @@ import hmac
 import itertools
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -243,6 +244,16 @@ async def test_K5_rotation_beside_writers_loses_no_newer_value(
                 latest[id] = secret
                 written += 1
 
+    rewrapped = rotation.Rotating._rewrapped
+
+    def meanwhile(*given: Any) -> Any:
+        """Between the reading of some rows and the writing of what is made of them."""
+        seen = written
+        while written == seen and not stopped.is_set():
+            time.sleep(0.001)
+        return rewrapped(*given)
+
+    monkeypatch.setattr(rotation.Rotating, "_rewrapped", meanwhile)
     writers = [
         asyncio.ensure_future(write(BOTH, ids[::2])),
         asyncio.ensure_future(write(OLD_RING, ids[1::2])),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from harness.ports import free_port
 
 from passy_proxy.cli.serve import command
 from passy_proxy.config.build import build
@@ -31,7 +32,8 @@ def configuration(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_it_answers_and_a_term_signal_ends_it_with_0(start: Start, workers: str) -> None:
-    running = start("serve", "--workers", workers)
+    # Of those that nobody else is given as soon as it is free.
+    running = start("serve", "--workers", workers, "--listen", f"127.0.0.1:{free_port()}")
     running.answers("first")
     assert 0 == running.stop()
     assert "Traceback" not in running.errors

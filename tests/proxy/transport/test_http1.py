@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from harness.steady import be_steady
 
 from passy_proxy.timers import NEVER, sweep_of
 from passy_proxy.transport import Limits, Timeouts, TransportError, UpstreamRequest
@@ -32,6 +33,7 @@ POST = UpstreamRequest("POST", b"/v1/x", [(b"a", b"b")], b"{}")
 
 @asynccontextmanager
 async def upstream(script: Script, **limits: float) -> AsyncIterator[Http1Transport]:
+    be_steady()
     tasks: set[asyncio.Task[None]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
