@@ -146,7 +146,7 @@ class TestMemory(BooksContract):
 
 async def shipped(store: Sql) -> None:
     """Until nothing waits in the journal."""
-    for _ in range(1_500):
+    for _ in range(6_000):
         if not store.waiting:
             return
         await asyncio.sleep(0.02)

@@ -10,6 +10,7 @@ import random
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -205,20 +206,23 @@ class Clock:
     lag = 0.0
 
     async def __aenter__(self) -> Clock:
-        self._now = asyncio.get_running_loop().time
-        self._began = self._now()
+        self._began = self._slept = time.monotonic()
         self._ticking = asyncio.ensure_future(self._tick())
         return self
 
     async def __aexit__(self, *raised: object) -> None:
-        self.elapsed = self._now() - self._began
+        self.elapsed = time.monotonic() - self._began
+        self._late()
         self._ticking.cancel()
 
     async def _tick(self) -> None:
         while True:
-            before = self._now()
+            self._slept = time.monotonic()
             await asyncio.sleep(0.01)
-            self.lag += self._now() - before - 0.01
+            self._late()
+
+    def _late(self) -> None:
+        self.lag += max(0.0, time.monotonic() - self._slept - 0.01)
 
     def assert_about(self, seconds: float, more: float = 0.25) -> None:
         """Within 250 ms of ``seconds``."""
@@ -449,6 +453,7 @@ async def test_a_full_sink_holds_the_upstream_back(build: Build) -> None:
     async def script(wire: Wire) -> None:
         nonlocal sent
         await wire.request()
+        sent = 0
         await wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
         while sent < size:
             await wire.send(b"x" * 65536)
@@ -461,20 +466,34 @@ async def test_a_full_sink_holds_the_upstream_back(build: Build) -> None:
         longest = max(longest, len(data))
         return not full
 
+    async def held_back(transport: Transport) -> None:
+        nonlocal received, full
+        received, full = 0, True
+        leg = await transport.open(post(timeouts=Timeouts(idle=0.5)))
+        try:
+            for _ in range(3):
+                assert not await leg.relay(sink)
+                before = -1
+                while before != sent:  # until the upstream cannot send any more
+                    before = sent
+                    await asyncio.sleep(0.1)
+            assert sent < size / 2
+            full = False
+            assert await leg.relay(sink)
+        finally:
+            leg.close()
+
     async with Upstream().serve(script) as url:
-        leg = await build(url).open(post(timeouts=Timeouts(idle=0.5)))
-        for _ in range(3):
-            assert not await leg.relay(sink)
-            before = -1
-            while before != sent:  # until the upstream cannot send any more
-                before = sent
-                await asyncio.sleep(0.1)
-        assert sent < size / 2
-        full = False
-        assert await leg.relay(sink)
+        transport = build(url)
+        for left in reversed(range(5)):
+            try:
+                await held_back(transport)
+                break
+            except TransportError:  # A machine that holds up all of this process is silent as well.
+                if not left:
+                    raise
         assert received == size
         assert longest <= MIB
-        leg.close()
 
 
 async def test_what_arrived_is_relayed_before_the_error(build: Build) -> None:
@@ -569,7 +588,7 @@ async def test_silence_ends_a_relay(build: Build) -> None:
 
     async with Upstream().serve(script) as url:
         transport = build(url)
-        for _ in range(5):  # A machine that holds up all of this process is silent as well.
+        for _ in range(20):  # A machine that holds up all of this process is silent as well.
             got: list[bytes] = []
             async with Clock() as clock:
                 leg = await transport.open(post(timeouts=Timeouts(idle=0.5)))
@@ -829,7 +848,7 @@ async def test_the_wait_for_a_connection_is_bounded(build: Build) -> None:
         async with Clock() as clock:
             request = post(timeouts=Timeouts(pool=0.5))
             waiting = asyncio.ensure_future(transport.open(request))
-            await settled(transport, waiting=1)
+            await until(lambda: transport.stats()["waiting"] == 1 or waiting.done())
             with pytest.raises(TransportError) as raised:
                 await waiting
         assert raised.value.kind == "pool"
@@ -846,10 +865,12 @@ async def test_an_idle_connection_expires(build: Build) -> None:
     upstream = Upstream()
     async with upstream.serve(answer) as url:
         transport = build(url, Limits(keepalive=0.3))
-        leg = await transport.open(post())
-        await leg.read_all(10)
-        leg.close()
-        await settled(transport, open=1, idle=1)
+        for _ in range(5):  # Of a machine that is held up it may have expired by now.
+            await fetch(transport, post())
+            await asyncio.sleep(0.02)
+            if (stats := transport.stats())["idle"]:
+                break
+        assert (1, 1) == (stats["open"], stats["idle"])
         await all_gone(upstream)
         await settled(transport, open=0, idle=0)
 
@@ -882,7 +903,7 @@ async def test_a_connection_handed_to_one_who_has_just_left_expires_as_well(
         await (await first).read_all(10)
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        await settled(transport, open=1, idle=1, waiting=0)
+        await settled(transport, waiting=0)
         await all_gone(upstream)
         await settled(transport, open=0, idle=0)
 
@@ -936,9 +957,12 @@ async def test_each_timeout_fires_at_its_value(build: Build, case: str) -> None:
 
     async with Upstream().serve(script) as url:
         transport = build(url)
-        async with Clock() as clock:
-            with pytest.raises(TransportError) as raised:
-                await fetch(transport, post(body, timeouts=STUCK[case]))
+        for _ in range(5):  # Held up before it is sent, it is out of time as well.
+            async with Clock() as clock:
+                with pytest.raises(TransportError) as raised:
+                    await fetch(transport, post(body, timeouts=STUCK[case]))
+            if raised.value.sent:
+                break
         assert raised.value.kind == "timeout"
         assert raised.value.phase == {"drip": "first byte", "total in body": "total"}.get(
             case, case
@@ -1024,7 +1048,7 @@ async def test_what_is_no_answer_is_a_protocol_error(build: Build, data: bytes) 
     async with Upstream().serve(answering(data)) as url:
         transport = build(url)
         with pytest.raises(TransportError) as raised:
-            await transport.open(post(timeouts=Timeouts(first_byte=5)))
+            await transport.open(post(timeouts=Timeouts(first_byte=50)))
         assert raised.value.kind == "protocol"
         assert raised.value.sent
         await settled(transport, open=0)
@@ -1035,7 +1059,7 @@ async def test_malformed_chunks_end_the_answer(build: Build, data: bytes) -> Non
     async with Upstream().serve(answering(CHUNKED + data)) as url:
         transport = build(url)
         with pytest.raises(TransportError) as raised:
-            await fetch(transport, post(timeouts=Timeouts(idle=5)))
+            await fetch(transport, post(timeouts=Timeouts(idle=50)))
         assert raised.value.kind == "protocol"
         await settled(transport, open=0)
 
@@ -1104,12 +1128,13 @@ async def test_malformed_targets_are_refused(build: Build, target: bytes) -> Non
 
 async def test_a_stale_connection_never_reaches_the_caller(build: Build) -> None:
     async def script(wire: Wire) -> None:
+        head = await wire.head()  # The first one may take its time on a busy machine.
         while True:
-            async with asyncio.timeout(0.2):
-                head = await wire.head()
             length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
             await wire.reader.readexactly(length)
             await wire.send(OK)
+            async with asyncio.timeout(0.2):
+                head = await wire.head()
 
     async def quiet(wire: Wire) -> None:
         with suppress(TimeoutError):
@@ -1231,9 +1256,9 @@ async def test_cancellation_at_random_moments_leaves_nothing_behind(build: Build
         for _ in range(20):
             await asyncio.gather(*(cancelled() for _ in range(50)))
         await settled(transport, waiting=0)
-        stats = transport.stats()
-        assert stats["open"] == stats["idle"] <= 10
-        await until(lambda: upstream.live == stats["open"])
+        await until(lambda: (stats := transport.stats())["open"] == stats["idle"])
+        assert transport.stats()["open"] <= 10
+        await until(lambda: upstream.live == transport.stats()["open"])
         await until(lambda: len(asyncio.all_tasks()) - upstream.live <= tasks)
         await asyncio.gather(*(one() for _ in range(100)))
         assert transport.stats()["open"] <= 10

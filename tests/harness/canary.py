@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,7 +31,7 @@ class Canaries:
 
     def search_files(self, paths: Iterable[Path]) -> None:
         for path in paths:
-            if path.is_file():
+            with suppress(FileNotFoundError, IsADirectoryError):  # It may have gone meanwhile.
                 self.search(path.read_bytes(), str(path))
 
     @staticmethod

@@ -8,7 +8,7 @@ import threading
 import asyncpg
 import pytest
 
-from harness.postgres import PASSWORD, Database, OwnServer, Server, done
+from harness.postgres import PASSWORD, PATIENCE, Database, OwnServer, Server, done
 
 
 def test_each_database_is_empty_and_gone_at_the_end(postgres: Server) -> None:
@@ -24,7 +24,7 @@ def test_each_database_is_empty_and_gone_at_the_end(postgres: Server) -> None:
 
 def test_it_wants_its_password(own_postgres: OwnServer) -> None:
     with pytest.raises(asyncpg.InvalidPasswordError):
-        done(asyncpg.connect(own_postgres.url.replace(PASSWORD, "another"), timeout=5))
+        done(asyncpg.connect(own_postgres.url.replace(PASSWORD, "another"), timeout=PATIENCE))
 
 
 def test_what_was_written_is_there_after_a_crash(
@@ -52,5 +52,5 @@ def test_a_paused_server_says_nothing_until_it_goes_on(
     asking.start()
     assert not answered.wait(0.5)
     own_postgres.resume()
-    assert answered.wait(10)
+    assert answered.wait(PATIENCE)
     asking.join()

@@ -92,7 +92,7 @@ class RawUpstream:
         """Open now."""
         self._script = script or (lambda _: steps)
         self._ssl = ssl
-        self._idle = idle
+        self.idle = idle
         self.port = port
         self._serving: set[asyncio.Task[None] | None] = set()  # asyncio itself keeps none
         self._loop = asyncio.new_event_loop()
@@ -125,7 +125,7 @@ class RawUpstream:
         return found
 
     def _call(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
     async def _end(self) -> None:
         self._server.close()
@@ -146,7 +146,7 @@ class RawUpstream:
                 if left:  # to receive nothing would be the end
                     wire.receive_data(left)
                 # Between two requests: the first one may take its time on a busy machine.
-                async with asyncio.timeout(self._idle if hit else None):
+                async with asyncio.timeout(self.idle if hit else None):
                     request = await self._event(wire, reader)
                 if not isinstance(request, h11.Request):
                     return
@@ -172,9 +172,13 @@ class RawUpstream:
         finally:
             self.open -= 1
             self._serving.discard(asyncio.current_task())
-            if hit is not None:
-                hit.closed = time.monotonic()
             writer.transport.abort()
+            if hit is not None:
+                self._loop.call_soon(self._gone, hit)  # Behind what closes the socket.
+
+    @staticmethod
+    def _gone(hit: Hit) -> None:
+        hit.closed = time.monotonic()
 
     async def _event(self, wire: h11.Connection, reader: asyncio.StreamReader) -> Any:
         while (event := wire.next_event()) is h11.NEED_DATA:

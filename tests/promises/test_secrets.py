@@ -223,7 +223,7 @@ def tell(gateway: Gateway, path: str, model: str, agent: str, key: str) -> bytes
         f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncookie: session={key}\r\n"
         f"{shown}: {value}\r\nuser-agent: {agent}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    return send(gateway.url, head.encode() + body, patience=30, quiet=20).data
+    return send(gateway.url, head.encode() + body, patience=90, quiet=90).data
 
 
 def test_K4_what_an_upstream_repeats_is_hidden_from_the_client(

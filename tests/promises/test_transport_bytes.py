@@ -23,7 +23,7 @@ def config(url: str) -> str:
     kinds = "".join(
         f"  {kind}: {{url: '{url}/{kind}', credential: k, transport: {kind}, max_connections: 1,"
         " forward_headers: [x-case],"
-        " timeouts: {first_byte: 10s, idle: 10s}}\n"
+        " timeouts: {pool: 60s, first_byte: 60s, idle: 60s}}\n"
         for kind in KINDS
     )
     chains = "".join(f"  {kind}: [access_log, direct: {{upstream: {kind}}}]\n" for kind in KINDS)
@@ -71,7 +71,7 @@ class Stage:
             lines += f"x-case: {case}\r\n"
         if body:
             lines += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        told = send(self.gateway.url, f"{lines}\r\n".encode() + body, quiet=20.0)
+        told = send(self.gateway.url, f"{lines}\r\n".encode() + body, quiet=90.0, patience=90.0)
         assert b"EVIL" not in told.data, told.data[-2000:]
         return told.answer(method)
 

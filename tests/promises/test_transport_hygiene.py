@@ -25,8 +25,9 @@ from passy_proxy.timers import sweep_of
 
 KINDS = ("http1", "httpcore")
 SLOTS = 10
-SOON = 2.0
-"""Seconds in which everything has to be as before; a busy machine is given four times as long."""
+SOON = 40.0
+"""Seconds in which everything has to be as before, on a busy machine: long before any timer of the
+gateway's or the upstream's would see to it."""
 
 CALM = 0.3
 
@@ -54,7 +55,7 @@ BEHAVIOURS: list[list[Step]] = [
 def config(url: str) -> str:
     upstreams = "".join(
         f"  {kind}: {{url: '{url}', credential: k, transport: {kind}, max_connections: {SLOTS},"
-        " keep_alive: 300ms, timeouts: {pool: 10s, first_byte: 10s, idle: 10s}}\n"
+        " keep_alive: 300ms, timeouts: {pool: 120s, first_byte: 120s, idle: 120s}}\n"
         for kind in KINDS
     )
     models = ", ".join(f"{kind}: [{kind}/m]" for kind in KINDS)
@@ -134,7 +135,7 @@ def soon(met: Callable[[], bool], what: Callable[[], object]) -> float:
     began = since = time.monotonic()
     while (now := time.monotonic()) < since + CALM:
         if not met():
-            assert now < began + 4 * SOON, what()
+            assert now < began + SOON, what()
             since = now
         time.sleep(0.02)
     return since - began
@@ -203,7 +204,10 @@ def test_U13_no_task_is_left(tmp_path: Path, count: int) -> None:
             await loop.run_in_executor(None, churn, gateway.url, requests, 20)
             await settled(lambda: 0 == sum(t.stats()["open"] for t in transports), left)
             before = left()
-            await loop.run_in_executor(None, churn, gateway.url, requests, count)
+            for _ in range(20):  # Of a busy machine clients leave before it asks anybody.
+                await loop.run_in_executor(None, churn, gateway.url, requests, count)
+                if all(transport.stats()["opened"] > SLOTS for transport in transports):
+                    break
             await settled(
                 lambda: all(now <= before[name] for name, now in left().items()),
                 lambda: (before, left(), asyncio.all_tasks()),
@@ -215,7 +219,7 @@ def test_U13_no_task_is_left(tmp_path: Path, count: int) -> None:
 
 
 async def settled(met: Callable[[], bool], what: Callable[[], object]) -> None:
-    end = time.monotonic() + 4 * SOON
+    end = time.monotonic() + SOON
     while not met():
         assert time.monotonic() < end, what()
         await asyncio.sleep(0.02)

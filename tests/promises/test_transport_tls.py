@@ -53,7 +53,7 @@ def speaking(serve: Callable[[socket.socket], None]) -> Iterator[str]:
                 while True:
                     sock, _ = listening.accept()
                     with sock, suppress(OSError):
-                        sock.settimeout(5)
+                        sock.settimeout(60)
                         serve(sock)
 
         thread = threading.Thread(target=run, daemon=True)
@@ -94,7 +94,7 @@ class Scene:
         message = (
             b"POST /%b/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi"
         )
-        told = send(self.gateway.url, message % name.encode(), quiet=20.0)
+        told = send(self.gateway.url, message % name.encode(), quiet=90.0, patience=90.0)
         assert b"EVIL" not in told.data
         return told.answer()
 
@@ -148,7 +148,7 @@ def scene(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sc
             for kind in KINDS:
                 lines += (
                     f"  {name}-{kind}: {{url: '{url}', credential: {word}, {trust},"
-                    f" transport: {kind}, timeouts: {{tls: 3s, first_byte: 3s, idle: 3s}}}}\n"
+                    f" transport: {kind}, timeouts: {{tls: 60s, first_byte: 60s, idle: 60s}}}}\n"
                 )
                 chains += f"  {name}-{kind}: [direct: {{upstream: {name}-{kind}}}]\n"
                 routes += f"  - {{match: 'POST /{name}-{kind}/*', chain: {name}-{kind}}}\n"

@@ -242,7 +242,8 @@ def test_U8_the_stream_ends_in_an_error_event_and_no_end_marker(gateway: Gateway
             f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}"
             f"\r\ncontent-type: application/json\r\nuser-agent: {name};{mode};raw\r\n\r\n{body}"
         ).encode(),
-        quiet=10.0,
+        quiet=90.0,
+        patience=90.0,
     )
     answer = told.answer("POST")
     assert answer.whole

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness.gateway import Gateway, Serve
 
 CASES = {case["name"]: case for case in entries("upstream-faults")}
-SLACK = 6.0
+SLACK = 20.0
 """Seconds beyond those stated: machines of CI are noisy. The large run tells the strict figure."""
 
 CONFIGURATION = """
@@ -37,13 +37,8 @@ chains:
     - usage: {{ledger: books}}
     - alias
     - fallback: {{retries: 0}}
-  hasty:
-    - usage: {{ledger: books}}
-    - alias
-    - fallback: {{retries: 0, first_event: 2s}}
 routes:
   - {{match: POST /v1/chat/completions}}
-  - {{match: POST /hasty/v1/chat/completions, chain: hasty}}
 """
 HELLO = '"messages":[{"role":"user","content":"hello"}]'
 JSON = (
@@ -124,6 +119,7 @@ class Stage:
         urls = {
             "a": self.first.url,
             "hasty": self.first.url,
+            "stalled": self.first.url,
             "b": self.second.url,
             "refused": stack.enter_context(refusing()),
             "hole": stack.enter_context(black_hole()),
@@ -131,8 +127,11 @@ class Stage:
         }
         # Only where time is to run out there is little of it.
         # And no connection is used twice: what is different then is the table of replays' matter.
-        little = "keep_alive: 0s, timeouts: {first_byte: 700ms, idle: 700ms}"
-        limits = {"hasty": little, "hole": "keep_alive: 0s, timeouts: {connect: 500ms}"}
+        little = {"hasty": "first_byte", "stalled": "idle", "hole": "connect"}
+        limits = {
+            name: f"keep_alive: 0s, timeouts: {{{timer}: {500 if name == 'hole' else 700}ms}}"
+            for name, timer in little.items()
+        }
         upstreams = [
             f'  {n}: {{dialect: openai, url: "{url}/v1", {limits.get(n, "keep_alive: 0s")}}}'
             for n, url in urls.items()
@@ -158,25 +157,25 @@ class Stage:
             mark = f"{case['name']};{mode};{self._count}"
         asked = f'{{"model":"{case.get("upstream", "a")}-{alias}",{HELLO}'
         asked += ',"stream":true}' if mode == "stream" else "}"
-        prefix = "/hasty" if case.get("upstream") == "hasty" else ""
         told = send(
             self.gateway.url,
             (
-                f"POST {prefix}/v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+                "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
                 f"content-type: application/json\r\nuser-agent: {mark}\r\n"
                 f"content-length: {len(asked)}\r\n\r\n{asked}"
             ).encode(),
-            quiet=20.0,
-            patience=40.0,
+            quiet=90.0,
+            patience=90.0,
         )
         return Played(case, mode, alias, mark, told)
 
     def enter_hits(self, plays: Sequence[Played]) -> None:
         """What the ledgers of the upstreams say of each."""
-        ledgers = [
-            Counter(hit.header("user-agent") for hit in upstream.hits)
-            for upstream in (self.first, self.second)
-        ]
+        firsts = [play.mark for play in plays if play.case.get("hits", 1)]
+        # Who was given up in time may yet have to read what it was asked.
+        with suppress(AssertionError):  # Whose it is that is missing is told by `check_hits`.
+            self.first.until(lambda: {named(hit) for hit in self.first.hits}.issuperset(firsts))
+        ledgers = [Counter(map(named, upstream.hits)) for upstream in (self.first, self.second)]
         for play in plays:
             play.asked = [ledger[play.mark] for ledger in ledgers]
 
@@ -199,8 +198,12 @@ class Stage:
             wanted[row["id"]].record = {**row, "attempts": json.loads(row["attempts"])}
 
 
+def named(hit: Hit) -> str:
+    return hit.header("user-agent") or ""
+
+
 def said(hit: Hit) -> list[str]:
-    return (hit.header("user-agent") or "").split(";")
+    return named(hit).split(";")
 
 
 def modes(case: dict[str, Any]) -> list[str]:

@@ -118,7 +118,7 @@ def play(gateway: Gateway, key: str, runs: Sequence[tuple[dict[str, Any], str]])
             f"user-agent: {model_of(case, way)}\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
-        told = send(gateway.url, request.encode() + body, quiet=20.0, patience=60.0)
+        told = send(gateway.url, request.encode() + body, quiet=90.0, patience=90.0)
         return model_of(case, way), told.answer("POST")
 
     with ThreadPoolExecutor(6) as pool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness.gateway import until
+from harness.gateway import PATIENCE, until
 from harness.upstream import Hit, RawUpstream, Step
 
 from passy_plugins.stores.sql.admin import Admin
@@ -218,6 +218,8 @@ class Load:
         self.answered = 0
         self._shown = shown
         self._rate = rate
+        self._asked = [gateway] * CLIENTS
+        """The gateway to which each client is connected."""
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(CLIENTS)]
 
@@ -241,7 +243,7 @@ class Load:
             if connection is None or gateway is not self.gateway:
                 if connection is not None:
                     connection.close()
-                gateway = self.gateway
+                gateway = self._asked[number] = self.gateway
                 connection = http.client.HTTPConnection(gateway.url.partition("//")[2], timeout=90)
             try:
                 connection.request("POST", "/v1/chat/completions", body, headers)
@@ -258,9 +260,17 @@ class Load:
         if connection is not None:
             connection.close()
 
+    def turn(self, gateway: Gateway) -> None:
+        """Everybody asks that one from now on; nobody asks another one when this returns."""
+        self.gateway = gateway
+        end = time.monotonic() + PATIENCE
+        while any(each is not gateway for each in self._asked):
+            assert time.monotonic() < end, self.failures
+            time.sleep(0.02)
+
     def more(self, count: int) -> None:
         """Wait for so many more answers."""
-        goal, end = self.answered + count, time.monotonic() + 60
+        goal, end = self.answered + count, time.monotonic() + PATIENCE
         while self.answered < goal:
             assert time.monotonic() < end, self.failures
             time.sleep(0.02)
@@ -277,8 +287,8 @@ def rotated_under_load(house: House, each: int) -> tuple[int, list[str]]:
     first = house.gateway(OLD)
     with Load(first, shown) as load:
         load.more(each)
-        load.gateway = second = house.gateway(NEW, OLD)
-        load.more(2 * CLIENTS)  # Nobody asks the first one any more.
+        second = house.gateway(NEW, OLD)
+        load.turn(second)
         assert 0 == first.stop()
         load.more(each)
         turned = second.passy("secrets", "rotate", "--json")
@@ -287,8 +297,8 @@ def rotated_under_load(house: House, each: int) -> tuple[int, list[str]]:
         load.more(each)
         entry = second.passy("secrets", "retire", OLD_ID).stdout.strip()
         assert entry.startswith(f"retired:{OLD_ID}:")
-        load.gateway = third = house.gateway(NEW, entry)
-        load.more(2 * CLIENTS)
+        third = house.gateway(NEW, entry)
+        load.turn(third)
         assert 0 == second.stop()
         load.more(each)
     old = Keyring([OLD])
@@ -311,7 +321,7 @@ def test_K5_a_secret_key_is_replaced_and_retired_under_load(
     house: House, upstream: RawUpstream, figure: Note
 ) -> None:
     before = len(upstream.hits)
-    answered, failures = rotated_under_load(house, 60)
+    answered, failures = rotated_under_load(house, 80)
     figure("requests", answered)
     figure("failed", len(failures))
     assert [] == failures

@@ -145,7 +145,7 @@ def told(stage: Stage, agent: str, who: str, *more: str) -> bytes:
         *more,
     ]
     head = "\r\n".join(lines) + "\r\n\r\n"
-    return send(stage.gateway.url, head.encode() + body, patience=30, quiet=20).data
+    return send(stage.gateway.url, head.encode() + body, patience=90, quiet=90).data
 
 
 @pytest.fixture(scope="module")
