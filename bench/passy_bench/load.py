@@ -28,6 +28,7 @@ _STREAM_END: Final = b"\r\n0\r\n\r\n"
 _TAIL: Final = len(_STREAM_END) - 1
 _CONNECT_LIMIT: Final = 10.0
 _FAILURE_LIMIT: Final = 500  # a target that refuses is not hammered on
+_PATIENCE: Final = 20.0  # for a first answer, where the machine is busy elsewhere
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +103,12 @@ class Tally:
         self.latency: list[int] = []
         self.first_chunk: list[int] = []
         self.chunk: list[int] = []
+
+    def lacks(self, stream: bool) -> bool:
+        """Whether something is still to come that there is a figure of."""
+        if self.full.is_set() or self.failed:
+            return False
+        return not (self.answers and (self.first_chunk or not stream))
 
     def answered(self) -> None:
         self.answers += 1
@@ -328,7 +335,8 @@ def request_bytes(load: Load) -> bytes:
 
 
 async def run(load: Load) -> Outcome:
-    """Warm up, then count for `load.seconds` or until `load.limit` answers."""
+    """Warm up, then count for `load.seconds` or until `load.limit` answers; longer where nothing
+    has come by then."""
     generator = Generator(load)
     tally = generator.tally
     await generator.start()
@@ -337,6 +345,9 @@ async def run(load: Load) -> Outcome:
         tally.reset()
         waited, cpu, start = waited_ns(load.pids), cpu_ns(load.pids), time.perf_counter()
         await _until(tally.full, load.seconds)
+        last = start + load.seconds + _PATIENCE
+        while tally.lacks(load.stream) and time.perf_counter() < last:
+            await _until(tally.full, 0.02)
         cpu, seconds = cpu_ns(load.pids) - cpu, time.perf_counter() - start
         return Outcome(
             seconds=seconds,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
+_PORTS = range(5_000, 10_000)
 _SCHEDULER_CLOCK = 2  # CPUCLOCK_SCHED: the scheduler's run time, not tick counting
 
 
@@ -88,11 +90,14 @@ def pinned(core: int | None) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port nobody listens on now, below those that the system hands out by itself: one
+    of these might be somebody else's before its program binds it."""
+    for _ in range(1_000):
+        port = _PORTS[secrets.randbelow(len(_PORTS))]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def description() -> dict[str, str | int]:

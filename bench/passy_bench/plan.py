@@ -31,7 +31,7 @@ LOADS = SCENARIOS[:4]  # in this order: the many streams come last, they leave c
 STREAM_CHUNKS = 100
 ANSWER_LIMIT = 1_000_000
 _BODY_BYTES = 955
-_LOAD_GRACE = 30.0
+_LOAD_GRACE = 60.0
 
 Tell = Callable[[str], None]
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from passy_bench.machine import pinned
 
-_START_LIMIT = 30.0
+_START_LIMIT = 60.0
 _STOP_LIMIT = 3.0
 _POLL = 0.002
 _LAST_WORDS = 600

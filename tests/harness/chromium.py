@@ -13,8 +13,12 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
-WAIT = 30_000
+WAIT = 120_000
 """Milliseconds that anything may take; only a hang takes so long."""
+UNHURRIED = """{ const wait = window.setTimeout;
+window.setTimeout = (act, ms, ...more) => wait(act, 60 * ms, ...more); }"""
+"""A script for before a page's own: its seconds are minutes. Of two keys that belong together the
+second may come late."""
 
 
 def installed() -> str:
@@ -31,8 +35,9 @@ def installed() -> str:
 @contextmanager
 def launched() -> Iterator[Browser]:
     path = installed()
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:

@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -192,7 +192,10 @@ class Gateway:
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         connection = http.client.HTTPConnection(url.partition("//")[2], timeout=PATIENCE)
         with closing(connection):
-            connection.request(method or ("GET" if body is None else "POST"), path, content, sent)
+            # What is refused before its end was answered all the same.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                method = method or ("GET" if body is None else "POST")
+                connection.request(method, path, content, sent)
             answer = connection.getresponse()
             return Asked(answer.status, answer.headers, answer.read())
 
@@ -231,7 +234,7 @@ class Gateway:
 
     def records(self, where: str = "", *values: object) -> list[dict[str, Any]]:
         """What is in the books by now, oldest first."""
-        with closing(sqlite3.connect(self.folder / ".passy/passy.db")) as books:
+        with closing(sqlite3.connect(self.folder / ".passy/passy.db", timeout=90)) as books:
             books.row_factory = sqlite3.Row
             rows = books.execute(f"SELECT * FROM usage {where} ORDER BY at", values)
             return [dict(row) for row in rows]

@@ -81,7 +81,7 @@ class MailServer:
     def _encrypted(self, session: socketserver.StreamRequestHandler) -> bool:
         """Whether a handshake came about."""
         assert self._context is not None
-        session.request.settimeout(5)  # Of a client that waits for us to speak first.
+        session.request.settimeout(60)  # Of a client that waits for us to speak first.
         try:
             secure = self._context.wrap_socket(session.request, server_side=True)
         except OSError:  # The client does not trust it.

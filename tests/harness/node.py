@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "wire/node"
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def installed() -> str:

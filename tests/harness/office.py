@@ -30,7 +30,8 @@ models:
   one: [echo/echo]
   "pattern-*": [echo/echo]
 chains:
-  default: [usage: {{ledger: books}}, auth: {{directory: books, ttl: 1s}}, alias, fallback]
+  default: [usage: {{ledger: books}}, auth: {{directory: books, ttl: 1s, patience: 1m}},
+            alias, fallback]
 routes:
   - {{match: POST /v1/chat/completions}}
   - {{match: POST /v1/embeddings}}

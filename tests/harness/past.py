@@ -31,11 +31,15 @@ def enter(gateway: Gateway, records: Sequence[UsageRecord]) -> None:
     keyring = Keyring.load(gateway.folder / "data", gateway.variables.get("PASSY_SECRET_KEYS"))
 
     async def within() -> None:
-        site = Site(gateway.folder / "past", keyring)
-        store = Sql(SqlSettings(url=Secret(url)), site)
-        await store.start()
-        for record in records:
-            assert store.record(record.row()) is True
-        await store.stop()
+        site, left = Site(gateway.folder / "past", keyring), [*records]
+        while True:
+            store = Sql(SqlSettings(url=Secret(url)), site)
+            await store.start()
+            for record in left:
+                assert store.record(record.row()) is True
+            await store.stop()
+            left = []
+            if not store.waiting:  # On a busy machine some may: the next one begins with that.
+                break
 
     asyncio.run(within())

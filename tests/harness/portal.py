@@ -18,6 +18,8 @@ from passy_portal import totp
 
 PASSWORD = "correct horse battery staple"
 CONFIGURATION = OFFICE.replace("apps:\n", "apps:\n  /portal: {app: portal, store: books}\n")
+CONFIGURATION += "overload: {loop_lag: 0s}\n"
+"""On a machine that others use as well nobody is sent away for what it has to do."""
 
 
 APART = """
@@ -107,8 +109,8 @@ def first_link(gateway: Gateway) -> str:
     Browser(gateway).look("/login")
 
     def written() -> str | None:
-        for line in gateway.complaints().splitlines():
-            if "portal_has_no_owner" in line:
+        for line in gateway.complaints().splitlines(keepends=True):
+            if "portal_has_no_owner" in line and line.endswith("\n"):
                 return str(json.loads(line)["open"]).removeprefix("/portal")
         return None
 

@@ -47,7 +47,7 @@ class Watch(threading.Thread):
         while not (self._over.is_set() or self.ended):
             try:
                 self._watch()
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 if self._over.wait(0.1):
                     return
             self.came_back += 1
@@ -74,10 +74,12 @@ class Watch(threading.Thread):
         events = 0
         while not self._over.is_set():
             try:
-                line = answer.readline().decode().rstrip("\n")
+                read = answer.readline()
             except TimeoutError:
                 return  # Nothing came for a while: as good a moment as any to come back.
-            if line:
+            if not read:
+                return  # Its end, perhaps within an event, which will come again.
+            if line := read.decode().rstrip("\n"):
                 name, _, value = line.partition(":")
                 event[name] = value.strip()
                 continue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import openai
 import pytest
-from harness.chromium import Complaints, launched
+from harness.chromium import UNHURRIED, Complaints, launched
 from harness.gateway import Gateway, Serve, until
 from harness.office import VARIABLES
 from harness.portal import CONFIGURATION, PASSWORD, first_link
@@ -67,6 +67,7 @@ def visit(serve: Serve) -> Iterator[Visit]:
         page.click("button.primary")
         page.click("text=Use the echo for now")
         key = page.text_content("#the-key") or ""
+        page.wait_for_load_state()
         visit = Visit(gateway, browser, context, page, complaints, key)
         assert page.locator(".dot:not(.on)").count() == 1
         assert "hello there" in visit.ask().choices[0].message.content
@@ -152,6 +153,7 @@ def test_without_scripts_everything_is_there(visit: Visit) -> None:
     page.fill("#f-name", "by hand")
     page.click("text=Create the key")
     key = page.text_content("#the-key") or ""
+    page.wait_for_load_state()
     assert 6 == page.locator(".code:visible").count()
     assert 0 == page.locator("[data-copy]:visible").count()
     visit.ask(key)
@@ -163,17 +165,20 @@ def test_without_scripts_everything_is_there(visit: Visit) -> None:
 
     assert until(used)
     page.click("button:text-is('Dark')")
+    page.wait_for_load_state()
     assert "dark" == page.get_attribute("html", "data-theme")
     page.goto(f"{visit.url}/usage")
     page.select_option("#by", "key_id")
     page.click("text=Show")
+    page.wait_for_load_state()
     assert "by hand" in page.text_content("main")
     page.click("text=Sign out")
     assert page.url.endswith("/login")
 
 
 def test_keys_of_the_keyboard_go_places(visit: Visit) -> None:
-    page = visit.page
+    page = visit.complaints.watch(visit.context.new_page())
+    page.add_init_script(UNHURRIED)
     page.goto(visit.url)
     page.keyboard.press("g")
     page.keyboard.press("k")

@@ -36,6 +36,7 @@ document = application(None, "", None).openapi()
 del document["security"]  # The session is there in every request, which could not be wrong then.
 api = schemathesis.openapi.from_dict(document)
 api.config.phases.coverage.enabled = False
+api.config.request_timeout = 120.0
 turns = itertools.count()
 
 

@@ -27,7 +27,7 @@ class Up(Gateway):
         """What it tells whoever started it, as soon as it does."""
 
         def told() -> str | None:
-            found = re.search(pattern, (self.folder / "out").read_text())
+            found = re.search(rf"{pattern}\s", (self.folder / "out").read_text())
             return found[1] if found else None
 
         return until(told)
@@ -76,6 +76,7 @@ def test_from_passy_up_to_a_request_in_the_live_tail_and_to_401(
             row.wait_for()
             row.locator("th a").click()
             page.wait_for_selector(".tries")
+            page.wait_for_load_state()
             assert page.locator(".tries .try svg[role=img]").count() == 2
             tries = page.locator("table.tries-table tbody tr")
             assert "500" in (tries.nth(0).text_content() or "")

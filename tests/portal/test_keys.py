@@ -234,7 +234,7 @@ def test_the_snippets_of_a_new_key_work_as_they_are(here: Place) -> None:
     key, url = key_in(made), here.gateway.url
     curl, python, node, claude, codex, opencode = texts[-6:]
     for command in (["sh", "-c", curl + " -sS --fail"], [sys.executable, "-c", python]):
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert 0 == ran.returncode, ran.stderr
         assert "hello" in ran.stdout
     assert f'baseURL: "{url}/v1", apiKey: "{key}"' in node

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from harness.chromium import Complaints, launched
+from harness.chromium import UNHURRIED, Complaints, launched
 from harness.demo import BEGINNER, CONFIGURATION, Demo, fill, patterns, steer, walked
 from harness.gateway import Serve
 from harness.portal import PASSWORD, books, me
@@ -79,6 +79,7 @@ class Seen(NamedTuple):
         page.fill("#password", password)
         page.click("button.primary")
         page.wait_for_selector("nav")
+        page.wait_for_load_state()
         return context
 
 
@@ -195,6 +196,8 @@ def test_no_role_is_led_where_it_may_not_go(seen: Seen, role: str) -> None:
 def test_the_keyboard_leads_everywhere_and_rows_are_links(seen: Seen) -> None:
     context = seen.signed_in(seen.demo.owner, seen.demo.password, reduced_motion="reduce")
     page = context.pages[0]
+    page.add_init_script(UNHURRIED)
+    page.reload()
     links = page.locator("[data-go]").evaluate_all(
         "all => all.map(each => [each.dataset.go, new URL(each.href).pathname])"
     )

@@ -139,7 +139,7 @@ def test_two_models_side_by_side_and_one_is_stopped(visit: Visit) -> None:
 
     page = emptied(visit)
     page.click("[data-compare]")
-    visit.ask("a long story " * 30, "one", "echo:slow")
+    visit.ask("a long story " * 200, "one", "echo:slow")
     first, second = visit.answer(0), visit.answer(1)
     expect(first.locator(".state")).to_have_text("done", timeout=WAIT)
     expect(second.locator("[data-said]")).not_to_be_empty(timeout=WAIT)
@@ -155,7 +155,7 @@ def test_two_models_side_by_side_and_one_is_stopped(visit: Visit) -> None:
     expect(second.locator(".state")).to_have_text("stopped")
     expect(page.locator("[data-send]")).to_be_visible()
     page.click("[data-compare]")
-    visit.ask("slowly", "echo:slow")
+    visit.ask("slowly " * 200, "echo:slow")
     page.keyboard.press("Escape")
     expect(first.locator(".state")).to_have_text("stopped")
     assert second.is_hidden()
@@ -243,7 +243,7 @@ def test_a_prompt_is_kept_shared_and_written_as_code(visit: Visit) -> None:
     assert '"STOP"' in code
     assert f'base_url="{visit.gateway.base_url}"' in code
     page.locator("#play-code-2 [data-copy]").click()
-    assert code == page.evaluate("navigator.clipboard.readText()")
+    assert until(lambda: page.evaluate("navigator.clipboard.readText()") == code or None)
     other = joined(visit.owner, "grace@example.com", "developer")
     body = other.look(address.partition("/portal")[2]).body.decode()
     assert "Invoices &lt;script&gt;" in body

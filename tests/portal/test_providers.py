@@ -54,7 +54,9 @@ class Shop(NamedTuple):
 def configuration(url: str) -> str:
     text = CONFIGURATION.replace("upstreams:\n  echo: {kind: echo}\n", MORE.format(url=url))
     text = text.replace("models:\n", "models:\n  m: {targets: [openai/m], fallback_on: []}\n")
-    changed = text.replace("alias, fallback]", "byok: {vault: books, ttl: 1s}, alias, fallback]")
+    changed = text.replace(
+        "alias, fallback]", "byok: {vault: books, ttl: 1s, patience: 1m}, alias, fallback]"
+    )
     assert changed != text
     return changed
 
@@ -481,6 +483,7 @@ def test_in_a_browser_a_wrong_key_is_mended_and_saved(shop: Shop) -> None:
         page = complaints.watch(context.new_page())
         page.goto(f"{url}/providers")
         page.click("text=Add a provider")
+        page.wait_for_load_state()
         assert page.is_hidden("#f-url")
         page.select_option("#f-for", "")
         assert page.is_visible("#f-url")
@@ -489,15 +492,18 @@ def test_in_a_browser_a_wrong_key_is_mended_and_saved(shop: Shop) -> None:
         page.fill("#f-name", "by hand")
         page.click("button:text-is('Test')")
         page.wait_for_selector(".verdict.refused")
+        page.wait_for_load_state()
         assert "What to check" in (page.text_content(".trial") or "")
         assert "" == page.input_value("#f-key")
         narrow(page)
         page.fill("#f-key", shop.secrets.word("typed well", "sk-good-"))
         page.click("button:text-is('Test again')")
         page.wait_for_selector("button:text-is('Save')")
+        page.wait_for_load_state()
         narrow(page)
         page.click("button:text-is('Save')")
         page.wait_for_selector(".note.good")
+        page.wait_for_load_state()
         assert page.locator(".provider", has_text="by hand").count() == 1
         narrow(page)
         assert [] == complaints
@@ -514,6 +520,7 @@ def test_in_a_browser_a_wrong_key_is_mended_and_saved(shop: Shop) -> None:
             page.fill("#f-key", shop.secrets.word("typed badly"))
             page.click("button:text-is('Test')")
             page.wait_for_selector(".verdict.refused")
+            page.wait_for_load_state()
             for path in ("", "/providers", str(key).removeprefix("/portal")):
                 if path:
                     page.goto(url + path)

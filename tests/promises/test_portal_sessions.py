@@ -284,7 +284,7 @@ def test_W8_guessing_gets_slower_and_says_nothing_of_accounts(gateway: Gateway) 
     said = []
     for email in ("ada@example.com", "nobody@example.com"):
         books(gateway, "DELETE FROM portal_attempts")
-        answers = [browser.sign_in(email, "wrong password") for _ in range(8)]
+        answers = [browser.sign_in(email, "wrong password") for _ in range(10)]
         statuses = [answer.status for answer in answers]
         assert [401] * 5 == statuses[:5], statuses
         assert 429 in statuses[5:], statuses

@@ -24,12 +24,13 @@ upstreams:
 APPS = f"""apps:
   /away: {{app: portal, store: books, admin_url: "http://127.0.0.1:9/", admin_token: {TOKEN}}}
 """
-BUDGETS = "auth: {directory: books, ttl: 1s}, alias, budgets: {counters: state, books: books, "
-BUDGETS += "alerts: books, interval: 100ms}, fallback"
+BUDGETS = (
+    "alias, budgets: {counters: state, books: books, alerts: books, interval: 100ms}, fallback"
+)
 TEXT = (
     CONFIGURATION.replace("upstreams:\n", MORE)
     .replace("apps:\n", APPS)
-    .replace("auth: {directory: books, ttl: 1s}, alias, fallback", BUDGETS)
+    .replace("alias, fallback", BUDGETS)
     .replace("stores:\n", "stores:\n  state: {kind: memory}\n")
     .replace('/passy.db}"}', '/passy.db}", keep: 90d}')
 )

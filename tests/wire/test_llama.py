@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+from harness.again import spared
 from harness.ports import free_port
 from openai import OpenAI
 from pydantic import BaseModel
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.model
 SERVER = Path(__file__).with_name("llama.py")
 OPERATORS = "sk-of-the-model"
 FLOWER: Any = [{"role": "user", "content": "Name a flower."}]
+STORY: Any = [{"role": "user", "content": "Tell me a long story about a garden."}]
 UPSTREAMS = """
 upstreams:
   real:   {{url: {url}/v1, credential: {key}}}
@@ -95,7 +97,7 @@ def test_usage_of_a_stream_is_recorded_and_shown_to_who_asked(
 ) -> None:
     options: Any = {"stream_options": {"include_usage": True}} if asked else {}
     raw = client.chat.completions.with_raw_response.create(
-        model="real/smollm2", messages=FLOWER, max_tokens=16, stream=True, **options
+        model="real/smollm2", messages=FLOWER, max_tokens=16, temperature=0, stream=True, **options
     )
     with raw.parse() as stream:
         chunks = list(stream)
@@ -116,12 +118,17 @@ def test_usage_of_a_stream_is_recorded_and_shown_to_who_asked(
 
 
 def test_a_stream_comes_as_it_is_written(client: OpenAI) -> None:
-    with client.chat.completions.create(
-        model="real/smollm2", messages=FLOWER, max_tokens=48, stream=True
-    ) as stream:
-        moments = [time.monotonic() for chunk in stream if chunk.choices]
-    # At some 60 tokens a second; gathered up, all would come within a few milliseconds.
-    assert moments[-1] - moments[0] > 0.1
+    def took() -> float:
+        """Seconds between the first piece and the last."""
+        with client.chat.completions.create(
+            model="real/smollm2", messages=STORY, max_tokens=48, temperature=0, stream=True
+        ) as stream:
+            moments = [time.monotonic() for chunk in stream if chunk.choices]
+        return moments[-1] - moments[0]
+
+    # At some 60 tokens a second; gathered up, all would come within a few milliseconds each time.
+    # So they do to who has not had its turn on a busy machine until they were all there.
+    assert spared(took, lambda found: found > 0.1) > 0.1
 
 
 def test_an_answer_of_a_given_shape(client: OpenAI) -> None:
@@ -138,7 +145,7 @@ def test_an_answer_of_a_given_shape(client: OpenAI) -> None:
         },
     }
     answer = client.chat.completions.create(
-        model="real/smollm2", messages=FLOWER, max_tokens=200, seed=1, response_format=schema
+        model="real/smollm2", messages=FLOWER, max_tokens=200, temperature=0, response_format=schema
     )
     said = json.loads(answer.choices[0].message.content or "")
     assert {"name", "petals"} == said.keys()
@@ -160,13 +167,15 @@ def test_embeddings(client: OpenAI) -> None:
 
 
 def test_text_completions(client: OpenAI) -> None:
-    answer = client.completions.create(model="real/smollm2", prompt="One, two,", max_tokens=4)
+    answer = client.completions.create(
+        model="real/smollm2", prompt="One, two,", max_tokens=4, temperature=0
+    )
     assert answer.choices[0].text
 
 
 def test_responses(client: OpenAI) -> None:
     answer = client.responses.create(
-        model="real/smollm2", input="Name a flower.", max_output_tokens=16
+        model="real/smollm2", input="Name a flower.", max_output_tokens=16, temperature=0
     )
     assert answer.output_text.strip()
 

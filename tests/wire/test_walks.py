@@ -149,12 +149,14 @@ async def test_a_stream_that_falls_back_and_loses_its_client(
             asked = await ask(client, site, stream=True)
             got = await asked.until(b"upon a time")
             [seen] = second.requests
-            loop = asyncio.get_running_loop()
-            left = loop.time()
             asked.leave()
-            async with asyncio.timeout(60):
-                await seen.closed.wait()
-            took = loop.time() - left
+            # A quarter of a second is promised; a busy machine is given two in which this loop
+            # turns: all take part in it, so while the machine lets it wait, none can.
+            closing = asyncio.ensure_future(seen.closed.wait())
+            for _ in range(40):
+                await asyncio.wait([closing], timeout=0.05)
+            soon = closing.done()
+            await closing
             await until(lambda: 0 == site.gateway.snapshot.running)
             [record] = records(site)
 
@@ -164,7 +166,7 @@ async def test_a_stream_that_falls_back_and_loses_its_client(
     assert "2" == asked.headers["x-passy-attempts"]
     assert b"busy" not in got
     assert b"chat.completion.chunk" in got
-    assert took < 2.0, "a quarter of a second is promised; a busy machine is given more"
+    assert soon
     assert "gpt-4o-mini" == first.requests[0].json["model"]
     assert "claude-haiku" == seen.json["model"]
     assert "ours-for-anthropic" == seen.headers["x-api-key"]
