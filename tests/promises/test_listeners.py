@@ -18,7 +18,7 @@ from harness.ports import free_port
 
 MORE = """
   - {match: GET /metrics, listener: admin, chain: [metrics_page: {public: true}]}
-overload: {max_requests: MOST}
+overload: {max_requests: MOST, loop_lag: 0s}
 edge: {lame_duck: LAME}
 """
 TEXT = CONFIGURATION.replace(

@@ -30,6 +30,7 @@ from harness.postgres import Database
 from harness.upstream import Hit, RawUpstream, Step
 
 CONFIGURATION = """
+overload: {{loop_lag: 0s}}
 stores:
   books: {{kind: sql, url: "sqlite:///.passy/passy.db", journal: {{{journal}}}}}
 upstreams:
