@@ -260,8 +260,9 @@ class Supervisor:
             if not pid:
                 continue
             worker.pid = 0
-            if worker.line is not None:
+            if worker.line is not None:  # Nobody has heard its end yet.
                 worker.line.close()
+                worker.line = None
             code = os.waitstatus_to_exitcode(status)
             # One that serves while another has not come to it yet has not been looked at, perhaps.
             self._began = self._began or any(other.slot.ready for other in self.workers)
