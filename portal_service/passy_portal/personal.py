@@ -88,8 +88,12 @@ async def change_password(
 async def _check_first(accounts: Accounts, visitor: Visitor, office: Office) -> None:
     if not await may_have_password(accounts, visitor, office):
         raise Denied(403, "not_allowed", "Passwords are for owners here. Use your provider.")
+    _check_proven(visitor)
+
+
+def _check_proven(visitor: Visitor) -> None:
     if not is_proven(visitor):
-        message = "Sign in with your provider once more, then choose a password within 5 minutes."
+        message = "Sign in with your provider once more, then do this within five minutes."
         raise Denied(403, "sign_in_again", message)
 
 
@@ -193,6 +197,14 @@ async def _forgiven(accounts: Accounts, visitor: Visitor) -> None:
 
 
 # Providers that vouch for them
+
+
+async def check_linking(accounts: Accounts, visitor: Visitor, password: str) -> None:
+    """One more way in takes what a password takes, for the same reason."""
+    if await accounts.has_password(visitor.user):
+        await proven(accounts, visitor, password)
+    else:
+        _check_proven(visitor)
 
 
 async def unlink(

@@ -138,12 +138,14 @@ class Ran(NamedTuple):
 
     chain: str
     hash: str
+    filters: list[retold.Took]
+    """What each of them took, where that was timed."""
 
 
 def ran(record: UsageRecord) -> Ran:
-    told = record.attempts[-1].ran if record.attempts else ""
+    told, filters = retold.what_ran(record.attempts[-1]) if record.attempts else ("", [])
     chain, _, hash = told.rpartition("@")
-    return Ran(chain, hash)
+    return Ran(chain, hash, filters)
 
 
 def as_curl(origin: str, record: UsageRecord) -> Snippet | None:

@@ -79,7 +79,7 @@ NOTES = {
     "removed": "They are no member any more, and their sessions have ended.",
     "withdrawn": "The invitation is withdrawn.",
     "password": "Your password is set. All other sessions have ended.",
-    "proven": "It is you. Choose your password now, within five minutes.",
+    "proven": "It is you. Go on within five minutes.",
     "ended": "The session has ended.",
     "view": "The view is saved.",
     "view_gone": "The view is deleted.",

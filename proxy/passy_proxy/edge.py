@@ -365,7 +365,7 @@ class Connection(asyncio.Protocol):
             since = self.deadline - self.limits.keep_alive
             self.deadline = since + self.limits.linger
         elif not self.buffer:
-            self.deadline = min(self.deadline, self.sweep.now + self.limits.linger)
+            self.deadline = min(self.deadline, self.loop.time() + self.limits.linger)
 
     def expire(self, now: float) -> None:
         """The deadline has passed; what that means depends on what was waited for."""
@@ -568,7 +568,8 @@ class Connection(asyncio.Protocol):
             if not self.edge.draining:
                 self.close()
                 return
-            self.deadline = self.sweep.now + limits.linger
+            # By the clock itself: of so little time none is to be lost to a sweep that is late.
+            self.deadline = self.loop.time() + limits.linger
         else:
             self.deadline = self.sweep.now + limits.keep_alive
         if self.paused_reading:
@@ -673,6 +674,7 @@ class Connection(asyncio.Protocol):
         """Refuse a request for want of room. Who has sent all of it, and no more, may try again on
         this connection: a new one would cost both sides more."""
         refusal = Refused(503, "overloaded", "The gateway is overloaded. Try again in a moment.")
+        refusal.path = head.line.path
         edge = self.edge
         if (
             len(rest) != head.length
@@ -686,7 +688,6 @@ class Connection(asyncio.Protocol):
             or self.spare
         ):
             raise refusal
-        refusal.path = head.line.path
         self._tell(refusal, b"keep-alive")
         self._next()
 

@@ -206,7 +206,8 @@ class AttemptRecord(NamedTuple):
     """The id of the organisation's own key that was shown; empty where it was the operator's, or
     none."""
     ran: str = ""
-    """The chain it ran through and the hash of its configuration: ``default@4f2a91c0``."""
+    """The chain it ran through and the hash of its configuration: ``default@4f2a91c0``. Behind
+    that, of an exchange that was timed, what each filter took; see `passy_proxy.clocks`."""
 
 
 UsageRow = tuple[Any, ...]

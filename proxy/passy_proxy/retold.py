@@ -161,3 +161,25 @@ def end_of(record: UsageRecord) -> int:
     """Milliseconds from the beginning to the end of all that is known of it."""
     ends = [attempt.started_ms + attempt.head_ms for attempt in record.attempts]
     return max([record.duration_ms, record.first_ms, *ends, 1])
+
+
+_TIME = re.compile(r" ([^ =]+)=([0-9]+\.[0-9]{3})(?= |$)")
+
+
+class Took(NamedTuple):
+    """One filter of an exchange that was timed."""
+
+    filter: str
+    ms: float
+
+
+def what_ran(attempt: AttemptRecord) -> tuple[str, list[Took]]:
+    """Chain and hash, and apart from that what each filter took, where that was timed."""
+    chain, at, rest = attempt.ran.rpartition("@")  # Names of chains may have spaces.
+    took = [Took(name, float(ms)) for name, ms in _TIME.findall(rest)]
+    return f"{chain}{at}{rest.partition(' ')[0]}", took
+
+
+def filters_of(record: UsageRecord) -> list[Took]:
+    """What each filter took; nothing where that was not timed."""
+    return what_ran(record.attempts[-1])[1] if record.attempts else []

@@ -581,7 +581,11 @@ class RedisContract(CountersContract):
     def counters(self, clock: Clock) -> Counters:
         # The clock of these tests jumps; a lease that nobody renews must not end by that.
         settings = RedisSettings(
-            url=Secret(self.url), name=f"test-{next(NUMBERS)}", lease=LONGEST, timeout=60.0
+            url=Secret(self.url),
+            name=f"test-{next(NUMBERS)}",
+            lease=LONGEST,
+            timeout=60.0,
+            connect_timeout=60.0,
         )
         store = Redis(settings, SITE, clock)
         assert store._there is not None

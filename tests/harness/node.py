@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ def installed() -> str:
             pytest.fail(missing)
         pytest.skip(missing)
     lock, done = SCRIPTS / "package-lock.json", SCRIPTS / "node_modules/.package-lock.json"
-    if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
-        install = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        ran = subprocess.run(install, cwd=SCRIPTS, capture_output=True, text=True, timeout=300)
-        assert 0 == ran.returncode, ran.stderr
+    with (Path(tempfile.gettempdir()) / f"passy-test-npm-{os.getuid()}").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # Of several processes that run tests one installs.
+        if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
+            install = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+            ran = subprocess.run(install, cwd=SCRIPTS, capture_output=True, text=True, timeout=300)
+            assert 0 == ran.returncode, ran.stderr
     return node
 
 

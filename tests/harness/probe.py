@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 PAUSE = 0.01
 """Seconds between an answer and the next request."""
+LEAST = 10
+"""Answers that are waited for, also by one that begins late."""
 
 
 class Probe:
@@ -33,7 +35,7 @@ def main(host: str, port: str, request: bytes) -> None:
     found = []
     connection = socket.create_connection((host, int(port)))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    while not select.select([sys.stdin], [], [], PAUSE)[0]:
+    while not select.select([sys.stdin], [], [], PAUSE)[0] or len(found) < LEAST:
         began = time.perf_counter()
         connection.sendall(request)
         said = connection.recv(1 << 16)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from harness.crowd import CHAT, Caller, asking, percentile
 
 CONFIGURATION = """
+overload: {{loop_lag: 0s}}
 edge: {{max_connections_per_ip: 4000}}
 stores:
   state: {{kind: redis, url: "{url}", {store}}}

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.browser
 
 MODELS = CONFIGURATION.replace(
     "models:\n",
-    "models:\n  two: {targets: [echo/echo:500, echo/echo], fallback_on: [5xx]}\n",
+    "time_filters: 1\nmodels:\n  two: {targets: [echo/echo:500, echo/echo], fallback_on: [5xx]}\n",
 )
 CANARY = "<script>window.canary=1</script><img src=x onerror=window.canary=1>'\"&"
 
@@ -99,6 +99,11 @@ def test_a_request_that_fell_back_is_shown_try_by_try(visit: Visit) -> None:
         assert one["upstream"] == cells[0]
         assert [f"{one['started_ms']:,} ms", f"{one['head_ms']:,} ms"] == [cells[3], cells[6]]
     assert "Answered by echo, after one try that failed." in page.text_content("main")
+    # This gateway times each request: what its filters took is told apart.
+    rows = page.get_by_role("region", name="Filters").locator("tbody tr")
+    shown = [each.strip() for each in rows.all_text_contents()]
+    assert [f"{one['filter']}{one['ms']:.3f} ms" for one in told["filters"]] == shown
+    assert ["usage", "auth", "alias"] == [one["filter"] for one in told["filters"]]
     code = page.text_content(".code code") or ""
     assert '"model": "two"' in code
     assert "sk-passy" not in page.content()
@@ -196,6 +201,7 @@ def test_W7_what_clients_and_providers_say_runs_nowhere(visit: Visit) -> None:
         assert page.evaluate("window.canary") is None, path
     page.goto(f"{visit.url}/requests/{record.id}")
     assert CANARY in page.text_content("main")
+    assert "time_filters: 100" in (page.text_content("main") or "")  # It was not timed.
     lines = visit.owner.look(f"/requests.csv?{query}").body.decode()
     assert not re.search(r'(^|,)"?[=+@]', lines, re.MULTILINE)
 

@@ -19,6 +19,7 @@ from harness.postgres import Database, OwnServer
 from harness.upstream import RawUpstream
 
 CONFIGURATION = """
+overload: {{loop_lag: 0s}}
 stores:
   books: {{kind: sql, url: "${{DATABASE_URL}}"}}
 upstreams:

@@ -22,6 +22,7 @@ from harness.valkey import Valkey
 from passy_proxy.testing import Answer, completion
 
 CONFIGURATION = """
+overload: {{loop_lag: 0s}}
 stores:
   state: {{kind: redis, url: "{redis}", timeout: 5s}}
   books: {{kind: sql, url: "sqlite:///{folder}/books.db"}}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 1 << 20
 CONFIGURATION = """
+overload: {loop_lag: 0s}
 stores: {books: {kind: sql, url: "sqlite:///.passy/passy.db"}}
 upstreams: {openai: {dialect: openai, url: "URL/v1", credential: sk-operator}}
 models: {m: [openai/m]}

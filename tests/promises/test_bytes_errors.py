@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.gateway import Gateway, Serve
 
 CONFIGURATION = """
+overload: {loop_lag: 0s}
 edge: {header_timeout: 500ms, body_grace: 500ms}
 stores: {state: {kind: memory}, books: {kind: sql, url: "sqlite:///.passy/passy.db"}}
 upstreams:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harness.gateway import Asked, Gateway, Serve
 
 CONFIGURATION = """
+overload: {loop_lag: 0s}
 stores: {state: {kind: memory}, books: {kind: sql, url: "sqlite:///.passy/passy.db"}}
 upstreams:
   openai: {dialect: openai, url: "URL/v1", credential: sk-operator}

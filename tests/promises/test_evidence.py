@@ -503,6 +503,7 @@ def passy_filters():
 '''
 
 CONFIGURATION = """
+overload: {{loop_lag: 0s}}
 stores:
   books: {{kind: sql, url: "sqlite:///.passy/passy.db"}}
 upstreams:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.gateway import Gateway, Serve
 
 GATEWAY = """
+overload: {loop_lag: 0s}
 stores: {books: {kind: sql, url: "sqlite:///.passy/passy.db"}}
 upstreams:
   openai: {dialect: openai, url: "%(url)s/v1", credential: sk-of-the-operator}

@@ -25,6 +25,7 @@ from harness.valkey import Valkey
 from passy_proxy.testing import completion
 
 CONFIGURATION = """
+overload: {{loop_lag: 0s}}
 stores:
   state: {{kind: redis, url: "{redis}", timeout: 5s}}
   books: {{kind: sql, url: "{books}"}}

@@ -13,6 +13,7 @@ from harness.gateway import Gateway, Serve
 from harness.upstream import RawUpstream, Step
 
 CONFIGURATION = """
+overload: {{loop_lag: 0s}}
 upstreams: {{one: {{url: "{url}/v1", credential: a-credential}}}}
 models: {{m: [one/real]}}
 edge: {{body_grace: 1s}}

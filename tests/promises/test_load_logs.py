@@ -13,6 +13,7 @@ from harness.crowd import CHAT, Caller, asking, resident
 from harness.gateway import Gateway, Serve, until
 
 CONFIGURATION = """
+overload: {loop_lag: 0s}
 log: {level: debug, format: json}
 upstreams: {echo: {kind: echo}}
 models: {m: [echo/echo]}

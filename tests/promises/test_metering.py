@@ -30,6 +30,7 @@ from harness.postgres import Database
 from harness.upstream import Hit, RawUpstream, Step
 
 CONFIGURATION = """
+overload: {{loop_lag: 0s}}
 stores:
   books: {{kind: sql, url: "sqlite:///.passy/passy.db", journal: {{{journal}}}}}
 upstreams:
@@ -312,7 +313,7 @@ def test_M5_a_full_journal_disk_is_a_decision(serve: Serve, figure: Note, policy
         yield "read"
         steps = steps_of(hit)
         if number_of(hit) == 0:
-            steps.insert(3, {"wait": release})
+            steps.insert(3, {"wait": release, "saying": ": still here\n\n"})
         yield from steps
 
     count = 600
@@ -325,7 +326,7 @@ def test_M5_a_full_journal_disk_is_a_decision(serve: Serve, figure: Note, policy
             told: list[Told] = []
             ask = question(0, stream=True)
             running = threading.Thread(
-                target=lambda: told.append(send(gateway.url, ask, quiet=60, patience=60))
+                target=lambda: told.append(send(gateway.url, ask, quiet=600, patience=600))
             )
             with locked(gateway):  # Nothing is shipped, so nothing makes room.
                 running.start()
@@ -336,7 +337,7 @@ def test_M5_a_full_journal_disk_is_a_decision(serve: Serve, figure: Note, policy
                 clients = Clients(gateway.url, count, 20, seed=5)
                 next(clients._numbers)
                 asyncio.run(clients.run())
-                refusal = send(gateway.url, question(count, stream=False), quiet=10).answer("POST")
+                refusal = send(gateway.url, question(count, stream=False)).answer("POST")
                 release.set()
                 running.join()
             (data / "ballast").unlink()

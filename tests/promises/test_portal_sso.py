@@ -460,6 +460,9 @@ def test_W3_a_first_password_and_one_more_way_in_over_the_json_api(
     asked = lee.api("PUT", "/me/password", {"new": new})
     assert (403, "sign_in_again") == (asked.status, asked.json["error"]["code"])
     assert 404 == lee.api("POST", "/me/password/proof", {"provider": "nobody"}).status
+    asked = lee.api("POST", "/identities", {"provider": "work"})
+    assert (403, "sign_in_again") == (asked.status, asked.json["error"]["code"])
+    assert b"/sso/work/link" not in lee.look("/account").body
     begun = lee.api("POST", "/me/password/proof", {"provider": "other"})
     assert parse_qs(urlsplit(begun.json["to"]).query)["prompt"] == ["login"]
     # It is for the browser that began it.
@@ -467,6 +470,8 @@ def test_W3_a_first_password_and_one_more_way_in_over_the_json_api(
     begun = lee.api("POST", "/me/password/proof", {"provider": "other"})
     assert 303 == returned(lee, begun.json["to"]).status
     assert lee.api("GET", "/me/password").json["proven_until"]
+    assert b"/sso/work/link" in lee.look("/account").body
+    assert 200 == lee.api("POST", "/identities", {"provider": "work"}).status
     asked = lee.api("PUT", "/me/password", {"new": new})
     assert 200 == asked.status
     lee.csrf = asked.json["csrf_token"]

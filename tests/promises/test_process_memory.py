@@ -78,6 +78,7 @@ LIMITED = """
 
 def configuration(upstream: str, limited: str = LIMITED) -> str:
     return f"""
+overload: {{loop_lag: 0s}}
 stores:
   books: {{kind: sql, url: "sqlite:///books.db"}}
   state: {{kind: memory}}

@@ -128,6 +128,11 @@ def ask(gateway: Gateway, key: str) -> int:
     return gateway.ask(CHAT, BODY, authorization=f"Bearer {key}").status
 
 
+def let_in(gateway: Gateway, key: str) -> None:
+    """The gateway knows the key when this returns: a database may take its time to tell of it."""
+    until(lambda: 200 == ask(gateway, key) or None)
+
+
 def probes(gateway: Gateway) -> tuple[int, int]:
     return gateway.ask("/livez").status, gateway.ask("/readyz").status
 
@@ -142,7 +147,7 @@ def test_D3_D5_a_gateway_that_starts_while_all_is_away_serves_who_it_knew(
     gateway = site.gateway()
     (_, known), (id, revoked), (gone_id, gone), (_, unseen) = site.keys(4)
     for key in (known, revoked, gone):
-        assert 200 == ask(gateway, key)
+        let_in(gateway, key)
     # Revoked, and shown never again; the gateway learns of it all the same.
     site.disable(id, tell=True)
     site.edit(lambda admin: admin.delete_key(gone_id), tell=True)
@@ -273,7 +278,7 @@ def test_D6_a_revocation_holds_in_time(
     made = site.keys(times)
     for _, key in made:
         for _ in range(6):  # Both workers know it.
-            assert 200 == ask(gateway, key)
+            let_in(gateway, key)
     until(lambda: {"state": "ok", "books": "ok"} == stores(gateway) or None)
     for id, key in made:
         site.disable(id, tell)
@@ -281,13 +286,11 @@ def test_D6_a_revocation_holds_in_time(
         in_a_row = 0
         while in_a_row < 6:  # Whichever worker is asked.
             status = ask(gateway, key)
-            assert status in (200, 401)
+            assert status in (200, 401, 503)  # It may have to wait for what the database says.
             if status == 200:
                 took.append(time.monotonic() - began)
-                in_a_row = 0
-            else:
-                in_a_row += 1
-            assert time.monotonic() - began < 20
+            in_a_row = in_a_row + 1 if status == 401 else 0
+            assert time.monotonic() - began < PATIENCE
         took.append(0.0)
     assert 0 == gateway.stop()
     longest = max(took)
@@ -311,6 +314,7 @@ def test_D3_D5_M4_no_request_waits_for_postgresql(
             time.sleep(0.005)
         return took
 
+    let_in(gateway, key)
     load(50)
     calm = load(200)
 
@@ -325,7 +329,7 @@ def test_D3_D5_M4_no_request_waits_for_postgresql(
         return frozen, stopped
 
     # Nobody has waited for a time limit: those are 3 s.
-    frozen, stopped = spared(outage, lambda took: max(map(max, took)) < 2.9, times=4)
+    frozen, stopped = spared(outage, lambda took: max(map(max, took)) < 2.9)
     p99 = [quantiles(each, n=100)[98] * 1e3 for each in (calm, frozen, stopped)]
     figure("p99 (ms): calm, frozen, stopped", ", ".join(f"{each:.1f}" for each in p99))
     figure("longest (ms)", ", ".join(f"{max(each) * 1e3:.0f}" for each in (calm, frozen, stopped)))
@@ -348,9 +352,9 @@ def test_D3_postgresql_hears_no_more_of_many_requests_than_of_few(
         stack.enter_context(site.valkey)
         relay = stack.enter_context(Relay("127.0.0.2", own_postgres.port))
         site.books = database.url.replace("127.0.0.1", "127.0.0.2")
+        [(_, key)] = site.keys()  # First: to hear of the edit later would end what is known of it.
         gateway = site.gateway()
-        [(_, key)] = site.keys()
-        assert 200 == ask(gateway, key)
+        let_in(gateway, key)
 
         def packets(pause: float, seconds: float = 3.0, least: int = 0) -> tuple[int, float]:
             """How many requests in that time, or until there were so many; and what went to the
@@ -382,7 +386,7 @@ def test_D6_a_command_tells_of_its_edit_through_redis(site: Site) -> None:
     gateway = site.gateway()
     made = gateway.passy("keys", "create", "--json", "--requests", "1000/min")
     key, id = (json.loads(made.stdout)[name] for name in ("key", "id"))
-    assert 200 == ask(gateway, key)
+    let_in(gateway, key)
     until(lambda: {"state": "ok", "books": "ok"} == stores(gateway) or None)
     with socket.create_connection(("127.0.0.1", site.valkey.port), timeout=90) as sock:
         sock.sendall(b"SUBSCRIBE passy:changes\r\n")
@@ -396,7 +400,7 @@ def test_D6_a_command_tells_of_its_edit_through_redis(site: Site) -> None:
     until(lambda: 401 == ask(gateway, key) or None)
     # Limits: what was remembered of a key's limits ends with its principal.
     [(other_id, other)] = site.keys()
-    assert 200 == ask(gateway, other)
+    let_in(gateway, other)
     limits = {"requests": Rate(1, 86_400)}
     site.edit(lambda admin: admin.change_key(other_id, **limits), tell=True)
     until(lambda: 429 == ask(gateway, other) or None)

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 GATEWAY = """
 stores: {books: {kind: sql, url: "sqlite:///.passy/passy.db"}}
 upstreams:
-  shared: {dialect: openai, url: "%(url)s/v1", credential: sk-shared-by-all, max_connections: 8}
+  shared:
+    dialect: openai
+    url: "%(url)s/v1"
+    credential: sk-shared-by-all
+    max_connections: 8
+    timeouts: {pool: 60s}
 models: {m: [shared/m]}
 chains:
   default:

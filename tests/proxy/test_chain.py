@@ -171,10 +171,14 @@ class Slow(Recorded):
 class Rig:
     """A bench whose chain is ``filters``, alias and fallback; two targets on one fake upstream."""
 
-    def __init__(self, filters: Sequence[type[Filter]], fallback: str = "fallback") -> None:
+    def __init__(
+        self, filters: Sequence[type[Filter]], fallback: str = "fallback", *, timed: bool = False
+    ) -> None:
+        """``timed``: with a clock around each hook."""
         names = ", ".join(kind.name for kind in filters)
         self._bench = Bench(
             f"""
+            time_filters: {int(timed)}
             upstreams: {{echo: {{kind: echo}}}}
             chains: {{default: [{names}{", " if names else ""}alias, {fallback}]}}
             routes: [{{match: POST /v1/chat/completions}}]
@@ -688,12 +692,20 @@ async def steps(work: asyncio.Task[None], number: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("answers", "stream"), [(FAILING_OVER, True), ((PLAIN,), False), ((BUSY, BUSY), False)]
+    ("answers", "stream", "timed"),
+    [
+        (FAILING_OVER, True, False),
+        (FAILING_OVER, True, True),
+        ((PLAIN,), False, False),
+        ((BUSY, BUSY), False, False),
+    ],
 )
-async def test_a_hang_up_at_any_await_leaves_nothing_open(answers: Any, stream: bool) -> None:
+async def test_a_hang_up_at_any_await_leaves_nothing_open(
+    answers: Any, stream: bool, timed: bool
+) -> None:
     journal: Journal = []
     gone = 0
-    async with Rig([tracer("a", journal), tracer("b", journal)]) as rig:
+    async with Rig([tracer("a", journal), tracer("b", journal)], timed=timed) as rig:
         for number in range(1000):
             journal.clear()
             fake, client = Fake(*answers), Slow()
@@ -716,11 +728,19 @@ async def test_a_hang_up_at_any_await_leaves_nothing_open(answers: Any, stream: 
 
 
 @pytest.mark.parametrize(
-    ("answers", "stream"), [(FAILING_OVER, True), ((PLAIN,), False), ((BUSY, BUSY), False)]
+    ("answers", "stream", "timed"),
+    [
+        (FAILING_OVER, True, False),
+        (FAILING_OVER, True, True),
+        ((PLAIN,), False, False),
+        ((BUSY, BUSY), False, False),
+    ],
 )
-async def test_a_cancellation_at_any_await_leaves_nothing_open(answers: Any, stream: bool) -> None:
+async def test_a_cancellation_at_any_await_leaves_nothing_open(
+    answers: Any, stream: bool, timed: bool
+) -> None:
     journal: Journal = []
-    async with Rig([tracer("a", journal), tracer("b", journal)]) as rig:
+    async with Rig([tracer("a", journal), tracer("b", journal)], timed=timed) as rig:
         for number in range(1, 1000):
             journal.clear()
             fake, client = Fake(*answers), Slow()

@@ -16,6 +16,7 @@ from passy_plugins.api.errors import absent, responses
 from passy_plugins.api.files import Format, exported
 from passy_plugins.api.words import Line, Moment, Shown, shown_at
 from passy_plugins.stores.sql.reports import Asked, Bucket, Dimension, Group, Order, Sums
+from passy_proxy import retold
 from passy_proxy.records import UsageRecord
 from passy_proxy.units import dollars
 
@@ -116,8 +117,17 @@ class Exchange(Shown):
     duration_ms: int
 
 
+class FilterTime(Shown):
+    filter: str
+    ms: float = Field(description="In its hooks until the answer ended, with what they waited for.")
+
+
 class WholeExchange(Exchange):
     attempts: list[Try]
+    filters: list[FilterTime] = Field(
+        description="What each filter took, in the order of the chain; empty unless it was timed: "
+        "see `time_filters`."
+    )
 
 
 class Exchanges(Shown):
@@ -268,8 +278,7 @@ async def exchange(request: Request, id: Line) -> WholeExchange:
     record = await admin.reports.exchange(id)
     if record is None:
         raise absent("exchange")
-    attempts = [Try(**one._asdict()) for one in record.attempts]
-    return WholeExchange(attempts=attempts, **exchange_of(record))
+    return whole(record)
 
 
 def counts(sums: Sums) -> dict[str, Any]:
@@ -292,6 +301,15 @@ def bin_of(group: Group, by: Sequence[str]) -> dict[str, Any]:
 def flat(row: dict[str, Any]) -> dict[str, Any]:
     """With its dimensions beside the rest, for a file."""
     return {"at": row.pop("at"), **row.pop("by"), **row}
+
+
+def whole(record: UsageRecord) -> WholeExchange:
+    """With its attempts, and with what the filters took where that was timed."""
+    attempts = [
+        Try(**one._replace(ran=retold.what_ran(one)[0])._asdict()) for one in record.attempts
+    ]
+    filters = [FilterTime(**each._asdict()) for each in retold.filters_of(record)]
+    return WholeExchange(attempts=attempts, filters=filters, **exchange_of(record))
 
 
 def exchange_of(record: UsageRecord) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from pydantic import Field
 
 from passy_plugins.api.editing import Paging
 from passy_plugins.api.errors import responses
-from passy_plugins.api.usage import Exchange, Try, WholeExchange, exchange_of
+from passy_plugins.api.usage import Exchange, WholeExchange, exchange_of, whole
 from passy_plugins.api.words import Body, Id, Line, Name, Shown, shown_at
 from passy_portal import saved_views
 from passy_portal.pages.requests import asked_in, one_of
 from passy_portal.saved_views import SavedView
 from passy_portal.sought import Sought
 from passy_portal.view import accounts_of, visitor_of
-from passy_proxy.records import UsageRecord
 
 if TYPE_CHECKING:
     from passy_portal.tail import Tail
@@ -132,11 +131,6 @@ async def delete_view(request: Request, id: Id) -> Response:
 async def show_request(request: Request, id: Id) -> WholeExchange:
     """One of them with every attempt."""
     return whole(await one_of(await accounts_of(request), visitor_of(request), id))
-
-
-def whole(record: UsageRecord) -> WholeExchange:
-    attempts = [Try(**one._asdict()) for one in record.attempts]
-    return WholeExchange(attempts=attempts, **exchange_of(record))
 
 
 def shown(view: SavedView) -> ViewShown:

@@ -127,7 +127,8 @@ async def change_password(request: Request, response: Response, change: Password
 
 @router.post("/api/me/password/proof", responses=GOING)
 async def begin_proof(request: Request, response: Response, proving: Proving) -> Going:
-    """Sign in once more with a provider, to choose a first password then."""
+    """Sign in once more with a provider, to choose a first password then, or to link another
+    provider."""
     flow = new_flow(proving.provider, visitor=visitor_of(request), proves=True)
     return await _going(request, response, flow)
 
@@ -210,10 +211,11 @@ async def list_identities(request: Request) -> IdentitiesShown:
 
 @router.post("/api/identities", responses=GOING)
 async def begin_link(request: Request, response: Response, linking: Linking) -> Going:
-    """Link one more: it is there as soon as they have signed in there."""
+    """Link one more: it is there as soon as they have signed in there. Who has no password signs in
+    with the provider they have once more before."""
     provider_of(request, linking.provider)
     visitor = visitor_of(request)
-    await personal.proven(await accounts_of(request), visitor, linking.password)
+    await personal.check_linking(await accounts_of(request), visitor, linking.password)
     return await _going(request, response, new_flow(linking.provider, visitor=visitor))
 
 

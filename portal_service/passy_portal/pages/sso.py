@@ -51,7 +51,7 @@ async def begin_link(request: Request, name: str) -> Response:
     form.end()
     provider, visitor = provider_of(request, name), visitor_of(request)
     try:
-        await personal.proven(await accounts_of(request), visitor, password)
+        await personal.check_linking(await accounts_of(request), visitor, password)
     except Denied as error:
         return await account_page(request, str(error), error.status)
     return await _going(request, provider, new_flow(name, visitor=visitor))

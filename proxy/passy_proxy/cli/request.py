@@ -79,6 +79,9 @@ def told(record: UsageRecord, key: str, width: int) -> list[str]:
     lines += [f"{flag}  {retold.FLAGS[flag]}" for flag in retold.flags(record)]
     if record.attempts:
         lines += ["", *drawn(record, width)]
+    if took := retold.filters_of(record):
+        each = " · ".join(f"{one.filter} {one.ms:.3g} ms" for one in took)
+        lines += ["", f"filters: {each}"]
     return [*lines, "", summed(record)]
 
 

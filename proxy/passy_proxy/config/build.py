@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from passy_proxy.body import JsonLimits
 from passy_proxy.chain import BadFilter, Chain
+from passy_proxy.clocks import SampledChain
 from passy_proxy.config.document import Mapping, Node, Text, plain
 from passy_proxy.config.model import (
     AppEntry,
@@ -679,13 +680,19 @@ class _Builder:
             return None
         beat = getattr(filters[-1][1].config, "heartbeat", 0.0)
         try:
-            chain = Chain([filter for _, filter in filters], heartbeat=beat)
+            chain = self.chained([filter for _, filter in filters], beat)
             self.places[id(chain)] = [entry.node.place for entry, _ in filters]
             return chain
         except BadFilter as exc:
             [entry] = [entry for entry, filter in filters if filter is exc.filter][:1]
             self.complain(entry.node, str(exc))
             return None
+
+    def chained(self, filters: list[Filter], beat: float) -> Chain:
+        every = self.file.settings.time_filters
+        if every:
+            return SampledChain(filters, heartbeat=beat, every=every)
+        return Chain(filters, heartbeat=beat)
 
     def check_closed(self, entry: ChainEntry, filter: Filter) -> None:
         """Complain of a filter that may fail unnoticed although others rest on it."""

@@ -393,6 +393,13 @@ class GatewaySettings(Settings):
     connect: ConnectionSettings = setting({}, "How upstreams are found and reached.")
     overload: OverloadSettings = setting({}, "When to refuse more.")
     log: LogSettings = setting({}, "What is logged, and how.")
+    time_filters: int = setting(
+        0,
+        "Every how many-th request of a chain is timed filter by filter, for its page in the"
+        " portal; 1 is each. 0 is none, and costs nothing.",
+        ge=0,
+        le=1_000_000,
+    )
 
 
 Layer = Literal["file", "MINI_LLM", "standard"]

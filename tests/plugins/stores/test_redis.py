@@ -55,6 +55,12 @@ async def taken(store: Counters, *claims: Claim) -> Grant:
     return answer if isinstance(answer, Grant) else await answer
 
 
+@pytest.fixture
+def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that gets no turn for a while is not taken for one that has gone."""
+    monkeypatch.setattr(changes, "PULSE", 60.0)
+
+
 def keys(server: Valkey, name: str) -> list[str]:
     return sorted(server.ask("KEYS", f"{{{name}}}*"))
 
@@ -346,6 +352,7 @@ async def test_a_password_is_shown_to_the_server_and_to_nobody_else(
     assert "pass:wrong" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("never_quiet")
 async def test_a_server_over_tls_is_verified(valkey: Valkey, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     with Wire(valkey, authority.server()) as wire:
@@ -392,12 +399,6 @@ async def test_memory_is_this_process_alone(valkey: Valkey) -> None:
 
 
 # Changes
-
-
-@pytest.fixture
-def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that gets no turn for a while is not taken for one that has gone."""
-    monkeypatch.setattr(changes, "PULSE", 60.0)
 
 
 @pytest.mark.usefixtures("never_quiet")

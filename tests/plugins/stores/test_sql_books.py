@@ -116,7 +116,7 @@ def books(request: pytest.FixtureRequest, tmp_path: Path) -> Books:
 
 
 async def shipped(store: Sql) -> None:
-    for _ in range(1_500):
+    for _ in range(6_000):
         if not store.waiting:
             return
         await asyncio.sleep(0.02)

@@ -282,7 +282,10 @@ class Postgres:
                 theirs = (
                     asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
                 )
-                if not isinstance(error, theirs | OSError):
+                if isinstance(error, AttributeError) and not late:
+                    raise
+                # An AttributeError: ended while it prepares a statement, it has no protocol left.
+                if not isinstance(error, theirs | OSError | AttributeError):
                     raise
                 raise self._told(error, f"no answer within {seconds:g} s" if late else "") from None
             finally:
