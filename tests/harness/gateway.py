@@ -350,6 +350,7 @@ def shipped() -> Shipped:
         for name, url in hosts.items():
             text, count = re.subn(re.escape(HOSTS[name]) + r"\b", url, text)
             assert 1 == count, name
-        return text
+        # Whatever else this machine has to do, nobody is sent away for that.
+        return f"{text}\noverload: {{loop_lag: 0s}}\n"
 
     return text

@@ -21,6 +21,8 @@ apps:
 """
 VARIABLES = {"PASSY_SERVICE_SECRET": SECRET, "PASSY_ADMIN_TOKEN": TOKEN}
 
+UNHURRIED = "overload: {loop_lag: 0s}"
+"""On a machine that others use as well nobody is sent away for what it has to do."""
 CONFIGURATION = f"""
 stores:
   books: {{kind: sql, url: "${{DATABASE_URL:-sqlite:///.passy/passy.db}}"}}
@@ -37,6 +39,7 @@ routes:
   - {{match: POST /v1/embeddings}}
 prices:
   echo/*: {{input: 1, output: 2, per: 1M}}
+{UNHURRIED}
 {APPS}
 """
 

@@ -14,17 +14,16 @@ from urllib.parse import urlencode
 
 from harness.gateway import PATIENCE, Asked, Gateway, until
 from harness.office import CONFIGURATION as OFFICE
+from harness.office import UNHURRIED
 from passy_portal import totp
 
 PASSWORD = "correct horse battery staple"
 CONFIGURATION = OFFICE.replace("apps:\n", "apps:\n  /portal: {app: portal, store: books}\n")
-CONFIGURATION += "overload: {loop_lag: 0s}\n"
-"""On a machine that others use as well nobody is sent away for what it has to do."""
 
 
-APART = """
-stores: {books: {kind: sql, url: "${DATABASE_URL}"}}
-apps: {/: {app: portal, store: books, gateway_url: "${API_PASSY_AI_URL:-}"}}
+APART = f"""{UNHURRIED}
+stores: {{books: {{kind: sql, url: "${{DATABASE_URL}}"}}}}
+apps: {{/: {{app: portal, store: books, gateway_url: "${{API_PASSY_AI_URL:-}}"}}}}
 """
 
 

@@ -97,7 +97,7 @@ def test_a_gateway_that_ended_before_it_delivered_is_named_until_it_has(
     gateway: Gateway, apart: Apart, owner: Browser
 ) -> None:
     # The portal has a store of the same kind, and nothing to deliver.
-    ((name, _),) = until(lambda: books(gateway, MARKS))
+    ((name, _),) = until(lambda: books(gateway, MARKS) or None)
     gateway.kill()
     hour_ago = int(time.time() * 1000) - 3_600_000
     aged = f"{hour_ago:013} {os.uname().nodename}"

@@ -18,12 +18,11 @@ from harness.ports import free_port
 
 MORE = """
   - {match: GET /metrics, listener: admin, chain: [metrics_page: {public: true}]}
-overload: {max_requests: MOST, loop_lag: 0s}
 edge: {lame_duck: LAME}
 """
 TEXT = CONFIGURATION.replace(
     "  - {match: POST /v1/embeddings}\n", "  - {match: POST /v1/embeddings}" + MORE
-)
+).replace("loop_lag: 0s", "loop_lag: 0s, max_requests: MOST")
 BEARER = f"Bearer {TOKEN}"
 PLACES = ("/status", "/organisations", "/keys", "/nothing", "/openapi.json", "")
 CHAT = {"model": "one", "messages": [{"role": "user", "content": "hello"}]}

@@ -42,6 +42,7 @@ STANDARD_KEYS = {
     "DEEPINFRA_API_KEY": "sk-deepinfra",
 }
 BARE = """
+overload: {loop_lag: 0s}
 chains: {default: [access_log, alias, fallback]}
 routes: [{match: POST /v1/chat/completions}]
 """

@@ -137,6 +137,7 @@ overload:
   loop_lag: 2s
 
 log: {level: debug, format: json}
+time_filters: 100
 """
 ENV = {"OPENAI_API_KEY": "sk-canary-0123456789"}
 
