@@ -83,7 +83,7 @@ class Caller:
         """Status, headers and body of the next answer; its length must be told."""
         head = (await self.until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         fields = [line.partition(": ") for line in head[1:] if line]
-        headers = {name: value for name, _, value in fields}
+        headers = {name.lower(): value for name, _, value in fields}
         if "chunked" in headers.get("transfer-encoding", ""):
             return int(head[0].split()[1]), headers, await self.until(b"0\r\n\r\n")
         size = int(headers.get("content-length", 0))
