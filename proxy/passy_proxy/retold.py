@@ -180,6 +180,11 @@ def what_ran(attempt: AttemptRecord) -> tuple[str, list[Took]]:
     return f"{chain}{at}{rest.partition(' ')[0]}", took
 
 
+def attempts_of(record: UsageRecord) -> list[AttemptRecord]:
+    """Its attempts, of which ``ran`` tells chain and hash alone."""
+    return [attempt._replace(ran=what_ran(attempt)[0]) for attempt in record.attempts]
+
+
 def filters_of(record: UsageRecord) -> list[Took]:
     """What each filter took; nothing where that was not timed."""
     return what_ran(record.attempts[-1])[1] if record.attempts else []

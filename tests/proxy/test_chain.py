@@ -691,7 +691,7 @@ async def steps(work: asyncio.Task[None], number: int) -> bool:
     return not work.done()
 
 
-@pytest.mark.parametrize(
+of_each_way = pytest.mark.parametrize(
     ("answers", "stream", "timed"),
     [
         (FAILING_OVER, True, False),
@@ -700,6 +700,9 @@ async def steps(work: asyncio.Task[None], number: int) -> bool:
         ((BUSY, BUSY), False, False),
     ],
 )
+
+
+@of_each_way
 async def test_a_hang_up_at_any_await_leaves_nothing_open(
     answers: Any, stream: bool, timed: bool
 ) -> None:
@@ -727,15 +730,7 @@ async def test_a_hang_up_at_any_await_leaves_nothing_open(
     assert number > gone > 8
 
 
-@pytest.mark.parametrize(
-    ("answers", "stream", "timed"),
-    [
-        (FAILING_OVER, True, False),
-        (FAILING_OVER, True, True),
-        ((PLAIN,), False, False),
-        ((BUSY, BUSY), False, False),
-    ],
-)
+@of_each_way
 async def test_a_cancellation_at_any_await_leaves_nothing_open(
     answers: Any, stream: bool, timed: bool
 ) -> None:

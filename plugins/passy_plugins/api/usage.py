@@ -305,9 +305,7 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 
 def whole(record: UsageRecord) -> WholeExchange:
     """With its attempts, and with what the filters took where that was timed."""
-    attempts = [
-        Try(**one._replace(ran=retold.what_ran(one)[0])._asdict()) for one in record.attempts
-    ]
+    attempts = [Try(**each._asdict()) for each in retold.attempts_of(record)]
     filters = [FilterTime(**each._asdict()) for each in retold.filters_of(record)]
     return WholeExchange(attempts=attempts, filters=filters, **exchange_of(record))
 

@@ -78,9 +78,7 @@ def exchange_dict(record: UsageRecord) -> dict[str, Any]:
     told["user"] = told.pop("user_id")
     told["tags"] = [tag for tag in record.tags.split(",") if tag]
     told["cost_usd"] = None if nanos is None else dollars(nanos)
-    told["attempts"] = [
-        attempt._replace(ran=retold.what_ran(attempt)[0])._asdict() for attempt in record.attempts
-    ]
+    told["attempts"] = [each._asdict() for each in retold.attempts_of(record)]
     told["filters"] = [each._asdict() for each in retold.filters_of(record)]
     return told
 
