@@ -199,7 +199,10 @@ class Cycle:
         head = self._joined(status, headers, b"%bcontent-length: %d\r\n" % (lines, len(body)))
         self.started = self.finished = True
         self._hang_up = None
-        self._write(head, body)
+        if len(body) > _SMALL:
+            _write_all(connection.transport, (head, body))
+        else:
+            connection.send_whole(head + body, self)
         if self._event is not None:
             self._event.set()
         connection.answered(self)

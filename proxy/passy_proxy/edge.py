@@ -41,6 +41,7 @@ from passy_proxy.framing import (
     RequestHead,
     asked_for,
 )
+from passy_proxy.outbox import Outbox, outbox_of
 from passy_proxy.refusal import Said, plainly
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
@@ -206,10 +207,12 @@ class Connection(asyncio.Protocol):
         "deadline",
         "direct",
         "edge",
+        "held",
         "left",
         "limits",
         "loop",
         "moved",
+        "outbox",
         "paused_reading",
         "paused_writing",
         "phase",
@@ -232,6 +235,7 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
     sweep: Sweep
+    outbox: Outbox
 
     def __init__(
         self,
@@ -261,6 +265,7 @@ class Connection(asyncio.Protocol):
         self.turn: asyncio.Future[Cycle | None] | None = None  # and how it learns of it
         self.phase = _HEAD
         self.deadline = NEVER
+        self.held = b""  # a whole answer, the latest one: while it waits, nothing else happens here
         self.buffer = bytearray()  # a head that has not ended, or requests that wait
         self.chunks: Chunks | None = None
         self.left = 0  # bytes of the body still to come, unless chunked
@@ -295,6 +300,7 @@ class Connection(asyncio.Protocol):
         self._bound_queue()
         self.sweep = sweep_of(self.loop)
         self.sweep.add(self)
+        self.outbox = outbox_of(self.loop)
         self.deadline = self.sweep.now + self.limits.header_timeout
         self.counted = self.edge.enter(self._peer)
         if not self.counted:
@@ -303,6 +309,7 @@ class Connection(asyncio.Protocol):
             self._be_spare()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.held = b""
         self.connections.discard(self)
         self.sweep.discard(self)
         if self.counted:
@@ -314,6 +321,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Half-closed counts as closed; the transport closes itself when we return."""
+        self.release()
         self._client_left()
 
     def data_received(self, data: bytes) -> None:
@@ -349,6 +357,21 @@ class Connection(asyncio.Protocol):
             self.deadline = self.sweep.now if self.paused_reading else NEVER
             # asyncio's transports do not bear being closed in this call, so not at once
             self.loop.call_soon(self._go_on)
+
+    def send_whole(self, answer: bytes, cycle: Cycle) -> None:
+        """A whole answer: with others of this turn, where nothing is about to happen here."""
+        if cycle.keep_alive and cycle.complete and not self.buffer:
+            self.outbox.write(self, self.transport, answer)
+        else:
+            self.transport.write(answer)
+
+    def release(self) -> None:
+        """Send what is held. A client that does not take it gets no further."""
+        if answer := self.held:
+            self.held = b""
+            self.transport.write(answer)
+            if self.paused_writing and self.phase == _IDLE:
+                self.phase = _BUSY
 
     def shutdown(self) -> None:
         """The server stops: an idle connection closes, a busy one after its answer.
@@ -422,12 +445,14 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close once the client has taken what was written."""
+        self.release()
         self.phase = _CLOSING
         self._await_progress()
         self.transport.close()
 
     def cut(self) -> None:
         """Reset the connection, so that a client can tell it from an answer that has ended."""
+        self.release()
         self.phase = _CLOSING
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
@@ -452,6 +477,7 @@ class Connection(asyncio.Protocol):
         self._rest(stay=False)
 
     def _tell(self, refusal: Refused, connection: bytes = b"close") -> None:
+        self.release()
         self.edge.count(refusal.code)
         said = getattr(self.app, "refused", plainly)(refusal)
         lines = self.edge.default_lines(self.server_state.default_headers)
@@ -579,6 +605,11 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         """``data`` begins with a head, and nothing waits in the buffer."""
+        if self.held:
+            self.release()
+            if self.paused_writing:  # First the client has to take that.
+                self.buffer += data
+                return
         try:
             if self.alike is not None and (found := self.alike.read(data)) is not None:
                 head, end = found

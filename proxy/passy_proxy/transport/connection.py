@@ -16,6 +16,7 @@ from typing import cast
 
 import httptools
 
+from passy_proxy.outbox import outbox_of
 from passy_proxy.timers import NEVER, Sweep, sweep_of
 
 from . import TransportError, UpstreamRequest
@@ -60,6 +61,7 @@ class Connection(asyncio.Protocol):
         "_drained",
         "_heard",
         "_loop",
+        "_outbox",
         "_paused",
         "_pool",
         "_request",
@@ -71,6 +73,7 @@ class Connection(asyncio.Protocol):
         "deadline",
         "error",
         "gone",
+        "held",
         "leg",
         "stale",
         "sweep",
@@ -98,6 +101,9 @@ class Connection(asyncio.Protocol):
         self._until_eof = False
         self._backlog = 0
         self._since = 0.0
+        self.held = b""
+        """A whole request, while it waits for the end of the turn."""
+        self._outbox = outbox_of(self._loop)
         self.sweep: Sweep = sweep_of(self._loop)
         self.deadline = NEVER
         self.gone = False
@@ -131,22 +137,27 @@ class Connection(asyncio.Protocol):
             self.began = began
             self._arm(now, request.timeouts.first_byte)
         body = request.body
+        if type(body) is bytes and len(body) <= JOINED_BYTES:
+            self._outbox.write(self, self._transport, message)
+            return waiter
         self._transport.write(message)
         if type(body) is not bytes:
             assert not isinstance(body, bytes)
             self._begin_upload(body, request.length)
-        elif len(body) > JOINED_BYTES:
-            if (
-                len(body) > UNREAD_BYTES
-                and self._transport.get_extra_info("sslcontext") is not None
-            ):
-                # Encrypting all of it would hold up the loop, and nothing could be salvaged.
-                self._begin_upload(sliced(body), len(body))
-            else:
-                self._transport.write(body)
-                if self._transport.is_closing():  # reset between the two writes
-                    self._unwritten = True
+        elif len(body) > UNREAD_BYTES and self._transport.get_extra_info("sslcontext") is not None:
+            # Encrypting all of it would hold up the loop, and nothing could be salvaged.
+            self._begin_upload(sliced(body), len(body))
+        else:
+            self._transport.write(body)
+            if self._transport.is_closing():  # reset between the two writes
+                self._unwritten = True
         return waiter
+
+    def release(self) -> None:
+        """Send what is held."""
+        if message := self.held:
+            self.held = b""
+            self._transport.write(message)
 
     def _begin_upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
         self.deadline = self._due()
@@ -234,6 +245,7 @@ class Connection(asyncio.Protocol):
         if self.gone:
             return
         self.gone = True
+        self.held = b""
         leg, self.leg, self.waiter = self.leg, None, None
         self._request = _NONE
         if leg is not None:
@@ -390,6 +402,9 @@ class Connection(asyncio.Protocol):
         if waiter is None or waiter.done():  # nobody asked, or nobody waits any more
             self.drop()
             return
+        if self.held:  # It speaks unasked: nobody is to take that for an answer.
+            self._lost(None)
+            return
         answer = self._answer
         if not (data.startswith(VERSION) or answer.pending or may_begin(data)):
             self._refuse("is no HTTP/1.1: another version or none")  # httptools knows more of them
@@ -477,7 +492,12 @@ class Connection(asyncio.Protocol):
         leg = self.leg
         if self.waiter is not None:
             # A write that failed means an incomplete request, which nobody can have served.
-            cut = self._unwritten or self.upload is not None or isinstance(exc, BrokenPipeError)
+            cut = (
+                self._unwritten
+                or self.upload is not None
+                or self.held != b""
+                or isinstance(exc, BrokenPipeError)
+            )
             again = self.used and type(self._request.body) is bytes and not self._answer.pending
             self.stale = again and (cut or self._request.replay_safe)
             message = "the upstream closed the connection without an answer"

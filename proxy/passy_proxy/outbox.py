@@ -1,0 +1,85 @@
+"""What is written in one turn of the event loop goes out together, at its end.
+
+To send is dear mostly because it wakes whoever waits for it; who is being woken already costs
+nothing more. A loop that has much to do sends in each turn to the same few neighbours: a proxy in
+front, a provider. So the first message of a turn goes out at once, which is all there is when
+little happens, and those behind it wait until everybody who is ready has been served, or until
+enough are together.
+
+Only whole messages are held, of which nothing follows until something was heard in return: a
+request, a plain answer. Who holds one lets it go (``release``) before anything else is done with
+the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+MOST = 16
+"""So many are held: more save little, and the first of them would wait for the work of all."""
+
+_ATTRIBUTE = "_passy_outbox"
+
+
+class Writer(Protocol):
+    """A connection."""
+
+    held: bytes
+    """What waits for the end of the turn; empty when nothing does."""
+
+    def release(self) -> None:
+        """Send what is held; nothing if nothing is."""
+        ...
+
+
+class Outbox:
+    """The messages of one loop's turn. See `outbox_of`."""
+
+    __slots__ = ("_loop", "_open", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._open = False
+        """Something was sent in this turn."""
+        self._waiting: list[Writer] = []
+
+    def write(self, writer: Writer, transport: asyncio.Transport, message: bytes) -> None:
+        """Send ``message`` by ``transport``, now or at the end of this turn.
+
+        ``writer`` holds nothing, and is to write nothing else before it has released this.
+        """
+        if self._open:
+            writer.held = message
+            waiting = self._waiting
+            waiting.append(writer)
+            if len(waiting) >= MOST:
+                self._send()
+        else:
+            self._open = True
+            self._loop.call_soon(self._end)
+            transport.write(message)
+
+    def _end(self) -> None:
+        self._open = False
+        if self._waiting:
+            self._send()
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for writer in waiting:
+            try:
+                writer.release()
+            except Exception as error:  # the others' messages must go out
+                self._loop.call_exception_handler(
+                    {"message": "a message could not be sent", "exception": error}
+                )
+
+
+def outbox_of(loop: asyncio.AbstractEventLoop) -> Outbox:
+    """The one outbox of ``loop``, made at first use; it lives and dies with the loop."""
+    outbox: Outbox | None = getattr(loop, _ATTRIBUTE, None)
+    if outbox is None:
+        outbox = Outbox(loop)
+        setattr(loop, _ATTRIBUTE, outbox)
+    return outbox
