@@ -477,7 +477,6 @@ class Connection(asyncio.Protocol):
         self._rest(stay=False)
 
     def _tell(self, refusal: Refused, connection: bytes = b"close") -> None:
-        self.release()
         self.edge.count(refusal.code)
         said = getattr(self.app, "refused", plainly)(refusal)
         lines = self.edge.default_lines(self.server_state.default_headers)

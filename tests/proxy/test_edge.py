@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from harness.busy import be_busy
 from harness.steady import be_steady
 
 from passy_proxy.downstream import BodyTimeout, BodyTooLarge, ClientGone, Downstream
@@ -781,6 +782,118 @@ async def test_no_request_begins_before_the_client_has_taken_the_answer_before()
             client.send((b"x" if first[-2:] != b"xx" else b"") + GET)
             await until(lambda: site.edge is not None and site.edge.open == 0)
             assert script.happened.empty()
+
+
+# What is held until the end of a turn.
+
+
+def the_one(site: Site) -> Connection:
+    assert site.edge is not None
+    (connection,) = site.edge._connections
+    return connection
+
+
+def in_a_busy_turn(then: Callable[[Connection], None]) -> Script:
+    """Answers with the body it is sent while others were answered in the same turn; ``then`` is
+    called with the connection, which holds the answer."""
+
+    async def play(downstream: Downstream, script: Script) -> None:
+        body = await downstream.body(1 << 30)
+        connection: Connection = downstream._connection  # type: ignore[attr-defined]
+        be_busy()
+        downstream.whole(200, [], body)
+        script.tell(connection.held[-2:].decode())
+        then(connection)
+        script.tell("holds" if connection.held else "holds nothing")
+
+    return Script(play)
+
+
+async def test_an_answer_may_wait_for_the_end_of_the_turn() -> None:
+    script = in_a_busy_turn(lambda connection: None)
+    async with serving(script) as site:
+        client = await site.client()
+        for body in (b"12", b"34"):
+            client.send(post(body))
+            assert body == (await client.answer()).body
+            assert [body.decode(), "holds"] == [await script.told() for _ in range(2)]
+        assert the_one(site).held == b""
+
+
+@pytest.mark.parametrize("close", [Connection.close, Connection.shutdown, Connection.eof_received])
+async def test_an_answer_that_waits_goes_out_before_the_connection_closes(
+    close: Callable[[Connection], None],
+) -> None:
+    def then(connection: Connection) -> None:
+        close(connection)
+        connection.transport.close()
+
+    script = in_a_busy_turn(then)
+    async with serving(script) as site:
+        client = await site.client()
+        client.send(post(b"12"))
+        assert b"12" == (await client.answer()).body
+        assert b"" == await client.rest()
+        assert ["12", "holds nothing"] == [await script.told() for _ in range(2)]
+
+
+async def test_the_next_request_lets_the_answer_before_it_go_first() -> None:
+    left = [b"34"]
+
+    def then(connection: Connection) -> None:
+        if left:
+            connection.data_received(post(left.pop()))
+
+    script = in_a_busy_turn(then)
+    async with serving(script) as site:
+        client = await site.client()
+        client.send(post(b"12"))
+        assert [b"12", b"34"] == [(await client.answer()).body for _ in range(2)]
+        assert ["12", "holds nothing"] == [await script.told() for _ in range(2)]
+
+
+async def test_a_refusal_lets_the_answer_before_it_go_first() -> None:
+    script = in_a_busy_turn(lambda connection: connection.data_received(b"what is this\r\n\r\n"))
+    async with serving(script) as site:
+        client = await site.client()
+        client.send(post(b"12"))
+        assert b"12" == (await client.answer()).body
+        assert 400 == (await client.answer()).status
+
+
+async def test_a_client_that_does_not_take_what_was_held_gets_no_further() -> None:
+    script = in_a_busy_turn(lambda connection: None)
+    body = b"x" * 16_000
+    async with serving(script) as site:
+        client = await site.client()
+        client.writer.transport.pause_reading()
+        client.send(post(body))
+        assert "xx" == await script.told()
+        assert "holds" == await script.told()
+        connection, asked = the_one(site), 1
+        while not connection.paused_writing:
+            client.send(post(body))
+            asked += 1
+            assert ["xx", "holds"] == [await script.told() for _ in range(2)]
+            await asyncio.sleep(0)  # the end of that turn
+        client.send(post(b"12") + post(b"34"))
+        await asyncio.sleep(0.05)
+        assert script.happened.empty()
+        client.writer.transport.resume_reading()
+        for _ in range(asked):
+            assert body == (await client.answer()).body
+        assert [b"12", b"34"] == [(await client.answer()).body for _ in range(2)]
+
+
+async def test_a_client_that_leaves_is_sent_nothing_of_what_was_held() -> None:
+    script = in_a_busy_turn(lambda connection: connection.transport.abort())
+    async with serving(script) as site:
+        client = await site.client()
+        client.send(post(b"12"))
+        await script.told()
+        assert b"" == await client.rest()
+        assert site.edge is not None
+        await until(lambda: site.edge is not None and site.edge.open == 0)
 
 
 async def test_a_slow_client_that_reads_on_is_not_cut() -> None:

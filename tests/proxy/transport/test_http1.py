@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from harness.busy import be_busy
 from harness.steady import be_steady
 
 from passy_proxy.timers import NEVER, sweep_of
@@ -95,9 +96,17 @@ class Steps:
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.coroutine = coroutine
         self.count = 0
+        self.future: Any = None
+
+    def begin(self) -> None:
+        """Up to where it first waits."""
+        self.future = self.coroutine.send(None)
+        self.future._asyncio_future_blocking = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
         value = None
+        if self.future is not None:
+            value = yield from self.future
         while True:
             try:
                 future = self.coroutine.send(value)
@@ -616,6 +625,72 @@ async def test_a_partial_answer_is_never_repeated() -> None:
             await transport.open(request)
         assert raised.value.kind == "broken"
         assert count == 1
+
+
+# What is held until the end of a turn.
+
+
+def held(transport: Http1Transport, request: UpstreamRequest) -> tuple[Connection, Steps]:
+    """``request`` on its way: its connection holds it."""
+    (connection,) = transport._pool.idle
+    be_busy()
+    asking = Steps(transport.open(request))
+    asking.begin()
+    assert connection.held.endswith(b"{}")
+    return connection, asking
+
+
+async def test_a_request_may_wait_for_the_end_of_the_turn() -> None:
+    async with upstream(always_ok) as transport:
+        (await transport.open(POST)).close()
+        connection, asking = held(transport, POST)
+        await asyncio.sleep(0)
+        assert connection.held == b""
+        assert await (await asking).read_all(10) == b"ok"
+        assert transport.stats()["opened"] == 1
+
+
+async def test_what_comes_before_the_request_went_out_is_no_answer_to_it() -> None:
+    request = UpstreamRequest("POST", b"/v1/x", [], b"{}")
+    async with upstream(always_ok) as transport:
+        (await transport.open(request)).close()
+        connection, asking = held(transport, request)
+        connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL")
+        assert await (await asking).read_all(10) == b"ok"
+        assert transport.stats()["opened"] == 2
+        assert request.lost is not None
+        assert not request.lost.sent
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError()])
+async def test_a_request_that_did_not_go_out_is_sent_by_another_connection(
+    error: Exception | None,
+) -> None:
+    request = UpstreamRequest("POST", b"/v1/x", [], b"{}")
+    async with upstream(always_ok) as transport:
+        (await transport.open(request)).close()
+        connection, asking = held(transport, request)
+        connection.connection_lost(error)
+        assert await (await asking).read_all(10) == b"ok"
+        assert request.lost is not None
+        assert not request.lost.sent
+
+
+async def test_a_request_that_nobody_waits_for_any_more_does_not_go_out() -> None:
+    seen: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            seen.append(await asked(reader))
+            writer.write(OK)
+
+    async with upstream(script) as transport:
+        (await transport.open(POST)).close()
+        _, asking = held(transport, POST)
+        with pytest.raises(asyncio.CancelledError):
+            asking.coroutine.throw(asyncio.CancelledError())
+        await transport.open(POST)
+        assert len(seen) == 2
 
 
 # Heads of requests.
