@@ -1,4 +1,4 @@
-"""What is written in one turn of the loop goes out together, in order, and nothing of it is lost."""
+"""What is written in one turn of the loop goes out together, in order, and none of it is lost."""
 
 from __future__ import annotations
 
