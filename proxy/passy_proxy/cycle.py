@@ -334,7 +334,7 @@ class Cycle:
             self._connection.close()
 
     def settle(self) -> None:
-        """Nothing: ``finish`` has handed everything to the transport."""
+        """Nothing: ``finish`` has handed everything over."""
 
     def asgi(self) -> tuple[dict[str, Any], Receive, Send]:
         """For an application that is mounted beside the routes."""

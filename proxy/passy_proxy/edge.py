@@ -325,6 +325,8 @@ class Connection(asyncio.Protocol):
         self._client_left()
 
     def data_received(self, data: bytes) -> None:
+        if self.outbox.waiting:  # Much may be there to be read, and they have waited enough.
+            self.outbox.send()
         phase = self.phase
         if phase == _IDLE:
             self._read_head(data)
@@ -431,7 +433,7 @@ class Connection(asyncio.Protocol):
         return cycle.complete or (self.chunks is None and self.left <= self.limits.rest_bytes)
 
     def answered(self, cycle: Cycle) -> None:
-        """The last byte of the answer was handed to the transport."""
+        """The answer has its last byte: the transport has it, or it waits for the turn's end."""
         self.cycle = None
         self.server_state.total_requests += 1
         if self.transport.is_closing():
@@ -604,11 +606,6 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         """``data`` begins with a head, and nothing waits in the buffer."""
-        if self.held:
-            self.release()
-            if self.paused_writing:  # First the client has to take that.
-                self.buffer += data
-                return
         try:
             if self.alike is not None and (found := self.alike.read(data)) is not None:
                 head, end = found

@@ -3,8 +3,8 @@
 To send is dear mostly because it wakes whoever waits for it; who is being woken already costs
 nothing more. A loop that has much to do sends in each turn to the same few neighbours: a proxy in
 front, a provider. So the first message of a turn goes out at once, which is all there is when
-little happens, and those behind it wait until everybody who is ready has been served, or until
-enough are together.
+little happens, and those behind it wait until everybody who is ready has been served, until enough
+are together, or until something is read again.
 
 Only whole messages are held, of which nothing follows until something was heard in return: a
 request, a plain answer. Who holds one lets it go (``release``) before anything else is done with
@@ -14,6 +14,7 @@ the connection.
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from typing import Protocol
 
 MOST = 16
@@ -36,13 +37,15 @@ class Writer(Protocol):
 class Outbox:
     """The messages of one loop's turn. See `outbox_of`."""
 
-    __slots__ = ("_loop", "_open", "_waiting")
+    __slots__ = ("_context", "_loop", "_open", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._open = False
         """Something was sent in this turn."""
-        self._waiting: list[Writer] = []
+        self._context = Context()
+        """Nobody's: what a transport remembers of a write is not to be another one's request."""
+        self.waiting: list[Writer] = []
 
     def write(self, writer: Writer, transport: asyncio.Transport, message: bytes) -> None:
         """Send ``message`` by ``transport``, now or at the end of this turn.
@@ -51,22 +54,26 @@ class Outbox:
         """
         if self._open:
             writer.held = message
-            waiting = self._waiting
+            waiting = self.waiting
             waiting.append(writer)
             if len(waiting) >= MOST:
-                self._send()
+                self.send()
         else:
             self._open = True
             self._loop.call_soon(self._end)
             transport.write(message)
 
+    def send(self) -> None:
+        """Send what is waiting."""
+        self._context.run(self._send)
+
     def _end(self) -> None:
         self._open = False
-        if self._waiting:
-            self._send()
+        if self.waiting:
+            self.send()
 
     def _send(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         for writer in waiting:
             try:
                 writer.release()

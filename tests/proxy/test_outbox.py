@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar, copy_context
 from typing import Any, cast
 
 import pytest
@@ -78,6 +79,26 @@ async def test_a_faulty_connection_does_not_keep_the_others_messages() -> None:
     assert sent == [b"0", b"2", b"3"]
     assert [AttributeError] == [type(error) for error in told]
     loop.set_exception_handler(None)
+
+
+async def test_what_is_sent_in_the_end_knows_nothing_of_who_sends_it() -> None:
+    """A transport keeps the context of a write for what it calls later."""
+    who, found = ContextVar("who", default="nobody"), list[str]()
+
+    class Curious(Writer):
+        def write(self, data: bytes) -> None:
+            found.append(who.get())
+
+    def begin() -> None:
+        who.set("somebody")
+        for _ in range(1 + MOST + 1):
+            writer = Curious([])
+            outbox.write(writer, cast(Any, writer), b"x")
+
+    outbox = Outbox(asyncio.get_running_loop())
+    copy_context().run(begin)
+    await asyncio.sleep(0)
+    assert found == ["somebody"] + ["nobody"] * (MOST + 1)
 
 
 async def test_a_loop_has_one_outbox() -> None:

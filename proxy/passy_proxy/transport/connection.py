@@ -158,6 +158,8 @@ class Connection(asyncio.Protocol):
         if message := self.held:
             self.held = b""
             self._transport.write(message)
+            if self._transport.is_closing():  # reset meanwhile
+                self._unwritten = True
 
     def _begin_upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
         self.deadline = self._due()
@@ -324,7 +326,7 @@ class Connection(asyncio.Protocol):
         else:
             phase = "first byte"
         message = f"the upstream {_SILENCE[phase]} in time"
-        self.fail(TransportError("timeout", message, phase=phase, sent=True))
+        self.fail(TransportError("timeout", message, phase=phase, sent=not self.held))
 
     # Called by the event loop.
 
@@ -356,6 +358,8 @@ class Connection(asyncio.Protocol):
             self._drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
+        if self._outbox.waiting:  # Much may be there to be read, and they have waited enough.
+            self._outbox.send()
         leg = self.leg
         if leg is None:
             self._begin(data)
@@ -401,9 +405,6 @@ class Connection(asyncio.Protocol):
         waiter = self.waiter
         if waiter is None or waiter.done():  # nobody asked, or nobody waits any more
             self.drop()
-            return
-        if self.held:  # It speaks unasked: nobody is to take that for an answer.
-            self._lost(None)
             return
         answer = self._answer
         if not (data.startswith(VERSION) or answer.pending or may_begin(data)):
@@ -492,16 +493,13 @@ class Connection(asyncio.Protocol):
         leg = self.leg
         if self.waiter is not None:
             # A write that failed means an incomplete request, which nobody can have served.
-            cut = (
-                self._unwritten
-                or self.upload is not None
-                or self.held != b""
-                or isinstance(exc, BrokenPipeError)
-            )
+            held = self.held != b""
+            cut = self._unwritten or self.upload is not None or isinstance(exc, BrokenPipeError)
             again = self.used and type(self._request.body) is bytes and not self._answer.pending
-            self.stale = again and (cut or self._request.replay_safe)
+            self.stale = again and (held or cut or self._request.replay_safe)
             message = "the upstream closed the connection without an answer"
-            self.fail(TransportError("broken", message, sent=not (cut and self.stale)))
+            sent = not (held or (cut and self.stale))
+            self.fail(TransportError("broken", message, sent=sent))
         elif leg is None:
             self.drop()
         else:  # Without an end of its own TLS was cut, by whoever could.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+import uvloop
 from harness.busy import be_busy
 from harness.steady import be_steady
 
@@ -632,7 +635,7 @@ async def test_a_partial_answer_is_never_repeated() -> None:
 
 def held(transport: Http1Transport, request: UpstreamRequest) -> tuple[Connection, Steps]:
     """``request`` on its way: its connection holds it."""
-    (connection,) = transport._pool.idle
+    *_, connection = transport._pool.idle
     be_busy()
     asking = Steps(transport.open(request))
     asking.begin()
@@ -650,16 +653,74 @@ async def test_a_request_may_wait_for_the_end_of_the_turn() -> None:
         assert transport.stats()["opened"] == 1
 
 
-async def test_what_comes_before_the_request_went_out_is_no_answer_to_it() -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_request_that_meets_a_reset_goes_to_another_connection(loop: str) -> None:
+    """It is held while the reset comes, which the loop has not read when it lets the request go."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    reset = threading.Event()
     request = UpstreamRequest("POST", b"/v1/x", [], b"{}")
-    async with upstream(always_ok) as transport:
+
+    def serve() -> None:
+        for number in range(2):
+            with listening.accept()[0] as accepted:
+                received = b""
+                while b"{}" not in received:
+                    received += accepted.recv(1000)
+                accepted.sendall(OK)
+                if number == 0:
+                    reset.wait(60)
+                    linger = struct.pack("ii", 1, 0)
+                    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    async def ask() -> bytes:
+        origin = parse_origin(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        transport = Http1Transport(origin, Connector(), Limits())
         (await transport.open(request)).close()
         connection, asking = held(transport, request)
-        connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL")
-        assert await (await asking).read_all(10) == b"ok"
-        assert transport.stats()["opened"] == 2
-        assert request.lost is not None
-        assert not request.lost.sent
+        reset.set()
+        over = select.poll()
+        over.register(connection._transport.get_extra_info("socket").fileno(), select.POLLHUP)
+        assert over.poll(60_000)
+        answer = await (await asking).read_all(10)
+        await transport.aclose()
+        return answer
+
+    serving = threading.Thread(target=serve, daemon=True)
+    serving.start()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
+        assert b"ok" == runner.run(ask())
+    serving.join(60)
+    listening.close()
+    assert request.lost is not None
+    assert not request.lost.sent
+
+
+@pytest.mark.parametrize("end", ["its end", "a reset", "silence"])
+async def test_a_request_that_never_went_out_was_not_sent(end: str) -> None:
+    async with upstream(always_ok) as transport:
+        (await transport.open(POST)).close()
+        connection, asking = held(transport, UpstreamRequest("POST", b"/v1/x", [], b"{}"))
+        connection.used = False  # as on a new one: it is not repeated
+        if end == "silence":
+            connection.expire(connection.deadline)
+        elif end == "a reset":
+            connection.connection_lost(ConnectionResetError())
+        else:
+            connection.eof_received()
+        with pytest.raises(TransportError) as raised:
+            await asking
+        assert not raised.value.sent
+
+
+async def test_what_waits_goes_out_before_anything_is_read() -> None:
+    async with upstream(always_ok) as transport:
+        for leg in await asyncio.gather(transport.open(POST), transport.open(POST)):
+            leg.close()
+        other, _ = transport._pool.idle
+        connection, asking = held(transport, UpstreamRequest("POST", b"/v1/x", [], b"{}"))
+        other.data_received(b"unasked")
+        assert connection.held == b""
+        (await asking).close()
 
 
 @pytest.mark.parametrize("error", [None, ConnectionResetError()])
