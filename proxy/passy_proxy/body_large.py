@@ -120,7 +120,7 @@ def _all_short(window: bytes) -> tuple[int, int]:
     """How many bytes of ``window``, which begins outside of a text, can be passed because there are
     only short texts in it, and how many these are. Of texts with escapes nothing is said."""
     parts = window.split(b'"')
-    if b"\\" in window or max(map(len, parts)) >= LONG:
+    if b"\\" in window or max(map(len, parts)) >= LONG - 1:
         return 0, 0
     if len(parts) & 1:
         return len(window), len(parts) >> 1

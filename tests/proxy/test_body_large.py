@@ -46,6 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is large."""
     monkeypatch.setattr(body_large, "LONG", 4)
     monkeypatch.setattr(body_large, "PIECE", 9)
+    monkeypatch.setattr(body_large, "WINDOW", 16)
 
 
 @pytest.fixture
