@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,8 @@ def url_of(path: Path) -> str:
 
 def shape(path: Path) -> list[tuple[str, str]]:
     """Every table and index as SQLite remembers how it was made."""
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         rows = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
-    connection.close()
     return [(name, " ".join((sql or "").split())) for name, sql in rows]
 
 
@@ -105,9 +105,8 @@ USAGE = "SELECT * FROM usage WHERE key_id = ? AND key_id <> '' ORDER BY at DESC 
 )
 async def test_no_question_reads_a_whole_table(store: Sql, path: Path, statement: str) -> None:
     values = ["x"] * statement.count("?")
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
-    connection.close()
     steps = [step[-1] for step in plan]
     assert [step for step in steps if step.startswith("SEARCH")]
     assert [] == [step for step in steps if step.startswith("SCAN")]
@@ -150,9 +149,8 @@ async def test_many_that_start_at_once_on_a_new_file_all_start(path: Path) -> No
 
 
 async def test_an_older_database_is_migrated(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
-    connection.close()
     store = store_at(path)
     await store.start()
     assert await store.first_key()
@@ -161,9 +159,8 @@ async def test_an_older_database_is_migrated(path: Path) -> None:
 
 async def test_a_database_of_a_later_version_is_refused(store: Sql, path: Path) -> None:
     await store.stop()
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
     with pytest.raises(StoreUnavailable, match="9999"):
         await store_at(path).start()
 
@@ -180,9 +177,8 @@ async def test_a_file_that_is_no_database_is_refused(prose: Path) -> None:
 
 
 async def test_a_database_of_something_else_is_refused(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE recipes (name TEXT)")
-    connection.close()
     with pytest.raises(StoreUnavailable, match="not a database of passy"):
         await store_at(path).start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -391,13 +392,12 @@ async def test_a_usage_limit_of_before_is_a_budget_now(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     script = Path(migrate.__file__).with_name("fresh.sql").read_text()
     before, _, _ = script.partition("ALTER TABLE organisations ADD COLUMN status")
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.executescript(before)
         database.execute(
             "INSERT INTO keys (id, digest, shown, name, description, usage_limit, is_test,"
             " is_trial, disabled, created) VALUES ('key_1', x'01', '', '', '', 0.1, 0, 0, 0, 7)"
         )
-    database.close()
     async with Admin.opened(f"sqlite:///{path}", RING) as admin:
         [key] = await admin.list_keys()
         assert (0.1, "total") == (key.usage_limit, key.usage_period)
