@@ -133,6 +133,7 @@ async def test_O4_a_crash_costs_only_the_streams_of_its_worker(
             # Whoever comes meanwhile is served.
             asked = await client.ask(f"{gateway.url}/who", method="GET")
             assert b"hello" == await asked.rest()
+            asked.leave()
             died = logged(gateway, "worker_died")[before:]
         assert SIGNALS[how] == died[number]["cause"]
         if how in ("segv", "abort"):
@@ -156,8 +157,11 @@ async def workers(gateway: Gateway, client: Client, count: int) -> Counter[str]:
     end = time.monotonic() + 90
     while len(found) < count:
         assert time.monotonic() < end, found
-        asked = [client.ask(f"{gateway.url}/who", method="GET") for _ in range(20)]
-        found.update(one.headers["x-pid"] for one in await asyncio.gather(*asked))
+        asking = [client.ask(f"{gateway.url}/who", method="GET") for _ in range(20)]
+        asked = await asyncio.gather(*asking)
+        found.update(one.headers["x-pid"] for one in asked)
+        for one in asked:
+            one.leave()
     return found
 
 
