@@ -200,7 +200,7 @@ class Cycle:
         self.started = self.finished = True
         self._hang_up = None
         if len(body) > _SMALL:
-            _write_all(connection.transport, (head, body))
+            self._write(head, body)
         else:
             connection.send_whole(head + body, self)
         if self._event is not None:

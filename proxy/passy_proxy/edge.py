@@ -454,7 +454,6 @@ class Connection(asyncio.Protocol):
 
     def cut(self) -> None:
         """Reset the connection, so that a client can tell it from an answer that has ended."""
-        self.release()
         self.phase = _CLOSING
         sock = self.transport.get_extra_info("socket")
         if sock is not None:

@@ -17,10 +17,10 @@ import asyncio
 from contextvars import Context
 from typing import Protocol
 
+from passy_proxy.per_loop import one_of
+
 MOST = 16
 """So many are held: more save little, and the first of them would wait for the work of all."""
-
-_ATTRIBUTE = "_passy_outbox"
 
 
 class Writer(Protocol):
@@ -84,9 +84,5 @@ class Outbox:
 
 
 def outbox_of(loop: asyncio.AbstractEventLoop) -> Outbox:
-    """The one outbox of ``loop``, made at first use; it lives and dies with the loop."""
-    outbox: Outbox | None = getattr(loop, _ATTRIBUTE, None)
-    if outbox is None:
-        outbox = Outbox(loop)
-        setattr(loop, _ATTRIBUTE, outbox)
-    return outbox
+    """The one outbox of ``loop``."""
+    return one_of(Outbox, loop)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from passy_proxy.per_loop import one_of
+
 NEVER = float("inf")
 """A deadline that does not come."""
-
-_ATTRIBUTE = "_passy_sweep"
 
 
 class Watched(Protocol):
@@ -75,9 +75,5 @@ class Sweep:
 
 
 def sweep_of(loop: asyncio.AbstractEventLoop) -> Sweep:
-    """The one sweep of ``loop``, made at first use; it lives and dies with the loop."""
-    sweep: Sweep | None = getattr(loop, _ATTRIBUTE, None)
-    if sweep is None:
-        sweep = Sweep(loop)
-        setattr(loop, _ATTRIBUTE, sweep)
-    return sweep
+    """The one sweep of ``loop``."""
+    return one_of(Sweep, loop)
