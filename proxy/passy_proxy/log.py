@@ -11,10 +11,14 @@ import atexit
 import logging
 import os
 import select
+import signal
+import stat
 import sys
 import threading
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from time import monotonic
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
 
 from passy_proxy import json
@@ -332,6 +336,34 @@ class LineWriter:
                 room = select.poll()
                 room.register(self._descriptor, select.POLLOUT)
                 room.poll()
+
+
+def reopen_when_asked() -> None:
+    """From now on SIGUSR1 opens those of the standard streams anew that are files, by the names
+    they have now: who rotates logs moves a file away and then sends it. It ends no process."""
+    if not hasattr(signal, "SIGUSR1"):  # Windows.
+        return
+    files = {descriptor: name for descriptor in (1, 2) if (name := _file_of(descriptor))}
+
+    def reopen(number: int, frame: FrameType | None) -> None:
+        for descriptor, name in files.items():
+            with suppress(OSError):  # Then the old one is better than none.
+                mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+                opened = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode)
+                os.dup2(opened, descriptor)
+                os.close(opened)
+
+    signal.signal(signal.SIGUSR1, reopen)
+
+
+def _file_of(descriptor: int) -> str | None:
+    """The path of the file that is open there, where it is one and the system tells."""
+    try:
+        open_, name = os.fstat(descriptor), os.readlink(f"/proc/self/fd/{descriptor}")
+        there = stat.S_ISREG(open_.st_mode) and os.path.samestat(open_, os.stat(name))
+    except OSError:
+        return None
+    return name if there else None
 
 
 def let_go() -> None:

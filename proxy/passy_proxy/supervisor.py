@@ -56,6 +56,8 @@ LONGEST_WAIT = 5.0
 DOUBLED = 6
 """How often `FIRST_WAIT` is doubled, at most: a worker may die quickly for days."""
 ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+REOPEN = getattr(signal, "SIGUSR1", None)
+"""Whoever gets it opens its own log files anew; workers are born knowing how."""
 
 Work = Callable[[int, socket.socket], None]
 """Serve as the worker of that number; commands come from the socket."""
@@ -157,6 +159,11 @@ class Supervisor:
         for number in numbers:
             if number == signal.SIGHUP:
                 self._tell_all(RELOAD)
+            elif number == REOPEN:
+                # A signal this once, since it does no harm twice. Ours was opened anew by now.
+                for worker in self.workers:
+                    if worker.pid:
+                        _kill(worker.pid, number)
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._stop(interrupted=number == signal.SIGINT)
 
@@ -367,6 +374,6 @@ def _named(code: int) -> str:
     return f"signal {-code}"
 
 
-def _kill(pid: int, number: signal.Signals) -> None:
+def _kill(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)

@@ -68,13 +68,14 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
     from passy_proxy.gateway import Gateway
     from passy_proxy.keyring import Keyring, KeyringError
-    from passy_proxy.log import configured, let_go
+    from passy_proxy.log import configured, let_go, reopen_when_asked
     from passy_proxy.pulse import Slot
     from passy_proxy.server import Served, Server, Serving
     from passy_proxy.site import Site
     from passy_proxy.vitals import Vitals
 
     faulthandler.enable()
+    reopen_when_asked()
     log = configured(file.settings.log, variables)
     try:
         keyring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))

@@ -74,8 +74,10 @@ def command(
     admin_at = None
     if administered:
         admin_at = where_admin(admin_listen, variables, file.settings.admin.listen)
+    from passy_proxy.log import reopen_when_asked
     from passy_proxy.resources import allow_descriptors
 
+    reopen_when_asked()
     allow_descriptors()
     sides = [Side(at, listening(at, workers or 0))]
     if admin_at is not None:

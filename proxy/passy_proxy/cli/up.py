@@ -74,9 +74,11 @@ def run(
     notice(file)
     from passy_proxy.app import AdminApp
     from passy_proxy.keyring import KeyringError
+    from passy_proxy.log import reopen_when_asked
     from passy_proxy.server import Served, Server, Serving, gateway_at
     from passy_proxy.stores import StoreUnavailable
 
+    reopen_when_asked()
     try:
         gateway = gateway_at(place, file.settings.log, variables)
     except KeyringError as exc:

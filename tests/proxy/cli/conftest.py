@@ -27,8 +27,8 @@ class Running:
     def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
         names = ("PATH", "HOME", "PYTHONPATH")
         kept = {name: os.environ[name] for name in names if name in os.environ}
-        self._log = folder / f"stderr-{time.monotonic_ns()}"
-        with self._log.open("wb") as log:
+        self.log = folder / f"stderr-{time.monotonic_ns()}"
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", "from passy_proxy.cli import main; main()", *arguments],
                 cwd=folder,
@@ -39,7 +39,7 @@ class Running:
 
     @property
     def errors(self) -> str:
-        return self._log.read_text()
+        return self.log.read_text()
 
     def until(self, met: Callable[[], Any]) -> Any:
         """What ``met`` says as soon as it is something; it may raise OSError until then."""

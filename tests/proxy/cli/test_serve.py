@@ -84,6 +84,26 @@ def test_a_hangup_signal_reloads(start: Start, workers: str) -> None:
     assert 0 == running.stop()
 
 
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_a_log_that_was_moved_away_is_opened_anew(start: Start, workers: tuple[str, ...]) -> None:
+    running = start("serve", *workers)
+    running.answers("first")
+    moved = running.log.rename(running.log.with_suffix(".1"))
+    running.process.send_signal(signal.SIGUSR1)
+    running.until(lambda: running.log.exists())
+    for process in (running.process.pid, *children(running.process.pid)):
+        own = Path(f"/proc/{process}/fd/2")
+        running.until(lambda own=own: own.resolve() == running.log)
+    running.process.send_signal(signal.SIGHUP)
+    running.until(lambda: '"reloaded"' in running.errors)
+    assert '"reloaded"' not in moved.read_text()
+    assert 0 == running.stop()
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
 def test_a_changed_file_is_taken_up_without_a_signal(start: Start, tmp_path: Path) -> None:
     running = start("serve")
     running.answers("first")
