@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
+from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import complain, fail, place_options, placed
 from passy_proxy.config.build import settings_of
 from passy_proxy.config.problem import ConfigInvalid
@@ -56,6 +57,9 @@ class Setting(click.ParamType[Any]):
         self._adapter = TypeAdapter[Any](kind)
         self.name = name
 
+    def get_metavar(self, param: Any, ctx: Any) -> str:
+        return self.name  # As it can be written, and not in capitals.
+
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         try:
             return self._adapter.validate_python(value)
@@ -68,13 +72,20 @@ class End(click.ParamType[float]):
 
     name = "30d|DATE"
 
+    def get_metavar(self, param: Any, ctx: Any) -> str:
+        return self.name
+
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         now = time.time()
         try:
             moment = datetime.fromisoformat(value)
             end = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except ValueError:
-            end = now + Setting(Span, self.name).convert(value, param, ctx)
+            try:
+                end = now + parse_duration(value)
+            except ValueError:
+                words = f"{value!r} is not understood; write 30d, 12h, or a date like 2030-01-31"
+                self.fail(words, param, ctx)
         if end <= now:
             self.fail(f"{value} has passed", param, ctx)
         return end
@@ -85,6 +96,9 @@ class Dollars(click.FloatRange):
 
     def __init__(self) -> None:
         super().__init__(min=0, max=9_000_000)
+
+    def get_metavar(self, param: Any, ctx: Any) -> str:
+        return "DOLLARS"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         number: float = super().convert(value, param, ctx)
@@ -180,25 +194,27 @@ def tell_all(
     rows: Iterable[Sequence[str]],
     nothing: str,
     as_json: bool,
+    whole: int = 1,
 ) -> None:
     """Show a list: to a program the ``facts``, to people a table, or that there is ``nothing``."""
     if as_json:
         click.echo(json.dumps(list(facts)))
     elif rows := list(rows):
-        print_table(titles, rows)
+        print_table(titles, rows, whole)
     else:
         click.echo(nothing)
 
 
-def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """For people; the first column is never broken."""
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], whole: int = 1) -> None:
+    """For people; of the columns the first, or ``whole`` of them, are never broken, and nothing of
+    the others is left out. A cell may have several lines."""
     from rich import box
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
-    first, *others = titles
-    table = Table(Column(first, no_wrap=True), *others, box=box.SIMPLE)
+    columns = [Column(t, no_wrap=n < whole, overflow="fold") for n, t in enumerate(titles)]
+    table = Table(*columns, box=box.SIMPLE)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text("\n".join(map(printable, cell.split("\n")))) for cell in row))
     Console().print(table)

@@ -10,6 +10,7 @@ import click
 
 from passy_proxy import retold
 from passy_proxy.cli import Exit
+from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import fail
 from passy_proxy.issue import IssuedKey
 from passy_proxy.records import UsageRecord
@@ -85,11 +86,6 @@ def exchange_dict(record: UsageRecord) -> dict[str, Any]:
 
 def money(nanos: int | None) -> str:
     return "" if nanos is None else f"${dollars(round(nanos, min(0, 3 - len(str(nanos)))))}"
-
-
-def printable(text: str) -> str:
-    """Without control characters: a client's model may not move the cursor."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def status(record: UsageRecord) -> str:

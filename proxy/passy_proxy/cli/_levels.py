@@ -9,7 +9,7 @@ import click
 
 from passy_proxy import json
 from passy_proxy.cli._books import Setting, listed
-from passy_proxy.cli._shown import limits_dict, limits_text, moment
+from passy_proxy.cli._shown import limits_dict, limits_text, moment, told
 from passy_proxy.cli._terms import fail
 from passy_proxy.issue import Organisation, Team, User
 from passy_proxy.units import RateSetting
@@ -78,8 +78,7 @@ def tell(level: T | None, kind: str, id: str, as_json: bool) -> None:
     facts = as_dict(level) | {"limits": limits_text(level.limits) or None}
     for name, value in facts.items():
         if value not in (None, ""):
-            text = ", ".join(value) if isinstance(value, tuple) else value
-            click.echo(f"{name:<13} {text}")
+            click.echo(f"{name:<13} {told(value)}")
 
 
 def tell_deleted(deleted: bool, kind: str, id: str, as_json: bool) -> None:

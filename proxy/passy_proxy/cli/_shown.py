@@ -43,6 +43,17 @@ def as_dict(key: IssuedKey) -> dict[str, Any]:
     }
 
 
+def printable(text: str) -> str:
+    """Without control characters: neither a client's model nor the name of somebody's key may move
+    the cursor of whoever looks."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def told(value: Any) -> str:
+    """One of the facts about something, in one line."""
+    return printable(", ".join(value) if isinstance(value, tuple) else str(value))
+
+
 def limits_dict(limits: Limits) -> dict[str, Any]:
     rates = {"requests": limits.requests, "tokens": limits.tokens}
     return {

@@ -15,6 +15,7 @@ from passy_proxy import json
 from passy_proxy.advice import advice
 from passy_proxy.cli import Exit
 from passy_proxy.cli._books import Setting, on_books, run
+from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import complain, dry_parts, fail, placed
 from passy_proxy.config.model import BaseURL
 from passy_proxy.config.problem import ConfigInvalid, nearest
@@ -164,7 +165,7 @@ def show(result: Trial, *, err: bool = False) -> None:
         mark, style = MARKS[step.verdict]
         words = Text(step.message)
         if step.theirs and step.verdict != "ok":
-            words.append(f"\nits own words: {step.theirs}", "dim")
+            words.append(f"\nits own words: {printable(step.theirs)}", "dim")
         took = f"{step.ms} ms" if step.ms or step.status else ""
         table.add_row(
             Text(mark, style), step.name, Text(step.verdict, style),

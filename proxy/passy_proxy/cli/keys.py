@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from passy_proxy import json
+from passy_proxy import keys as client_keys
 from passy_proxy.cli._books import (
     Dollars,
     End,
@@ -19,7 +20,7 @@ from passy_proxy.cli._books import (
     run,
     tell_all,
 )
-from passy_proxy.cli._shown import as_dict, limits_text, moment, state
+from passy_proxy.cli._shown import as_dict, limits_text, moment, state, told
 from passy_proxy.cli._terms import fail
 from passy_proxy.issue import IssuedKey, NewKey
 from passy_proxy.periods import PERIODS
@@ -93,6 +94,7 @@ def list_(
         map(_row, keys),
         "no keys yet; try: passy keys create",
         as_json,
+        whole=2,
     )
 
 
@@ -158,7 +160,7 @@ def roll(
     """Give a key a new secret and show it, this once."""
     rolled = run(lambda issuer: issuer.roll_key(key_id, grace), config, data, url)
     if rolled is None:
-        fail(f"there is no key {key_id}; try: passy keys list")
+        unknown(key_id)
     record, key = rolled
     _tell_secret(record, key, as_json)
     if not as_json and record.old_until is not None:
@@ -183,8 +185,15 @@ def delete(
 ) -> None:
     """Delete a key for good. What it has spent stays in the books."""
     if not run(lambda issuer: issuer.delete_key(key_id), config, data, url):
-        fail(f"there is no key {key_id}; try: passy keys list")
+        unknown(key_id)
     click.echo(json.dumps({"id": key_id, "deleted": True}) if as_json else f"{key_id} is deleted")
+
+
+def unknown(key_id: str) -> NoReturn:
+    """Exits 1. A key that was given in place of its id is not said once more."""
+    if key_id.startswith(client_keys.PREFIX):
+        fail("a key is known by its id, which begins with key_; try: passy keys list")
+    fail(f"there is no key {key_id}; try: passy keys list")
 
 
 def stated(given: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +229,7 @@ def _tell_secret(record: IssuedKey, key: str, as_json: bool) -> None:
 def _tell(key: IssuedKey | None, key_id: str, as_json: bool) -> None:
     """Show one key on its own; exit 1 when there is none."""
     if key is None:
-        fail(f"there is no key {key_id}; try: passy keys list")
+        unknown(key_id)
     if as_json:
         click.echo(json.dumps(as_dict(key)))
         return
@@ -232,5 +241,4 @@ def _tell(key: IssuedKey | None, key_id: str, as_json: bool) -> None:
     del facts["usage_period"], facts["usage_unit"]
     for name, value in facts.items():
         if value not in (None, "", False, ()):
-            text = ", ".join(value) if isinstance(value, tuple) else value
-            click.echo(f"{name.replace('_', ' '):<13} {text}")
+            click.echo(f"{name.replace('_', ' '):<13} {told(value)}")

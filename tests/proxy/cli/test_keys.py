@@ -221,3 +221,43 @@ def test_a_mistake_in_the_configuration_is_located(passy: Passy) -> None:
     result = passy("list")
     assert 78 == result.exit_code
     assert "gateway.yaml:2:" in result.stderr
+
+
+def test_help_names_values_as_they_can_be_written(passy: Passy) -> None:
+    words = passy("create", "--help").output
+    for option, value in (("--requests", "60/min"), ("--tokens", "100k/min"), ("--limit", "12")):
+        assert f"{option} {value if option != '--limit' else 'DOLLARS'} " in words
+        created(passy, option, value)
+    assert "--expires 30d|DATE " in words
+    created(passy, "--expires", "30d")
+    refused = passy("create", "--expires", "2030-13-45")
+    assert 2 == refused.exit_code
+    assert "'2030-13-45' is not understood; write 30d, 12h, or a date like 2030-01-31" in (
+        refused.output
+    )
+
+
+def test_a_name_cannot_move_the_cursor_of_whoever_looks(passy: Passy) -> None:
+    made = created(passy, "--name", "a\x1b[31mb\rc\u202e")
+    for arguments in (["list"], ["show", made["id"]]):
+        # As on a terminal, where escape sequences are passed on.
+        shown = CliRunner().invoke(command, arguments, color=True).output
+        assert "a\ufffd[31mb\ufffdc\ufffd" in shown.replace("\n", "")
+        assert not {"\x1b", "\r", "\u202e"} & set(shown)
+
+
+def test_a_list_leaves_nothing_out(passy: Passy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    made = created(passy, "--name", "ü" * 70)
+    listed = passy("list").output
+    assert f" {made['id']}   {made['shown']} " in listed
+    assert 70 == listed.count("ü")
+
+
+def test_K3_a_key_in_place_of_its_id_is_not_repeated(passy: Passy) -> None:
+    key = created(passy)["key"]
+    for arguments in (["show"], ["disable"], ["roll"], ["delete"], ["change", "--enable"]):
+        refused = passy(*arguments, key)
+        assert 1 == refused.exit_code
+        assert key not in refused.output
+        assert "a key is known by its id, which begins with key_" in refused.output
