@@ -42,6 +42,11 @@ class ModelList(Terminal):
         asked = ex.request.path.partition("/models")[2].strip("/")
         principal = ex.principal
         known = {**await self.own(ex), **self._cards}
+        if asked and asked not in known and "*" not in asked:
+            # A pattern is not listed, and stands for models all the same.
+            found = self.config.models.find(asked)
+            if found is not None and (targets := found.at(asked)):
+                known[asked] = card(asked, targets[0].upstream.name)
         cards = [
             one for name, one in known.items() if principal is None or self.lists(principal, name)
         ]

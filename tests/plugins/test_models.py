@@ -113,6 +113,14 @@ async def test_one_model_can_be_asked_for(bench: Bench, name: str) -> None:
     assert ("model", name) == (body(native)["type"], body(native)["id"])
 
 
+async def test_a_model_that_only_a_pattern_stands_for_can_be_asked_for(bench: Bench) -> None:
+    assert {"id": "wild-7", "owned_by": "open"}.items() <= body(
+        await got(bench, "/v1/models/wild-7")
+    ).items()
+    assert 404 == (await got(bench, "/v1/models/wild-7", models=("fast",))).status
+    assert "wild-7" not in names(await got(bench))
+
+
 @pytest.mark.parametrize("name", ["unheard-of", "absent", "wild-*", "f", "x" * 5_000])
 async def test_a_model_that_is_not_there_is_a_404(bench: Bench, name: str) -> None:
     ex = await got(bench, f"/v1/models/{name}")
