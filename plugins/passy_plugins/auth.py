@@ -104,7 +104,11 @@ class Auth(Filter):
         else:
             memory, key = self._bare, shown.strip()
         if not key:
-            return denied("No API key was given. Send it as 'Authorization: Bearer sk-passy-…'.")
+            why = ""
+            if memory is self._bearers and shown.strip().lower() not in (b"", b"bearer"):
+                why = ": the Authorization header does not begin with 'Bearer '"
+            message = f"No API key was given{why}. Send it as 'Authorization: Bearer sk-passy-…'."
+            return denied(message)
         digest = self._digest(key)
         seen = self._known.now(digest)
         if seen is None:

@@ -50,7 +50,10 @@ class Cors(Filter):
         if ex.request.method != "OPTIONS":
             return None
         origin = ex.request.fields.get(b"origin")
-        if origin is None or self.allowed(origin) is None:
+        if origin is None:
+            message = "OPTIONS is how browsers ask before they call, and they say their Origin."
+            return Reply(403, "origin_not_allowed", message)
+        if self.allowed(origin) is None:
             return Reply(403, "origin_not_allowed", "This origin may not call the gateway.")
         return Reply(
             204,

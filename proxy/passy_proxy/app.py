@@ -108,10 +108,15 @@ class App:
             message = f"{method} is not possible at {shown}; use {' or '.join(allowed)}."
             return Refused(405, "method_not_allowed", message, path)
         hint = ""
-        for prefix in ("/v1", "/v1/v1"):
-            other = f"/v1{path}" if prefix == "/v1" else path.removeprefix("/v1")
-            if other != path and routes.find(method, other) is not None:
-                hint = f" Did you mean {other}? An OpenAI client's base_url ends in /v1."
+        if path.rstrip("/") == "/v1" and routes.find("GET", "/v1/models") is not None:
+            hint = " It is where clients begin, their base_url; GET /v1/models lists the models."
+        else:
+            # Without /v1, with more before it or a slash behind it, in capitals.
+            plain = path.rstrip("/").lower()
+            for other in (plain, plain[max(plain.rfind("/v1/"), 0) :], f"/v1{plain}"):
+                if other != path and routes.find(method, other) is not None:
+                    hint = f" Did you mean {other}? An OpenAI client's base_url ends in /v1."
+                    break
         message = f"There is nothing at {method} {shown}.{hint}"
         return Refused(404, "unknown_url", message, path)
 

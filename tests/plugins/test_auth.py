@@ -20,7 +20,8 @@ chains:
   default: [auth: {directory: books, ttl: 30s, stale: 15m, known: 100, unknown: 50}, static]
 routes: [{match: POST /v1/chat/completions}, {match: POST /v1/messages, dialect: anthropic}]
 """
-NO_KEY = "No API key was given"
+NO_KEY = "No API key was given. "
+NO_SCHEME = "No API key was given: the Authorization header does not begin with 'Bearer '. "
 UNKNOWN = "is not known"
 DISABLED = "was disabled"
 EXPIRED = "has expired"
@@ -131,10 +132,10 @@ CASES: dict[str, tuple[Wire, str, int]] = {
     "only the scheme": (((BEARER, b"Bearer"),), NO_KEY, 0),
     "the scheme and a space": (((BEARER, b"Bearer "),), NO_KEY, 0),
     "whitespace for a key": (((BEARER, b"Bearer  \t "),), NO_KEY, 0),
-    "no scheme": (((BEARER, GOOD),), NO_KEY, 0),
-    "basic": (((BEARER, b"Basic <good>"),), NO_KEY, 0),
-    "another scheme beside a key": (((BEARER, b"Basic x"), (b"x-api-key", GOOD)), NO_KEY, 0),
-    "a tab after the scheme": (((BEARER, b"Bearer\t<good>"),), NO_KEY, 0),
+    "no scheme": (((BEARER, GOOD),), NO_SCHEME, 0),
+    "basic": (((BEARER, b"Basic <good>"),), NO_SCHEME, 0),
+    "another scheme beside a key": (((BEARER, b"Basic x"), (b"x-api-key", GOOD)), NO_SCHEME, 0),
+    "a tab after the scheme": (((BEARER, b"Bearer\t<good>"),), NO_SCHEME, 0),
     "a comma": (((BEARER, b"Bearer <good>,<good>"),), UNKNOWN, 0),
     "scheme twice": (((BEARER, b"Bearer Bearer <good>"),), UNKNOWN, 0),
     "quoted": (((BEARER, b'Bearer "<good>"'),), UNKNOWN, 0),
@@ -318,7 +319,7 @@ async def test_what_lets_in_by_one_header_does_not_by_another(door: Door) -> Non
         assert 200 == (await door.knock((BEARER, b"Bearer " + key))).status
         assert 200 == (await door.knock((b"x-api-key", key))).status
     assert UNKNOWN in said(await door.knock((b"x-api-key", b"Bearer " + key)))
-    assert NO_KEY in said(await door.knock((BEARER, key)))
+    assert NO_SCHEME in said(await door.knock((BEARER, key)))
 
 
 async def test_what_is_remembered_of_a_header_ends_with_the_directorys_word(door: Door) -> None:

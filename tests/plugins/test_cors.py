@@ -64,7 +64,10 @@ async def test_a_preflight_is_answered_for_allowed_origins(
 
 @pytest.mark.parametrize("settings", [CLOSED, ONE, ANY])
 async def test_options_without_an_origin_is_no_preflight(settings: str) -> None:
-    assert 403 == (await asked("OPTIONS", settings, None)).status
+    ex = await asked("OPTIONS", settings, None)
+    assert 403 == ex.status
+    assert isinstance(ex.downstream, Recorded)
+    assert "they say their Origin" in ex.downstream.json["error"]["message"]
 
 
 async def test_what_is_allowed_can_be_set() -> None:

@@ -158,6 +158,13 @@ routes: [{match: POST /v1/chat/completions}]
     [
         ("POST", "/v1/v1/chat/completions", 404, "Did you mean /v1/chat/completions?"),
         ("POST", "/chat/completions", 404, "Did you mean /v1/chat/completions?"),
+        ("POST", "/v1/chat/completions/", 404, "Did you mean /v1/chat/completions?"),
+        ("POST", "/V1/Chat/Completions", 404, "Did you mean /v1/chat/completions?"),
+        ("POST", "/openai/v1/chat/completions", 404, "Did you mean /v1/chat/completions?"),
+        ("GET", "/v1/v1/files/file-1", 404, "Did you mean /v1/files/file-1?"),
+        ("GET", "/v1", 404, "their base_url; GET /v1/models lists the models."),
+        ("GET", "/v1/", 404, "their base_url; GET /v1/models lists the models."),
+        ("POST", "/", 404, "There is nothing at POST /."),
         ("GET", "/v2/anything", 404, "There is nothing at GET /v2/anything."),
         ("DELETE", "/v1/models", 405, "use GET."),
         ("PUT", "/v1/chat/completions", 405, "use POST."),
