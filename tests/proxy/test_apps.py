@@ -384,6 +384,7 @@ def test_an_app_whose_secret_nobody_has_set_is_left_out_and_that_is_said(parts: 
     [warning] = snapshot.warnings
     assert ("warning", 3, 30) == (warning.severity, warning.line, warning.column)
     assert "the app at /a is left out, since its secret is off" == warning.message
+    assert written in warning.source
     secret = "Yw9vUpkVgv6q0Pmg1EKM4x6NYb5wHd7e"
     [mount] = built(written, parts, A_SECRET=secret).routes.mounts
     assert secret == mount.application.config.secret.reveal()

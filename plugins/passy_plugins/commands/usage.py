@@ -14,7 +14,7 @@ import click
 
 from passy_proxy import json
 from passy_proxy.cli._books import on_books, run
-from passy_proxy.cli._exchanges import printable
+from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import fail
 from passy_proxy.units import parse_duration
 

@@ -23,4 +23,7 @@ def import_env() -> None:
         file = layers(None, environment())
     except ConfigInvalid as exc:
         complain(exc)
+    if not (file.upstreams or file.models):
+        names = "MINI_LLM_PROVIDERS, MINI_LLM_ROUTING and the keys of providers"
+        click.echo(f"passy: nothing to import, since {names} are not set", err=True)
     click.echo(to_yaml(file.upstreams.values(), file.models.values()), nl=False)

@@ -16,9 +16,9 @@ from passy_proxy.cli._exchanges import (
     exchange_dict,
     key_name,
     money,
-    printable,
     status,
 )
+from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import fail
 from passy_proxy.records import UsageRecord
 

@@ -20,11 +20,11 @@ from passy_proxy.cli._exchanges import (
     exchange_dict,
     key_name,
     money,
-    printable,
     status,
     tokens,
     tries,
 )
+from passy_proxy.cli._shown import printable
 from passy_proxy.records import UsageRecord
 from passy_proxy.stores import StoreUnavailable
 

@@ -34,7 +34,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WRITTEN = re.compile(r"""\s*(?:"(?:[^"\\]|\\.)*"?|'(?:[^']|'')*'?|[^\s,}\]][^,}\]]*|)""")
 """One scalar as it stands in a line, or more than that rather than less."""
-_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(?::?-)?\}|\$\{file:[^{}]*\}")
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(?::?-(?:off)?)?\}|\$\{file:[^{}]*\}")
 _EXPANSION = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 
 
@@ -512,6 +512,8 @@ _ADVICE = (
      "the '-' of one list stand in the same column"),
     ("cannot start any token", "a value cannot start with this character",
      "put the value in quotes"),
+    ("expected node content", "a value is missing, or a list or { … } before it is not closed",
+     "write the value, or ] or } where what was opened ends"),
     ("could not find expected ':'", "a line without ':'", "write name: value"),
     ("alias", "aliases (*name) are not read", "quote a value that starts with '*' or '&'"),
     ("anchor", "anchors (&name) are not read", "quote a value that starts with '*' or '&'"),

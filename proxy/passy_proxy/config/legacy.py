@@ -1,7 +1,8 @@
 """Configuration from variables: two JSON lists of earlier set-ups, and the well-known providers.
 
 Three layers, the first that has a name wins: the file, `MINI_LLM_PROVIDERS` and `MINI_LLM_ROUTING`,
-and the standard providers whose key is set, with the default routes that lead to them.
+and the standard providers whose key is set, with the default routes that lead to them. What the
+file has but nobody can answer, for want of credentials, gives way to the second layer.
 
 The JSON lists hold no keys. The key of provider `my-host` is read from `MY_HOST_API_KEY`; a
 provider whose `authHeader` is empty needs none.
@@ -149,8 +150,10 @@ _DEFAULT_ROUTES: tuple[tuple[str, tuple[tuple[str, str], ...], frozenset[str], f
 
 
 def key_variable(provider: str) -> str:
-    """The variable a provider's key is read from: `my-host` → `MY_HOST_API_KEY`."""
-    return re.sub(r"\W", "_", provider, flags=re.ASCII).upper() + "_API_KEY"
+    """The variable a provider's key is read from: `my-host` → `MY_HOST_API_KEY`, and `01-ai` →
+    `_01_AI_API_KEY`, since no variable begins with a digit."""
+    name = re.sub(r"\W", "_", provider, flags=re.ASCII).upper() + "_API_KEY"
+    return f"_{name}" if name[0].isdigit() else name
 
 
 def layers(file: Document | None, env: Mapping[str, str]) -> GatewayFile:
@@ -166,16 +169,19 @@ def layers(file: Document | None, env: Mapping[str, str]) -> GatewayFile:
     standard = _collect(standard_providers, env, problems)
     if problems:
         raise ConfigInvalid(problems)
-    merged = _by_name([*found.upstreams.values(), *upstreams, *standard])
-    defaults = default_routes(merged)
+    usable = {entry.name for entry in upstreams if not entry.left_out}
+    kept = [e for e in found.upstreams.values() if not (e.left_out and e.name in usable)]
+    merged = _by_name([*kept, *upstreams, *standard])
+    routed = {entry.name for entry in models}
+    written = [e for e in found.models.values() if e.name not in routed or _answered(e, merged)]
+    aliases = _by_name([*written, *models, *default_routes(merged)])
     warnings = [
         w for entry in merged.values() if entry.layer == "MINI_LLM" for w in _keyless(entry)
     ]
+    warnings += _unused("provider", upstreams, merged)
+    warnings += _unused("alias", models, aliases)
     return replace(
-        found,
-        upstreams=merged,
-        models=_by_name([*found.models.values(), *models, *defaults]),
-        warnings=(*found.warnings, *warnings),
+        found, upstreams=merged, models=aliases, warnings=(*found.warnings, *warnings)
     )
 
 
@@ -361,6 +367,21 @@ def _by_name(entries: Iterable[E]) -> dict[str, E]:
     for entry in entries:
         named.setdefault(entry.name, entry)
     return named
+
+
+def _answered(entry: ModelEntry, upstreams: Mapping[str, UpstreamEntry]) -> bool:
+    """Whether somebody can answer for an alias, as far as credentials go."""
+    named = (upstreams.get(target.upstream) for target in entry.targets)
+    return any(upstream is None or not upstream.left_out for upstream in named)
+
+
+def _unused(what: str, entries: Iterable[E], chosen: Mapping[str, E]) -> Iterator[Problem]:
+    """A warning for each entry that another layer goes before."""
+    for entry in entries:
+        first = chosen[entry.name]
+        if first is not entry:
+            message = f"the {what} '{entry.name}' is not used: {first.origin} goes first"
+            yield entry.node.problem(message, "leave it out in one of the two", warning=True)
 
 
 def _keyless(entry: UpstreamEntry) -> Iterator[Problem]:

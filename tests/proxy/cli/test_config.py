@@ -106,3 +106,10 @@ def test_what_cannot_be_read_exits_78_and_names_the_variable(passy: Passy, value
     result = passy(MINI_LLM_PROVIDERS=value)
     assert 78 == result.exit_code
     assert "MINI_LLM_PROVIDERS" in result.stderr
+
+
+def test_an_environment_with_nothing_in_it_is_said_to_be_so(passy: Passy) -> None:
+    result = passy()
+    assert 0 == result.exit_code
+    assert "nothing to import" in result.stderr
+    assert "nothing to import" not in result.stdout

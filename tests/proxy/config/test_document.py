@@ -186,6 +186,7 @@ def test_variables_cannot_add_up_to_more_than_a_document() -> None:
         ("a: 'x\nb: 2\n", (1, 4), "quote"),
         ('a: "x\nb: 2\n', (1, 4), "quote"),
         ("a: [1, 2\nb: 3\n", (1, 4), "',' or ']'"),
+        ("a: b\nc: [\n", (3, 1), "before it is not closed"),
         ("a: {b: 1\nc: 3\n", (1, 4), "',' or '}'"),
         ("a: {b: ${X}}\n", (1, 9), "',' or '}'"),
         ("a:\n  b: 1\n c: 2\n", (3, 2), "indentation"),

@@ -390,6 +390,51 @@ def test_the_file_wins_over_json_and_json_over_the_standard_providers() -> None:
     } == {name: entry.layer for name, entry in file.models.items()}
 
 
+def warned(file: GatewayFile) -> list[str]:
+    return [f"{one.place}: {one.message}" for one in file.warnings]
+
+
+def test_what_is_not_used_since_another_layer_goes_first_is_said() -> None:
+    providers = [{**PROVIDER, "id": "openai"}]
+    variables = env(MINI_LLM_PROVIDERS=providers, MINI_LLM_ROUTING=[{**ROUTE, "alias": "gpt-4o"}])
+    text = 'upstreams: {openai: {url: "https://file"}}\nmodels: {gpt-4o: [openai/x]}'
+    file = layers(parse(text, "gateway.yaml", {}), {**KEYS, **variables})
+    assert ("file", "file") == (file.upstreams["openai"].layer, file.models["gpt-4o"].layer)
+    assert [
+        "MINI_LLM_PROVIDERS:1:2: /0: the provider 'openai' is not used: gateway.yaml:1:13 goes first",
+        "MINI_LLM_ROUTING:1:2: /0: the alias 'gpt-4o' is not used: gateway.yaml:2:10 goes first",
+    ] == [line for line in warned(file) if "goes first" in line]
+
+
+def test_what_nobody_can_answer_in_the_file_gives_way_to_json() -> None:
+    """The shipped file has the aliases of earlier set-ups, whose keys may be of other providers."""
+    host = {**PROVIDER, "id": "open", "authHeader": ""}
+    routes = [
+        {**ROUTE, "alias": alias, "targets": [{"provider": "open", "model": "m"}]}
+        for alias in ("gpt-4o", "fast")
+    ]
+    text = """
+upstreams:
+  openai: {url: "https://file", credential: "${OPENAI_API_KEY:-}"}
+  nebius: {url: "https://file", credential: "${NEBIUS_API_KEY:-}"}
+models: {gpt-4o: [openai/x], fast: [openai/x, nebius/x]}
+"""
+    variables = {"NEBIUS_API_KEY": "k"}
+    given = env(MINI_LLM_PROVIDERS=[host], MINI_LLM_ROUTING=routes)
+    file = layers(parse(text, "gateway.yaml", variables), {**variables, **given})
+    assert ("MINI_LLM", "file") == (file.models["gpt-4o"].layer, file.models["fast"].layer)
+    assert 1 == len([line for line in warned(file) if "goes first" in line])
+
+
+def test_a_key_of_a_provider_that_begins_with_a_digit_has_a_variable_that_can_be_set() -> None:
+    variables = env(MINI_LLM_PROVIDERS=[{**PROVIDER, "id": "01-ai"}], _01_AI_API_KEY="sk-canary")
+    file = layers(None, variables)
+    assert "sk-canary" == http(file, "01-ai").credential.reveal()
+    text = to_yaml(file.upstreams.values(), ())
+    after = gateway_file(parse(text, "gateway.yaml", variables))
+    assert "sk-canary" == http(after, "01-ai").credential.reveal()
+
+
 def test_problems_of_all_layers_come_at_once() -> None:
     with pytest.raises(ConfigInvalid) as invalid:
         layers(

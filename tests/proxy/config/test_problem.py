@@ -118,6 +118,7 @@ def test_the_excerpt_hides_what_may_be_a_secret_and_keeps_columns(line: str) -> 
         "  gpt-4o: [openai/meta-llama/Meta-Llama-3.1-70B-Instruct]",
         '  openai: {url: https://api.openai.com/v1, credential: "${OPENAI_API_KEY:-}"}',
         "    - rate_limit: {counters: state, per: model, requests: 60/min, tokens: 9k/min}",
+        "  /keys:      {app: keys,  store: books}",
         "  claude-sonnet: [anthropic/claude-3-5-sonnet-20241022, claude-3-5-sonnet-20241022]",
     ],
 )
