@@ -180,9 +180,7 @@ def layers(file: Document | None, env: Mapping[str, str]) -> GatewayFile:
     ]
     warnings += _unused("provider", upstreams, merged)
     warnings += _unused("alias", models, aliases)
-    return replace(
-        found, upstreams=merged, models=aliases, warnings=(*found.warnings, *warnings)
-    )
+    return replace(found, upstreams=merged, models=aliases, warnings=(*found.warnings, *warnings))
 
 
 def standard_providers(env: Mapping[str, str]) -> list[UpstreamEntry]:
