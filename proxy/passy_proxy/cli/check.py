@@ -42,10 +42,13 @@ def verdict(place: Place, variables: Mapping[str, str], *, as_json: bool) -> Non
 
 def found(place: Place, variables: Mapping[str, str]) -> tuple[Problem, ...]:
     """Every problem: of the file, of the environment's layers, of how it all fits together."""
-    from passy_proxy.config.build import build
+    from passy_proxy.config.build import also_wrong, build
 
     try:
         file = place.file(variables)
+    except ConfigInvalid as exc:
+        return also_wrong(exc, dry_parts(place, variables)).problems
+    try:
         return tuple(build(file, dry_parts(place, variables), "check").warnings)
     except ConfigInvalid as exc:
-        return tuple(exc.problems)
+        return exc.problems

@@ -175,9 +175,12 @@ def checked(
     place: Place, variables: Mapping[str, str], parts: Parts
 ) -> tuple[GatewayFile, Snapshot]:
     """The configuration, if it fits together as a whole. Raises ConfigInvalid."""
-    from passy_proxy.config.build import build
+    from passy_proxy.config.build import also_wrong, build
 
-    file = place.file(variables)
+    try:
+        file = place.file(variables)
+    except ConfigInvalid as exc:
+        raise also_wrong(exc, parts) from None
     return file, build(file, parts, "check")
 
 

@@ -79,6 +79,9 @@ STORES = (Counters, Directory, Vault, Ledger, Books, Alerts, Changes, Administer
 GIVEN = (Keyring, Models, Upstreams, Prices, Connections, Vitals, Remembered)
 """Types of settings that nobody writes: the gateway hands over its own."""
 
+Given = dict[str, object]
+"""Settings that are live objects, by name."""
+
 LINK = LinkSettings.model_fields.keys()
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "*")
@@ -126,6 +129,19 @@ def building(made: Snapshot, file: GatewayFile, parts: Parts) -> Generator[None,
         raise
 
 
+def also_wrong(invalid: ConfigInvalid, parts: Parts) -> ConfigInvalid:
+    """The same with what is wrong in settings of plugins, in a file that could be read in part: who
+    has mended the one is not told of the other then."""
+    if not isinstance(invalid.read, GatewayFile):
+        return invalid
+    made = Snapshot(invalid.read.settings, hash="", log=parts.log, shared=parts.shared)
+    try:
+        problems = _Builder(made, invalid.read, parts).settings_alone()
+    finally:
+        parts.shared.forget(made.held)
+    return ConfigInvalid([*invalid.problems, *problems])
+
+
 def named(entry: RouteEntry) -> str:
     """What the chain of a route is called."""
     name = entry.chain if isinstance(entry.chain, str) else "its own"
@@ -158,6 +174,28 @@ class _Builder:
         """Those that routes take as they are."""
         self.places: dict[int, list[str]] = {}
         self.left_out: list[Problem] = []
+        section = file.root.entries.get("stores") if isinstance(file.root, Mapping) else None
+        written = section.entries if isinstance(section, Mapping) else {}
+        self.unread = written.keys() - file.stores.keys()
+        """Stores that are written, and wrong, which has been said."""
+
+    def settings_alone(self) -> list[Problem]:
+        """What is wrong with settings, each on its own: nothing but stores is made of them."""
+        self.plugins()
+        self.made.stores = self.stores()
+        self.made.upstreams = Upstreams()
+        self.made.models = Models([], self.made.upstreams)
+        self.give()
+        for upstream in self.file.upstreams.values():
+            if not isinstance(upstream.settings, HttpUpstream):
+                self.configured_in_process(upstream)
+        own = [route.chain for route in self.file.routes if not isinstance(route.chain, str)]
+        for chain in (*self.file.chains.values(), *own):
+            for one in chain:
+                self.configured(one, one.settings)
+        for app in self.file.apps:
+            self.configured_app(app)
+        return self.problems
 
     def steps(self) -> Iterator[None]:
         """The whole, or ConfigInvalid. What there may be thousands of is a step each."""
@@ -175,19 +213,8 @@ class _Builder:
             models.append(self.model(model))
             yield
         made.models = Models(models, made.upstreams)
-        made.connections = self.connections()
+        self.give()
         yield
-        book = PriceBook(self.parts.site.data / "prices.json", self.parts.log)
-        made.prices = Prices(file.settings.prices, book)
-        self.given = {
-            Keyring: self.parts.site.keyring,
-            Models: made.models,
-            Upstreams: made.upstreams,
-            Prices: made.prices,
-            Connections: made.connections,
-            Vitals: self.parts.site.vitals,
-            Remembered: self.remembered(),
-        }
         routes: dict[Listener, list[Route]] = {"main": [], "admin": []}
         for entry in file.routes:
             if route := self.route(entry):
@@ -211,6 +238,22 @@ class _Builder:
         made.warnings = (*file.warnings, *self.left_out, *self.unpriced())
         if self.problems:
             raise ConfigInvalid(self.problems)
+
+    def give(self) -> None:
+        """Make what is the gateway's own, for the settings that nobody writes."""
+        made, site = self.made, self.parts.site
+        made.connections = self.connections()
+        book = PriceBook(site.data / "prices.json", self.parts.log)
+        made.prices = Prices(self.file.settings.prices, book)
+        self.given = {
+            Keyring: site.keyring,
+            Models: made.models,
+            Upstreams: made.upstreams,
+            Prices: made.prices,
+            Connections: made.connections,
+            Vitals: site.vitals,
+            Remembered: self.remembered(),
+        }
 
     def listeners(self) -> None:
         """Complain of two that want one address."""
@@ -356,15 +399,18 @@ class _Builder:
             origin=entry.origin,
         )
 
-    def in_process(self, entry: UpstreamEntry) -> Upstream | None:
+    def configured_in_process(self, entry: UpstreamEntry) -> tuple[Any, Any] | None:
+        """Its kind and its settings, if they can be read."""
         kind = self.found(
             "kind of upstream", entry.settings.kind, entry.at("kind"), self.registry.upstream
         )
-        if kind is None:
+        settings = None if kind is None else self.read(settings_of(kind), entry.rest)
+        return None if settings is None else (kind, settings)
+
+    def in_process(self, entry: UpstreamEntry) -> Upstream | None:
+        if (known := self.configured_in_process(entry)) is None:
             return None
-        settings = self.read(settings_of(kind), entry.rest)
-        if settings is None:
-            return None
+        kind, settings = known
         key = ("upstream", entry.name, entry.settings.kind, repr(plain(entry.rest)))
         transport = self.attempted(
             entry.node,
@@ -451,7 +497,8 @@ class _Builder:
 
     # Applications
 
-    def mount(self, entry: AppEntry) -> Mount | None:
+    def configured_app(self, entry: AppEntry) -> tuple[type[Application], Given, Any] | None:
+        """Its kind, what was handed over and its settings, if they can be read."""
         kind: type[Application] | None = self.found(
             "app", entry.settings.app, entry.at, self.registry.app
         )
@@ -462,6 +509,12 @@ class _Builder:
         config = self.read(settings, entry.rest, given)
         if config is None or ABSENT in given.values():
             return None
+        return kind, given, config
+
+    def mount(self, entry: AppEntry) -> Mount | None:
+        if (known := self.configured_app(entry)) is None:
+            return None
+        kind, given, config = known
         if (name := switched_off(config)) is not None:
             message = f"the app at {entry.path} is left out, since its {name} is off"
             node = entry.rest.entries[name]
@@ -573,14 +626,15 @@ class _Builder:
             [(one, made) for one, made in filters if made is not None], len(filters)
         )
 
-    def filter(self, entry: ChainEntry, override: Mapping) -> Filter | None:
-        """The filter of one chain entry; equal settings share one."""
+    def configured(
+        self, entry: ChainEntry, settings: Mapping
+    ) -> tuple[type[Filter], Given, Any] | None:
+        """A filter's kind, what was handed over and its settings, if they can be read."""
         kind: type[Filter] | None = self.found(
             "filter", entry.name, entry.node, self.registry.filter
         )
         if kind is None:
             return None
-        settings = entry.settings.merged(override) if override is not entry.settings else override
         config_class = settings_of(kind)
         if twice := sorted(own_settings(kind).model_fields.keys() & LINK):
             message = f"{entry.name} has a setting {twice[0]!r} of its own, which every filter has"
@@ -590,6 +644,14 @@ class _Builder:
         config = self.read(config_class, settings, given)
         if config is None or ABSENT in given.values():
             return None
+        return kind, given, config
+
+    def filter(self, entry: ChainEntry, override: Mapping) -> Filter | None:
+        """The filter of one chain entry; equal settings share one."""
+        settings = entry.settings.merged(override) if override is not entry.settings else override
+        if (known := self.configured(entry, settings)) is None:
+            return None
+        kind, given, config = known
         live = tuple((name, id(thing)) for name, thing in given.items())
         rest = tuple((f, repr(plain(settings.entries[f]))) for f in settings.entries)
         key = (kind, live, tuple(sorted(rest)))
@@ -601,13 +663,13 @@ class _Builder:
             self.filters[key] = made
         return self.filters[key]
 
-    def live(self, config_class: type[Settings], settings: Mapping, at: Node) -> dict[str, object]:
+    def live(self, config_class: type[Settings], settings: Mapping, at: Node) -> Given:
         """Stores and the gateway's own parts, for the settings that are of their types.
 
         ABSENT is given for a store that was not found, and complained of.
         """
         unknown = settings.entries.keys() - config_class.model_fields.keys()
-        given: dict[str, object] = {}
+        given: Given = {}
         for name, declared in config_class.model_fields.items():
             kinds = {declared.annotation, *get_args(declared.annotation)}
             if own := kinds & self.given.keys():
@@ -625,7 +687,7 @@ class _Builder:
 
     def named_store(self, field: str, kind: type, node: Node | None, at: Node) -> Store | None:
         """The store that a filter's setting names."""
-        if not self.file.stores:
+        if not (self.file.stores or self.unread):
             # A file without stores means: keep everything in memory.
             store = self.memory(at)
             if store is not None and not isinstance(store, kind):
@@ -638,7 +700,7 @@ class _Builder:
             return None
         store = self.made.stores.get(node.text)
         if store is None:
-            if node.text not in self.file.stores:
+            if node.text not in self.file.stores and node.text not in self.unread:
                 meant = nearest(node.text, self.file.stores)
                 hint = f"did you mean {meant!r}?" if meant else f"there are {names}"
                 self.complain(node, f"no store is named {node.text!r}; {hint}")

@@ -160,15 +160,17 @@ def layers(file: Document | None, env: Mapping[str, str]) -> GatewayFile:
     """The file and what the environment adds to it; ConfigInvalid with the problems of all."""
     problems: list[Problem] = []
     found = GatewayFile()
+    read: object = None
     try:
         found = gateway_file(file) if file else found
     except ConfigInvalid as error:
         problems += error.problems
+        read = error.read
     upstreams = _collect(legacy_providers, env, problems)
     models = _collect(legacy_routes, env, problems)
     standard = _collect(standard_providers, env, problems)
     if problems:
-        raise ConfigInvalid(problems)
+        raise ConfigInvalid(problems, read)
     usable = {entry.name for entry in upstreams if not entry.left_out}
     kept = [e for e in found.upstreams.values() if not (e.left_out and e.name in usable)]
     merged = _by_name([*kept, *upstreams, *standard])

@@ -533,7 +533,7 @@ def gateway_file(document: Document) -> GatewayFile:
     )
     warnings = tuple(p for p in reader.problems if p.severity == "warning")
     if len(warnings) < len(reader.problems):
-        raise ConfigInvalid(reader.problems)
+        raise ConfigInvalid(reader.problems, result)
     return replace(result, warnings=warnings)
 
 

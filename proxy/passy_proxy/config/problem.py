@@ -90,10 +90,14 @@ class Problem:
 
 
 class ConfigInvalid(Exception):
-    """A configuration cannot be used; `problems` says all that is wrong with it."""
+    """A configuration cannot be used; `problems` says all that is wrong with it.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `read` is what could be read of it all the same, where it is known: a `GatewayFile`.
+    """
+
+    def __init__(self, problems: Iterable[Problem], read: object = None) -> None:
         self.problems = in_order(problems)
+        self.read = read
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     def pretty(self) -> str:

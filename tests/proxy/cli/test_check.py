@@ -69,6 +69,26 @@ def test_a_bad_one_exits_78_and_tells_all_that_is_wrong_with_its_place(passy: Pa
         assert said in result.stderr
 
 
+def test_what_plugins_are_told_is_looked_at_though_the_rest_is_wrong(passy: Passy) -> None:
+    """A store that is wrong is complained of once, and a `direct` of upstreams that are not."""
+    Path("bad.yaml").write_text("""
+lisen: 127.0.0.1:0
+stores: {state: {knd: memory}, books: {kind: sql, url: "sqlite:///x.db"}}
+upstreams: {echo: {kind: echo, wrong: 1}, one: {ur: "https://x.test"}}
+models: {m: {targets: [one/x], fallbackOn: []}}
+chains:
+  default: [auth: {directory: books, tl: 3s}, rate_limit: {counters: state, requsts: 5/s}, alias]
+  through: [direct: {upstream: one}]
+routes: [{match: POST /v1/chat/completions, chain: [cors: {origin: "*"}, fallback]}]
+apps: {/portal: {app: portal, stor: books}}
+""")
+    result = passy("bad.yaml")
+    assert 78 == result.exit_code
+    found = [line for line in result.stderr.splitlines() if ": error: " in line]
+    words = ["lisen", "knd", "wrong", "ur", "fallbackOn", "tl", "requsts", "origin", "stor"]
+    assert words == [line.split("unknown setting '")[-1].split("'")[0] for line in found]
+
+
 def test_what_does_not_fit_together_is_told_all_at_once_too(passy: Passy) -> None:
     Path("gateway.yaml").write_text(UNFIT)
     result = passy()
