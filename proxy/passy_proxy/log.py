@@ -93,8 +93,8 @@ def unconfigured() -> FilteringBoundLogger:
 def configured(log: LogSettings, variables: Mapping[str, str]) -> FilteringBoundLogger:
     """The process's logger, as the environment says, else the configuration."""
     return configure(
-        variables.get("PASSY_LOG_LEVEL") or log.level,
-        variables.get("PASSY_LOG_FORMAT") or log.format,
+        variables.get("PASSY_LOG_LEVEL", "").lower() or log.level,
+        variables.get("PASSY_LOG_FORMAT", "").lower() or log.format,
     )
 
 

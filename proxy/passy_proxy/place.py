@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from passy_proxy.config.document import Document, load, parse
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.model import GatewayFile
+
+if TYPE_CHECKING:
+    from passy_proxy.keyring import Keyring
 
 LAST_GOOD = "last-good.yaml"
 """In the data folder: the last configuration that went live."""
@@ -41,6 +46,29 @@ class Place:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.data
 
+    def keyring(self, variables: Mapping[str, str]) -> Keyring:
+        """The secret keys of the installation; the first time they are made. Raises KeyringError,
+        also where what they are in can be neither read nor made."""
+        from passy_proxy.keyring import Keyring, KeyringError
+
+        listed = self.listed(variables)
+        try:
+            return Keyring.load(self.folder(), listed)
+        except OSError as exc:
+            why = exc.strerror or exc
+            raise KeyringError(f"the data folder {self.data} cannot be used: {why}") from None
+
+    @staticmethod
+    def listed(variables: Mapping[str, str]) -> str | None:
+        """``PASSY_SECRET_KEYS``, if it is set. Raises KeyringError."""
+        from passy_proxy.keyring import KeyringError
+
+        try:
+            return variables.get("PASSY_SECRET_KEYS")
+        except OSError as exc:
+            words = "the file that PASSY_SECRET_KEYS_FILE names cannot be read"
+            raise KeyringError(f"{words}: {exc.strerror or exc}") from None
+
     def document(self, variables: Mapping[str, str]) -> Document:
         """The configuration's tree. Raises ConfigInvalid."""
         if self.path is None:
@@ -67,7 +95,8 @@ def _config(variables: Mapping[str, str]) -> Path | None:
         home / "passy/gateway.yaml",
         Path("/etc/passy/gateway.yaml"),
     )
-    return next((path for path in usual if path.is_file()), None)
+    # Not `Path.is_file`, which fails in a folder of somebody else: that is none of ours.
+    return next((path for path in usual if isfile(path)), None)
 
 
 def _data(variables: Mapping[str, str]) -> Path:

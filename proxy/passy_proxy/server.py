@@ -24,7 +24,7 @@ from passy_proxy.edge import Edge, EdgeLimits
 from passy_proxy.edge import edge as edge_of
 from passy_proxy.framing import HeadLimits
 from passy_proxy.gateway import LIVE, READY, Gateway
-from passy_proxy.keyring import Keyring, KeyringError
+from passy_proxy.keyring import KeyringError
 from passy_proxy.last_call import FROM_AFAR, FROM_NEAR, let_none_begin
 from passy_proxy.log import configured, flush
 from passy_proxy.place import Place
@@ -57,7 +57,7 @@ def gateway_at(
     board: Board | None = None,
 ) -> Gateway:
     """The gateway of a place, not started. Raises KeyringError."""
-    keyring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))
+    keyring = place.keyring(variables)
     logger = configured(log, variables)
     site = Site(place.data, keyring, logger, vitals or Vitals([Slot()]), board)
     return Gateway(site, variables, logger, path=place.path, text=place.text)

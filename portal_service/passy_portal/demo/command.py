@@ -20,7 +20,7 @@ from passy_proxy.cli._terms import complain, fail, place_options, placed
 from passy_proxy.config.legacy import layers
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.issue import ROLES
-from passy_proxy.keyring import Keyring, KeyringError
+from passy_proxy.keyring import KeyringError
 from passy_proxy.log import configured as logging
 from passy_proxy.place import Place
 from passy_proxy.site import Site
@@ -159,7 +159,7 @@ async def filled(
     from passy_proxy.config.document import load
 
     file = layers(load(CONFIGURATION, variables), variables)
-    keyring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))
+    keyring = place.keyring(variables)
     log = logging(place.file(variables).settings.log, variables)
     kind, settings = configured(place, variables)
     if kind is not Sql:

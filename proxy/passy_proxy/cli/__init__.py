@@ -106,4 +106,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.secho(f"passy: {error.filename}: {error.strerror}", fg="red", err=True)
+        code = Exit.failed
     sys.exit(code if isinstance(code, int) else Exit.ok)

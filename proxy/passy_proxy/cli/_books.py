@@ -22,7 +22,7 @@ from passy_proxy.config.build import settings_of
 from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.config.settings import read
 from passy_proxy.issue import Issuing
-from passy_proxy.keyring import Keyring, KeyringError
+from passy_proxy.keyring import KeyringError
 from passy_proxy.registry import BadPlugin, Registry
 from passy_proxy.site import Site
 from passy_proxy.stores import StoreUnavailable
@@ -111,7 +111,7 @@ def run(work: Work[T], config: Path | None, data: Path | None, url: str | None) 
     """What ``work`` gives, with an issuer of the right store; every failure in words and code."""
     place, variables = placed(config, data)
     try:
-        site = Site(place.data, Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS")))
+        site = Site(place.data, place.keyring(variables))
         kind, settings = _by_url(url) if url else configured(place, variables)
 
         async def within() -> T:

@@ -6,7 +6,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
 
 import click
 
@@ -40,10 +40,22 @@ def place_options(command: F) -> F:
 def placed(config: Path | None, data: Path | None) -> tuple[Place, Mapping[str, str]]:
     """The place those options mean, and the environment. Exits 78 where there is no such file."""
     variables = environment()
+    said_of_the_log(variables)
     try:
         return Place.of(variables, config, data), variables
     except FileNotFoundError as exc:
         fail(f"{exc}; try: passy check PATH", Exit.invalid_config)
+
+
+def said_of_the_log(variables: Mapping[str, str]) -> None:
+    """Exits 78 where the environment wants a log that there is not."""
+    from passy_proxy.config.model import LogSettings
+
+    for field in LogSettings.model_fields:
+        name = f"PASSY_LOG_{field.upper()}"
+        allowed = get_args(LogSettings.model_fields[field].annotation)
+        if (said := variables.get(name)) and said.lower() not in allowed:
+            fail(f"{name}={said!r} is none of {', '.join(allowed)}", Exit.invalid_config)
 
 
 def dry_parts(place: Place, variables: Mapping[str, str]) -> Parts:
@@ -58,10 +70,10 @@ def dry_parts(place: Place, variables: Mapping[str, str]) -> Parts:
     from passy_proxy.shared import Shared
     from passy_proxy.site import Site
 
-    listed = variables.get("PASSY_SECRET_KEYS")
-    if listed is None and not (place.data / FILE).exists():
-        listed = secrets.token_urlsafe(48)  # The first start makes one that stays.
     try:
+        listed = place.listed(variables)
+        if listed is None and not (place.data / FILE).exists():
+            listed = secrets.token_urlsafe(48)  # The first start makes one that stays.
         keyring = Keyring.load(place.data, listed)
     except KeyringError as exc:
         fail(str(exc), Exit.invalid_config)

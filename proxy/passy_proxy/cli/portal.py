@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import faulthandler
 from collections.abc import Iterator, Mapping
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from passy_proxy.cli import Exit
-from passy_proxy.cli._terms import complain, dry_parts, fail, notice, place_options, placed
+from passy_proxy.cli._terms import (
+    complain,
+    dry_parts,
+    fail,
+    notice,
+    place_options,
+    placed,
+    said_of_the_log,
+)
 from passy_proxy.cli.serve import checked, listening, where
 from passy_proxy.config.document import environment
 from passy_proxy.config.problem import ConfigInvalid
@@ -55,6 +64,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
     listens on port 3005.
     """
     variables = environment()
+    said_of_the_log(variables)
     place = place_of(variables, config, data)
     try:
         file, built = checked(place, variables, dry_parts(place, variables))
@@ -67,7 +77,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
         return
     at = where(listen, variables.get("HOST"), variables.get("PORT"), file.settings.listen)
     from passy_proxy.gateway import Gateway
-    from passy_proxy.keyring import Keyring, KeyringError
+    from passy_proxy.keyring import KeyringError
     from passy_proxy.log import configured, let_go, reopen_when_asked
     from passy_proxy.pulse import Slot
     from passy_proxy.server import Served, Server, Serving
@@ -78,7 +88,7 @@ def command(config: Path | None, data: Path | None, listen: str | None, check: b
     reopen_when_asked()
     log = configured(file.settings.log, variables)
     try:
-        keyring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))
+        keyring = place.keyring(variables)
     except KeyringError as exc:
         fail(str(exc), Exit.invalid_config)
     own = place.data / FOLDER
@@ -123,4 +133,4 @@ def _config(variables: Mapping[str, str]) -> Path | None:
         home / "passy/portal.yaml",
         Path("/etc/passy/portal.yaml"),
     )
-    return next((path for path in usual if path.is_file()), None)
+    return next((path for path in usual if isfile(path)), None)

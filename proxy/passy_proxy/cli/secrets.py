@@ -14,7 +14,7 @@ from passy_proxy.cli import Exit
 from passy_proxy.cli._books import on_books, print_table, run
 from passy_proxy.cli._terms import fail, place_options, placed
 from passy_proxy.issue import Rotation, Sealing, Seals
-from passy_proxy.keyring import FILE, Keyring, KeyringError
+from passy_proxy.keyring import FILE, KeyringError
 
 MOST_SHOWN = 20
 """Secrets that could not be opened, for people."""
@@ -103,7 +103,7 @@ def retire(config: Path | None, data: Path | None, url: str | None, key_id: str)
     """
     place, variables = placed(config, data)
     try:
-        ring = Keyring.load(place.folder(), variables.get("PASSY_SECRET_KEYS"))
+        ring = place.keyring(variables)
     except KeyringError as error:
         fail(str(error), Exit.invalid_config)
     if key_id == ring.first:

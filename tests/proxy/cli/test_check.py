@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from passy_proxy.cli import main
 from passy_proxy.cli.check import command
 
 Passy = Callable[..., Result]
@@ -156,3 +157,17 @@ def test_secret_keys_that_are_no_good_are_said(
     result = passy()
     assert 78 == result.exit_code
     assert "PASSY_SECRET_KEYS" in result.stderr
+
+
+def test_a_folder_nobody_may_look_into_is_said_in_a_line(
+    passy: Passy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/somebody's/secret.key")
+
+    monkeypatch.setattr("passy_proxy.cli.check.placed", closed)
+    monkeypatch.setattr("sys.argv", ["passy", "check"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert 1 == ended.value.code
+    assert "passy: /somebody's/secret.key: Permission denied\n" == capsys.readouterr().err
