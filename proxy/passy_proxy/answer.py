@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import compress, islice
 from math import ceil
 from operator import itemgetter
@@ -208,7 +208,7 @@ def failed_reply(ex: Exchange) -> Reply:
     once, alone = made(ex) == 1, single(ex)
     if failure.kind == "untranslatable" and alone:
         return Reply(400, "unsupported_parameter", failure.message)
-    tried = [told(attempt) for attempt in ex.attempts]
+    tried = list(told(ex))
     # The same here, and when the one try may have been billed.
     sent = any(one.failure and one.failure.sent for one in ex.attempts)
     headers = [] if once and not sent else [NO_RETRY]
@@ -227,15 +227,19 @@ def resting(ex: Exchange) -> Reply:
     after = min(one.failure.after for one in ex.attempts if one.failure)
     message = "Every provider of this model has failed too often and is left alone for a while."
     headers = [(b"retry-after", b"%d" % max(ceil(after), 1))]
-    return Reply(503, "no_healthy_target", message, headers, attempts=list(map(told, ex.attempts)))
+    return Reply(503, "no_healthy_target", message, headers, attempts=list(told(ex)))
 
 
-def told(attempt: Attempt) -> dict[str, object]:
-    """A failed attempt as the error tells the client."""
-    return {
-        "provider": attempt.target.upstream.name,
-        "model": attempt.target.model,
-        "status": attempt.status or None,
-        "reason": attempt.failure.message if attempt.failure else "",
-        "ms": round((attempt.head_at - attempt.started) * 1000),
-    }
+def told(ex: Exchange) -> Iterator[dict[str, object]]:
+    """The attempts, which failed, as the error tells the client."""
+    following = (*(attempt.started for attempt in ex.attempts[1:]), monotonic())
+    for attempt, end in zip(ex.attempts, following, strict=True):
+        failure = attempt.failure
+        after_head = attempt.status and failure is not None and failure.kind != "status"
+        yield {
+            "provider": attempt.target.upstream.name,
+            "model": attempt.target.model,
+            "status": attempt.status or None,
+            "reason": failure.message if failure else "",
+            "ms": round(((end if after_head else attempt.head_at) - attempt.started) * 1000),
+        }

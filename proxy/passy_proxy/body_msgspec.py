@@ -78,6 +78,8 @@ _string_from: Callable[[bytes, int], re.Match[bytes]] = re.compile(
 _RUNS = re.compile(rb"(\[+)(\]*)")
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _PARAM = re.compile(r"\$\.(\w+)")
+_KIND = re.compile("`([^`]*)`")
+SAID = {"str": "string", "bool": "boolean", "int": "integer", "float": "number"}
 _LONE_SURROGATE = re.compile(
     rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f]"
 )
@@ -799,13 +801,19 @@ def _refusal(body: bytes) -> BadBody:
             return BadBody("The body is not a JSON object.")
         found = _PARAM.search(str(error))
         param = found[1] if found else None
-        what = str(error).split(" - at ")[0].replace("`", "").replace("Expected ", "expected ")
+        what = _KIND.sub(_said, str(error).split(" - at ")[0]).replace("Expected ", "expected ")
         return BadBody(f"'{param}' is not valid: {what}.", param)
     except BadBody as error:
         return error
     except DecodeError as error:
         return BadBody(f"The body is not valid JSON: {_reason(body, str(error))}.")
     return BadBody("The body cannot be read.")
+
+
+def _said(found: re.Match[str]) -> str:
+    """Kinds of values as JSON calls them, and not Python."""
+    words = found[1].replace("int | float", "number").split(" | ")
+    return " or ".join(SAID.get(word, word) for word in words)
 
 
 def _reason(body: bytes, text: str) -> str:

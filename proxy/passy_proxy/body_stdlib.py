@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 MAX_DEPTH = 128
+SAID = {"dict": "object", "int": "number", "bool": "boolean"}
+"""Kinds of values as JSON calls them."""
 MOST = 1 << 40
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -223,7 +225,7 @@ def _typed(members: dict[str, Any], name: str, *kinds: type) -> Any:
         raise BadBody(f"'{name}' is not valid: Number out of range.", name)
     if value is None or (isinstance(value, kinds) and (bool in kinds or value is not bool(value))):
         return value
-    raise BadBody(f"'{name}' is not valid: expected {kinds[0].__name__}.", name)
+    raise BadBody(f"'{name}' is not valid: expected {SAID[kinds[0].__name__]}.", name)
 
 
 def read_head(body: bytes, limits: JsonLimits = LIMITS) -> Head:
@@ -236,7 +238,7 @@ def read_head(body: bytes, limits: JsonLimits = LIMITS) -> Head:
     if model is None:
         raise BadBody("'model' is missing.", "model")
     if not isinstance(model, str) or not _whole(model):
-        raise BadBody("'model' is not valid: expected str.", "model")
+        raise BadBody("'model' is not valid: expected string.", "model")
     if not model:
         raise BadBody("'model' must not be empty.", "model")
     options = _typed(members, "stream_options", dict)

@@ -317,6 +317,16 @@ async def test_a_stalled_first_event_is_a_timeout(pair: Make) -> None:
     await made.one.requests[0].closed.wait()
 
 
+async def test_an_error_says_how_long_a_first_event_was_waited_for(pair: Make) -> None:
+    made = await pair("retries: 0, first_event: 60ms", "5xx")
+    made.one.then(stream(hold=asyncio.Event()))
+    ex = await made.ask(stream=True)
+    assert 504 == ex.status
+    [told] = sent(ex).json["error"]["attempts"]
+    assert (200, True) == (told["status"], 50 <= told["ms"] < 5_000), told
+    await made.one.requests[0].closed.wait()
+
+
 async def test_committed_at_the_head_it_does_not_wait_for_the_first_event(pair: Make) -> None:
     made = await pair("retries: 0, commit: head, first_event: 50ms", EVERYTHING)
     made.one.then(stream(ROLE, HELLO, *REST, gap=0.08))

@@ -18,6 +18,7 @@ from passy_proxy.cli._terms import complain, dry_parts, fail, notice, place_opti
 from passy_proxy.cli.serve import admin_option, bound, checked, reason, where, where_admin
 from passy_proxy.config.model import Address
 from passy_proxy.config.problem import ConfigInvalid
+from passy_proxy.place import CHECKOUT
 
 if TYPE_CHECKING:
     from passy_proxy.gateway import Gateway
@@ -272,7 +273,8 @@ class Shown(NamedTuple):
 
         snapshot = gateway.snapshot
         facts = f"config {gateway.path or 'built-in'} · {snapshot.hash.decode()}"
-        key = dim("another one: passy keys create")
+        passy = ourselves()
+        key = dim(f"another one: {passy} keys create")
         if self.key is not None:
             key = bold(self.key) + dim("   shown this once")
         lines = [
@@ -296,7 +298,7 @@ class Shown(NamedTuple):
             f"             -H 'Authorization: Bearer {self.key or 'sk-passy-…'}' \\",
             "             -H 'Content-Type: application/json' \\",
             """             -d '{"model":"echo","messages":[{"role":"user","content":"hello"}]}'""",
-            f"  more     {dim('what happens: passy explain · what is wrong: passy check')}",
+            f"  more     {dim(f'what happens: {passy} explain · what is wrong: {passy} check')}",
             f"  stop     {dim('Ctrl-C')}",
             "",
         ]
@@ -309,6 +311,12 @@ class Shown(NamedTuple):
             for name, lines in self.greetings.items()
             for n, line in enumerate(lines)
         ]
+
+
+def ourselves() -> str:
+    """How to call commands from where we are: in a checkout that is its launcher."""
+    here = (CHECKOUT / "pyproject.toml").is_file() and Path.cwd() == CHECKOUT
+    return "./passy" if here else "passy"
 
 
 def bold(text: str) -> str:
@@ -336,10 +344,9 @@ def told(first: First) -> str:
         status = first.status or "no answer:"
         return click.style(f"{subject} → {status} {reason} ✗", fg="red")
     usage = first.body.get("usage") or {}
-    tokens = (
-        f" · {usage.get('prompt_tokens', 0)} tokens in, {usage.get('completion_tokens', 0)} out"
-        if usage
-        else ""
-    )
+    tokens = ""
+    if usage:
+        read = usage.get("prompt_tokens", 0)
+        tokens = f" · {read} token{'s' * (read != 1)} in, {usage.get('completion_tokens', 0)} out"
     mark = click.style("✓", fg="green")
     return f"{subject} → 200 in {first.milliseconds:.0f} ms{tokens}   {mark}"

@@ -55,6 +55,23 @@ def test_an_upstream_of_its_own_is_added_listed_and_disabled(passy: Passy, acme:
     assert KEY.encode() not in Path("books.db").read_bytes()
 
 
+def test_a_key_for_an_upstream_that_nobody_has_is_told_of(passy: Passy, acme: str) -> None:
+    with Path("gateway.yaml").open("a") as file:
+        file.write('\nupstreams: {openai: {url: "https://a.test"}}')
+    for name, words in (("opanai", "no upstream 'opanai'; did you mean 'openai'?"), ("openai", "")):
+        result = passy("providers", "add", "--organisation", acme, "--for", name)
+        assert 0 == result.exit_code
+        assert result.stdout.startswith("cred_")
+        assert words in result.stderr
+        assert bool(words) == ("this configuration" in result.stderr)
+
+
+def test_an_empty_list_of_models_is_not_taken_for_all(passy: Passy, acme: str) -> None:
+    result = passy("providers", "add", "--organisation", acme, *OWN, "--models", "")
+    assert 2 == result.exit_code
+    assert "--models names none" in result.stderr
+
+
 def test_a_key_for_a_shared_upstream_comes_from_a_variable(
     passy: Passy, acme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from passy_proxy.cli.up import ourselves
+from passy_proxy.place import CHECKOUT
+
 Start = Callable[..., Any]
 
 
@@ -63,6 +66,16 @@ def test_a_taken_port_moves_on_to_the_next(start: Start, tmp_path: Path, taken: 
     assert taken < port < taken + 20
     assert f"port {taken} is taken, so it is {port}" in text
     assert "first request   echo → 200 in" in text
+    assert "1 token in, 1 out" in text
+
+
+def test_a_checkout_is_told_of_its_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    assert "./passy" == ourselves()
+    monkeypatch.chdir(tmp_path)
+    assert "passy" == ourselves()
 
 
 def test_without_a_terminal_there_is_no_colour(start: Start, tmp_path: Path) -> None:
