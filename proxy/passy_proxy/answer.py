@@ -207,7 +207,7 @@ def failed_reply(ex: Exchange) -> Reply:
         return failure.reply
     once, alone = made(ex) == 1, single(ex)
     if failure.kind == "untranslatable" and alone:
-        return Reply(400, "unsupported_parameter", failure.message)
+        return Reply(400, "unsupported_parameter", failure.message, param=failure.param)
     tried = list(told(ex))
     # The same here, and when the one try may have been billed.
     sent = any(one.failure and one.failure.sent for one in ex.attempts)

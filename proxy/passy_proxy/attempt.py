@@ -374,7 +374,7 @@ class Dispatch:
         try:
             leg = await target.upstream.transport.open(attempt.request)
         except Untranslatable as exc:
-            attempt.failure = Failure("untranslatable", str(exc))
+            attempt.failure = Failure("untranslatable", str(exc), param=exc.param)
             return attempt
         except TransportError as exc:
             attempt.failure = Failure(exc.kind, str(exc), sent=exc.sent)
@@ -407,7 +407,7 @@ class Dispatch:
     ) -> Failure | None:
         """What a hook's exception means for the attempt. Raises FilterFailed."""
         if isinstance(exc, Untranslatable):  # It asked for ``attempt.request``.
-            return Failure("untranslatable", str(exc))
+            return Failure("untranslatable", str(exc), param=exc.param)
         try:
             reply = self.faults.failed(ex, depth, "on_attempt", exc)
         except BaseException:  # The client has left, or the process ends: nothing was sent.

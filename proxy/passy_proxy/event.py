@@ -86,3 +86,5 @@ class Failure:
     """The client's own retry would only add to the trouble."""
     reply: Reply | None = None
     """What the client is told, where nobody else answers: of a filter that refused."""
+    param: str | None = None
+    """What in the request is at fault, where that is known."""

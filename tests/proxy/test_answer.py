@@ -65,7 +65,7 @@ FAILURES = {
     "connect": Failure("connect", "refused"),
     "timeout": Failure("timeout", "silence", sent=True),
     "status": Failure("status", "status 503", 503, sent=True),
-    "untranslatable": Failure("untranslatable", "audio cannot be said"),
+    "untranslatable": Failure("untranslatable", "audio cannot be said", param="audio"),
 }
 
 
@@ -94,6 +94,7 @@ async def test_failures_become_one_reply(
         reply = failed_reply(ex)
     assert (status, code) == (reply.status, reply.code)
     assert final is ((b"x-should-retry", b"false") in reply.headers)
+    assert ("audio" if code == "unsupported_parameter" else None) == reply.param
     if code != "unsupported_parameter":
         told = [(one["provider"], one["reason"]) for one in reply.attempts or []]
         expected = [(f"up{n}", FAILURES[kind].message) for n, kind in enumerate(kinds)]

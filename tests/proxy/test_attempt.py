@@ -215,11 +215,11 @@ async def test_a_parameter_that_cannot_be_said_is_a_failure_whoever_asks_first(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def untranslatable(*_: object) -> None:
-        raise Untranslatable("audio cannot be said")
+        raise Untranslatable("audio cannot be said", "messages[0]")
 
     dialect = bench.parts.registry.dialects["openai"]
     monkeypatch.setattr(dialect, "request", untranslatable)
-    expected = Failure("untranslatable", "audio cannot be said")
+    expected = Failure("untranslatable", "audio cannot be said", param="messages[0]")
     assert expected == (await attempted(bench, plain(PLAIN))).failure
 
     async def reading(self: Filter, ex: Exchange, attempt: Attempt) -> None:

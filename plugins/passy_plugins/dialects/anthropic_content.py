@@ -16,6 +16,9 @@ DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)((?:;[\w=.+-]+)*);base64,(.*)", 
 NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 
 
+CARRIED = frozenset({"role", "content", "tool_calls", "tool_call_id"})
+
+
 class Messages:
     """``messages`` of a chat completion, taken apart. Raises Untranslatable."""
 
@@ -24,14 +27,19 @@ class Messages:
             raise Untranslatable("'messages' must be a list.", "messages")
         self.turns: list[Shape] = []
         self._system: list[Shape] = []
+        self.lost: dict[str, None] = {}
+        """What messages say beside that, and Anthropic's cannot."""
         self.in_tool_use = False
         """The conversation is between a tool call and the answer that uses its result."""
         for at, message in enumerate(messages):
             if not isinstance(message, dict):
                 raise Untranslatable("A message must be an object.", f"messages[{at}]")
             self._add(message, f"messages[{at}]")
+            if len(message) > 2:
+                lost = [name for name, said in message.items() if said and name not in CARRIED]
+                self.lost |= dict.fromkeys(f"messages.{name}" for name in lost)
         if not self.turns:
-            message = "Anthropic needs a message that is not a system message."
+            message = "Anthropic needs a message with content that is not a system message."
             raise Untranslatable(message, "messages")
         self._trim()
 
@@ -156,12 +164,14 @@ def tool_use(call: Any, place: str) -> Shape:
         message = f"The arguments of {function.get('name')!r} are not a JSON object."
         raise Untranslatable(message, f"{place}.tool_calls")
     name = function.get("name")
-    return {"type": "tool_use", "id": tool_id(call.get("id")), "name": name, "input": given}
+    made = tool_id(call.get("id"), f"{place}.tool_calls")
+    return {"type": "tool_use", "id": made, "name": name, "input": given}
 
 
 def tool_result(message: Shape, place: str) -> Shape:
     blocks = content(message.get("content"), place)
-    result: Shape = {"type": "tool_result", "tool_use_id": tool_id(message.get("tool_call_id"))}
+    call = tool_id(message.get("tool_call_id"), f"{place}.tool_call_id")
+    result: Shape = {"type": "tool_result", "tool_use_id": call}
     if len(blocks) == 1 and set(blocks[0]) == {"type", "text"}:
         result["content"] = blocks[0]["text"]
     elif blocks:
@@ -169,6 +179,8 @@ def tool_result(message: Shape, place: str) -> Shape:
     return result
 
 
-def tool_id(said: object) -> str:
+def tool_id(said: object, place: str) -> str:
     """An id in Anthropic's alphabet; the same for a call and its result."""
-    return NOT_IN_IDS.sub("_", str(said))
+    if not isinstance(said, str) or not said:
+        raise Untranslatable("A tool call and its result need an id that they share.", place)
+    return NOT_IN_IDS.sub("_", said)

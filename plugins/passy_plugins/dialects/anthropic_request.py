@@ -107,6 +107,7 @@ class Translation:
             raise Untranslatable("Anthropic gives one answer per request: 'n' must be 1.", "n")
         messages = Messages(said.get("messages"))
         sent["messages"] = messages.turns
+        self.dropped += messages.lost
         system = messages.system
         self._limit()
         self._tools()
