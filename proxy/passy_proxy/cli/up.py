@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
 
@@ -43,7 +45,7 @@ LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 @place_options
 @click.option("--listen", help="host:port or :port. [HOST and PORT, else listen: in the file]")
 @admin_option
-@click.option("--json", "as_json", is_flag=True, help="Say where everything is as one JSON line.")
+@click.option("--json", "as_json", is_flag=True, help="Say where everything is as one JSON line; logs go to standard error.")
 def command(
     config: Path | None,
     data: Path | None,
@@ -68,6 +70,7 @@ def run(
     """Serve until somebody ends it. ``beside`` is given the gateway's URL, and runs as long as it
     serves."""
     began = time.monotonic()
+    output = apart() if as_json else None
     try:
         file, snapshot = checked(place, variables, dry_parts(place, variables))
     except ConfigInvalid as exc:
@@ -104,9 +107,11 @@ def run(
             # Nobody can be given a key now; who has one is served as far as that is possible.
             click.echo(f"passy: serving at http://{at}/v1, but a store is away: {exc}", err=True)
             return
-        click.echo(shown.as_json(gateway) if as_json else "", nl=as_json)
-        if not as_json:
+        if output is None:
             shown.draw(gateway, wanted)
+        else:
+            with output:
+                output.write(shown.as_json(gateway) + "\n")
         if beside is not None:
             gateway.tasks.start(beside(shown.url))
 
@@ -116,6 +121,15 @@ def run(
     server.run([sock])
     if not server.started:
         raise SystemExit(Exit.failed)
+
+
+def apart() -> TextIO:
+    """Standard output, which a program reads, for one line alone: what is written there later, as
+    the log of requests is, goes to standard error instead."""
+    sys.stdout.flush()
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return output
 
 
 def free(wanted: Address) -> socket.socket:

@@ -31,14 +31,15 @@ UP = """
 listen: 127.0.0.1:LISTEN
 stores: {books: {kind: sql, url: "sqlite:///books.db"}}
 upstreams: {echo: {kind: echo}}
-chains: {default: [auth: {directory: books}, alias, fallback]}
+chains: {default: [access_log, auth: {directory: books}, alias, fallback]}
 routes: [{match: POST /v1/chat/completions}]
 """
 
 
 def up_said(running: Any) -> dict[str, Any]:
     assert running.process.stdout is not None
-    told: dict[str, Any] = json.loads(running.process.stdout.readline())
+    # To the end: the line is all that is written there, and logs go elsewhere.
+    told: dict[str, Any] = json.loads(running.process.stdout.read())
     return told
 
 
@@ -54,6 +55,7 @@ def test_the_first_run_makes_a_key_and_every_run_asks_itself(start: Start, tmp_p
     told = up_said(second)
     assert (None, 200) == (told["key"], told["first_request"])
     assert 0 == second.stop()
+    assert '"path":"/v1/chat/completions"' in second.errors
 
 
 def test_a_taken_port_moves_on_to_the_next(start: Start, tmp_path: Path, taken: int) -> None:
