@@ -122,7 +122,7 @@ class Alias(Filter):
     def look_up(self, ex: Exchange, name: str) -> Reply | None:
         """The targets for a name that is not remembered."""
         models = self._models
-        model = models.find(name)
+        model = models.alias(name, self.config.direct)
         targets: Sequence[Target] | None
         if model is not None:
             targets = shuffled(model, name) if model.weighted else model.targets or model.at(name)

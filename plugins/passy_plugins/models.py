@@ -69,7 +69,7 @@ class ModelList(Terminal):
             return False
         if principal.upstreams is None:
             return True
-        model = self.config.models.find(name)
+        model = self.config.models.alias(name)
         targets = model.at(name) if model is not None else self.config.models.direct(name)
         return any(may_reach(principal, target.upstream) for target in targets or ())
 

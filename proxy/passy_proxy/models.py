@@ -122,6 +122,14 @@ class Models:
             return None
         return model
 
+    def alias(self, name: str, direct: bool = True) -> Model | None:
+        """The alias that answers for a name: as `find`, but a pattern gives way to an upstream that
+        lists the name itself, where that can be asked without an alias (``direct``)."""
+        model = self.find(name)
+        if model is not None and direct and "*" in model.name and name in self.listed:
+            return None
+        return model
+
     def direct(self, name: str) -> tuple[Target, ...] | None:
         """A target without an alias: ``upstream/model``, or a name that an upstream lists."""
         if (listed := self.listed.get(name)) is not None:

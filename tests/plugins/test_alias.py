@@ -187,6 +187,19 @@ async def test_without_direct_only_aliases_are_known() -> None:
             assert 404 == reply.status
 
 
+@pytest.mark.parametrize(("direct", "expected"), [("on", ["open/listed-model"]), ("off", [])])
+async def test_a_pattern_gives_way_to_an_upstream_that_lists_the_name(
+    direct: str, expected: list[str]
+) -> None:
+    text = CONFIGURATION.replace("ALIAS", f"alias: {{direct: {direct}}}")
+    text = text.replace("models:\n", "models:\n  listed-*: [unset/x]\n", 1)
+    async with Bench(text, filters=[Given]) as bench:
+        for name, found in (("listed-model", expected), ("listed-other", [])):
+            ex = routed(bench, name)
+            assert found == [target.label for target in ex.targets]
+            assert (ex.reply is None) is bool(found)
+
+
 async def test_an_earlier_choice_of_targets_is_kept(bench: Bench) -> None:
     ex = bench.exchange({"model": "exact"})
     ex.request.head = read_head(b'{"model":"exact"}')

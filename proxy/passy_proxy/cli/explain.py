@@ -119,7 +119,7 @@ def steps(chain: Any, phase: str) -> Any:
 
 def targets(snapshot: Snapshot, model: str) -> list[dict[str, Any]]:
     """Who could answer for a model, in order."""
-    found = snapshot.models.find(model)
+    found = snapshot.models.alias(model)
     chosen = found.at(model) if found else snapshot.models.direct(model) or ()
     return [
         {

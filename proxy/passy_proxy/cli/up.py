@@ -45,7 +45,12 @@ LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 @place_options
 @click.option("--listen", help="host:port or :port. [HOST and PORT, else listen: in the file]")
 @admin_option
-@click.option("--json", "as_json", is_flag=True, help="Say where everything is as one JSON line; logs go to standard error.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Say where everything is as one JSON line; logs go to standard error.",
+)
 def command(
     config: Path | None,
     data: Path | None,
