@@ -729,7 +729,12 @@ class _Builder:
             return None  # What is missing has been said; of the rest's order nothing can be.
         before = len(self.problems)
         provided: dict[str, str] = {"body": "the core", "credentials": "the core"}
+        there: dict[Filter, ChainEntry] = {}
         for position, (entry, filter) in enumerate(filters):
+            if (first := there.setdefault(filter, entry)) is not entry:
+                message = f"{entry.name} is in this chain already, as it is here"
+                hint = f"keep one of the two (lines {first.node.line}, {entry.node.line})"
+                self.complain(entry.node, message, hint)
             last = position == len(filters) - 1
             if isinstance(filter, Terminal) is not last:
                 self.complain(entry.node, self.misplaced(entry, last))

@@ -237,6 +237,24 @@ def test_everything_that_is_wrong_is_said_at_once(parts: Parts) -> None:
     }
 
 
+def test_a_filter_that_stands_twice_in_a_chain_as_it_is_is_found(parts: Parts) -> None:
+    text = """
+upstreams: {echo: {kind: echo}}
+chains:
+  default:
+    - cors: {origins: ["*"]}
+    - alias
+    - cors: {origins: ["*"]}
+    - cors
+    - fallback
+routes: [{match: POST /v1/chat/completions}]
+"""
+    [problem] = complaints(text, parts)
+    assert (7, 7) == (problem.line, problem.column)
+    assert "cors is in this chain already, as it is here" == problem.message
+    assert problem.hint == "keep one of the two (lines 5, 7)"
+
+
 def test_a_mistake_in_a_chain_that_no_route_uses_is_found_too(parts: Parts) -> None:
     text = GOOD.replace("chains:\n", "chains:\n  spare: [cros, static]\n")
     [problem] = complaints(text, parts)
