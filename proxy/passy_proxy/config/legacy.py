@@ -33,6 +33,7 @@ from passy_proxy.config.model import (
 )
 from passy_proxy.config.problem import MASK, ConfigInvalid, Problem
 from passy_proxy.config.settings import S, Settings, read, setting
+from passy_proxy.units import LONGEST
 
 E = TypeVar("E", UpstreamEntry, ModelEntry)
 
@@ -68,8 +69,8 @@ class ProviderSettings(Settings):
 
 
 class LegacyTarget(Settings):
-    provider: str = setting(..., "The id of a provider.")
-    model: str = setting(..., "The model's name there.")
+    provider: str = setting(..., "The id of a provider.", min_length=1)
+    model: str = setting(..., "The model's name there.", min_length=1)
     priority: int | None = setting(None, "Lowest first.")
 
 
@@ -81,7 +82,9 @@ class LegacyRoute(Settings):
         ..., "Who can answer."
     )
     fallbackOn: tuple[FallbackOn, ...] = setting((), "What moves on to the next target.")
-    timeout: int = setting(DEFAULT_TIMEOUT_MS, "Milliseconds for each attempt.", gt=0)
+    timeout: int = setting(
+        DEFAULT_TIMEOUT_MS, "Milliseconds for each attempt.", gt=0, le=int(LONGEST * 1000)
+    )
 
 
 class _Standard(NamedTuple):

@@ -320,6 +320,21 @@ def test_a_wrong_field_of_a_provider_is_named_by_pointer(
     assert problem.message.startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"timeout": 10**12}, "/0/timeout: '1000000000000' must be at most 31536000000"),
+        ({"targets": [{"provider": "", "model": "m"}]}, "/0/targets/0/provider: this must not be"),
+        ({"targets": [{"provider": "p", "model": ""}]}, "/0/targets/0/model: this must not be"),
+    ],
+)
+def test_a_wrong_field_of_a_route_is_named_by_pointer(
+    change: dict[str, object], words: str
+) -> None:
+    (problem,) = problems(env(MINI_LLM_ROUTING=[{**ROUTE, **change}]))
+    assert problem.message.startswith(words)
+
+
 def test_a_key_of_a_provider_that_no_header_can_carry_is_not_repeated() -> None:
     (problem,) = problems(env(MINI_LLM_PROVIDERS=[PROVIDER], MY_HOST_API_KEY="canary\n!"))
     assert "/0/id" in problem.message
