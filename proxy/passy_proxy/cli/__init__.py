@@ -16,6 +16,7 @@ import sys
 from enum import IntEnum
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -99,6 +100,10 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit with one of `Exit`."""
     gc.set_threshold(LOADED)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that has no arrows is no reason to fail.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = cli.main(prog_name="passy", standalone_mode=False)
     except click.exceptions.Abort:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,14 @@ def facts(result: Result) -> dict[str, Any]:
     assert 0 == result.exit_code, result.output
     told: dict[str, Any] = json.loads(result.stdout)
     return told
+
+
+def test_a_terminal_without_arrows_is_no_reason_to_fail(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from passy_proxy.cli import main; main()", "explain"]
+    latin = {"PYTHONIOENCODING": "iso-8859-1", "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    ran = subprocess.run(command, env=latin, cwd=tmp_path, capture_output=True, check=False)
+    assert (0, b"") == (ran.returncode, ran.stderr)
+    assert b"(the body is read) ? rate_limit" in ran.stdout
 
 
 def test_the_chain_is_told_in_order_and_each_filter_with_its_place(passy: Passy) -> None:
