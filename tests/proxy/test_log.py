@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from passy_proxy.config.model import LogSettings
 from passy_proxy.log import (
     BATCH,
     PENDING,
@@ -21,6 +22,7 @@ from passy_proxy.log import (
     LineWriter,
     Records,
     configure,
+    configured,
     flush,
 )
 
@@ -161,3 +163,10 @@ def test_one_message_of_a_library_is_not_written_without_end() -> None:
 def test_a_start_loads_nothing_for_tracebacks_that_nobody_wants() -> None:
     look = "import sys, passy_proxy.log; sys.exit('rich.console' in sys.modules)"
     assert 0 == subprocess.run([sys.executable, "-c", look]).returncode
+
+
+def test_the_environment_may_say_the_level_in_capitals(capfd: pytest.CaptureFixture[str]) -> None:
+    log = configured(LogSettings(), {"PASSY_LOG_LEVEL": "ERROR", "PASSY_LOG_FORMAT": "JSON"})
+    log.info("quiet")
+    log.error("loud")
+    assert "loud" == json.loads(capfd.readouterr().err)["event"]
