@@ -77,7 +77,8 @@ def provider(upstream: Upstream) -> dict[str, object]:
 
 
 def route(model: Model) -> dict[str, object]:
-    """An alias and its targets, lowest priority first."""
+    """An alias and its targets, lowest priority first; and who it would need besides, that is left
+    out for want of a credential."""
     choices = model.choices
     first = choices[0] if choices else None
     limit = first.timeouts.first_byte if first and first.timeouts else None
@@ -91,6 +92,7 @@ def route(model: Model) -> dict[str, object]:
         if first and first.fallback_on is not None
         else None,
         "timeout": round(limit * 1000) if limit else None,
+        "leftOut": list(model.missing),
     }
 
 

@@ -15,8 +15,9 @@ TEXT = """
 upstreams:
   echo: {kind: echo}
   up: {url: http://127.0.0.1:9/v1, credential: sk-canary-0123456789, models: [a, b]}
+  unset: {url: http://127.0.0.1:9/v1, credential: ""}
 models:
-  fast: {targets: [up/a, echo/echo], fallback_on: [5xx, timeout], timeout: 30s}
+  fast: {targets: [up/a, unset/b, echo/echo], fallback_on: [5xx, timeout], timeout: 30s}
 routes:
   - {match: GET /admin/routing, chain: [routing: {token: "${TOKEN-off}"}]}
 """
@@ -42,10 +43,11 @@ async def test_the_holder_of_the_token_sees_the_table_without_credentials() -> N
         "alias": "fast",
         "targets": [
             {"provider": "up", "model": "a", "priority": 0},
-            {"provider": "echo", "model": "echo", "priority": 1},
+            {"provider": "echo", "model": "echo", "priority": 2},
         ],
         "fallbackOn": ["5xx", "timeout"],
         "timeout": 30_000,
+        "leftOut": ["unset"],
     } == fast
 
 
