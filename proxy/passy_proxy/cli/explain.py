@@ -125,7 +125,7 @@ def targets(snapshot: Snapshot, model: str) -> list[dict[str, Any]]:
         {
             "target": target.label,
             "upstream": target.upstream.origin,
-            "first_byte": target.timeouts.first_byte,
+            "first_byte": target.timeouts.head,
             "fallback_on": sorted(target.fallback_on) if target.fallback_on is not None else None,
         }
         for target in chosen

@@ -137,12 +137,12 @@ Listener = Literal["main", "admin"]
 
 
 class TimeoutSettings(Settings):
-    connect: Duration = setting("5s", "Longest wait for a connection.")
-    tls: Duration = setting("5s", "Longest TLS handshake.")
-    write: Duration = setting("30s", "Longest wait for the upstream to take more of a request.")
-    first_byte: Duration = setting("60s", "Longest wait for the beginning of an answer.")
-    idle: Duration = setting("60s", "Longest silence in the middle of an answer.")
-    total: Duration = setting("590s", "Longest an attempt may take, everything counted.")
+    connect: Duration = setting("5s", "Longest wait for a connection.", gt=0)
+    tls: Duration = setting("5s", "Longest TLS handshake.", gt=0)
+    write: Duration = setting("30s", "Longest wait for the upstream to take more of a request.", gt=0)
+    first_byte: Duration = setting("60s", "Longest wait for the beginning of an answer.", gt=0)
+    idle: Duration = setting("60s", "Longest silence in the middle of an answer.", gt=0)
+    total: Duration = setting("590s", "Longest an attempt may take, everything counted.", gt=0)
     pool: Duration = setting("5s", "Longest wait for a free connection.")
 
 
@@ -195,7 +195,7 @@ class TargetSettings(Settings):
     priority: int | None = setting(None, "Lowest first; the order of the list without it.")
     weight: float = setting(1.0, "Share among targets of one priority.", ge=0, le=1_000_000)
     timeout: Duration | None = setting(
-        None, "Longest wait for the head of this target's answer, in each attempt."
+        None, "Longest wait for the head of this target's answer, in each attempt.", gt=0
     )
 
     @model_validator(mode="before")
@@ -223,7 +223,9 @@ class ModelSettings(Settings):
         None, "What moves on to the next target; the chain's fallback decides without it."
     )
     timeout: Duration | None = setting(
-        None, "Longest wait for the head of an answer (connection, first byte), in each attempt."
+        None,
+        "Longest wait for the head of an answer (connection, first byte), in each attempt.",
+        gt=0,
     )
 
     @model_validator(mode="before")

@@ -505,7 +505,10 @@ def _sentence(detail: ErrorDetails, node: Node) -> str | None:
         return f"{found} must not be empty" if kind == "too_short" else "this must not be empty"
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
-        return f"{found} {words.format(bounds.get(bound))}"
+        limit = bounds.get(bound)
+        # 0 and not 0.0: the field may be a float, people's numbers are as they write them.
+        limit = int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+        return f"{found} {words.format(limit)}"
     for start, expected in _EXPECTED:
         if kind == start or kind.startswith(f"{start}_"):
             return f"expected {expected}, found {found}"

@@ -428,6 +428,13 @@ def test_the_example_sets_everything_that_can_be_set() -> None:
         ("routes: [{match: GET /, override: x}]", (1, 35), "'override' holds filters"),
         ("routes: [{match: GET /, override: {a: on}}]", (1, 39), "'a' takes settings, or off"),
         ("prices: {x: {input: -1, output: 1}}", (1, 21), "must be at least 0"),
+        ("models: {m: {targets: [a/b], timeout: 0}}", (1, 39), "'0' must be more than 0"),
+        ("models: {m: [{upstream: a, timeout: 0s}]}", (1, 37), "'0s' must be more than 0"),
+        (
+            'upstreams: {a: {url: "https://a.test", timeouts: {total: 0s}}}',
+            (1, 58),
+            "'0s' must be more than 0",
+        ),
         ("edge: {max_headers: 0}", (1, 21), "must be at least 1"),
         ("log: {level: loud}", (1, 14), "is none of debug, info, warning and error"),
         ("[a]", (1, 1), "expected settings (name: value), found a list"),
