@@ -282,9 +282,9 @@ class AdminSettings(Settings):
 class EdgeSettings(Settings):
     """What the listening side allows."""
 
-    max_header_bytes: Size = setting("32KiB", "Largest request head.")
+    max_header_bytes: Size = setting("32KiB", "Largest request head.", ge=1024)
     max_headers: int = setting(100, "Most header lines of a request.", ge=1, le=10_000)
-    max_url_bytes: Size = setting("8KiB", "Longest request target.")
+    max_url_bytes: Size = setting("8KiB", "Longest request target.", ge=256)
     max_connections_per_ip: int = setting(
         10_000, "Most connections from one address (IPv6: from one /64); 0 is no limit.", ge=0
     )

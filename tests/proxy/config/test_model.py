@@ -435,6 +435,8 @@ def test_the_example_sets_everything_that_can_be_set() -> None:
             (1, 58),
             "'0s' must be more than 0",
         ),
+        ("edge: {max_url_bytes: 0}", (1, 23), "must be at least 256"),
+        ("edge: {max_header_bytes: 1}", (1, 26), "must be at least 1024"),
         ("edge: {max_headers: 0}", (1, 21), "must be at least 1"),
         ("log: {level: loud}", (1, 14), "is none of debug, info, warning and error"),
         ("[a]", (1, 1), "expected settings (name: value), found a list"),
