@@ -139,7 +139,9 @@ Listener = Literal["main", "admin"]
 class TimeoutSettings(Settings):
     connect: Duration = setting("5s", "Longest wait for a connection.", gt=0)
     tls: Duration = setting("5s", "Longest TLS handshake.", gt=0)
-    write: Duration = setting("30s", "Longest wait for the upstream to take more of a request.", gt=0)
+    write: Duration = setting(
+        "30s", "Longest wait for the upstream to take more of a request.", gt=0
+    )
     first_byte: Duration = setting("60s", "Longest wait for the beginning of an answer.", gt=0)
     idle: Duration = setting("60s", "Longest silence in the middle of an answer.", gt=0)
     total: Duration = setting("590s", "Longest an attempt may take, everything counted.", gt=0)
