@@ -6,8 +6,11 @@ it does not bring itself: its own key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator
 
 from passy_proxy import Exchange, Filter, Head, Reply, Settings, hookimpl, setting
 
@@ -15,8 +18,25 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z*]+")
+DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
+
+
+def origin_as_sent(text: str) -> str:
+    """An origin in the very form in which browsers send it: any other would never be met."""
+    written = ORIGIN.fullmatch(text) and not DEFAULT_PORT.fullmatch(text)
+    if text in ("*", "null") or written:
+        return text
+    raise ValueError(
+        f"{text[:100]!r} is no origin as browsers send it; write scheme://host, with the port where"
+        " it is not the usual one, in small letters and without a path, or '*'"
+    )
+
+
 class Config(Settings):
-    origins: tuple[str, ...] = setting((), "Origins allowed; '*' is any.")
+    origins: tuple[Annotated[str, AfterValidator(origin_as_sent)], ...] = setting(
+        (), "Origins allowed; '*' is any."
+    )
     methods: tuple[str, ...] = setting(("GET", "POST", "OPTIONS"), "Methods allowed.")
     headers: tuple[str, ...] = setting(("Content-Type", "Authorization"), "Headers allowed.")
     max_age: int = setting(600, "Seconds a browser may remember the answer.", ge=0)

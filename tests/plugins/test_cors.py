@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from passy_proxy import Exchange
+from passy_proxy.config.problem import ConfigInvalid
 from passy_proxy.testing import Bench, Recorded
 
 pytestmark = pytest.mark.anyio
@@ -97,3 +98,23 @@ async def test_who_is_no_browser_is_let_through_untouched() -> None:
     ex = await asked("POST", ONE, None)
     assert 401 == ex.status
     assert header(ex, b"access-control-allow-origin") is None
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://a.example/", "https://a.example/x", "a.example", "*.example.com", "https://*.a.example",
+     "https://A.example", "HTTPS://a.example", "https://a.example:443", "http://a.example:80", ""],
+)  # fmt: skip
+async def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigInvalid, match="is no origin as browsers send it"):
+        await asked("GET", f'origins: ["{origin}"]')
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://a.example", "http://127.0.0.1:8080", "http://[::1]:3000", "https://a.example:8443",
+     "chrome-extension://abcdef", "capacitor://localhost", "app://obsidian.md", "null"],
+)  # fmt: skip
+async def test_an_origin_that_a_browser_sends_is_met(origin: str) -> None:
+    ex = await asked("POST", f'origins: ["{origin}"]', origin.encode())
+    assert origin.encode() == header(ex, b"access-control-allow-origin")
