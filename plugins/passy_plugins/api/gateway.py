@@ -104,6 +104,9 @@ class Alias(Shown):
     targets: list[Choice]
     fallbackOn: list[str] | None
     timeout: int | None = Field(description="Milliseconds.")
+    leftOut: list[str] = Field(
+        description="Upstreams that it names and that are left out for want of a credential."
+    )
 
 
 class Provider(Shown):
