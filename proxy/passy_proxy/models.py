@@ -123,12 +123,13 @@ class Models:
         return model
 
     def alias(self, name: str, direct: bool = True) -> Model | None:
-        """The alias that answers for a name: as `find`, but a pattern gives way to an upstream that
-        lists the name itself, where that can be asked without an alias (``direct``)."""
+        """The alias that answers for a name: as `find`, but a pattern of whose targets none has a
+        credential gives way to an upstream that lists the name, where that can be asked
+        (``direct``)."""
         model = self.find(name)
-        if model is not None and direct and "*" in model.name and name in self.listed:
-            return None
-        return model
+        if model is None or model.tiers or model.disabled or "*" not in model.name:
+            return model
+        return None if direct and name in self.listed else model
 
     def direct(self, name: str) -> tuple[Target, ...] | None:
         """A target without an alias: ``upstream/model``, or a name that an upstream lists."""
@@ -168,8 +169,8 @@ class Models:
 
     def owner(self, name: str) -> str:
         """Who answers first for a name, for model lists."""
-        model = self._exact.get(name)
-        targets = model.targets if model is not None else self.direct(name)
+        model = self.alias(name)
+        targets = model.at(name) if model is not None else self.direct(name)
         return targets[0].upstream.name if targets else "passy"
 
 

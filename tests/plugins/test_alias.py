@@ -187,17 +187,27 @@ async def test_without_direct_only_aliases_are_known() -> None:
             assert 404 == reply.status
 
 
-@pytest.mark.parametrize(("direct", "expected"), [("on", ["open/listed-model"]), ("off", [])])
-async def test_a_pattern_gives_way_to_an_upstream_that_lists_the_name(
-    direct: str, expected: list[str]
+@pytest.mark.parametrize(
+    ("direct", "target", "expected"),
+    [
+        ("on", "unset/x", ["open/listed-model"]),
+        ("off", "unset/x", []),
+        ("on", "wide/x", ["wide/x"]),
+    ],
+)
+async def test_a_pattern_gives_way_to_who_lists_the_name_where_nobody_can_answer_for_it(
+    direct: str, target: str, expected: list[str]
 ) -> None:
     text = CONFIGURATION.replace("ALIAS", f"alias: {{direct: {direct}}}")
-    text = text.replace("models:\n", "models:\n  listed-*: [unset/x]\n", 1)
+    text = text.replace("models:\n", f"models:\n  listed-*: [{target}]\n", 1)
+    other = [] if target.startswith("unset") else [target]
     async with Bench(text, filters=[Given]) as bench:
-        for name, found in (("listed-model", expected), ("listed-other", [])):
+        for name, found in (("listed-model", expected), ("listed-other", other)):
             ex = routed(bench, name)
             assert found == [target.label for target in ex.targets]
             assert (ex.reply is None) is bool(found)
+        owner = expected[0].partition("/")[0] if expected else "open"
+        assert bench.snapshot.models.owner("listed-model") == owner
 
 
 async def test_an_earlier_choice_of_targets_is_kept(bench: Bench) -> None:
