@@ -39,7 +39,7 @@ from passy_proxy.answer import problem_head, relayed_head, replied_head
 from passy_proxy.attempt import Attempt, Dispatch
 from passy_proxy.config.problem import nearest
 from passy_proxy.dialect import Tap
-from passy_proxy.downstream import BadUpload, BodyTimeout, BodyTooLarge, ClientGone
+from passy_proxy.downstream import BadUpload, BodyTimeout, BodyTooLarge, ClientGone, Downstream
 from passy_proxy.edits import legal_events, legal_reply, watched, watched_attempt
 from passy_proxy.estimate import METERED, estimated
 from passy_proxy.event import Event, Head, Reply
@@ -406,9 +406,9 @@ class Chain:
         ex.status = head.status
         downstream.start(head.status, head.headers, head.lines)
         ex.head = head
-        beat = Heartbeat.of(self.heartbeat, pieces) if attempt.streamed else None
+        beat = Heartbeat.of(self.heartbeat if attempt.streamed else 0.0, pieces)
         try:
-            await self.pump(ex, attempt, pieces.write if beat is None else beat.write)
+            await self.pump(ex, attempt, pieces, beat)
             if not ex.ended:
                 raise TransportError("broken", "the stream ended before its end marker", sent=True)
         except (TransportError, MalformedStream) as exc:
@@ -418,8 +418,7 @@ class Chain:
             else:
                 await self.break_off(ex, attempt, str(exc))
         finally:
-            if beat is not None:
-                beat.stop()
+            beat.stop()
             if not ex.ended:
                 ex.usage = tap.usage
 
@@ -433,7 +432,9 @@ class Chain:
         if (waited := self.end(ex, last)) is not None:
             await waited
 
-    async def pump(self, ex: Exchange, attempt: Attempt, write: Callable[[bytes], bool]) -> None:
+    async def pump(
+        self, ex: Exchange, attempt: Attempt, pieces: Downstream, beat: Heartbeat
+    ) -> None:
         """Pass the answer on, piece by piece, until the upstream's end; the client's end goes out
         with the last piece. What holds the end mark is released after ``on_end``."""
         leg, tap, downstream = attempt.leg, attempt.tap, ex.downstream
@@ -443,19 +444,23 @@ class Chain:
         splitter = Splitter(self, ex, attempt.streamed) if self.on_event else None
         veil = Veil(attempt.secrets)
         secret = veil.only
+        send, write = pieces.write, beat.write
         last: list[bytes] = []
 
         def sink(raw: bytes) -> bool:
             # Called from where the upstream's socket is read: a piece wakes up no task.
             data = feed(raw)
-            if secret in data or veil.held or data[-1:] != b"\n":
+            if data.find(secret) >= 0 or veil.held or data[-1:] != b"\n":
                 data = veil(data)
             if splitter is not None:
                 data = splitter.feed(data)
             if leg.complete or (tap.done and not ex.ended):
                 last.append(data)
                 return leg.complete
-            return not data or write(data)
+            if not data:
+                return True
+            beat.last = data  # As ``beat.write`` does, with one call less for each piece.
+            return send(data)
 
         ex.written_at = monotonic()
         data = shown(attempt.answer, veil, splitter)

@@ -32,16 +32,14 @@ class Heartbeat:
         """What was sent last."""
         self._seen = self.last
         self._silent = 0
-        sweep.add(self)  # First: it sets right a clock that stood still.
+        if interval:
+            sweep.add(self)  # First: it sets right a clock that stood still.
         self.deadline = sweep.now + self._step
 
     @classmethod
-    def of(cls, interval: float, downstream: Downstream) -> Heartbeat | None:
-        """A heartbeat, or ``None`` for an interval of 0."""
-        if not interval:
-            return None
-        loop = asyncio.get_running_loop()
-        return cls(interval, downstream, sweep_of(loop))
+    def of(cls, interval: float, downstream: Downstream) -> Heartbeat:
+        """Of this loop; with an interval of 0 it says nothing."""
+        return cls(interval, downstream, sweep_of(asyncio.get_running_loop()))
 
     def write(self, data: bytes) -> bool:
         """As `Downstream.write`."""

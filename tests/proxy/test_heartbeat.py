@@ -79,7 +79,7 @@ async def test_it_ends_with_the_stream_and_never_is_no_interval(sweep: Sweep) ->
     assert 1 == len(sweep)
     beat.stop()
     assert 0 == len(sweep)
-    assert Heartbeat.of(0, Recorded()) is None
-    made = Heartbeat.of(15, Recorded())
-    assert made is not None
-    made.stop()
+    silent = Heartbeat(0, Recorded(), sweep)
+    assert 0 == len(sweep)
+    silent.stop()
+    Heartbeat.of(15, Recorded()).stop()
