@@ -69,9 +69,8 @@ class ModelList(Terminal):
             return False
         if principal.upstreams is None:
             return True
-        model = self.config.models.alias(name)
-        targets = model.at(name) if model is not None else self.config.models.direct(name)
-        return any(may_reach(principal, target.upstream) for target in targets or ())
+        targets = self.config.models.targets(name)
+        return any(may_reach(principal, target.upstream) for target in targets)
 
     async def own(self, ex: Exchange) -> dict[str, dict[str, object]]:
         """Cards of the models that the caller's organisation serves itself, by name."""

@@ -131,6 +131,11 @@ class Models:
             return model
         return None if direct and name in self.listed else model
 
+    def targets(self, name: str) -> tuple[Target, ...]:
+        """Who could answer for a name, in order."""
+        model = self.alias(name)
+        return model.at(name) if model is not None else self.direct(name) or ()
+
     def direct(self, name: str) -> tuple[Target, ...] | None:
         """A target without an alias: ``upstream/model``, or a name that an upstream lists."""
         if (listed := self.listed.get(name)) is not None:
@@ -169,8 +174,7 @@ class Models:
 
     def owner(self, name: str) -> str:
         """Who answers first for a name, for model lists."""
-        model = self.alias(name)
-        targets = model.at(name) if model is not None else self.direct(name)
+        targets = self.targets(name)
         return targets[0].upstream.name if targets else "passy"
 
 

@@ -119,8 +119,6 @@ def steps(chain: Any, phase: str) -> Any:
 
 def targets(snapshot: Snapshot, model: str) -> list[dict[str, Any]]:
     """Who could answer for a model, in order."""
-    found = snapshot.models.alias(model)
-    chosen = found.at(model) if found else snapshot.models.direct(model) or ()
     return [
         {
             "target": target.label,
@@ -128,7 +126,7 @@ def targets(snapshot: Snapshot, model: str) -> list[dict[str, Any]]:
             "first_byte": target.timeouts.head,
             "fallback_on": sorted(target.fallback_on) if target.fallback_on is not None else None,
         }
-        for target in chosen
+        for target in snapshot.models.targets(model)
     ]
 
 
