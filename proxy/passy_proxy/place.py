@@ -35,7 +35,7 @@ class Place:
     ) -> Place:
         """By the arguments, else the environment, else the usual places. Raises
         FileNotFoundError."""
-        path = config or _config(variables)
+        path = config or usual(variables, "PASSY_CONFIG", "gateway.yaml")
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"there is no configuration at {path}")
         text = "" if path else BUILT_IN.read_text(encoding="utf-8")
@@ -85,18 +85,15 @@ BUILT_IN = _PACKAGED if _PACKAGED.exists() else CHECKOUT / "config/gateway.yaml"
 """The wheel carries the checkout's file."""
 
 
-def _config(variables: Mapping[str, str]) -> Path | None:
-    if named := variables.get("PASSY_CONFIG"):
+def usual(variables: Mapping[str, str], variable: str, name: str) -> Path | None:
+    """The file that a variable names, else the first that is where files of this name usually
+    are."""
+    if named := variables.get(variable):
         return Path(named)
     home = Path(variables.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    usual = (
-        Path("config/gateway.yaml"),
-        Path("gateway.yaml"),
-        home / "passy/gateway.yaml",
-        Path("/etc/passy/gateway.yaml"),
-    )
+    paths = (Path("config") / name, Path(name), home / "passy" / name, Path("/etc/passy") / name)
     # Not `Path.is_file`, which fails in a folder of somebody else: that is none of ours.
-    return next((path for path in usual if isfile(path)), None)
+    return next((path for path in paths if isfile(path)), None)
 
 
 def _data(variables: Mapping[str, str]) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 from collections.abc import Iterator, Mapping
-from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from passy_proxy.cli._terms import (
 from passy_proxy.cli.serve import checked, listening, where
 from passy_proxy.config.document import environment
 from passy_proxy.config.problem import ConfigInvalid
-from passy_proxy.place import Place
+from passy_proxy.place import Place, usual
 
 if TYPE_CHECKING:
     from passy_proxy.config.model import GatewayFile
@@ -117,20 +116,7 @@ def gateways_own(file: GatewayFile, built: Snapshot) -> Iterator[Problem]:
 
 def place_of(variables: Mapping[str, str], config: Path | None, data: Path | None) -> Place:
     """The portal's own file, or the built-in one, and the data folder it shares with a gateway."""
-    path = config or _config(variables)
+    path = config or usual(variables, "PASSY_PORTAL_CONFIG", "portal.yaml")
     if path is not None:
         return placed(path, data)[0]
     return Place(None, BUILT_IN, Place.of(variables, None, data).data)
-
-
-def _config(variables: Mapping[str, str]) -> Path | None:
-    if named := variables.get("PASSY_PORTAL_CONFIG"):
-        return Path(named)
-    home = Path(variables.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    usual = (
-        Path("config/portal.yaml"),
-        Path("portal.yaml"),
-        home / "passy/portal.yaml",
-        Path("/etc/passy/portal.yaml"),
-    )
-    return next((path for path in usual if isfile(path)), None)
