@@ -19,6 +19,7 @@ from passy_proxy import (
     made,
     setting,
 )
+from passy_proxy.config.problem import printable
 from passy_proxy.keys import hidden
 from passy_proxy.structs import Struct, dumped
 
@@ -167,11 +168,6 @@ def as_text(ex: Exchange) -> bytes:
         f"\x1b[2m{time}\x1b[0m \x1b[{colour}m{status}\x1b[0m "
         f"{printable(what)}{upstream}{tokens} · {took}{notes}"
     ).encode()
-
-
-def printable(text: str) -> str:
-    """Without control characters: a client's path or model may not move the cursor."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @hookimpl

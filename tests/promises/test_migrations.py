@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.crowd import until
 from harness.figures import Note
 from harness.postgres import Database
 
@@ -235,9 +236,8 @@ async def test_W12_an_older_gateway_goes_on_while_and_after_tables_are_brought_f
     await driver.tend(now, None, RING)
     await driver.close()
     # The store tends, too, and may be adding the last ones just now.
-    late, end = "SELECT count(*) FROM usage WHERE summed = 0", time.monotonic() + 90
-    while books.rows(late) != [(0,)] and time.monotonic() < end:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
+    late = "SELECT count(*) FROM usage WHERE summed = 0"
+    await until(lambda: [(0,)] == books.rows(late), 90)
     assert [(0,)] == books.rows(late)
     for table in sums.SPANS:
         found = books.rows(f"SELECT sum(requests), sum(cost_nanos), sum(input) FROM {table}")[0]

@@ -14,8 +14,8 @@ import click
 
 from passy_proxy import json
 from passy_proxy.cli._books import on_books, run
-from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import fail
+from passy_proxy.config.problem import printable
 from passy_proxy.units import parse_duration
 
 HOUR, DAY = 3_600_000, 86_400_000

@@ -16,10 +16,9 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from passy_proxy import json
 from passy_proxy.cli import Exit
-from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import complain, fail, place_options, placed
 from passy_proxy.config.build import settings_of
-from passy_proxy.config.problem import ConfigInvalid
+from passy_proxy.config.problem import ConfigInvalid, printable
 from passy_proxy.config.settings import read
 from passy_proxy.issue import Issuing
 from passy_proxy.keyring import KeyringError

@@ -10,8 +10,8 @@ import click
 
 from passy_proxy import retold
 from passy_proxy.cli import Exit
-from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import fail
+from passy_proxy.config.problem import printable
 from passy_proxy.issue import IssuedKey
 from passy_proxy.records import UsageRecord
 from passy_proxy.units import dollars

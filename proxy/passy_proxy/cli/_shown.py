@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from passy_proxy.config.problem import printable
 from passy_proxy.issue import IssuedKey, StoredBudget
 from passy_proxy.records import Limits
 from passy_proxy.units import Rate
@@ -41,12 +42,6 @@ def as_dict(key: IssuedKey) -> dict[str, Any]:
         "old_until": moment(key.old_until),
         "last_used": moment(key.last_used),
     }
-
-
-def printable(text: str) -> str:
-    """Without control characters: neither a client's model nor the name of somebody's key may move
-    the cursor of whoever looks."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def told(value: Any) -> str:

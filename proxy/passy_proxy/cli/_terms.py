@@ -51,9 +51,9 @@ def said_of_the_log(variables: Mapping[str, str]) -> None:
     """Exits 78 where the environment wants a log that there is not."""
     from passy_proxy.config.model import LogSettings
 
-    for field in LogSettings.model_fields:
+    for field, declared in LogSettings.model_fields.items():
         name = f"PASSY_LOG_{field.upper()}"
-        allowed = get_args(LogSettings.model_fields[field].annotation)
+        allowed = get_args(declared.annotation)
         if (said := variables.get(name)) and said.lower() not in allowed:
             fail(f"{name}={said!r} is none of {', '.join(allowed)}", Exit.invalid_config)
 

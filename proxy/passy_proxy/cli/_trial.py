@@ -15,10 +15,9 @@ from passy_proxy import json
 from passy_proxy.advice import advice
 from passy_proxy.cli import Exit
 from passy_proxy.cli._books import Setting, on_books, run
-from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import complain, dry_parts, fail, placed
 from passy_proxy.config.model import BaseURL
-from passy_proxy.config.problem import ConfigInvalid, nearest
+from passy_proxy.config.problem import ConfigInvalid, nearest, printable
 from passy_proxy.issue import Organiser
 from passy_proxy.records import Credential, CustomProvider
 

@@ -19,7 +19,7 @@ from passy_proxy.cli._terms import fail, placed
 from passy_proxy.cli._trial import Tried, carried_out, show, try_one
 from passy_proxy.config.document import environment
 from passy_proxy.config.model import BaseURL
-from passy_proxy.config.problem import ConfigInvalid, nearest
+from passy_proxy.config.problem import ConfigInvalid, suggestion
 from passy_proxy.issue import NewCredential, NewProvider, Organiser
 from passy_proxy.records import Credential, CustomProvider, StoredCredential
 from passy_proxy.registry import Registry
@@ -73,7 +73,8 @@ def add(
     own = given["name"] and given["base_url"]
     if bool(upstream) == bool(own) or (upstream and (given["no_key"] or given["base_url"])):
         raise click.UsageError("give either --for, or --name and --base-url")
-    if not listed(given["models"]):
+    models = listed(given["models"])
+    if not models:
         raise click.UsageError("--models names none; leave it out for all")
     dialect = known_dialect(given["dialect"])
     key = None if given["no_key"] else secret(given["key_env"])
@@ -83,7 +84,6 @@ def add(
         if upstream:
             mine = NewCredential(organisation, upstream, name, priority)
             return await store.add_credential(mine, key or "")
-        models = listed(given["models"]) or ()
         place = given["base_url"]
         new = NewProvider(organisation, name, place, dialect, models, priority=priority)
         return await store.add_provider(new, key)
@@ -103,8 +103,7 @@ def tell_if_unknown(upstream: str, config: Path | None, data: Path | None) -> No
     with suppress(ConfigInvalid):
         known = place.file(variables).upstreams
         if upstream not in known:
-            likely = nearest(upstream, known)
-            meant = f"; did you mean {likely!r}?" if likely else ""
+            meant = suggestion(upstream, known)
             message = f"passy: this configuration has no upstream {upstream!r}{meant}"
             click.secho(message, fg="yellow", err=True)
 

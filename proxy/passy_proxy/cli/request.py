@@ -18,8 +18,8 @@ from passy_proxy.cli._exchanges import (
     money,
     status,
 )
-from passy_proxy.cli._shown import printable
 from passy_proxy.cli._terms import fail
+from passy_proxy.config.problem import printable
 from passy_proxy.records import UsageRecord
 
 PARTS = {

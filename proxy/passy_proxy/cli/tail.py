@@ -24,7 +24,7 @@ from passy_proxy.cli._exchanges import (
     tokens,
     tries,
 )
-from passy_proxy.cli._shown import printable
+from passy_proxy.config.problem import printable
 from passy_proxy.records import UsageRecord
 from passy_proxy.stores import StoreUnavailable
 

@@ -31,7 +31,7 @@ from passy_proxy.config.model import (
     UpstreamEntry,
     how_to_set,
 )
-from passy_proxy.config.problem import ConfigInvalid, Problem, nearest
+from passy_proxy.config.problem import ConfigInvalid, Problem, nearest, suggestion
 from passy_proxy.config.settings import Secret, Settings, read, setting
 from passy_proxy.config.snapshot import Snapshot
 from passy_proxy.connections import Connections
@@ -272,8 +272,7 @@ class _Builder:
             own = upstream.startswith("custom-") or "*" in upstream
             if own or upstream in self.file.upstreams or self.file.root is None:
                 continue
-            likely = nearest(upstream, self.file.upstreams)
-            hint = f"; did you mean {likely!r}?" if likely else ""
+            hint = suggestion(upstream, self.file.upstreams)
             at = self.file.root.find(("prices", name), key=True)
             message = f"the price {name!r} is of no upstream that is configured{hint}"
             yield at.problem(message, "write upstream/model", warning=True)
@@ -485,8 +484,7 @@ class _Builder:
         for position, target in enumerate(entry.targets):
             known = self.file.upstreams.get(target.upstream)
             if known is None:
-                meant = nearest(target.upstream, self.file.upstreams)
-                hint = f"; did you mean {meant!r}?" if meant else ""
+                hint = suggestion(target.upstream, self.file.upstreams)
                 message = f"{entry.name!r} names an unknown upstream {target.upstream!r}{hint}"
                 self.complain(target.node, message, "write upstream/model")
             elif known.left_out:
@@ -583,8 +581,7 @@ class _Builder:
         elif method not in METHODS:
             likely = nearest(method, METHODS)
             hint = f"write {likely} {path}" if likely else f"one of {', '.join(METHODS)}"
-            suggested = f"; did you mean {likely!r}?" if likely else ""
-            self.complain(at, f"there is no method {method!r}{suggested}", hint)
+            self.complain(at, f"there is no method {method!r}{suggestion(method, METHODS)}", hint)
         rest = path[len(settings.root) :]
         if settings.root and not (path.startswith(settings.root) and rest[:1] in ("", "/", "*")):
             self.complain(
@@ -598,8 +595,7 @@ class _Builder:
         if isinstance(written, str):
             at = entry.node.entries.get("chain", entry.node)
             if written not in self.file.chains:
-                meant = nearest(written, self.file.chains)
-                hint = f"; did you mean {meant!r}?" if meant else ""
+                hint = suggestion(written, self.file.chains)
                 self.complain(at, f"no chain is named {written!r}{hint}")
                 return None
             if not entry.override:
@@ -614,8 +610,7 @@ class _Builder:
         for name in entry.override:
             if name not in known:
                 at = entry.node.find(("override", name), key=True)
-                meant = nearest(name, known)
-                hint = f"; did you mean {meant!r}?" if meant else ""
+                hint = suggestion(name, known)
                 self.complain(at, f"this chain has no filter {name!r}{hint}")
         filters = []
         for one in written:
@@ -873,8 +868,7 @@ def _declared(kind: type[Any]) -> type[Settings]:
 def meant(path: str) -> str:
     """The known path that this one is probably meant to be, as a question; or nothing."""
     known = [start + end for end in OPERATIONS for start in ("/v1", "")]
-    likely = nearest(path, known)
-    return f"; did you mean {likely!r}?" if likely else ""
+    return suggestion(path, known)
 
 
 def operation_of(path: str) -> str:

@@ -130,6 +130,12 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return options[found[0]] if found else None
 
 
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """The end of a message: which choice `word` was probably meant to be; or nothing."""
+    meant = nearest(word, choices)
+    return f"; did you mean {meant!r}?" if meant else ""
+
+
 def listed(words: Sequence[str], limit: int = 12) -> str:
     """`a, b and c`, cut off after `limit` words."""
     if len(words) > limit:
@@ -137,12 +143,18 @@ def listed(words: Sequence[str], limit: int = 12) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def printable(text: str) -> str:
+    """`text` without control characters: neither a client's model nor the name of somebody's key
+    may move the cursor of whoever looks."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def quoted(text: str, limit: int = 60) -> str:
     """`text` as a message may repeat it: short, printable, in quotes, keys masked."""
-    printable = "".join(char if char.isprintable() else "\ufffd" for char in text[: limit + 1])
-    if len(printable) > limit:
-        printable = f"{printable[:limit]}…"
-    return redacted(f"'{_LONG.sub(MASK, printable)}'")
+    shown = printable(text[: limit + 1])
+    if len(shown) > limit:
+        shown = f"{shown[:limit]}…"
+    return redacted(f"'{_LONG.sub(MASK, shown)}'")
 
 
 def redacted(text: str) -> str:
